@@ -1,0 +1,236 @@
+//! One draw from a [`Policy`]: everything that is to be done to one picture.
+
+use super::Policy;
+use crate::random::Stream;
+
+/// The part of a picture that a view shows, in pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Crop {
+    /// First row.
+    pub top: usize,
+    /// First column.
+    pub left: usize,
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+}
+
+/// One step of color jitter. Every step ends by clamping to [0, 1].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Jitter {
+    /// Blends with black: values are multiplied.
+    Brightness(f32),
+    /// Blends with the mean of the gray picture.
+    Contrast(f32),
+    /// Blends with the gray picture.
+    Saturation(f32),
+    /// Shifts the hue by this many turns.
+    Hue(f32),
+}
+
+/// A Gaussian blur with reflected borders.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Blur {
+    /// Standard deviation in pixels.
+    pub sigma: f32,
+    /// Pixels under the kernel, odd.
+    pub kernel: usize,
+}
+
+/// What is done to one picture, in the order of the fields.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Draw {
+    /// The part that is resized to the view.
+    pub crop: Crop,
+    /// Whether left and right change places.
+    pub flip: bool,
+    /// Steps of color jitter, at most one of each kind.
+    pub jitter: Vec<Jitter>,
+    /// Whether colors become gray.
+    pub gray: bool,
+    /// The blur, if any.
+    pub blur: Option<Blur>,
+    /// The threshold of solarization, if any.
+    pub solarize: Option<f32>,
+}
+
+impl Draw {
+    /// Shows a picture of `height x width` whole and as it is.
+    pub fn whole(height: usize, width: usize) -> Self {
+        Self {
+            crop: Crop {
+                top: 0,
+                left: 0,
+                height,
+                width,
+            },
+            flip: false,
+            jitter: Vec::new(),
+            gray: false,
+            blur: None,
+            solarize: None,
+        }
+    }
+
+    /// Draws what `policy` leaves to chance, for a picture of `height x width` and a view of `size` pixels a side.
+    pub fn from_policy(
+        policy: &Policy,
+        (height, width): (usize, usize),
+        size: usize,
+        stream: &mut Stream,
+    ) -> Self {
+        let crop = draw_crop(policy, height, width, stream);
+        let flip = stream.chance(policy.flip);
+        let jitter = if stream.chance(policy.jitter) {
+            let mut factor =
+                |strength: f32| stream.between((1.0 - strength).max(0.0), 1.0 + strength);
+            let mut steps = vec![
+                Jitter::Brightness(factor(policy.brightness)),
+                Jitter::Contrast(factor(policy.contrast)),
+                Jitter::Saturation(factor(policy.saturation)),
+                Jitter::Hue(stream.between(-policy.hue, policy.hue)),
+            ];
+            stream.shuffle(&mut steps);
+            steps.retain(|step| match step {
+                Jitter::Brightness(f) | Jitter::Contrast(f) | Jitter::Saturation(f) => *f != 1.0,
+                Jitter::Hue(turns) => *turns != 0.0,
+            });
+            steps
+        } else {
+            Vec::new()
+        };
+        let gray = stream.chance(policy.gray);
+        let blur = stream.chance(policy.blur).then(|| {
+            let [low, high] = policy.blur_sigma;
+            // Two standard deviations to either side, and no further than a reflection reaches.
+            let reach = ((2.0 * high).ceil() as usize).min(size - 1);
+            Blur {
+                sigma: stream.between(low, high),
+                kernel: 2 * reach + 1,
+            }
+        });
+        let solarize = stream
+            .chance(policy.solarize)
+            .then_some(policy.solarize_threshold);
+        Self {
+            crop,
+            flip,
+            jitter,
+            gray,
+            blur,
+            solarize,
+        }
+    }
+}
+
+/// How often a crop is drawn anew because it does not fit, before the largest central one is taken; torchvision's.
+const ATTEMPTS: usize = 10;
+
+/// torchvision's `RandomResizedCrop.get_params`.
+fn draw_crop(policy: &Policy, height: usize, width: usize, stream: &mut Stream) -> Crop {
+    let area = (height * width) as f32;
+    let [least_ratio, greatest_ratio] = policy.crop_ratio;
+    for _ in 0..ATTEMPTS {
+        let target = area * stream.between(policy.crop_scale[0], policy.crop_scale[1]);
+        let ratio = stream.between(least_ratio.ln(), greatest_ratio.ln()).exp();
+        let crop_width = (target * ratio).sqrt().round() as usize;
+        let crop_height = (target / ratio).sqrt().round() as usize;
+        if (1..=width).contains(&crop_width) && (1..=height).contains(&crop_height) {
+            return Crop {
+                top: stream.below(height - crop_height + 1),
+                left: stream.below(width - crop_width + 1),
+                height: crop_height,
+                width: crop_width,
+            };
+        }
+    }
+    let ratio = width as f32 / height as f32;
+    let (crop_height, crop_width) = if ratio < least_ratio {
+        (
+            ((width as f32 / least_ratio).round() as usize).clamp(1, height),
+            width,
+        )
+    } else if ratio > greatest_ratio {
+        (
+            height,
+            ((height as f32 * greatest_ratio).round() as usize).clamp(1, width),
+        )
+    } else {
+        (height, width)
+    };
+    Crop {
+        top: (height - crop_height) / 2,
+        left: (width - crop_width) / 2,
+        height: crop_height,
+        width: crop_width,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Purpose;
+
+    #[test]
+    fn draws_follow_the_policy() {
+        let policy = Policy::second_view();
+        let count = 4000;
+        let draws: Vec<Draw> = (0..count)
+            .map(|i| {
+                let mut stream = Stream::new(3, Purpose::ViewB, 0, i);
+                Draw::from_policy(&policy, (40, 56), 32, &mut stream)
+            })
+            .collect();
+        for draw in &draws {
+            let Crop {
+                top,
+                left,
+                height,
+                width,
+            } = draw.crop;
+            assert!(top + height <= 40 && left + width <= 56 && height > 0 && width > 0);
+            // Rounding moves an edge by half a pixel at most.
+            let area = (height * width) as f32 / (40.0 * 56.0);
+            assert!((0.05..=1.0).contains(&area), "{area}");
+            assert!(draw.jitter.len() <= 4);
+        }
+        let share =
+            |f: &dyn Fn(&Draw) -> bool| draws.iter().filter(|d| f(d)).count() as f32 / count as f32;
+        // Five standard errors of a share of 4000.
+        for (name, expected, found) in [
+            ("flip", 0.5, share(&|d| d.flip)),
+            ("jitter", 0.8, share(&|d| !d.jitter.is_empty())),
+            ("gray", 0.2, share(&|d| d.gray)),
+            ("blur", 0.1, share(&|d| d.blur.is_some())),
+            ("solarize", 0.2, share(&|d| d.solarize.is_some())),
+            (
+                "hue first",
+                0.2,
+                share(&|d| matches!(d.jitter.first(), Some(Jitter::Hue(_)))),
+            ),
+        ] {
+            assert!(
+                (found - expected).abs() < 0.04,
+                "{name}: {found} instead of {expected}"
+            );
+        }
+    }
+
+    #[test]
+    fn any_picture_has_a_crop() {
+        let policy = Policy::default();
+        for (height, width) in [(1, 1), (1, 50), (50, 1), (2, 3)] {
+            for i in 0..50 {
+                let mut stream = Stream::new(0, Purpose::ViewA, 0, i);
+                let Crop {
+                    top,
+                    left,
+                    height: h,
+                    width: w,
+                } = Draw::from_policy(&policy, (height, width), 8, &mut stream).crop;
+                assert!(h > 0 && w > 0 && top + h <= height && left + w <= width);
+            }
+        }
+    }
+}

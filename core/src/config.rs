@@ -1,0 +1,280 @@
+//! Everything that determines a run, as one value that is stored with it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::augment::Augmentation;
+use crate::model::{Architecture, EncoderConfig, ProjectorConfig, Stem};
+use crate::optim::{OptimizerConfig, Schedule};
+
+/// A run's settings. With the same settings, pictures and kind of device, a run comes out the same.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Determines every random number of the run.
+    pub seed: u64,
+    /// Pixels a side of a view.
+    pub size: usize,
+    /// Pictures in a step; the rest of an epoch that fills no batch is dropped.
+    pub batch: usize,
+    /// The weight λ of the redundancy term.
+    pub lambda: f64,
+    /// Epochs between evaluations; 0 evaluates at the end only.
+    pub evaluate_every: usize,
+    /// Epochs between checkpoints; 0 keeps one at the end only.
+    pub checkpoint_every: usize,
+    /// The network that is trained.
+    pub encoder: EncoderConfig,
+    /// The network between it and the loss.
+    pub projector: ProjectorConfig,
+    /// What the views are made by.
+    pub augmentation: Augmentation,
+    /// What turns gradients into steps.
+    pub optimizer: OptimizerConfig,
+    /// How long, and how fast.
+    pub schedule: Schedule,
+}
+
+impl Default for Config {
+    /// The paper's run on ImageNet, with the official code's numbers.
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            size: 224,
+            batch: 2048,
+            lambda: 0.0051,
+            evaluate_every: 10,
+            checkpoint_every: 1,
+            encoder: EncoderConfig::default(),
+            projector: ProjectorConfig::default(),
+            augmentation: Augmentation::default(),
+            optimizer: OptimizerConfig::default(),
+            schedule: Schedule::default(),
+        }
+    }
+}
+
+/// A setting that cannot work: which, why, and what would.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{setting}: {problem}")]
+pub struct ConfigError {
+    /// The setting's name in the configuration file.
+    pub setting: String,
+    /// What is wrong with it, and what to do.
+    pub problem: String,
+}
+
+impl ConfigError {
+    fn new(setting: &str, problem: impl Into<String>) -> Self {
+        Self {
+            setting: setting.into(),
+            problem: problem.into(),
+        }
+    }
+}
+
+impl Config {
+    /// The recipe for the emoji in the box: a few minutes on two cores. `docs/recipes.md` tells how it was found.
+    pub fn emoji() -> Self {
+        let mut config = Self {
+            size: 32,
+            batch: 128,
+            lambda: 0.02,
+            evaluate_every: 10,
+            checkpoint_every: 10,
+            encoder: EncoderConfig {
+                architecture: Architecture::Small,
+                width: 24,
+                stem: Stem::Small,
+            },
+            projector: ProjectorConfig {
+                widths: vec![128; 3],
+            },
+            optimizer: OptimizerConfig::AdamW {
+                beta_1: 0.9,
+                beta_2: 0.999,
+                epsilon: 1e-8,
+                weight_decay: 1e-4,
+            },
+            schedule: Schedule {
+                epochs: 150,
+                warmup_epochs: 3,
+                rate_weights: 6e-3,
+                rate_biases: 6e-3,
+            },
+            ..Self::default()
+        };
+        for view in [
+            &mut config.augmentation.view_a,
+            &mut config.augmentation.view_b,
+        ] {
+            view.crop_scale = [0.3, 1.0];
+            view.blur = 0.0;
+        }
+        config
+    }
+
+    /// CIFAR-10, or other small photographs, in about an hour on two cores.
+    pub fn cifar10() -> Self {
+        let mut config = Self::emoji();
+        config.evaluate_every = 2;
+        config.checkpoint_every = 1;
+        config.schedule.epochs = 16;
+        config.schedule.warmup_epochs = 1;
+        for view in [
+            &mut config.augmentation.view_a,
+            &mut config.augmentation.view_b,
+        ] {
+            view.crop_scale = [0.2, 1.0];
+        }
+        config
+    }
+
+    /// Whether a run with these settings can work on `pictures` pictures.
+    ///
+    /// # Errors
+    /// Names the first setting that cannot.
+    pub fn check(&self, pictures: usize) -> Result<(), ConfigError> {
+        let fail = |setting, problem: String| Err(ConfigError::new(setting, problem));
+        if self.batch < 2 {
+            return fail(
+                "batch",
+                format!(
+                    "batch normalization compares pictures, so a batch of {} cannot be trained \
+                         on: take at least 2, better 64 or more",
+                    self.batch
+                ),
+            );
+        }
+        if self.batch > pictures {
+            return fail(
+                "batch",
+                format!(
+                    "there are only {pictures} pictures for a batch of {}: lower the batch to at \
+                         most {pictures}, or add pictures",
+                    self.batch
+                ),
+            );
+        }
+        if !(self.lambda >= 0.0 && self.lambda.is_finite()) {
+            return fail(
+                "lambda",
+                format!(
+                    "the weight of the redundancy term is a number from 0 up, not {}: the paper's \
+                         is 0.0051",
+                    self.lambda
+                ),
+            );
+        }
+        if self.size == 0 || self.size > 4096 {
+            return fail(
+                "size",
+                format!("views have 1 to 4096 pixels a side, not {}", self.size),
+            );
+        }
+        if self.encoder.width == 0 || self.encoder.width > 4096 {
+            let width = self.encoder.width;
+            return fail(
+                "encoder.width",
+                format!("the first stage has 1 to 4096 channels, not {width}"),
+            );
+        }
+        let widths = &self.projector.widths;
+        if widths.is_empty() || widths.contains(&0) {
+            return fail(
+                "projector.widths",
+                format!(
+                    "the projector has at least one layer, and each at least one output, not {widths:?}"
+                ),
+            );
+        }
+        if self.schedule.epochs == 0 {
+            return fail("schedule.epochs", "there must be at least one epoch".into());
+        }
+        if self.schedule.warmup_epochs > self.schedule.epochs {
+            return fail(
+                "schedule.warmup_epochs",
+                format!(
+                    "the warm-up of {} epochs is longer than the run of {}",
+                    self.schedule.warmup_epochs, self.schedule.epochs
+                ),
+            );
+        }
+        for (setting, rate) in [
+            ("schedule.rate_weights", self.schedule.rate_weights),
+            ("schedule.rate_biases", self.schedule.rate_biases),
+        ] {
+            if !(rate >= 0.0 && rate.is_finite()) {
+                return fail(
+                    setting,
+                    format!("a learning rate is a number from 0 up, not {rate}"),
+                );
+            }
+        }
+        for (setting, view) in [
+            ("augmentation.view_a", &self.augmentation.view_a),
+            ("augmentation.view_b", &self.augmentation.view_b),
+        ] {
+            if let Some(problem) = view.problem() {
+                return fail(setting, problem);
+            }
+        }
+        let normalization = &self.augmentation.normalization;
+        if normalization
+            .deviation
+            .iter()
+            .any(|d| !(*d > 0.0 && d.is_finite()))
+            || normalization.mean.iter().any(|m| !m.is_finite())
+        {
+            return fail(
+                "augmentation.normalization",
+                "deviations are positive numbers".into(),
+            );
+        }
+        Ok(())
+    }
+
+    /// Whole batches in an epoch over `pictures` pictures.
+    pub fn steps_per_epoch(&self, pictures: usize) -> usize {
+        pictures / self.batch.max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_recipes_are_sound() {
+        for config in [Config::default(), Config::emoji(), Config::cifar10()] {
+            config.check(3000).unwrap();
+        }
+    }
+
+    #[test]
+    fn impossible_settings_are_named() {
+        let cases: [(&str, fn(&mut Config)); 9] = [
+            ("batch", |c| c.batch = 1),
+            ("batch", |c| c.batch = 101),
+            ("lambda", |c| c.lambda = -1.0),
+            ("lambda", |c| c.lambda = f64::NAN),
+            ("projector.widths", |c| c.projector.widths.clear()),
+            ("schedule.epochs", |c| c.schedule.epochs = 0),
+            ("schedule.rate_weights", |c| {
+                c.schedule.rate_weights = f64::INFINITY
+            }),
+            ("augmentation.view_b", |c| c.augmentation.view_b.flip = 1.5),
+            ("augmentation.view_a", |c| {
+                c.augmentation.view_a.crop_scale = [0.5, 0.1]
+            }),
+        ];
+        for (setting, spoil) in cases {
+            let mut config = Config {
+                batch: 100,
+                ..Config::emoji()
+            };
+            config.check(100).unwrap();
+            spoil(&mut config);
+            assert_eq!(config.check(100).unwrap_err().setting, setting);
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Pictures: on the host as bytes, on a device for training, and the set that comes with the program.
+
+pub mod emoji;
+mod pictures;
+
+pub use pictures::{DevicePictures, LabelledPictures, Labels, Pictures};

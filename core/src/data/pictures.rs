@@ -1,0 +1,138 @@
+//! A set of pictures of one size.
+
+use std::sync::Arc;
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+
+use crate::device::runs_on_cpu;
+
+/// Pictures of one size, 8 bits a color: `[count, 3, height, width]`. Clones share the bytes.
+#[derive(Debug, Clone)]
+pub struct Pictures {
+    height: usize,
+    width: usize,
+    bytes: Arc<Vec<u8>>,
+}
+
+impl Pictures {
+    /// Pictures from their bytes, a color plane after the other.
+    ///
+    /// # Panics
+    /// If the bytes are no whole number of pictures.
+    pub fn new(height: usize, width: usize, bytes: Vec<u8>) -> Self {
+        assert!(height > 0 && width > 0, "a picture has pixels");
+        assert_eq!(
+            bytes.len() % (3 * height * width),
+            0,
+            "the bytes are whole pictures"
+        );
+        Self {
+            height,
+            width,
+            bytes: Arc::new(bytes),
+        }
+    }
+
+    /// How many pictures there are.
+    pub fn count(&self) -> usize {
+        self.bytes.len() / self.picture_bytes()
+    }
+
+    /// Rows and columns of each.
+    pub fn size(&self) -> (usize, usize) {
+        (self.height, self.width)
+    }
+
+    /// The bytes of the picture at `index`: three planes.
+    pub fn picture(&self, index: usize) -> &[u8] {
+        &self.bytes[index * self.picture_bytes()..][..self.picture_bytes()]
+    }
+
+    /// The pictures at `indices`, as a set of its own.
+    pub fn subset(&self, indices: impl IntoIterator<Item = usize>) -> Self {
+        let mut bytes = Vec::new();
+        for index in indices {
+            bytes.extend_from_slice(self.picture(index));
+        }
+        Self::new(self.height, self.width, bytes)
+    }
+
+    fn picture_bytes(&self) -> usize {
+        3 * self.height * self.width
+    }
+
+    /// Brings the pictures to `device`, once: a step then names them by index.
+    pub fn upload(&self, device: &Device) -> DevicePictures {
+        if runs_on_cpu(device) {
+            return DevicePictures::Host(self.clone());
+        }
+        // Four bytes a word, because WGSL has no 8-bit type.
+        let words_a_picture = self.picture_bytes().div_ceil(4);
+        let mut words = Vec::with_capacity(self.count() * words_a_picture);
+        for index in 0..self.count() {
+            for chunk in self.picture(index).chunks(4) {
+                let mut word = [0; 4];
+                word[..chunk.len()].copy_from_slice(chunk);
+                words.push(i32::from_le_bytes(word));
+            }
+        }
+        let words = TensorData::new(words, [self.count(), words_a_picture]);
+        DevicePictures::Words {
+            words: Tensor::from_data(words, device),
+            height: self.height,
+            width: self.width,
+        }
+    }
+}
+
+/// Pictures where they are used.
+#[derive(Debug, Clone)]
+pub enum DevicePictures {
+    /// On the CPU they stay as they are.
+    Host(Pictures),
+    /// On a GPU, `[count, words]`: four bytes in a 32-bit word, the first in the lowest bits.
+    Words {
+        /// The packed bytes.
+        words: Tensor<2, Int>,
+        /// Rows of each picture.
+        height: usize,
+        /// Columns of each picture.
+        width: usize,
+    },
+}
+
+impl DevicePictures {
+    /// Rows and columns of each.
+    pub fn size(&self) -> (usize, usize) {
+        match self {
+            Self::Host(pictures) => pictures.size(),
+            Self::Words { height, width, .. } => (*height, *width),
+        }
+    }
+
+    /// How many pictures there are.
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Host(pictures) => pictures.count(),
+            Self::Words { words, .. } => words.dims()[0],
+        }
+    }
+}
+
+/// The class of each picture.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Labels {
+    /// The classes' names.
+    pub names: Vec<String>,
+    /// For each picture, an index into `names`.
+    pub of_picture: Vec<usize>,
+}
+
+/// Pictures with their classes: for evaluation only, training never sees a label.
+#[derive(Debug, Clone)]
+pub struct LabelledPictures {
+    /// The pictures.
+    pub pictures: Pictures,
+    /// Their classes.
+    pub labels: Labels,
+}

@@ -1,0 +1,16 @@
+//! What the encoder has learned, measured without it having seen a label: weighted kNN, a linear probe, retrieval of
+//! the same thing in another style, and the effective rank of the embeddings.
+
+mod exam;
+mod features;
+mod knn;
+mod linear;
+mod rank;
+mod retrieval;
+
+pub use exam::{Classification, Exam, Figure, Unit};
+pub use features::{Features, Learned, Pixels, Source};
+pub use knn::Knn;
+pub use linear::LinearProbe;
+pub use rank::effective_rank;
+pub use retrieval::Retrieval;

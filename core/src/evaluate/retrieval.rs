@@ -1,0 +1,100 @@
+//! Retrieval: is the picture nearest to a query the one that shows the same thing? It needs no label.
+
+use super::Source;
+use crate::augment::{Crop, Draw, Normalization};
+use crate::data::Pictures;
+use crate::device::cpu;
+use crate::ops::augment;
+
+/// Queries, and the pictures they are looked for among: query `i` shows what picture `i` shows.
+#[derive(Debug, Clone)]
+pub struct Retrieval {
+    /// What is asked.
+    pub queries: Pictures,
+    /// Where it is looked for.
+    pub gallery: Pictures,
+}
+
+impl Retrieval {
+    /// The share of queries whose nearest picture, by the cosine of features around their mean, is the right one.
+    pub fn top_1(&self, source: &mut dyn Source) -> f64 {
+        let [queries, gallery] = [&self.queries, &self.gallery].map(|pictures| {
+            let features = source.features(pictures);
+            let mean = features.mean();
+            features.directions(&mean)
+        });
+        let found = queries.compare(&gallery, |i, cosines| {
+            let best = cosines.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
+            best.is_some_and(|(nearest, _)| nearest == i)
+        });
+        found.iter().filter(|found| **found).count() as f64 / found.len().max(1) as f64
+    }
+}
+
+/// `pictures` mirrored, cropped to their central three quarters, and resized back.
+pub fn mirrored_and_cropped(pictures: &Pictures) -> Pictures {
+    let (height, width) = pictures.size();
+    let size = height.min(width);
+    let side = |length: usize| (length * 3 / 4).max(1);
+    let (crop_height, crop_width) = (side(height), side(width));
+    let crop = Crop {
+        top: (height - crop_height) / 2,
+        left: (width - crop_width) / 2,
+        height: crop_height,
+        width: crop_width,
+    };
+    let draw = Draw {
+        crop,
+        flip: true,
+        ..Draw::whole(height, width)
+    };
+    let draws: Vec<_> = (0..pictures.count()).map(|i| (i, draw.clone())).collect();
+    let device = cpu();
+    let views = augment(
+        &pictures.upload(&device),
+        &draws,
+        size,
+        &Normalization::NONE,
+        &device,
+    );
+    let bytes = views
+        .into_data()
+        .iter::<f32>()
+        .map(|x| (x * 255.0).round() as u8)
+        .collect();
+    Pictures::new(size, size, bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::emoji::emoji;
+    use crate::evaluate::Pixels;
+
+    #[test]
+    fn pictures_find_themselves() {
+        let gallery = emoji().noto.subset(0..50);
+        let retrieval = Retrieval {
+            queries: gallery.clone(),
+            gallery,
+        };
+        assert_eq!(retrieval.top_1(&mut Pixels), 1.0);
+    }
+
+    /// The issue's own figures for raw pixels are 32.8% and 4.1%, measured elsewhere with another resize.
+    #[test]
+    fn raw_pixels_find_about_a_third_across_styles() {
+        let emoji = emoji();
+        let plain = Retrieval {
+            queries: emoji.noto.clone(),
+            gallery: emoji.twemoji.clone(),
+        };
+        let altered = Retrieval {
+            queries: mirrored_and_cropped(&emoji.twemoji),
+            gallery: emoji.noto.clone(),
+        };
+        let (plain, altered) = (plain.top_1(&mut Pixels), altered.top_1(&mut Pixels));
+        assert!((plain - 0.328).abs() < 0.01, "{plain}");
+        assert!((altered - 0.041).abs() < 0.01, "{altered}");
+    }
+}

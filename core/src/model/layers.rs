@@ -1,0 +1,143 @@
+//! The layers that networks are made of, initialized as PyTorch's and torchvision's.
+
+use burn::tensor::Tensor;
+
+use super::{Initializer, Network, Visitor, join};
+use crate::ops::{self, BatchStatistics};
+
+/// Which statistics batch normalization uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// The batch's own, which also update the running ones.
+    Train,
+    /// The running ones.
+    Evaluate,
+}
+
+/// A convolution without bias.
+#[derive(Debug, Clone)]
+pub struct Conv {
+    weight: Tensor<4>,
+    stride: usize,
+}
+
+impl Conv {
+    /// A square kernel, padded so that stride 1 keeps the size. Weights are normal with variance `2 / fan-out`
+    /// (He et al. 2015, arXiv 1502.01852), as torchvision draws them.
+    pub fn new(
+        channels: usize,
+        out_channels: usize,
+        kernel: usize,
+        stride: usize,
+        initializer: &mut Initializer,
+    ) -> Self {
+        let fan_out = (out_channels * kernel * kernel) as f32;
+        let weight = initializer.normal(
+            [out_channels, channels, kernel, kernel],
+            (2.0 / fan_out).sqrt(),
+        );
+        Self { weight, stride }
+    }
+
+    /// `[n, channels, h, w]` to `[n, out_channels, h / stride, w / stride]`, rounded up.
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let padding = self.weight.dims()[2] / 2;
+        ops::conv2d(x, self.weight.clone(), self.stride, padding)
+    }
+}
+
+impl Network for Conv {
+    fn visit(&mut self, path: &str, visitor: &mut impl Visitor) {
+        visitor.parameter(&join(path, "weight"), &mut self.weight);
+    }
+}
+
+/// Batch normalization with running statistics.
+#[derive(Debug, Clone)]
+pub struct BatchNorm {
+    weight: Tensor<1>,
+    bias: Tensor<1>,
+    running_mean: Tensor<1>,
+    running_var: Tensor<1>,
+}
+
+impl BatchNorm {
+    /// Added to the variance; PyTorch's default.
+    pub const EPSILON: f64 = 1e-5;
+    /// The share of a batch's statistics in the new running ones; PyTorch's default.
+    pub const MOMENTUM: f32 = 0.1;
+
+    /// `gamma` is the initial scale: 1, or 0 for the last of a residual block.
+    pub fn new(channels: usize, gamma: f32, initializer: &mut Initializer) -> Self {
+        let device = initializer.device();
+        Self {
+            weight: Tensor::full([channels], gamma, device),
+            bias: Tensor::zeros([channels], device),
+            running_mean: Tensor::zeros([channels], device),
+            running_var: Tensor::ones([channels], device),
+        }
+    }
+
+    /// Normalizes `[n, channels, ...]`, followed by a ReLU if asked.
+    pub fn forward<const D: usize>(&mut self, x: Tensor<D>, relu: bool, mode: Mode) -> Tensor<D> {
+        let (gamma, beta) = (self.weight.clone(), self.bias.clone());
+        match mode {
+            Mode::Train => {
+                let shape = x.dims();
+                let count = (shape.iter().product::<usize>() / shape[1]) as f32;
+                let (y, batch) = ops::batch_norm_train(x, gamma, beta, Self::EPSILON, relu);
+                // The normalization takes the biased variance, the running one is unbiased, as PyTorch has it.
+                let unbiased = batch.variance * (count / (count - 1.0).max(1.0));
+                let update = |running: &Tensor<1>, batch: Tensor<1>| {
+                    running.clone() * (1.0 - Self::MOMENTUM) + batch * Self::MOMENTUM
+                };
+                self.running_mean = update(&self.running_mean, batch.mean);
+                self.running_var = update(&self.running_var, unbiased);
+                y
+            }
+            Mode::Evaluate => {
+                let running = BatchStatistics {
+                    mean: self.running_mean.clone(),
+                    variance: self.running_var.clone(),
+                };
+                ops::batch_norm_frozen(x, gamma, beta, running, Self::EPSILON, relu)
+            }
+        }
+    }
+}
+
+impl Network for BatchNorm {
+    fn visit(&mut self, path: &str, visitor: &mut impl Visitor) {
+        visitor.parameter(&join(path, "weight"), &mut self.weight);
+        visitor.parameter(&join(path, "bias"), &mut self.bias);
+        visitor.statistic(&join(path, "running_mean"), &mut self.running_mean);
+        visitor.statistic(&join(path, "running_var"), &mut self.running_var);
+    }
+}
+
+/// A linear map without bias; the weight is `[out, in]`, as in PyTorch.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    weight: Tensor<2>,
+}
+
+impl Linear {
+    /// Weights are uniform within `1 / sqrt(in)`, as PyTorch draws them.
+    pub fn new(inputs: usize, outputs: usize, initializer: &mut Initializer) -> Self {
+        let bound = 1.0 / (inputs as f32).sqrt();
+        Self {
+            weight: initializer.uniform([outputs, inputs], bound),
+        }
+    }
+
+    /// `[n, in]` to `[n, out]`.
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        x.matmul(self.weight.clone().transpose())
+    }
+}
+
+impl Network for Linear {
+    fn visit(&mut self, path: &str, visitor: &mut impl Visitor) {
+        visitor.parameter(&join(path, "weight"), &mut self.weight);
+    }
+}

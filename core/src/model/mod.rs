@@ -1,0 +1,51 @@
+//! The networks: an encoder (ResNet) and a projector, with PyTorch's parameter names.
+
+mod layers;
+mod parameters;
+mod projector;
+mod resnet;
+
+use burn::tensor::{Device, Tensor};
+
+pub use layers::{BatchNorm, Conv, Linear, Mode};
+pub use parameters::{Initializer, Network, TensorInfo, Visitor, join};
+pub use projector::{Projector, ProjectorConfig};
+pub use resnet::{Architecture, EncoderConfig, ResNet, Stem};
+
+/// An encoder and the projector behind it, under the official code's names `backbone` and `projector`.
+#[derive(Debug, Clone)]
+pub struct BarlowTwins {
+    /// Pictures to features, which are what training is for.
+    pub encoder: ResNet,
+    /// Features to embeddings, which only the loss sees.
+    pub projector: Projector,
+}
+
+impl BarlowTwins {
+    /// Fresh networks, determined by `seed`.
+    pub fn new(
+        encoder: &EncoderConfig,
+        projector: &ProjectorConfig,
+        seed: u64,
+        device: &Device,
+    ) -> Self {
+        let mut initializer = Initializer::new(seed, device);
+        Self {
+            encoder: encoder.init(&mut initializer),
+            projector: projector.init(encoder.features(), &mut initializer),
+        }
+    }
+
+    /// Views `[n, 3, h, w]` to embeddings `[n, d]`.
+    pub fn embed(&mut self, views: Tensor<4>, mode: Mode) -> Tensor<2> {
+        let features = self.encoder.forward(views, mode);
+        self.projector.forward(features, mode)
+    }
+}
+
+impl Network for BarlowTwins {
+    fn visit(&mut self, path: &str, visitor: &mut impl Visitor) {
+        self.encoder.visit(&join(path, "backbone"), visitor);
+        self.projector.visit(&join(path, "projector"), visitor);
+    }
+}

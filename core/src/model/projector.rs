@@ -1,0 +1,81 @@
+//! The projector: features to the embeddings that the loss compares, thrown away afterwards.
+
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+
+use super::{BatchNorm, Initializer, Linear, Mode, Network, Visitor, join};
+
+/// How many layers the projector has, and how wide they are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProjectorConfig {
+    /// The outputs of each layer; the last is the embedding's width.
+    pub widths: Vec<usize>,
+}
+
+impl Default for ProjectorConfig {
+    /// The paper's.
+    fn default() -> Self {
+        Self {
+            widths: vec![8192; 3],
+        }
+    }
+}
+
+impl ProjectorConfig {
+    /// The embedding's width.
+    pub fn embedding(&self) -> usize {
+        self.widths.last().copied().unwrap_or(0)
+    }
+
+    /// Fresh layers behind an encoder of `features` outputs.
+    pub fn init(&self, features: usize, initializer: &mut Initializer) -> Projector {
+        let inputs = std::iter::once(&features).chain(&self.widths);
+        let linear: Vec<Linear> = inputs
+            .zip(&self.widths)
+            .map(|(i, o)| Linear::new(*i, *o, initializer))
+            .collect();
+        let hidden = &self.widths[..self.widths.len().saturating_sub(1)];
+        let norms = hidden
+            .iter()
+            .map(|width| BatchNorm::new(*width, 1.0, initializer))
+            .collect();
+        Projector { linear, norms }
+    }
+}
+
+/// Linear maps without bias; batch normalization and ReLU after each but the last.
+#[derive(Debug, Clone)]
+pub struct Projector {
+    linear: Vec<Linear>,
+    norms: Vec<BatchNorm>,
+}
+
+impl Projector {
+    /// Features `[n, features]` to embeddings `[n, d]`.
+    pub fn forward(&mut self, features: Tensor<2>, mode: Mode) -> Tensor<2> {
+        let mut x = features;
+        let mut norms = self.norms.iter_mut();
+        for linear in &self.linear {
+            x = linear.forward(x);
+            if let Some(norm) = norms.next() {
+                x = norm.forward(x, true, mode);
+            }
+        }
+        x
+    }
+}
+
+impl Network for Projector {
+    /// Numbered as in PyTorch's `Sequential(Linear, BatchNorm1d, ReLU, Linear, ...)`.
+    fn visit(&mut self, path: &str, visitor: &mut impl Visitor) {
+        const MODULES_A_LAYER: usize = 3;
+        let mut norms = self.norms.iter_mut();
+        for (i, linear) in self.linear.iter_mut().enumerate() {
+            linear.visit(&join(path, &(MODULES_A_LAYER * i).to_string()), visitor);
+            if let Some(norm) = norms.next() {
+                norm.visit(&join(path, &(MODULES_A_LAYER * i + 1).to_string()), visitor);
+            }
+        }
+    }
+}

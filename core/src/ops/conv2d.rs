@@ -1,0 +1,475 @@
+//! Two-dimensional convolution without bias:
+//!
+//! `y[n, o, i, j] = Σ_{c, u, v} w[o, c, u, v] x[n, c, i·stride + u - padding, j·stride + v - padding]`
+//!
+//! with zeros outside the picture, as PyTorch's `nn.Conv2d(bias=False)`. Its two gradients are products with the same
+//! patches: `∂w = ∂y · patches(x)ᵀ`, and `∂x` gathers `wᵀ · ∂y` back from the patches.
+
+use burn::backend::autodiff::{
+    NodeId,
+    checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+    grads::Gradients,
+    ops::{Backward, Ops, OpsKind},
+};
+use burn::backend::flex::FlexTensor;
+use burn::backend::ops::ConvOptions;
+use burn::backend::wgpu::CubeBackend;
+use burn::backend::{
+    Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension, tensor::FloatTensor,
+};
+use burn::tensor::{Shape, Tensor};
+
+use super::cpu::{self, Orientation::*};
+
+/// Convolves `x [n, c, h, w]` with `weight [o, c, kh, kw]`; the result is
+/// `[n, o, (h + 2 padding - kh) / stride + 1, (w + 2 padding - kw) / stride + 1]`.
+pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, stride: usize, padding: usize) -> Tensor<4> {
+    Tensor::from_dispatch(Dispatch::convolve(
+        x.into_dispatch(),
+        weight.into_dispatch(),
+        stride,
+        padding,
+    ))
+}
+
+fn options(stride: usize, padding: usize) -> ConvOptions<2> {
+    ConvOptions::new([stride, stride], [padding, padding], [1, 1], 1)
+}
+
+/// The back end's side of [`conv2d`]; burn's own convolution is the twin.
+#[backend_extension(Cube, Flex, Autodiff)]
+pub trait Convolution: Backend {
+    /// The convolution itself.
+    fn convolve(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        stride: usize,
+        padding: usize,
+    ) -> FloatTensor<Self> {
+        Self::conv2d(x, weight, None, options(stride, padding))
+    }
+
+    /// The gradient by the input, shaped as `x`.
+    fn convolve_input_gradient(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        stride: usize,
+        padding: usize,
+    ) -> FloatTensor<Self> {
+        Self::conv2d_x_backward(x, weight, gradient, options(stride, padding))
+    }
+
+    /// The gradient by the weight, shaped as `weight`.
+    fn convolve_weight_gradient(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        stride: usize,
+        padding: usize,
+    ) -> FloatTensor<Self> {
+        Self::conv2d_weight_backward(x, weight, gradient, options(stride, padding))
+    }
+}
+
+impl Convolution for CubeBackend {}
+
+impl<B: Convolution, C: CheckpointStrategy> Convolution for Autodiff<B, C> {
+    fn convolve(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        stride: usize,
+        padding: usize,
+    ) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct ConvolveBackward;
+
+        impl<B: Convolution> Backward<B, 2> for ConvolveBackward {
+            type State = (NodeId, NodeId, usize, usize);
+
+            fn backward(
+                self,
+                ops: Ops<Self::State, 2>,
+                gradients: &mut Gradients,
+                checkpointer: &mut Checkpointer,
+            ) {
+                let [x_node, weight_node] = ops.parents;
+                let gradient = gradients.consume::<B>(&ops.node);
+                let (x, weight, stride, padding) = ops.state;
+                let x: FloatTensor<B> = checkpointer.retrieve_node_output(x);
+                let weight: FloatTensor<B> = checkpointer.retrieve_node_output(weight);
+                // Pictures need no gradient: the first layer's, the largest, is never computed.
+                if let Some(node) = x_node {
+                    let by_input = B::convolve_input_gradient(
+                        x.clone(),
+                        weight.clone(),
+                        gradient.clone(),
+                        stride,
+                        padding,
+                    );
+                    gradients.register::<B>(node.id, by_input);
+                }
+                if let Some(node) = weight_node {
+                    let by_weight =
+                        B::convolve_weight_gradient(x, weight, gradient, stride, padding);
+                    gradients.register::<B>(node.id, by_weight);
+                }
+            }
+        }
+
+        match ConvolveBackward
+            .prepare::<C>([x.node(), weight.node()])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(mut preparation) => {
+                let state = (
+                    preparation.checkpoint(&x),
+                    preparation.checkpoint(&weight),
+                    stride,
+                    padding,
+                );
+                let y = B::convolve(x.into_primitive(), weight.into_primitive(), stride, padding);
+                preparation.finish(state, y)
+            }
+            OpsKind::UnTracked(preparation) => preparation.finish(B::convolve(
+                x.into_primitive(),
+                weight.into_primitive(),
+                stride,
+                padding,
+            )),
+        }
+    }
+}
+
+/// On the CPU: patches of a few pictures at a time are laid out as a matrix that fits in a core's cache, and the
+/// `gemm` crate multiplies.
+impl Convolution for Flex {
+    fn convolve(x: FlexTensor, weight: FlexTensor, stride: usize, padding: usize) -> FlexTensor {
+        let (x, weight) = (cpu::contiguous(x), cpu::contiguous(weight));
+        let g = Geometry::new(&x.shape(), &weight.shape(), stride, padding);
+        let (x, weight) = (cpu::values(&x), cpu::values(&weight));
+        let group = g.pictures_a_group();
+        let mut y = vec![0.0; g.batch * g.output_picture()];
+        cpu::parallel_blocks(&mut y, group * g.output_picture(), |i, y| {
+            let pictures = y.len() / g.output_picture();
+            let mut patches = vec![0.0; g.patch() * pictures * g.positions()];
+            g.unfold(&x[i * group * g.input_picture()..], pictures, &mut patches);
+            let columns = pictures * g.positions();
+            let mut product = vec![0.0; g.out_channels * columns];
+            cpu::matrix_product(
+                (g.out_channels, g.patch(), columns),
+                (weight, Plain),
+                (&patches, Plain),
+                &mut product,
+                false,
+            );
+            g.pictures_from_channels(&product, pictures, y);
+        });
+        cpu::tensor(y, [g.batch, g.out_channels, g.out_height, g.out_width])
+    }
+
+    fn convolve_input_gradient(
+        x: FlexTensor,
+        weight: FlexTensor,
+        gradient: FlexTensor,
+        stride: usize,
+        padding: usize,
+    ) -> FlexTensor {
+        let (weight, gradient) = (cpu::contiguous(weight), cpu::contiguous(gradient));
+        let g = Geometry::new(&x.shape(), &weight.shape(), stride, padding);
+        let (weight, gradient) = (cpu::values(&weight), cpu::values(&gradient));
+        let group = g.pictures_a_group();
+        let mut by_input = vec![0.0; g.batch * g.input_picture()];
+        cpu::parallel_blocks(&mut by_input, group * g.input_picture(), |i, by_input| {
+            let pictures = by_input.len() / g.input_picture();
+            let columns = pictures * g.positions();
+            let channels =
+                g.channels_from_pictures(&gradient[i * group * g.output_picture()..], pictures);
+            let mut patches = vec![0.0; g.patch() * columns];
+            cpu::matrix_product(
+                (g.patch(), g.out_channels, columns),
+                (weight, Transposed),
+                (&channels, Plain),
+                &mut patches,
+                false,
+            );
+            g.fold(&patches, pictures, by_input);
+        });
+        cpu::tensor(by_input, x.shape())
+    }
+
+    fn convolve_weight_gradient(
+        x: FlexTensor,
+        weight: FlexTensor,
+        gradient: FlexTensor,
+        stride: usize,
+        padding: usize,
+    ) -> FlexTensor {
+        let (x, gradient) = (cpu::contiguous(x), cpu::contiguous(gradient));
+        let g = Geometry::new(&x.shape(), &weight.shape(), stride, padding);
+        let (x, gradient) = (cpu::values(&x), cpu::values(&gradient));
+        let group = g.pictures_a_group();
+        let groups = g.batch.div_ceil(group);
+        // A fixed number of partial sums, added in order: the same bits on any number of threads.
+        let partial_sums = groups.min(PARTIAL_SUMS);
+        let sums = cpu::parallel_map(partial_sums, |part| {
+            let mut sum = vec![0.0; g.out_channels * g.patch()];
+            let mut patches = vec![0.0; g.patch() * group * g.positions()];
+            for i in (part * groups / partial_sums)..((part + 1) * groups / partial_sums) {
+                let pictures = group.min(g.batch - i * group);
+                let columns = pictures * g.positions();
+                let patches = &mut patches[..g.patch() * columns];
+                g.unfold(&x[i * group * g.input_picture()..], pictures, patches);
+                let channels =
+                    g.channels_from_pictures(&gradient[i * group * g.output_picture()..], pictures);
+                cpu::matrix_product(
+                    (g.out_channels, columns, g.patch()),
+                    (&channels, Plain),
+                    (patches, Transposed),
+                    &mut sum,
+                    true,
+                );
+            }
+            sum
+        });
+        let mut total = vec![0.0; g.out_channels * g.patch()];
+        for sum in sums {
+            total.iter_mut().zip(sum).for_each(|(t, s)| *t += s);
+        }
+        cpu::tensor(total, weight.shape())
+    }
+}
+
+/// Into how many parts the weight gradient's sum over the batch is cut, at most.
+const PARTIAL_SUMS: usize = 16;
+
+/// How many floats the patches of a group may take: half of a common core's second-level cache of 1 MiB.
+const PATCH_FLOATS: usize = 128 * 1024;
+
+/// The sizes of one convolution.
+struct Geometry {
+    batch: usize,
+    channels: usize,
+    height: usize,
+    width: usize,
+    out_channels: usize,
+    kernel_height: usize,
+    kernel_width: usize,
+    out_height: usize,
+    out_width: usize,
+    stride: usize,
+    padding: usize,
+}
+
+impl Geometry {
+    fn new(x: &Shape, weight: &Shape, stride: usize, padding: usize) -> Self {
+        assert_eq!(
+            x[1], weight[1],
+            "the weight takes as many channels as the input has"
+        );
+        Self {
+            batch: x[0],
+            channels: x[1],
+            height: x[2],
+            width: x[3],
+            out_channels: weight[0],
+            kernel_height: weight[2],
+            kernel_width: weight[3],
+            out_height: (x[2] + 2 * padding - weight[2]) / stride + 1,
+            out_width: (x[3] + 2 * padding - weight[3]) / stride + 1,
+            stride,
+            padding,
+        }
+    }
+
+    /// Values in one picture of the input.
+    fn input_picture(&self) -> usize {
+        self.channels * self.height * self.width
+    }
+
+    /// Values in one picture of the output.
+    fn output_picture(&self) -> usize {
+        self.out_channels * self.positions()
+    }
+
+    /// Values under the kernel at one position.
+    fn patch(&self) -> usize {
+        self.channels * self.kernel_height * self.kernel_width
+    }
+
+    /// Positions of the kernel in one picture.
+    fn positions(&self) -> usize {
+        self.out_height * self.out_width
+    }
+
+    fn pictures_a_group(&self) -> usize {
+        (PATCH_FLOATS / (self.patch() * self.positions())).clamp(1, self.batch)
+    }
+
+    /// Lays out the patches of `pictures` pictures: row `(c, u, v)`, column `(picture, i, j)`.
+    fn unfold(&self, x: &[f32], pictures: usize, patches: &mut [f32]) {
+        self.rows_and_patches(pictures, |input, valid, row, patch_row| {
+            let patch_row = &mut patches[patch_row..patch_row + self.out_width];
+            let Some(row) = row else {
+                return patch_row.fill(0.0);
+            };
+            let row = &x[row..row + self.width];
+            patch_row[..valid.start].fill(0.0);
+            patch_row[valid.end..].fill(0.0);
+            if self.stride == 1 {
+                let length = valid.len();
+                patch_row[valid].copy_from_slice(&row[input..input + length]);
+            } else {
+                let taken = row[input..].iter().step_by(self.stride);
+                patch_row[valid]
+                    .iter_mut()
+                    .zip(taken)
+                    .for_each(|(to, from)| *to = *from);
+            }
+        });
+    }
+
+    /// The adjoint of [`Self::unfold`]: adds every patch's values back to the places they came from.
+    fn fold(&self, patches: &[f32], pictures: usize, x: &mut [f32]) {
+        self.rows_and_patches(pictures, |input, valid, row, patch_row| {
+            let Some(row) = row else { return };
+            let patch_row = &patches[patch_row..patch_row + self.out_width][valid];
+            let row = &mut x[row..row + self.width][input..];
+            if self.stride == 1 {
+                row.iter_mut()
+                    .zip(patch_row)
+                    .for_each(|(to, from)| *to += from);
+            } else {
+                row.iter_mut()
+                    .step_by(self.stride)
+                    .zip(patch_row)
+                    .for_each(|(to, from)| *to += from);
+            }
+        });
+    }
+
+    /// Walks over all rows of the patch matrix. `visit` gets the first column read of the input row, which of the
+    /// patch row's columns lie inside the picture, where the input row starts (none above or below the picture), and
+    /// where the patch row starts.
+    #[inline(always)]
+    fn rows_and_patches(
+        &self,
+        pictures: usize,
+        mut visit: impl FnMut(usize, std::ops::Range<usize>, Option<usize>, usize),
+    ) {
+        for c in 0..self.channels {
+            for u in 0..self.kernel_height {
+                for v in 0..self.kernel_width {
+                    let patch = (c * self.kernel_height + u) * self.kernel_width + v;
+                    // The output columns j with 0 <= j stride + v - padding < width.
+                    let first = self.padding.saturating_sub(v).div_ceil(self.stride);
+                    let past = (self.width + self.padding)
+                        .saturating_sub(v)
+                        .div_ceil(self.stride);
+                    let past = past.min(self.out_width);
+                    let first = first.min(past);
+                    let input = (first * self.stride + v).saturating_sub(self.padding);
+                    for n in 0..pictures {
+                        for i in 0..self.out_height {
+                            let y = (i * self.stride + u).wrapping_sub(self.padding);
+                            let row = (y < self.height && first < past)
+                                .then(|| ((n * self.channels + c) * self.height + y) * self.width);
+                            let patch_row =
+                                ((patch * pictures + n) * self.out_height + i) * self.out_width;
+                            visit(input, first..past, row, patch_row);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// `[channel, picture, position]` to `[picture, channel, position]`.
+    fn pictures_from_channels(&self, from: &[f32], pictures: usize, to: &mut [f32]) {
+        let size = self.positions();
+        for o in 0..self.out_channels {
+            for n in 0..pictures {
+                to[(n * self.out_channels + o) * size..][..size]
+                    .copy_from_slice(&from[(o * pictures + n) * size..][..size]);
+            }
+        }
+    }
+
+    /// `[picture, channel, position]` to `[channel, picture, position]`.
+    fn channels_from_pictures(&self, from: &[f32], pictures: usize) -> Vec<f32> {
+        let size = self.positions();
+        let mut to = Vec::with_capacity(pictures * self.output_picture());
+        for o in 0..self.out_channels {
+            for n in 0..pictures {
+                to.extend_from_slice(&from[(n * self.out_channels + o) * size..][..size]);
+            }
+        }
+        to
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_close, cpu, random};
+
+    /// The convolution and its gradients for `Σ y·g`, by burn's own operations.
+    fn twin(
+        x: Tensor<4>,
+        w: Tensor<4>,
+        g: Tensor<4>,
+        stride: usize,
+        padding: usize,
+    ) -> [Tensor<4>; 3] {
+        let (x, w) = (x.autodiff().require_grad(), w.autodiff().require_grad());
+        let y = burn::tensor::module::conv2d(x.clone(), w.clone(), None, options(stride, padding));
+        let gradients = (y.clone() * g.autodiff()).sum().backward();
+        [
+            y.inner(),
+            x.grad(&gradients).unwrap(),
+            w.grad(&gradients).unwrap(),
+        ]
+    }
+
+    #[test]
+    fn agrees_with_its_twin() {
+        // (batch, channels, height, width, out channels, kernel, stride, padding)
+        for (n, c, h, w, o, k, stride, padding) in [
+            (2, 1, 1, 1, 1, 1, 1, 0),
+            (1, 1, 1, 1, 1, 3, 1, 1),
+            (2, 3, 5, 7, 4, 3, 1, 1),
+            (3, 2, 8, 8, 5, 3, 2, 1),
+            (2, 3, 9, 6, 2, 7, 2, 3),
+            (5, 4, 4, 4, 3, 1, 2, 0),
+            (37, 24, 16, 16, 8, 3, 1, 1),
+            (2, 1, 2, 9, 1, 3, 2, 1),
+        ] {
+            let device = cpu();
+            let x = random([n, c, h, w], 1, &device);
+            let weight = random([o, c, k, k], 2, &device);
+            let (tracked_x, tracked_w) = (
+                x.clone().autodiff().require_grad(),
+                weight.clone().autodiff().require_grad(),
+            );
+            let y = conv2d(tracked_x.clone(), tracked_w.clone(), stride, padding);
+            let g = random(y.dims(), 3, &device);
+            let gradients = (y.clone() * g.clone().autodiff()).sum().backward();
+
+            let [y_twin, x_twin, w_twin] = twin(x, weight, g, stride, padding);
+            assert_close(y.inner(), y_twin, 1e-5, "y");
+            assert_close(
+                tracked_x.grad(&gradients).unwrap(),
+                x_twin,
+                1e-5,
+                "by input",
+            );
+            assert_close(
+                tracked_w.grad(&gradients).unwrap(),
+                w_twin,
+                1e-5,
+                "by weight",
+            );
+        }
+    }
+}

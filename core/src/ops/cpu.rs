@@ -1,0 +1,164 @@
+//! What the CPU versions of the operations share: plain slices in and out of burn's CPU tensors, and parallel loops
+//! whose results do not depend on the number of threads.
+
+use burn::backend::flex::{FlexTensor, Layout};
+use burn::tensor::{Bytes, DType, Shape};
+
+/// `tensor` as f32 values in row-major order. Copies only what is laid out otherwise.
+pub fn contiguous(tensor: FlexTensor) -> FlexTensor {
+    assert_eq!(
+        tensor.dtype(),
+        DType::F32,
+        "the CPU operations take 32-bit floats"
+    );
+    match tensor.as_slice::<f32>() {
+        Some(_) => tensor,
+        None => tensor.to_contiguous(),
+    }
+}
+
+/// The values of a tensor that went through [`contiguous`].
+pub fn values(tensor: &FlexTensor) -> &[f32] {
+    tensor
+        .as_slice::<f32>()
+        .expect("a contiguous tensor is one slice")
+}
+
+/// A tensor made of `values` in row-major order.
+pub fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
+    FlexTensor::new(
+        Bytes::from_elems(values),
+        Layout::contiguous(shape.into()),
+        DType::F32,
+    )
+}
+
+/// `task(0)`, ..., `task(count - 1)`, in parallel where there are threads; the results in order.
+#[cfg(not(target_family = "wasm"))]
+pub fn parallel_map<T: Send>(count: usize, task: impl Fn(usize) -> T + Sync + Send) -> Vec<T> {
+    use rayon::prelude::*;
+    (0..count)
+        .into_par_iter()
+        .with_max_len(1)
+        .map(task)
+        .collect()
+}
+
+/// `task(0)`, ..., `task(count - 1)`; the results in order.
+#[cfg(target_family = "wasm")]
+pub fn parallel_map<T: Send>(count: usize, task: impl Fn(usize) -> T + Sync + Send) -> Vec<T> {
+    (0..count).map(task).collect()
+}
+
+/// Splits `values` into blocks of `block` and hands each to `task` with its index, in parallel.
+pub fn parallel_blocks<T: Send>(
+    values: &mut [T],
+    block: usize,
+    task: impl Fn(usize, &mut [T]) + Sync + Send,
+) {
+    #[cfg(not(target_family = "wasm"))]
+    {
+        use rayon::prelude::*;
+        values
+            .par_chunks_mut(block)
+            .with_max_len(1)
+            .enumerate()
+            .for_each(|(i, block)| task(i, block));
+    }
+    #[cfg(target_family = "wasm")]
+    values
+        .chunks_mut(block)
+        .enumerate()
+        .for_each(|(i, block)| task(i, block));
+}
+
+/// A slice whose disjoint parts several threads write at once.
+pub struct Shared<'a> {
+    start: *mut f32,
+    length: usize,
+    slice: std::marker::PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: the only access is `part`, whose contract keeps the parts of different threads apart.
+unsafe impl Sync for Shared<'_> {}
+// SAFETY: as above; the pointer itself is bound to no thread.
+unsafe impl Send for Shared<'_> {}
+
+impl<'a> Shared<'a> {
+    /// Shares `slice` until the result is dropped.
+    pub fn new(slice: &'a mut [f32]) -> Self {
+        Self {
+            start: slice.as_mut_ptr(),
+            length: slice.len(),
+            slice: std::marker::PhantomData,
+        }
+    }
+
+    /// The `length` values from `start` on.
+    ///
+    /// # Safety
+    /// No two parts that are alive at the same time may overlap.
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn part(&self, start: usize, length: usize) -> &mut [f32] {
+        assert!(
+            start + length <= self.length,
+            "a part lies within its slice"
+        );
+        // SAFETY: within bounds by the assertion, and not aliased by this function's contract.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(start), length) }
+    }
+}
+
+/// Whether a row-major matrix is to be read as it stands or transposed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Orientation {
+    /// Rows by columns as stored.
+    Plain,
+    /// The stored matrix's transpose.
+    Transposed,
+}
+
+/// `product = a b`, or `product += a b` with `accumulate`, all row-major, on the calling thread.
+///
+/// `a` is `rows x inner` and `b` is `inner x columns`, after their orientation is applied.
+pub fn matrix_product(
+    (rows, inner, columns): (usize, usize, usize),
+    (a, a_orientation): (&[f32], Orientation),
+    (b, b_orientation): (&[f32], Orientation),
+    product: &mut [f32],
+    accumulate: bool,
+) {
+    assert_eq!(a.len(), rows * inner);
+    assert_eq!(b.len(), inner * columns);
+    assert_eq!(product.len(), rows * columns);
+    let strides = |orientation, rows: usize, columns: usize| match orientation {
+        Orientation::Plain => (1, columns as isize),
+        Orientation::Transposed => (rows as isize, 1),
+    };
+    let (a_column_stride, a_row_stride) = strides(a_orientation, rows, inner);
+    let (b_column_stride, b_row_stride) = strides(b_orientation, inner, columns);
+    // SAFETY: the assertions above give every pointer the room that its extents and strides reach.
+    unsafe {
+        gemm::gemm(
+            rows,
+            columns,
+            inner,
+            product.as_mut_ptr(),
+            1,
+            columns as isize,
+            accumulate,
+            a.as_ptr(),
+            a_column_stride,
+            a_row_stride,
+            b.as_ptr(),
+            b_column_stride,
+            b_row_stride,
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}

@@ -1,0 +1,17 @@
+//! The operations a step spends its time in, one file each.
+//!
+//! A file reads top to bottom: the mathematics, the plain version in burn's tensor operations (the trait's default
+//! body: the *twin*, which runs on any back end and which every test trusts), the versions that override it where it
+//! is slow, the gradient, and the tests that hold them together.
+
+mod add_relu;
+mod augment;
+mod batch_norm;
+mod conv2d;
+mod cpu;
+
+pub use add_relu::add_relu;
+pub use augment::augment;
+pub use batch_norm::{BatchStatistics, batch_norm_frozen, batch_norm_train};
+pub use conv2d::conv2d;
+pub(crate) use cpu::{Orientation, matrix_product, parallel_blocks};

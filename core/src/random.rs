@@ -1,0 +1,111 @@
+//! Counter-based randomness: what is drawn depends on a key alone, never on what was drawn before. A resumed run
+//! therefore equals one that was never interrupted, and any draw can be made again.
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+
+/// What a stream of random numbers is for; streams of different purposes are independent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// The initial weights; indexed by the parameter's place in the network.
+    Weights = 1,
+    /// The order of the pictures in an epoch.
+    Order = 2,
+    /// The augmentation of a picture's first view.
+    ViewA = 3,
+    /// The augmentation of a picture's second view.
+    ViewB = 4,
+    /// Which pictures stand for a data set that is too large to measure whole.
+    Sample = 5,
+    /// The linear probe's weights and batches.
+    Probe = 6,
+}
+
+/// A stream of random numbers, determined by its key.
+pub struct Stream(ChaCha8Rng);
+
+impl Stream {
+    /// The stream for `purpose` in a run with `seed`, at `epoch`, for item `index`.
+    pub fn new(seed: u64, purpose: Purpose, epoch: u64, index: u64) -> Self {
+        let mut key = [0; 32];
+        for (bytes, word) in key
+            .chunks_exact_mut(8)
+            .zip([seed, purpose as u64, epoch, index])
+        {
+            bytes.copy_from_slice(&word.to_le_bytes());
+        }
+        Self(ChaCha8Rng::from_seed(key))
+    }
+
+    /// Uniform in [0, 1).
+    pub fn unit(&mut self) -> f32 {
+        // The 24 bits that a float's significand holds.
+        (self.0.next_u32() >> 8) as f32 / (1u32 << 24) as f32
+    }
+
+    /// Uniform between `low` and `high`.
+    pub fn between(&mut self, low: f32, high: f32) -> f32 {
+        low + (high - low) * self.unit()
+    }
+
+    /// True with the given probability.
+    pub fn chance(&mut self, probability: f32) -> bool {
+        self.unit() < probability
+    }
+
+    /// Uniform among `0..count`.
+    pub fn below(&mut self, count: usize) -> usize {
+        // The product's upper half; the bias is below count / 2^64.
+        ((u128::from(self.0.next_u64()) * count as u128) >> 64) as usize
+    }
+
+    /// Standard normal, by Box and Muller's transform.
+    pub fn normal(&mut self) -> f32 {
+        let radius = (-2.0 * (1.0 - f64::from(self.unit())).ln()).sqrt();
+        (radius * (std::f64::consts::TAU * f64::from(self.unit())).cos()) as f32
+    }
+
+    /// Puts `items` in random order (Fisher and Yates).
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        for last in (1..items.len()).rev() {
+            items.swap(last, self.below(last + 1));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_determines_a_stream_and_keys_differ() {
+        let draw = |seed, purpose, epoch, index| Stream::new(seed, purpose, epoch, index).unit();
+        let reference = draw(1, Purpose::ViewA, 2, 3);
+        assert_eq!(reference, draw(1, Purpose::ViewA, 2, 3));
+        for other in [
+            draw(0, Purpose::ViewA, 2, 3),
+            draw(1, Purpose::ViewB, 2, 3),
+            draw(1, Purpose::ViewA, 3, 3),
+            draw(1, Purpose::ViewA, 2, 4),
+        ] {
+            assert_ne!(reference, other);
+        }
+    }
+
+    #[test]
+    fn moments_are_those_of_the_distributions() {
+        let mut stream = Stream::new(7, Purpose::Sample, 0, 0);
+        let count = 20_000;
+        let normal: Vec<f32> = (0..count).map(|_| stream.normal()).collect();
+        let mean = normal.iter().sum::<f32>() / count as f32;
+        let variance = normal.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / count as f32;
+        // Five standard errors.
+        assert!(mean.abs() < 0.036, "{mean}");
+        assert!((variance - 1.0).abs() < 0.05, "{variance}");
+        let mut order: Vec<usize> = (0..100).collect();
+        stream.shuffle(&mut order);
+        assert_ne!(order, (0..100).collect::<Vec<_>>());
+        order.sort_unstable();
+        assert_eq!(order, (0..100).collect::<Vec<_>>());
+    }
+}

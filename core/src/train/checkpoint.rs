@@ -1,0 +1,244 @@
+//! The whole state of a run as one safetensors file: weights and running statistics under the official code's names,
+//! the optimizer's memory below `optimizer.`, and settings and progress in the file's metadata.
+
+use std::collections::{BTreeMap, HashMap};
+
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+
+use crate::config::Config;
+use crate::model::{BarlowTwins, Network, ResNet, Visitor};
+use crate::optim::OptimizerState;
+
+const OPTIMIZER: &str = "optimizer.";
+/// The version of this layout.
+const FORMAT: &str = "1";
+
+/// A run's state, read from a file.
+pub struct Checkpoint {
+    /// The run's settings.
+    pub config: Config,
+    /// Steps done.
+    pub step: usize,
+    /// How many pictures it learns from.
+    pub pictures: usize,
+    tensors: BTreeMap<String, TensorData>,
+    optimizer: OptimizerState,
+}
+
+/// Why a checkpoint cannot be used.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CheckpointError {
+    /// The file is no safetensors file, or not a whole one.
+    #[error("the file is damaged or cut short ({0}): take an earlier checkpoint")]
+    Damaged(String),
+    /// It is a safetensors file of something else.
+    #[error("the file holds no Barlow run ({0})")]
+    Foreign(String),
+    /// Its tensors belong to another network.
+    #[error("the weights are of another model: {0}")]
+    OtherModel(String),
+    /// Some weight is no finite number, so that nothing could go on from it.
+    #[error("the weight {0} is not finite: the run has diverged")]
+    NotFinite(String),
+}
+
+impl Checkpoint {
+    /// The content of a file.
+    ///
+    /// # Errors
+    /// If a weight is not finite.
+    pub(super) fn write(
+        config: &Config,
+        step: usize,
+        pictures: usize,
+        model: &BarlowTwins,
+        optimizer: OptimizerState,
+    ) -> Result<Vec<u8>, CheckpointError> {
+        let mut tensors = values_of(model)?;
+        for (name, data) in optimizer.tensors {
+            tensors.push((format!("{OPTIMIZER}{name}"), data));
+        }
+        let json = |value: serde_json::Result<String>| value.expect("plain values serialize");
+        let metadata = HashMap::from([
+            ("barlow".to_owned(), FORMAT.to_owned()),
+            ("step".to_owned(), step.to_string()),
+            ("pictures".to_owned(), pictures.to_string()),
+            ("config".to_owned(), json(serde_json::to_string(config))),
+            (
+                "counters".to_owned(),
+                json(serde_json::to_string(&optimizer.counters)),
+            ),
+        ]);
+        Ok(serialize(&tensors, Some(metadata)))
+    }
+
+    /// Reads the content of a file.
+    ///
+    /// # Errors
+    /// If it is damaged, or something else.
+    pub fn read(bytes: &[u8]) -> Result<Self, CheckpointError> {
+        let damaged = |e: safetensors::SafeTensorError| CheckpointError::Damaged(e.to_string());
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(damaged)?;
+        let file = SafeTensors::deserialize(bytes).map_err(damaged)?;
+        let foreign = |what: &str| CheckpointError::Foreign(what.to_owned());
+        let metadata = header
+            .metadata()
+            .clone()
+            .ok_or_else(|| foreign("it has no metadata"))?;
+        let field = |name: &str| {
+            metadata
+                .get(name)
+                .ok_or_else(|| foreign(&format!("its metadata lack `{name}`")))
+        };
+        if field("barlow")? != FORMAT {
+            return Err(foreign("it was written by another version of Barlow"));
+        }
+        let config = serde_json::from_str(field("config")?)
+            .map_err(|e| CheckpointError::Foreign(format!("its settings: {e}")))?;
+        let number = |name: &str| {
+            field(name)?
+                .parse()
+                .map_err(|_| foreign(&format!("`{name}` is no number")))
+        };
+        let counters = serde_json::from_str(field("counters")?)
+            .map_err(|e| CheckpointError::Foreign(format!("its counters: {e}")))?;
+        let mut optimizer = OptimizerState {
+            tensors: Vec::new(),
+            counters,
+        };
+        let mut tensors = BTreeMap::new();
+        for (name, view) in file.tensors() {
+            let data = data_of(&name, &view)?;
+            match name.strip_prefix(OPTIMIZER) {
+                Some(name) => optimizer.tensors.push((name.to_owned(), data)),
+                None => _ = tensors.insert(name, data),
+            }
+        }
+        Ok(Self {
+            config,
+            step: number("step")?,
+            pictures: number("pictures")?,
+            tensors,
+            optimizer,
+        })
+    }
+
+    /// The networks, on `device`.
+    ///
+    /// # Errors
+    /// If the tensors are not those of the settings' networks.
+    pub fn model(&self, device: &Device) -> Result<BarlowTwins, CheckpointError> {
+        let mut model = BarlowTwins::new(
+            &self.config.encoder,
+            &self.config.projector,
+            self.config.seed,
+            device,
+        );
+        let mut load = Load {
+            tensors: self.tensors.clone(),
+            device,
+            problems: Vec::new(),
+        };
+        model.visit("", &mut load);
+        let unknown = load
+            .tensors
+            .keys()
+            .map(|name| format!("{name} has no place in it"));
+        let mut problems: Vec<String> = load.problems.into_iter().chain(unknown).collect();
+        if problems.is_empty() {
+            return Ok(model);
+        }
+        const SHOWN: usize = 3;
+        let more = problems.len().saturating_sub(SHOWN);
+        problems.truncate(SHOWN);
+        let more = if more > 0 {
+            format!("; and {more} more")
+        } else {
+            String::new()
+        };
+        Err(CheckpointError::OtherModel(problems.join("; ") + &more))
+    }
+
+    /// What the optimizer remembers.
+    pub(super) fn into_optimizer(self) -> OptimizerState {
+        self.optimizer
+    }
+}
+
+/// The encoder alone as a safetensors file, under torchvision's names.
+///
+/// # Errors
+/// If a weight is not finite.
+pub fn encoder_weights(encoder: &ResNet) -> Result<Vec<u8>, CheckpointError> {
+    Ok(serialize(&values_of(encoder)?, None))
+}
+
+fn values_of(network: &impl Network) -> Result<Vec<(String, TensorData)>, CheckpointError> {
+    struct Read(Vec<(String, TensorData)>);
+    impl Visitor for Read {
+        fn parameter<const D: usize>(&mut self, name: &str, tensor: &mut Tensor<D>) {
+            self.0.push((name.to_owned(), tensor.to_data()));
+        }
+        fn statistic(&mut self, name: &str, tensor: &mut Tensor<1>) {
+            self.parameter(name, tensor);
+        }
+    }
+    let mut read = Read(Vec::new());
+    network.clone().visit("", &mut read);
+    for (name, data) in &read.0 {
+        if data.iter::<f32>().any(|x| !x.is_finite()) {
+            return Err(CheckpointError::NotFinite(name.clone()));
+        }
+    }
+    Ok(read.0)
+}
+
+fn serialize(
+    tensors: &[(String, TensorData)],
+    metadata: Option<HashMap<String, String>>,
+) -> Vec<u8> {
+    let views = tensors.iter().map(|(name, data)| {
+        let view = TensorView::new(Dtype::F32, data.shape().to_vec(), data.as_bytes());
+        (name, view.expect("a tensor's bytes fit its shape"))
+    });
+    safetensors::serialize(views, metadata).expect("names are distinct and sizes small")
+}
+
+fn data_of(name: &str, view: &TensorView<'_>) -> Result<TensorData, CheckpointError> {
+    if view.dtype() != Dtype::F32 {
+        let dtype = view.dtype();
+        return Err(CheckpointError::Foreign(format!(
+            "{name} is {dtype:?}, not 32-bit floats"
+        )));
+    }
+    Ok(TensorData::from_bytes_vec(
+        view.data().to_vec(),
+        view.shape().to_vec(),
+        DType::F32,
+    ))
+}
+
+struct Load<'a> {
+    tensors: BTreeMap<String, TensorData>,
+    device: &'a Device,
+    problems: Vec<String>,
+}
+
+impl Visitor for Load<'_> {
+    fn parameter<const D: usize>(&mut self, name: &str, tensor: &mut Tensor<D>) {
+        match self.tensors.remove(name) {
+            None => self.problems.push(format!("{name} is missing")),
+            Some(data) if data.shape().to_vec() != tensor.dims() => self.problems.push(format!(
+                "{name} has the shape {:?} instead of {:?}",
+                data.shape().to_vec(),
+                tensor.dims()
+            )),
+            Some(data) => *tensor = Tensor::from_data(data, self.device),
+        }
+    }
+
+    fn statistic(&mut self, name: &str, tensor: &mut Tensor<1>) {
+        self.parameter(name, tensor);
+    }
+}

@@ -1,0 +1,548 @@
+//! The training loop.
+
+use std::sync::mpsc::{Receiver, TryRecvError};
+
+use burn::tensor::{Device, Tensor};
+
+use super::{Checkpoint, CheckpointError, Command, Event, StepReport};
+use crate::augment::{Draw, Policy};
+use crate::config::{Config, ConfigError};
+use crate::data::{DevicePictures, Pictures};
+use crate::evaluate::{Exam, Learned};
+use crate::loss::barlow_twins;
+use crate::model::{BarlowTwins, Mode, Network};
+use crate::ops::augment;
+use crate::optim::Optimizer;
+use crate::random::{Purpose, Stream};
+
+/// Why a run cannot begin or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// A setting cannot work.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A checkpoint cannot be written or read.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The checkpoint is of a run on other pictures.
+    #[error(
+        "the run was learning from {expected} pictures and there are {found} now: resume it on the same set"
+    )]
+    OtherPictures {
+        /// Pictures then.
+        expected: usize,
+        /// Pictures now.
+        found: usize,
+    },
+    /// The loss is no finite number.
+    #[error(
+        "the loss became {loss} at step {step}: the run has diverged. The last checkpoint is whole; resume \
+         it with a lower learning rate, such as schedule.rate_weights={advice}"
+    )]
+    Diverged {
+        /// The step, from 1.
+        step: usize,
+        /// The loss.
+        loss: f64,
+        /// Half the present rate.
+        advice: f64,
+    },
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// After its last step.
+    Finished,
+    /// Before, as it was told.
+    Stopped,
+}
+
+/// A run: settings, pictures, networks, and how far it has come.
+pub struct Trainer {
+    config: Config,
+    device: Device,
+    pictures: DevicePictures,
+    /// On the autodiff side of the device.
+    model: BarlowTwins,
+    optimizer: Optimizer,
+    /// Steps done.
+    step: usize,
+    /// The order of the pictures in the epoch of that number.
+    order: (usize, Vec<usize>),
+    /// The last step's cross-correlation.
+    correlation: Option<Tensor<2>>,
+    exam: Option<Exam>,
+}
+
+impl Trainer {
+    /// A new run.
+    ///
+    /// # Errors
+    /// If a setting cannot work.
+    pub fn new(config: Config, pictures: &Pictures, device: &Device) -> Result<Self, TrainError> {
+        config.check(pictures.count())?;
+        let model = BarlowTwins::new(&config.encoder, &config.projector, config.seed, device);
+        Ok(Self::with_model(config, pictures, device, model))
+    }
+
+    /// A run that goes on where `checkpoint` was made, with `config` in place of its settings.
+    ///
+    /// # Errors
+    /// If a setting cannot work, the checkpoint is of another model, or the pictures are others.
+    pub fn resume(
+        checkpoint: Checkpoint,
+        config: Config,
+        pictures: &Pictures,
+        device: &Device,
+    ) -> Result<Self, TrainError> {
+        config.check(pictures.count())?;
+        if checkpoint.pictures != pictures.count() {
+            return Err(TrainError::OtherPictures {
+                expected: checkpoint.pictures,
+                found: pictures.count(),
+            });
+        }
+        let model = checkpoint.model(device)?;
+        let mut trainer = Self::with_model(config, pictures, device, model);
+        trainer.step = checkpoint.step;
+        trainer
+            .optimizer
+            .restore(&trainer.model, checkpoint.into_optimizer());
+        Ok(trainer)
+    }
+
+    /// A run that starts from given networks.
+    ///
+    /// # Panics
+    /// If the settings do not fit the pictures (see [`Config::check`]).
+    pub fn with_model(
+        config: Config,
+        pictures: &Pictures,
+        device: &Device,
+        model: BarlowTwins,
+    ) -> Self {
+        Self {
+            optimizer: config.optimizer.init(),
+            pictures: pictures.upload(device),
+            model: model.tracked(),
+            device: device.clone(),
+            config,
+            step: 0,
+            order: (usize::MAX, Vec::new()),
+            correlation: None,
+            exam: None,
+        }
+    }
+
+    /// Takes `exam` every few epochs.
+    pub fn set_exam(&mut self, exam: Exam) {
+        self.exam = Some(exam);
+    }
+
+    /// The run's settings.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Steps in an epoch.
+    pub fn steps_per_epoch(&self) -> usize {
+        self.config.steps_per_epoch(self.pictures.count())
+    }
+
+    /// Steps in the whole run.
+    pub fn steps(&self) -> usize {
+        self.config.schedule.epochs * self.steps_per_epoch()
+    }
+
+    /// Steps done.
+    pub fn done(&self) -> usize {
+        self.step
+    }
+
+    /// The networks as they are, without gradients.
+    pub fn model(&self) -> BarlowTwins {
+        self.model.frozen()
+    }
+
+    /// What the networks have learned, ready to be examined.
+    pub fn learned(&self) -> Learned {
+        Learned::new(self.model(), &self.config, &self.device)
+    }
+
+    /// The run's state as the content of a file.
+    ///
+    /// # Errors
+    /// If a weight is not finite.
+    pub fn checkpoint(&self) -> Result<Vec<u8>, CheckpointError> {
+        let optimizer = self.optimizer.state(&self.model);
+        Checkpoint::write(
+            &self.config,
+            self.step,
+            self.pictures.count(),
+            &self.model,
+            optimizer,
+        )
+    }
+
+    /// Runs to the end, or until it is told to stop. `emit` gets the events; `commands` are obeyed between steps.
+    ///
+    /// # Errors
+    /// If the loss or a weight is no longer finite.
+    pub fn run(
+        &mut self,
+        commands: &Receiver<Command>,
+        mut emit: impl FnMut(Event),
+    ) -> Result<Outcome, TrainError> {
+        emit(Event::Started {
+            pictures: self.pictures.count(),
+            steps_per_epoch: self.steps_per_epoch(),
+            steps: self.steps(),
+            done: self.step,
+            encoder_parameters: self.model.encoder.parameter_count(),
+            projector_parameters: self.model.projector.parameter_count(),
+        });
+        let mut saved = self.step;
+        let mut paused = false;
+        while self.step < self.steps() {
+            let mut show_correlation = false;
+            let mut one_step = false;
+            loop {
+                let command = if paused {
+                    // Nobody is left to command: go on.
+                    commands.recv().ok().or(Some(Command::Run))
+                } else {
+                    match commands.try_recv() {
+                        Ok(command) => Some(command),
+                        Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
+                    }
+                };
+                match command {
+                    None => break,
+                    Some(Command::Run) => paused = false,
+                    Some(Command::Pause) => {
+                        paused = true;
+                        emit(Event::Paused { step: self.step });
+                    }
+                    Some(Command::Step) => {
+                        (paused, one_step) = (true, true);
+                        break;
+                    }
+                    Some(Command::ShowCorrelation) => show_correlation = true,
+                    Some(Command::Stop) => {
+                        if saved < self.step {
+                            emit(Event::Checkpoint {
+                                step: self.step,
+                                bytes: self.checkpoint()?,
+                            });
+                        }
+                        return Ok(Outcome::Stopped);
+                    }
+                }
+            }
+            emit(Event::Step(self.advance()?));
+            if show_correlation && let Some(event) = self.correlation_event() {
+                emit(event);
+            }
+            if one_step {
+                emit(Event::Paused { step: self.step });
+            }
+            if self.step.is_multiple_of(self.steps_per_epoch()) {
+                let epoch = self.step / self.steps_per_epoch();
+                let due = |every: usize| every > 0 && epoch.is_multiple_of(every);
+                // The state leaves before the evaluation begins, which may take long.
+                if due(self.config.checkpoint_every) || self.step == self.steps() {
+                    emit(Event::Checkpoint {
+                        step: self.step,
+                        bytes: self.checkpoint()?,
+                    });
+                    saved = self.step;
+                }
+                if due(self.config.evaluate_every)
+                    && let Some(exam) = &self.exam
+                {
+                    let figures = exam.quick(&mut self.learned());
+                    emit(Event::Evaluation {
+                        step: self.step,
+                        epoch,
+                        figures,
+                    });
+                }
+            }
+        }
+        if let Some(event) = self.correlation_event() {
+            emit(event);
+        }
+        Ok(Outcome::Finished)
+    }
+
+    /// The cross-correlation of the last step, if there was one.
+    pub fn correlation_event(&self) -> Option<Event> {
+        let correlation = self.correlation.clone()?;
+        let width = correlation.dims()[0];
+        let values = correlation.into_data().iter::<f32>().collect();
+        Some(Event::Correlation {
+            step: self.step,
+            width,
+            values,
+        })
+    }
+
+    /// Does the next step.
+    ///
+    /// # Errors
+    /// If the loss is no finite number; the weights are then those before the step.
+    pub fn advance(&mut self) -> Result<StepReport, TrainError> {
+        let epoch = self.step / self.steps_per_epoch();
+        let indices = self.batch_indices(epoch);
+        let view_a = self.views(&indices, epoch, Purpose::ViewA);
+        let view_b = self.views(&indices, epoch, Purpose::ViewB);
+        self.learn(view_a, view_b)
+    }
+
+    /// One step on given views, `[batch, 3, size, size]` each.
+    ///
+    /// # Errors
+    /// If the loss is no finite number; the weights are then those before the step.
+    pub fn learn(
+        &mut self,
+        view_a: Tensor<4>,
+        view_b: Tensor<4>,
+    ) -> Result<StepReport, TrainError> {
+        let epoch = self.step / self.steps_per_epoch().max(1);
+        let rates =
+            self.config
+                .schedule
+                .rates(self.step, self.steps_per_epoch(), self.config.batch);
+        // The views go through the networks one after the other: batch statistics are a view's own.
+        let z_a = self.model.embed(view_a.autodiff(), Mode::Train);
+        let z_b = self.model.embed(view_b.autodiff(), Mode::Train);
+        let loss = barlow_twins(z_a, z_b, self.config.lambda);
+        let gradients = loss.total.backward();
+
+        let width = loss.correlation.dims()[0];
+        let identity = Tensor::<2>::eye(width, &self.device);
+        let trace = (loss.correlation.clone() * identity).sum();
+        // One reading a step, which on a GPU waits for all of it.
+        let numbers = Tensor::cat(
+            vec![loss.total.inner(), loss.invariance, loss.redundancy, trace],
+            0,
+        );
+        let numbers: Vec<f64> = numbers.into_data().iter::<f64>().collect();
+        let [total, invariance, redundancy, trace] = [0, 1, 2, 3].map(|i| numbers[i]);
+        if !total.is_finite() {
+            return Err(TrainError::Diverged {
+                step: self.step + 1,
+                loss: total,
+                advice: self.config.schedule.rate_weights / 2.0,
+            });
+        }
+        self.optimizer.step(&mut self.model, gradients, rates);
+        self.correlation = Some(loss.correlation);
+        self.step += 1;
+        let off_diagonals = (width * width.saturating_sub(1)).max(1) as f64;
+        Ok(StepReport {
+            step: self.step,
+            epoch,
+            loss: total,
+            invariance,
+            redundancy,
+            diagonal: trace / width as f64,
+            off_diagonal: (redundancy / off_diagonals).sqrt(),
+            rates,
+        })
+    }
+
+    /// The pictures of the next step.
+    fn batch_indices(&mut self, epoch: usize) -> Vec<usize> {
+        if self.order.0 != epoch {
+            let mut order: Vec<usize> = (0..self.pictures.count()).collect();
+            Stream::new(self.config.seed, Purpose::Order, epoch as u64, 0).shuffle(&mut order);
+            self.order = (epoch, order);
+        }
+        let first = self.step % self.steps_per_epoch() * self.config.batch;
+        self.order.1[first..first + self.config.batch].to_vec()
+    }
+
+    /// The views of the pictures at `indices` that `purpose` names.
+    fn views(&self, indices: &[usize], epoch: usize, purpose: Purpose) -> Tensor<4> {
+        let policy: &Policy = match purpose {
+            Purpose::ViewB => &self.config.augmentation.view_b,
+            _ => &self.config.augmentation.view_a,
+        };
+        let draws: Vec<(usize, Draw)> = indices
+            .iter()
+            .map(|index| {
+                let mut stream =
+                    Stream::new(self.config.seed, purpose, epoch as u64, *index as u64);
+                let picture = self.pictures.size();
+                (
+                    *index,
+                    Draw::from_policy(policy, picture, self.config.size, &mut stream),
+                )
+            })
+            .collect();
+        let normalization = &self.config.augmentation.normalization;
+        augment(
+            &self.pictures,
+            &draws,
+            self.config.size,
+            normalization,
+            &self.device,
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+    use crate::data::emoji::emoji;
+    use crate::testing::cpu;
+    use crate::train::encoder_weights;
+
+    fn tiny() -> (Config, Pictures) {
+        let mut config = Config {
+            batch: 16,
+            size: 16,
+            checkpoint_every: 1,
+            ..Config::emoji()
+        };
+        config.encoder.width = 4;
+        config.projector.widths = vec![8, 8];
+        config.schedule.epochs = 3;
+        config.schedule.warmup_epochs = 1;
+        (config, emoji().noto.subset(0..70))
+    }
+
+    fn steps(events: &[Event]) -> Vec<StepReport> {
+        let step = |e: &Event| match e {
+            Event::Step(report) => Some(report.clone()),
+            _ => None,
+        };
+        events.iter().filter_map(step).collect()
+    }
+
+    /// Runs with commands that wait before the first step.
+    fn run(trainer: &mut Trainer, commands: &[Command]) -> (Outcome, Vec<Event>) {
+        let (sender, receiver) = channel();
+        commands.iter().for_each(|c| sender.send(*c).unwrap());
+        drop(sender);
+        let mut events = Vec::new();
+        let outcome = trainer.run(&receiver, |event| events.push(event)).unwrap();
+        (outcome, events)
+    }
+
+    #[test]
+    fn a_resumed_run_equals_an_uninterrupted_one() {
+        for optimizer in [
+            crate::optim::OptimizerConfig::default(),
+            Config::emoji().optimizer,
+            crate::optim::OptimizerConfig::Sgd {
+                momentum: 0.9,
+                weight_decay: 1e-4,
+            },
+        ] {
+            let (mut config, pictures) = tiny();
+            config.optimizer = optimizer;
+            let mut whole = Trainer::new(config.clone(), &pictures, &cpu()).unwrap();
+            let (outcome, events) = run(&mut whole, &[]);
+            assert_eq!(outcome, Outcome::Finished);
+            let expected = steps(&events);
+            assert_eq!(expected.len(), 3 * 4);
+
+            let checkpoint = events.iter().find_map(|e| match e {
+                Event::Checkpoint { step, bytes } if *step == 4 => Some(bytes.clone()),
+                _ => None,
+            });
+            let checkpoint = Checkpoint::read(&checkpoint.unwrap()).unwrap();
+            assert_eq!(checkpoint.config, config);
+            let mut resumed = Trainer::resume(checkpoint, config, &pictures, &cpu()).unwrap();
+            let (_, events) = run(&mut resumed, &[]);
+            assert_eq!(steps(&events), expected[4..]);
+        }
+    }
+
+    #[test]
+    fn pauses_steps_and_stops_as_told() {
+        let (config, pictures) = tiny();
+        let mut trainer = Trainer::new(config, &pictures, &cpu()).unwrap();
+        use Command::*;
+        let (outcome, events) = run(&mut trainer, &[Pause, ShowCorrelation, Step, Step, Stop]);
+        assert_eq!(outcome, Outcome::Stopped);
+        assert_eq!(steps(&events).len(), 2);
+        let pauses = events
+            .iter()
+            .filter(|e| matches!(e, Event::Paused { .. }))
+            .count();
+        let correlations = events
+            .iter()
+            .filter(|e| matches!(e, Event::Correlation { .. }))
+            .count();
+        assert_eq!((pauses, correlations), (3, 1));
+        assert!(matches!(
+            events.last(),
+            Some(Event::Checkpoint { step: 2, .. })
+        ));
+        let (outcome, events) = run(&mut trainer, &[Pause, Run]);
+        assert_eq!(outcome, Outcome::Finished);
+        assert_eq!(steps(&events).len(), 3 * 4 - 2);
+    }
+
+    #[test]
+    fn divergence_names_the_step_and_keeps_the_weights() {
+        let (mut config, pictures) = tiny();
+        config.schedule.rate_weights = 1e30;
+        config.schedule.rate_biases = 1e30;
+        config.schedule.warmup_epochs = 0;
+        config.optimizer = crate::optim::OptimizerConfig::Sgd {
+            momentum: 0.9,
+            weight_decay: 0.0,
+        };
+        let mut trainer = Trainer::new(config, &pictures, &cpu()).unwrap();
+        let (_sender, receiver) = channel();
+        let mut checkpoints = 0;
+        let error = trainer.run(&receiver, |event| {
+            checkpoints += usize::from(matches!(event, Event::Checkpoint { .. }));
+        });
+        let message = error.unwrap_err().to_string();
+        assert!(message.contains("diverged"), "{message}");
+        assert_eq!(checkpoints, 0);
+    }
+
+    #[test]
+    fn foreign_and_damaged_checkpoints_are_refused() {
+        let (config, pictures) = tiny();
+        let trainer = Trainer::new(config.clone(), &pictures, &cpu()).unwrap();
+        let bytes = trainer.checkpoint().unwrap();
+        for length in [0, 7, 100, bytes.len() / 2, bytes.len() - 1] {
+            let error = Checkpoint::read(&bytes[..length]).err().unwrap();
+            assert!(matches!(error, CheckpointError::Damaged(_)), "{error}");
+        }
+        let weights = encoder_weights(&trainer.model().encoder).unwrap();
+        let error = Checkpoint::read(&weights).err().unwrap();
+        assert!(matches!(error, CheckpointError::Foreign(_)), "{error}");
+
+        let mut checkpoint = Checkpoint::read(&bytes).unwrap();
+        checkpoint.config.encoder.width = 8;
+        let error = checkpoint.model(&cpu()).err().unwrap();
+        assert!(matches!(error, CheckpointError::OtherModel(_)), "{error}");
+
+        let checkpoint = Checkpoint::read(&bytes).unwrap();
+        let fewer = pictures.subset(0..60);
+        let error = Trainer::resume(checkpoint, config, &fewer, &cpu())
+            .err()
+            .unwrap();
+        assert!(
+            matches!(
+                error,
+                TrainError::OtherPictures {
+                    expected: 70,
+                    found: 60
+                }
+            ),
+            "{error}"
+        );
+    }
+}
