@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::augment::Augmentation;
+use crate::device::DeviceLimits;
 use crate::model::{Architecture, EncoderConfig, ProjectorConfig, Stem};
 use crate::optim::{OptimizerConfig, Schedule};
 
@@ -72,7 +73,35 @@ impl ConfigError {
     }
 }
 
+/// The widest projector that is accepted.
+const WIDEST_PROJECTOR: usize = 32_768;
+
 impl Config {
+    /// Whether the largest tensors fit what a device can bind at once.
+    ///
+    /// # Errors
+    /// Names the setting that makes them too large.
+    pub fn check_device(&self, limits: &DeviceLimits) -> Result<(), ConfigError> {
+        let widths = &self.projector.widths;
+        let inputs = std::iter::once(self.encoder.features()).chain(widths.iter().copied());
+        let weights = inputs.zip(widths).map(|(i, o)| i * o).max().unwrap_or(0);
+        let d = self.projector.embedding();
+        let bytes = 4 * weights.max(d * d) as u64;
+        if bytes > limits.binding_bytes {
+            let widest = ((limits.binding_bytes / 4) as f64).sqrt() as usize;
+            return Err(ConfigError::new(
+                "projector.widths",
+                format!(
+                    "a projector of {widths:?} has a matrix of {} MiB, and this device binds at most {} MiB at \
+                     once: make it at most {widest} wide, or use --device cpu",
+                    bytes >> 20,
+                    limits.binding_bytes >> 20
+                ),
+            ));
+        }
+        Ok(())
+    }
+
     /// The recipe for the emoji in the box: a few minutes on two cores. `docs/recipes.md` tells how it was found.
     pub fn emoji() -> Self {
         let mut config = Self {
@@ -129,6 +158,14 @@ impl Config {
         config
     }
 
+    /// Anyone's photographs: as [`Self::cifar10`], seen at 64 pixels.
+    pub fn photos() -> Self {
+        Self {
+            size: 64,
+            ..Self::cifar10()
+        }
+    }
+
     /// Whether a run with these settings can work on `pictures` pictures.
     ///
     /// # Errors
@@ -179,6 +216,15 @@ impl Config {
             );
         }
         let widths = &self.projector.widths;
+        if let Some(width) = widths.iter().find(|width| **width > WIDEST_PROJECTOR) {
+            return fail(
+                "projector.widths",
+                format!(
+                    "a layer of {width} outputs is wider than {WIDEST_PROJECTOR}, where C alone takes 4 GB: the \
+                         paper's is 8192"
+                ),
+            );
+        }
         if widths.is_empty() || widths.contains(&0) {
             return fail(
                 "projector.widths",
@@ -248,6 +294,20 @@ mod tests {
         for config in [Config::default(), Config::emoji(), Config::cifar10()] {
             config.check(3000).unwrap();
         }
+    }
+
+    #[test]
+    fn a_projector_too_wide_for_the_device_is_refused() {
+        let limits = DeviceLimits {
+            binding_bytes: 128 << 20,
+        };
+        let mut config = Config::emoji();
+        config.check_device(&limits).unwrap();
+        config.projector.widths = vec![8192; 3];
+        let error = config.check_device(&limits).unwrap_err();
+        assert!(error.problem.contains("at most 5792 wide"), "{error}");
+        config.projector.widths = vec![1 << 20];
+        assert_eq!(config.check(3000).unwrap_err().setting, "projector.widths");
     }
 
     #[test]

@@ -2,6 +2,9 @@
 
 use burn::backend::DispatchDevice;
 use burn::tensor::Device;
+use burn::tensor::wgpu::{WgpuSetup, wgpu};
+use cubecl::config::autotune::AutotuneLevel;
+use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
 
 /// The CPU.
 pub fn cpu() -> Device {
@@ -11,4 +14,142 @@ pub fn cpu() -> Device {
 /// Whether tensors of `device` live in the host's memory.
 pub fn runs_on_cpu(device: &Device) -> bool {
     matches!(device.as_dispatch(), DispatchDevice::Flex(_))
+}
+
+/// What a device allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceLimits {
+    /// The bytes of a tensor that a kernel can be given.
+    pub binding_bytes: u64,
+}
+
+/// A way to a GPU, or to software that acts as one.
+pub struct Adapter {
+    instance: wgpu::Instance,
+    adapter: wgpu::Adapter,
+}
+
+/// Why an adapter does not serve.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("the adapter {name} cannot be opened: {reason}")]
+pub struct AdapterError {
+    /// The adapter's name.
+    pub name: String,
+    /// What its driver, or burn, says.
+    pub reason: String,
+}
+
+/// All adapters, in the order of their numbers.
+pub async fn adapters() -> Vec<Adapter> {
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+    // OpenGL has no compute worth having; where it works, one of the others does too.
+    let backends = wgpu::Backends::PRIMARY;
+    let adapters = instance.enumerate_adapters(backends).await;
+    adapters
+        .into_iter()
+        .map(|adapter| Adapter {
+            instance: instance.clone(),
+            adapter,
+        })
+        .collect()
+}
+
+impl Adapter {
+    /// Name, driver and kind.
+    pub fn info(&self) -> wgpu::AdapterInfo {
+        self.adapter.get_info()
+    }
+
+    /// Whether it is a GPU, rather than software that acts as one.
+    pub fn is_hardware(&self) -> bool {
+        self.info().device_type != wgpu::DeviceType::Cpu
+    }
+
+    /// What kind of thing it is, in words.
+    pub fn kind(&self) -> &'static str {
+        match self.info().device_type {
+            wgpu::DeviceType::DiscreteGpu => "discrete GPU",
+            wgpu::DeviceType::IntegratedGpu => "integrated GPU",
+            wgpu::DeviceType::VirtualGpu => "virtual GPU",
+            wgpu::DeviceType::Cpu => "software",
+            wgpu::DeviceType::Other => "other",
+        }
+    }
+
+    /// Whether its shaders know 16-bit floats.
+    pub fn has_f16(&self) -> bool {
+        self.adapter.features().contains(wgpu::Features::SHADER_F16)
+    }
+
+    /// Whether its shaders know subgroups.
+    pub fn has_subgroups(&self) -> bool {
+        self.adapter.features().contains(wgpu::Features::SUBGROUP)
+    }
+
+    /// All its limits.
+    pub fn limits(&self) -> wgpu::Limits {
+        self.adapter.limits()
+    }
+
+    /// The limits that settings are checked against.
+    pub fn device_limits(&self) -> DeviceLimits {
+        let limits = self.limits();
+        let binding_bytes = limits
+            .max_storage_buffer_binding_size
+            .min(limits.max_buffer_size);
+        DeviceLimits { binding_bytes }
+    }
+
+    /// Opens it for computing.
+    ///
+    /// # Errors
+    /// If the driver refuses, or burn cannot use it.
+    pub async fn open(self) -> Result<Device, AdapterError> {
+        quiet_autotune();
+        let name = self.info().name;
+        let failed = |reason: String| AdapterError {
+            name: name.clone(),
+            reason,
+        };
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("barlow"),
+            // Buffers that the host maps in place would keep cubecl from pooling them.
+            required_features: self
+                .adapter
+                .features()
+                .difference(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS)
+                .difference(wgpu::Features::all_experimental_mask()),
+            required_limits: self.adapter.limits(),
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            trace: wgpu::Trace::Off,
+            experimental_features: wgpu::ExperimentalFeatures::disabled(),
+        };
+        let (device, queue) = self
+            .adapter
+            .request_device(&descriptor)
+            .await
+            .map_err(|e| failed(e.to_string()))?;
+        let backend = self.info().backend;
+        let setup = WgpuSetup {
+            instance: self.instance,
+            adapter: self.adapter,
+            device,
+            queue,
+            backend,
+        };
+        Device::wgpu_options()
+            .setup(setup)
+            .init()
+            .map_err(|e| failed(e.to_string()))
+    }
+}
+
+/// Keeps cubecl from measuring its kernels against each other for minutes before the first step.
+fn quiet_autotune() {
+    let mut config = CubeClRuntimeConfig::default();
+    config.autotune.level = AutotuneLevel::Minimal;
+    config.autotune.bench.min_samples = 1;
+    config.autotune.bench.max_samples = 1;
+    // Whatever was set before stays.
+    CubeClRuntimeConfig::try_set(config);
 }

@@ -1,2 +1,5 @@
-//! x
-fn main() {}
+//! `barlow`: train image encoders without labels, on any GPU or none.
+
+fn main() -> std::process::ExitCode {
+    barlow::main()
+}

@@ -18,11 +18,16 @@ pub struct Retrieval {
 impl Retrieval {
     /// The share of queries whose nearest picture, by the cosine of features around their mean, is the right one.
     pub fn top_1(&self, source: &mut dyn Source) -> f64 {
-        let [queries, gallery] = [&self.queries, &self.gallery].map(|pictures| {
-            let features = source.features(pictures);
-            let mean = features.mean();
-            features.directions(&mean)
-        });
+        let queries = source.features(&self.queries);
+        let gallery = source.features(&self.gallery);
+        // One center for both: each set's own would also take out what differs between the styles.
+        let center: Vec<f32> = queries
+            .mean()
+            .iter()
+            .zip(gallery.mean())
+            .map(|(q, g)| 0.5 * (q + g))
+            .collect();
+        let (queries, gallery) = (queries.directions(&center), gallery.directions(&center));
         let found = queries.compare(&gallery, |i, cosines| {
             let best = cosines.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
             best.is_some_and(|(nearest, _)| nearest == i)

@@ -76,7 +76,7 @@ fn augment_one(
     if draw.gray {
         for i in 0..plane {
             let gray = gray(view, i);
-            [0, 1, 2].map(|color| view[color * plane + i] = gray);
+            (0..3).for_each(|color| view[color * plane + i] = gray);
         }
     }
     if let Some(blur) = draw.blur {

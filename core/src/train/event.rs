@@ -27,7 +27,7 @@ pub enum Event {
     },
     /// A step is done.
     Step(StepReport),
-    /// The cross-correlation matrix of the last step, as it was asked for.
+    /// The cross-correlation matrix of the last step.
     Correlation {
         /// Steps done.
         step: usize,
@@ -35,6 +35,9 @@ pub enum Event {
         width: usize,
         /// Row after row.
         values: Vec<f32>,
+        /// Whether it belongs to the run's record: the first step's, and one with each checkpoint. The others were
+        /// asked for.
+        milestone: bool,
     },
     /// What has been learned so far.
     Evaluation {

@@ -241,43 +241,43 @@ impl Trainer {
                 }
             }
             emit(Event::Step(self.advance()?));
-            if show_correlation && let Some(event) = self.correlation_event() {
+            let epoch_ends = self.step.is_multiple_of(self.steps_per_epoch());
+            let epoch = self.step / self.steps_per_epoch();
+            let due = |every: usize| epoch_ends && every > 0 && epoch.is_multiple_of(every);
+            let checkpoint_due = due(self.config.checkpoint_every) || self.step == self.steps();
+            let milestone = checkpoint_due || self.step == 1;
+            if (show_correlation || milestone)
+                && let Some(event) = self.correlation_event(milestone)
+            {
                 emit(event);
             }
             if one_step {
                 emit(Event::Paused { step: self.step });
             }
-            if self.step.is_multiple_of(self.steps_per_epoch()) {
-                let epoch = self.step / self.steps_per_epoch();
-                let due = |every: usize| every > 0 && epoch.is_multiple_of(every);
-                // The state leaves before the evaluation begins, which may take long.
-                if due(self.config.checkpoint_every) || self.step == self.steps() {
-                    emit(Event::Checkpoint {
-                        step: self.step,
-                        bytes: self.checkpoint()?,
-                    });
-                    saved = self.step;
-                }
-                if due(self.config.evaluate_every)
-                    && let Some(exam) = &self.exam
-                {
-                    let figures = exam.quick(&mut self.learned());
-                    emit(Event::Evaluation {
-                        step: self.step,
-                        epoch,
-                        figures,
-                    });
-                }
+            // The state leaves before the evaluation begins, which may take long.
+            if checkpoint_due {
+                emit(Event::Checkpoint {
+                    step: self.step,
+                    bytes: self.checkpoint()?,
+                });
+                saved = self.step;
             }
-        }
-        if let Some(event) = self.correlation_event() {
-            emit(event);
+            if due(self.config.evaluate_every)
+                && let Some(exam) = &self.exam
+            {
+                let figures = exam.quick(&mut self.learned());
+                emit(Event::Evaluation {
+                    step: self.step,
+                    epoch,
+                    figures,
+                });
+            }
         }
         Ok(Outcome::Finished)
     }
 
     /// The cross-correlation of the last step, if there was one.
-    pub fn correlation_event(&self) -> Option<Event> {
+    fn correlation_event(&self, milestone: bool) -> Option<Event> {
         let correlation = self.correlation.clone()?;
         let width = correlation.dims()[0];
         let values = correlation.into_data().iter::<f32>().collect();
@@ -285,6 +285,7 @@ impl Trainer {
             step: self.step,
             width,
             values,
+            milestone,
         })
     }
 
@@ -480,6 +481,7 @@ mod tests {
             .iter()
             .filter(|e| matches!(e, Event::Correlation { .. }))
             .count();
+        // One as asked, which is the first step's too.
         assert_eq!((pauses, correlations), (3, 1));
         assert!(matches!(
             events.last(),

@@ -1,0 +1,125 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Train image encoders without labels, by Barlow Twins, on any GPU or none.
+#[derive(Debug, Parser)]
+#[command(name = "barlow", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the program does.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Learn from pictures: the emoji in the box, or any folder
+    Train(Train),
+    /// Measure what a run has learned, beside raw pixels and an untrained encoder
+    Evaluate(Evaluate),
+    /// List the adapters, and which one `train` would take
+    Devices,
+}
+
+/// `barlow train`
+#[derive(Debug, Args)]
+pub struct Train {
+    /// A folder of pictures, at any depth; class folders (and train/ and test/ above them) are used for evaluation only
+    /// [default: the emoji in the box]
+    pub folder: Option<PathBuf>,
+    /// The recipe to start from [default: emoji without a folder, photos with one]
+    #[arg(long, value_enum)]
+    pub preset: Option<Preset>,
+    /// A configuration file, such as a run's config.toml, instead of a recipe
+    #[arg(long, value_name = "FILE", conflicts_with = "preset")]
+    pub config: Option<PathBuf>,
+    /// Go on with this run from its last checkpoint
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["folder", "preset", "config", "out"])]
+    pub resume: Option<PathBuf>,
+    /// The folder to keep the run in [default: runs/NAME-NUMBER]
+    #[arg(long, value_name = "RUN")]
+    pub out: Option<PathBuf>,
+    /// auto (a GPU if there is one), cpu, gpu, or an adapter's number
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
+    /// How often every picture is seen
+    #[arg(long)]
+    pub epochs: Option<usize>,
+    /// Pictures in a step
+    #[arg(long)]
+    pub batch: Option<usize>,
+    /// Weight of the redundancy term
+    #[arg(long, allow_negative_numbers = true)]
+    pub lambda: Option<f64>,
+    /// Determines every random number of the run
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Any setting of config.toml, such as projector.widths=[512,512] or augmentation.view_a.blur=0.5
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// `barlow evaluate`
+#[derive(Debug, Args)]
+pub struct Evaluate {
+    /// The run's folder
+    pub run: PathBuf,
+    /// auto (a GPU if there is one), cpu, gpu, or an adapter's number
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
+    /// Neighbors that vote in kNN
+    #[arg(long, default_value_t = 20)]
+    pub neighbors: usize,
+    /// Temperature of the votes in kNN
+    #[arg(long, default_value_t = 0.07)]
+    pub temperature: f64,
+    /// Print the figures as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The recipes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Preset {
+    /// The emoji in the box: minutes on two cores
+    Emoji,
+    /// CIFAR-10: half an hour on two cores
+    Cifar10,
+    /// Photographs, seen at 64 pixels
+    Photos,
+    /// The paper's ImageNet run: ResNet-50, batch 2048, 1000 epochs
+    Paper,
+}
+
+/// Where to compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// A GPU if there is one.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// A GPU, or an error.
+    Gpu,
+    /// The adapter of this number.
+    Number(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "gpu" => Ok(Self::Gpu),
+            number => number
+                .parse()
+                .map(Self::Number)
+                .map_err(|_| "expected auto, cpu, gpu, or a number from `barlow devices`".into()),
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! `barlow devices`
+
+use anyhow::Result;
+
+use crate::device;
+
+/// Lists the adapters with what matters, and which one training would take.
+pub fn devices() -> Result<()> {
+    let adapters = device::list();
+    let preferred = device::preferred(&adapters);
+    if adapters.is_empty() {
+        println!("no adapters: install your GPU's driver, or train on the CPU");
+    }
+    for (number, adapter) in adapters.iter().enumerate() {
+        let (info, limits) = (adapter.info(), adapter.limits());
+        let yes = |known: bool| if known { "yes" } else { "no" };
+        println!(
+            "{number}  {} ({}, {})",
+            info.name,
+            adapter.kind(),
+            info.backend
+        );
+        println!("   driver {} {}", info.driver, info.driver_info);
+        println!(
+            "   binds {} MiB, {} KiB of workgroup memory, {} invocations; f16 {}, subgroups {}",
+            limits.max_storage_buffer_binding_size >> 20,
+            limits.max_compute_workgroup_storage_size >> 10,
+            limits.max_compute_invocations_per_workgroup,
+            yes(adapter.has_f16()),
+            yes(adapter.has_subgroups()),
+        );
+    }
+    match preferred {
+        Some(number) => println!(
+            "`barlow train` takes adapter {number}: {}",
+            adapters[number].info().name
+        ),
+        None if adapters.is_empty() => {}
+        None => println!(
+            "`barlow train` takes the CPU: none of these is a GPU (--device 0 takes one anyway)"
+        ),
+    }
+    Ok(())
+}

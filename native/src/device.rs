@@ -1,0 +1,86 @@
+//! Choosing an adapter.
+
+use anyhow::{Result, bail};
+use barlow_core::burn_device::Device;
+use barlow_core::device::{self, Adapter, DeviceLimits};
+
+use crate::cli::DeviceChoice;
+
+/// An opened device, what to call it, and what it allows (the CPU: no limit of its own).
+pub struct Opened {
+    /// Where tensors go.
+    pub device: Device,
+    /// For people.
+    pub name: String,
+    /// What settings are checked against.
+    pub limits: Option<DeviceLimits>,
+}
+
+/// All adapters.
+pub fn list() -> Vec<Adapter> {
+    pollster::block_on(device::adapters())
+}
+
+/// Which of `adapters` is taken when nothing is said: the first GPU, discrete before integrated.
+pub fn preferred(adapters: &[Adapter]) -> Option<usize> {
+    let rank = |adapter: &Adapter| match adapter.kind() {
+        "discrete GPU" => 0,
+        "integrated GPU" => 1,
+        _ => 2,
+    };
+    let hardware = adapters
+        .iter()
+        .enumerate()
+        .filter(|(_, adapter)| adapter.is_hardware());
+    hardware
+        .min_by_key(|(_, adapter)| rank(adapter))
+        .map(|(number, _)| number)
+}
+
+/// Opens what was chosen.
+///
+/// # Errors
+/// If it does not exist or cannot be opened; `auto` then falls back to the CPU, and says so.
+pub fn open(choice: DeviceChoice) -> Result<Opened> {
+    let cpu = |why: &str| Opened {
+        device: device::cpu(),
+        name: format!(
+            "the CPU, on {} threads{why}",
+            std::thread::available_parallelism().map_or(1, usize::from)
+        ),
+        limits: None,
+    };
+    let mut adapters = match choice {
+        DeviceChoice::Cpu => return Ok(cpu("")),
+        _ => list(),
+    };
+    let number = match choice {
+        DeviceChoice::Number(number) if number < adapters.len() => number,
+        DeviceChoice::Number(number) => bail!(
+            "there is no adapter {number}: `barlow devices` lists the {} there are, and --device cpu always works",
+            adapters.len()
+        ),
+        _ => match (preferred(&adapters), choice) {
+            (Some(number), _) => number,
+            (None, DeviceChoice::Gpu) => bail!(
+                "no GPU was found: install its driver (`barlow devices` shows what is seen), or use --device cpu"
+            ),
+            (None, _) => return Ok(cpu(", as there is no GPU")),
+        },
+    };
+    let adapter = adapters.swap_remove(number);
+    let name = format!("{} ({})", adapter.info().name, adapter.kind());
+    let limits = Some(adapter.device_limits());
+    match pollster::block_on(adapter.open()) {
+        Ok(device) => Ok(Opened {
+            device,
+            name,
+            limits,
+        }),
+        Err(error) if choice == DeviceChoice::Auto => {
+            eprintln!("warning: {error}");
+            Ok(cpu(", as the GPU does not open"))
+        }
+        Err(error) => bail!("{error}. Try another number from `barlow devices`, or --device cpu"),
+    }
+}

@@ -1,0 +1,32 @@
+//! The `barlow` program: commands, reading pictures, run folders, and what is shown of a run. No mathematics.
+
+mod chart;
+mod cli;
+mod colors;
+mod commands;
+mod correlation;
+mod device;
+mod pictures;
+mod run_folder;
+mod settings;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+/// Runs the command line; errors go to standard error as messages.
+pub fn main() -> ExitCode {
+    let result = match cli::Cli::parse().command {
+        cli::Command::Train(arguments) => commands::train(&arguments),
+        cli::Command::Evaluate(arguments) => commands::evaluate(&arguments),
+        cli::Command::Devices => commands::devices(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! What a run's `config.toml` holds, and how the command line changes it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use barlow_core::config::Config;
+use serde::{Deserialize, Serialize};
+
+use crate::cli::{Preset, Train};
+
+/// A run's settings: where its pictures come from, and how it trains.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// The pictures.
+    pub data: Data,
+    /// Everything else.
+    pub training: Config,
+}
+
+/// Where pictures come from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Data {
+    /// A folder; without one, the emoji in the box.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub folder: Option<PathBuf>,
+    /// Pixels a side that pictures are kept at: their shorter side is resized to it and the middle kept.
+    pub side: usize,
+}
+
+impl Settings {
+    /// The settings that `barlow train` asks for.
+    ///
+    /// # Errors
+    /// If a file or a value cannot be understood.
+    pub fn from_arguments(arguments: &Train) -> Result<Self> {
+        let folder = arguments.folder.as_deref().map(absolute).transpose()?;
+        let mut settings = match &arguments.config {
+            Some(file) => {
+                let mut settings = Self::read(file)?;
+                if folder.is_some() {
+                    settings.data.folder = folder;
+                }
+                settings
+            }
+            None => {
+                let preset = arguments.preset.unwrap_or(match folder {
+                    None => Preset::Emoji,
+                    Some(_) => Preset::Photos,
+                });
+                let training = match preset {
+                    Preset::Emoji => Config::emoji(),
+                    Preset::Cifar10 => Config::cifar10(),
+                    Preset::Photos => Config::photos(),
+                    Preset::Paper => Config::default(),
+                };
+                // Crops of large pictures are taken from a little more than the view's own pixels.
+                let side = if training.size > 32 {
+                    training.size * 8 / 7
+                } else {
+                    training.size
+                };
+                Self {
+                    data: Data { folder, side },
+                    training,
+                }
+            }
+        };
+        settings.apply(arguments)?;
+        Ok(settings)
+    }
+
+    /// Puts the command line's single settings in place.
+    ///
+    /// # Errors
+    /// If a name or a value cannot be understood.
+    pub fn apply(&mut self, arguments: &Train) -> Result<()> {
+        let training = &mut self.training;
+        if let Some(epochs) = arguments.epochs {
+            training.schedule.epochs = epochs;
+            training.schedule.warmup_epochs = training.schedule.warmup_epochs.min(epochs);
+        }
+        if let Some(batch) = arguments.batch {
+            training.batch = batch;
+        }
+        if let Some(lambda) = arguments.lambda {
+            training.lambda = lambda;
+        }
+        if let Some(seed) = arguments.seed {
+            training.seed = seed;
+        }
+        for setting in &arguments.set {
+            self.set(setting)?;
+        }
+        if self.data.side == 0 || self.data.side > 4096 {
+            bail!(
+                "data.side: pictures are kept at 1 to 4096 pixels a side, not {}",
+                self.data.side
+            );
+        }
+        Ok(())
+    }
+
+    /// Applies one `name=value`; names are those of `config.toml`, with `training.` left out or not.
+    fn set(&mut self, setting: &str) -> Result<()> {
+        let (name, value) = setting
+            .split_once('=')
+            .with_context(|| format!("--set {setting}: write it as NAME=VALUE"))?;
+        // What is no TOML value is a word.
+        let value = toml::from_str::<toml::Table>(&format!("value = {value}"))
+            .ok()
+            .and_then(|mut table| table.remove("value"))
+            .unwrap_or_else(|| toml::Value::String(value.to_owned()));
+        let mut table = toml::Table::try_from(&*self)?;
+        let path = match name.split('.').next() {
+            Some("data" | "training") => name.to_owned(),
+            _ => format!("training.{name}"),
+        };
+        let mut keys: Vec<&str> = path.split('.').collect();
+        let last = keys.pop().unwrap_or_default();
+        let mut inner = &mut table;
+        for key in keys {
+            inner = inner
+                .get_mut(key)
+                .and_then(toml::Value::as_table_mut)
+                .with_context(|| {
+                    format!("--set {setting}: there is no group of settings `{key}`")
+                })?;
+        }
+        // `1` is as good as `1.0` where a number with a fraction is meant.
+        let value = match (inner.get(last), value) {
+            (Some(toml::Value::Float(_)), toml::Value::Integer(i)) => toml::Value::Float(i as f64),
+            (_, value) => value,
+        };
+        inner.insert(last.to_owned(), value);
+        *self = table
+            .try_into()
+            .map_err(|e: toml::de::Error| anyhow::anyhow!("--set {setting}: {}", e.message()))?;
+        Ok(())
+    }
+
+    /// Reads a `config.toml`.
+    ///
+    /// # Errors
+    /// If it cannot be read or understood.
+    pub fn read(file: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(file)
+            .with_context(|| format!("cannot read the configuration {}", file.display()))?;
+        toml::from_str(&text)
+            .with_context(|| format!("cannot understand the configuration {}", file.display()))
+    }
+
+    /// The content of a `config.toml`.
+    ///
+    /// # Errors
+    /// If a path is no text.
+    pub fn to_toml(&self) -> Result<String> {
+        Ok(toml::to_string(self)?)
+    }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("what folder is {}?", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> Settings {
+        Settings {
+            data: Data {
+                folder: None,
+                side: 32,
+            },
+            training: Config::emoji(),
+        }
+    }
+
+    #[test]
+    fn configurations_survive_a_file() {
+        for training in [
+            Config::default(),
+            Config::emoji(),
+            Config::cifar10(),
+            Config::photos(),
+        ] {
+            let settings = Settings {
+                training,
+                ..settings()
+            };
+            let text = settings.to_toml().unwrap();
+            assert_eq!(toml::from_str::<Settings>(&text).unwrap(), settings);
+        }
+    }
+
+    #[test]
+    fn single_settings_reach_their_place() {
+        let mut settings = settings();
+        for setting in [
+            "lambda=1",
+            "projector.widths=[64,32]",
+            "augmentation.view_b.solarize=0.25",
+            "encoder.architecture=resnet18",
+            "optimizer={kind='lars',momentum=0.9,weight_decay=0.0,eta=0.02,trust_ratio='clipped'}",
+            "data.side=48",
+            "training.seed=9",
+        ] {
+            settings.set(setting).unwrap();
+        }
+        assert_eq!(settings.training.lambda, 1.0);
+        assert_eq!(settings.training.projector.widths, [64, 32]);
+        assert_eq!(settings.training.augmentation.view_b.solarize, 0.25);
+        assert_eq!((settings.data.side, settings.training.seed), (48, 9));
+        for (setting, part) in [
+            ("lamda=1", "lamda"),
+            ("projector.widths=wide", "wide"),
+            ("encoder.wdith=3", "wdith"),
+            ("encoder", "NAME=VALUE"),
+            ("nothing.at.all=1", "nothing"),
+        ] {
+            let message = format!("{:#}", settings.clone().set(setting).unwrap_err());
+            assert!(message.contains(part), "{setting}: {message}");
+        }
+    }
+}

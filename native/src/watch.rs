@@ -1,0 +1,237 @@
+//! A reader of a run's events: keeps the run's folder, and shows the run on a terminal or line by line.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{Cursor, IsTerminal as _, Write as _};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use barlow_core::train::{Event, StepReport};
+use image::ImageFormat;
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+
+use crate::chart;
+use crate::correlation;
+use crate::run_folder::RunFolder;
+
+/// Steps between lines of `metrics.jsonl`.
+const METRICS_EVERY: usize = 10;
+/// Lines that a run prints, about, where there is no terminal.
+const PLAIN_LINES: usize = 30;
+/// Columns of C on a terminal.
+const TERMINAL_CELLS: usize = 32;
+/// How many steps the speed is measured over.
+const SPEED_STEPS: usize = 50;
+
+/// What has been seen of a run.
+pub struct Watch<'a> {
+    folder: &'a RunFolder,
+    metrics: File,
+    lambda: f64,
+    batch: usize,
+    steps_per_epoch: usize,
+    steps: usize,
+    epochs: usize,
+    started: Instant,
+    /// When the last steps ended.
+    times: VecDeque<Instant>,
+    /// The terminal's display, if there is one.
+    bar: Option<ProgressBar>,
+    matrix: String,
+    last_evaluation: String,
+    printed: usize,
+}
+
+impl<'a> Watch<'a> {
+    /// A reader that adds to `metrics`.
+    ///
+    /// # Errors
+    /// If the terminal's display cannot be set up.
+    pub fn new(folder: &'a RunFolder, metrics: File, lambda: f64, batch: usize) -> Result<Self> {
+        let style = ProgressStyle::with_template("{msg}\n{bar:40.blue/white.dim} {percent:>3}%")
+            .context("the progress bar's template")?;
+        let terminal = std::io::stderr().is_terminal() && std::io::stdout().is_terminal();
+        let bar = terminal.then(|| ProgressBar::new(1).with_style(style));
+        Ok(Self {
+            folder,
+            metrics,
+            lambda,
+            batch,
+            steps_per_epoch: 1,
+            steps: 1,
+            epochs: 1,
+            started: Instant::now(),
+            times: VecDeque::new(),
+            bar,
+            matrix: String::new(),
+            last_evaluation: String::new(),
+            printed: 0,
+        })
+    }
+
+    /// Whether C is to be shown as it changes.
+    pub fn wants_correlation(&self) -> bool {
+        self.bar.is_some()
+    }
+
+    /// Takes in what happened.
+    ///
+    /// # Errors
+    /// If the run's folder cannot be written.
+    pub fn read(&mut self, event: Event) -> Result<()> {
+        match &event {
+            Event::Started {
+                steps_per_epoch,
+                steps,
+                done,
+                encoder_parameters,
+                projector_parameters,
+                ..
+            } => {
+                self.steps_per_epoch = *steps_per_epoch;
+                self.steps = *steps;
+                self.epochs = steps / steps_per_epoch.max(&1);
+                self.printed = *done;
+                self.started = Instant::now();
+                self.times.push_back(self.started);
+                if let Some(bar) = &self.bar {
+                    bar.set_length(*steps as u64);
+                }
+                println!(
+                    "encoder {}, projector {}, {} epochs of {} steps of {} pictures{}",
+                    count(*encoder_parameters),
+                    count(*projector_parameters),
+                    self.epochs,
+                    steps_per_epoch,
+                    self.batch,
+                    if *done > 0 {
+                        format!(", going on after step {done}")
+                    } else {
+                        String::new()
+                    }
+                );
+            }
+            Event::Step(report) => self.step(&event, report)?,
+            Event::Correlation {
+                step,
+                width,
+                values,
+                milestone,
+            } => {
+                if self.bar.is_some() {
+                    self.matrix = correlation::half_blocks(values, *width, TERMINAL_CELLS);
+                }
+                if *milestone {
+                    let mut png = Cursor::new(Vec::new());
+                    correlation::picture(values, *width).write_to(&mut png, ImageFormat::Png)?;
+                    let name = format!("correlation/step-{step:08}.png");
+                    self.folder.write(&name, png.get_ref())?;
+                }
+            }
+            Event::Evaluation { epoch, figures, .. } => {
+                self.log(&event)?;
+                self.draw_curves()?;
+                let figures: Vec<_> = figures.iter().map(|f| format!("{} {f}", f.name)).collect();
+                self.last_evaluation = format!("after epoch {epoch}: {}", figures.join(", "));
+                match &self.bar {
+                    Some(_) => {}
+                    None => println!("{}", self.last_evaluation),
+                }
+            }
+            Event::Checkpoint { step, bytes } => {
+                self.metrics.sync_data()?;
+                self.folder.write_checkpoint(*step, bytes)?;
+                self.draw_curves()?;
+            }
+            Event::Paused { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// Leaves the terminal as the last lines of the run.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.abandon();
+        }
+    }
+
+    fn step(&mut self, event: &Event, report: &StepReport) -> Result<()> {
+        self.times.push_back(Instant::now());
+        if self.times.len() > SPEED_STEPS + 1 {
+            self.times.pop_front();
+        }
+        let ends_epoch = report.step.is_multiple_of(self.steps_per_epoch);
+        if report.step == 1 || report.step.is_multiple_of(METRICS_EVERY) || ends_epoch {
+            self.log(event)?;
+        }
+        let (speed, left) = self.speed(report.step);
+        let line = format!(
+            "epoch {}/{}  loss {:.3} = {:.3} + {} x {:.2}  diagonal {:.3}  off-diagonal {:.3}  {:.0} images/s  {} left",
+            report.epoch + 1,
+            self.epochs,
+            report.loss,
+            report.invariance,
+            self.lambda,
+            report.redundancy,
+            report.diagonal,
+            report.off_diagonal,
+            speed,
+            HumanDuration(left),
+        );
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(report.step as u64);
+                bar.set_message(format!("{}{line}\n{}", self.matrix, self.last_evaluation));
+            }
+            None => {
+                let every = (self.steps / PLAIN_LINES).max(1);
+                if report.step == 1 || report.step >= self.printed + every {
+                    self.printed = report.step;
+                    println!("step {}/{}  {line}", report.step, self.steps);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Pictures a second over the last steps, and how long the rest takes.
+    fn speed(&self, step: usize) -> (f64, Duration) {
+        let (Some(first), Some(last)) = (self.times.front(), self.times.back()) else {
+            return (0.0, Duration::ZERO);
+        };
+        let steps = (self.times.len() - 1).max(1) as f64;
+        let a_step = (last.duration_since(*first).as_secs_f64() / steps).max(1e-9);
+        let left = self.steps.saturating_sub(step) as f64 * a_step;
+        (self.batch as f64 / a_step, Duration::from_secs_f64(left))
+    }
+
+    fn log(&mut self, event: &Event) -> Result<()> {
+        let mut value = serde_json::to_value(event)?;
+        if let Value::Object(fields) = &mut value {
+            if let Event::Step(report) = event {
+                let epochs = report.step as f64 / self.steps_per_epoch as f64;
+                fields.insert("epochs".into(), json!(epochs));
+            }
+            fields.insert(
+                "seconds".into(),
+                json!(self.started.elapsed().as_secs_f64()),
+            );
+        }
+        writeln!(self.metrics, "{value}").context("cannot write metrics.jsonl: is the disk full?")
+    }
+
+    fn draw_curves(&self) -> Result<()> {
+        let svg = chart::curves(&self.folder.read_metrics(), self.lambda)?;
+        self.folder.write("curves.svg", svg.as_bytes())
+    }
+}
+
+/// A number of parameters, for people.
+fn count(parameters: usize) -> String {
+    match parameters {
+        0..10_000 => format!("{parameters} weights"),
+        10_000..10_000_000 => format!("{:.2} million weights", parameters as f64 / 1e6),
+        _ => format!("{:.0} million weights", parameters as f64 / 1e6),
+    }
+}
