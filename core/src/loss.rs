@@ -27,8 +27,8 @@ pub fn barlow_twins(z_a: Tensor<2>, z_b: Tensor<2>, lambda: f64) -> Loss {
     let c = normalize(z_a).transpose().matmul(normalize(z_b)) / n as f64;
     let identity = Tensor::<2>::eye(d, &c.device());
     let off_diagonal = identity.clone().neg() + 1.0;
-    let invariance = ((c.clone() - identity.clone()) * identity).square().sum();
-    let redundancy = (c.clone() * off_diagonal).square().sum();
+    let invariance = sum(((c.clone() - identity.clone()) * identity).square());
+    let redundancy = sum((c.clone() * off_diagonal).square());
     let total = invariance.clone() + redundancy.clone() * lambda;
     Loss {
         total,
@@ -36,6 +36,11 @@ pub fn barlow_twins(z_a: Tensor<2>, z_b: Tensor<2>, lambda: f64) -> Loss {
         redundancy: redundancy.inner(),
         correlation: c.inner(),
     }
+}
+
+/// The sum of all entries, row by row first: adding a million small numbers to one large one would lose digits.
+fn sum(matrix: Tensor<2>) -> Tensor<1> {
+    matrix.sum_dim(1).sum()
 }
 
 /// Zero mean and unit variance of every dimension over the batch.

@@ -408,17 +408,22 @@ fn masked_sums(x: &[f32], y: &[f32], g: &[f32], center: f32, passes_above: f32) 
     let mut sums = [0.0; LANES];
     let mut products = [0.0; LANES];
     let mut add = |x: &[f32], y: &[f32], g: &[f32]| {
-        for lane in 0..x.len() {
-            let g = if y[lane] > passes_above { g[lane] } else { 0.0 };
-            sums[lane] += g;
-            products[lane] += g * (x[lane] - center);
+        for ((((sum, product), x), y), g) in sums.iter_mut().zip(&mut products).zip(x).zip(y).zip(g)
+        {
+            let g = if *y > passes_above { *g } else { 0.0 };
+            *sum += g;
+            *product += g * (x - center);
         }
     };
-    let whole = x.len() - x.len() % LANES;
-    for i in (0..whole).step_by(LANES) {
-        add(&x[i..i + LANES], &y[i..i + LANES], &g[i..i + LANES]);
+    let (x, y, g) = (
+        x.chunks_exact(LANES),
+        y.chunks_exact(LANES),
+        g.chunks_exact(LANES),
+    );
+    add(x.remainder(), y.remainder(), g.remainder());
+    for ((x, y), g) in x.zip(y).zip(g) {
+        add(x, y, g);
     }
-    add(&x[whole..], &y[whole..], &g[whole..]);
     (sums.iter().sum(), products.iter().sum())
 }
 

@@ -153,18 +153,24 @@ impl Convolution for Flex {
         let mut y = vec![0.0; g.batch * g.output_picture()];
         cpu::parallel_blocks(&mut y, group * g.output_picture(), |i, y| {
             let pictures = y.len() / g.output_picture();
-            let mut patches = vec![0.0; g.patch() * pictures * g.positions()];
-            g.unfold(&x[i * group * g.input_picture()..], pictures, &mut patches);
             let columns = pictures * g.positions();
-            let mut product = vec![0.0; g.out_channels * columns];
-            cpu::matrix_product(
-                (g.out_channels, g.patch(), columns),
-                (weight, Plain),
-                (&patches, Plain),
-                &mut product,
-                false,
-            );
-            g.pictures_from_channels(&product, pictures, y);
+            cpu::with_scratch(|[padded, patches, product]| {
+                g.unfold(
+                    &x[i * group * g.input_picture()..],
+                    pictures,
+                    padded,
+                    patches,
+                );
+                let product = cpu::sized(product, g.out_channels * columns);
+                cpu::matrix_product(
+                    (g.out_channels, g.patch(), columns),
+                    (weight, Plain),
+                    (patches, Plain),
+                    product,
+                    false,
+                );
+                g.pictures_from_channels(product, pictures, y);
+            });
         });
         cpu::tensor(y, [g.batch, g.out_channels, g.out_height, g.out_width])
     }
@@ -184,17 +190,19 @@ impl Convolution for Flex {
         cpu::parallel_blocks(&mut by_input, group * g.input_picture(), |i, by_input| {
             let pictures = by_input.len() / g.input_picture();
             let columns = pictures * g.positions();
-            let channels =
-                g.channels_from_pictures(&gradient[i * group * g.output_picture()..], pictures);
-            let mut patches = vec![0.0; g.patch() * columns];
-            cpu::matrix_product(
-                (g.patch(), g.out_channels, columns),
-                (weight, Transposed),
-                (&channels, Plain),
-                &mut patches,
-                false,
-            );
-            g.fold(&patches, pictures, by_input);
+            cpu::with_scratch(|[channels, patches, padded]| {
+                let gradient = &gradient[i * group * g.output_picture()..];
+                g.channels_from_pictures(gradient, pictures, channels);
+                let patches = cpu::sized(patches, g.patch() * columns);
+                cpu::matrix_product(
+                    (g.patch(), g.out_channels, columns),
+                    (weight, Transposed),
+                    (channels, Plain),
+                    patches,
+                    false,
+                );
+                g.fold(patches, pictures, padded, by_input);
+            });
         });
         cpu::tensor(by_input, x.shape())
     }
@@ -215,21 +223,26 @@ impl Convolution for Flex {
         let partial_sums = groups.min(PARTIAL_SUMS);
         let sums = cpu::parallel_map(partial_sums, |part| {
             let mut sum = vec![0.0; g.out_channels * g.patch()];
-            let mut patches = vec![0.0; g.patch() * group * g.positions()];
             for i in (part * groups / partial_sums)..((part + 1) * groups / partial_sums) {
                 let pictures = group.min(g.batch - i * group);
                 let columns = pictures * g.positions();
-                let patches = &mut patches[..g.patch() * columns];
-                g.unfold(&x[i * group * g.input_picture()..], pictures, patches);
-                let channels =
-                    g.channels_from_pictures(&gradient[i * group * g.output_picture()..], pictures);
-                cpu::matrix_product(
-                    (g.out_channels, columns, g.patch()),
-                    (&channels, Plain),
-                    (patches, Transposed),
-                    &mut sum,
-                    true,
-                );
+                cpu::with_scratch(|[padded, patches, channels]| {
+                    g.unfold(
+                        &x[i * group * g.input_picture()..],
+                        pictures,
+                        padded,
+                        patches,
+                    );
+                    let gradient = &gradient[i * group * g.output_picture()..];
+                    g.channels_from_pictures(gradient, pictures, channels);
+                    cpu::matrix_product(
+                        (g.out_channels, columns, g.patch()),
+                        (channels, Plain),
+                        (patches, Transposed),
+                        &mut sum,
+                        true,
+                    );
+                });
             }
             sum
         });
@@ -307,22 +320,35 @@ impl Geometry {
         (PATCH_FLOATS / (self.patch() * self.positions())).clamp(1, self.batch)
     }
 
+    fn padded_height(&self) -> usize {
+        self.height + 2 * self.padding
+    }
+
+    fn padded_width(&self) -> usize {
+        self.width + 2 * self.padding
+    }
+
     /// Lays out the patches of `pictures` pictures: row `(c, u, v)`, column `(picture, i, j)`.
-    fn unfold(&self, x: &[f32], pictures: usize, patches: &mut [f32]) {
-        self.rows_and_patches(pictures, |input, valid, row, patch_row| {
-            let patch_row = &mut patches[patch_row..patch_row + self.out_width];
-            let Some(row) = row else {
-                return patch_row.fill(0.0);
-            };
-            let row = &x[row..row + self.width];
-            patch_row[..valid.start].fill(0.0);
-            patch_row[valid.end..].fill(0.0);
+    fn unfold(&self, x: &[f32], pictures: usize, padded: &mut Vec<f32>, patches: &mut Vec<f32>) {
+        let (height, width) = (self.padded_height(), self.padded_width());
+        let padded = cpu::sized(padded, pictures * self.channels * height * width);
+        padded.fill(0.0);
+        let planes = x.chunks_exact(self.height * self.width);
+        for (plane, padded) in planes.zip(padded.chunks_exact_mut(height * width)) {
+            let rows = padded.chunks_exact_mut(width).skip(self.padding);
+            for (row, padded) in plane.chunks_exact(self.width).zip(rows) {
+                padded[self.padding..][..self.width].copy_from_slice(row);
+            }
+        }
+        let patches = cpu::sized(patches, self.patch() * pictures * self.positions());
+        let out_width = self.out_width;
+        self.rows_and_patches(pictures, |row, patch| {
+            let patch = &mut patches[patch..patch + out_width];
             if self.stride == 1 {
-                let length = valid.len();
-                patch_row[valid].copy_from_slice(&row[input..input + length]);
+                copy_row(patch, &padded[row..row + out_width]);
             } else {
-                let taken = row[input..].iter().step_by(self.stride);
-                patch_row[valid]
+                let taken = padded[row..].iter().step_by(self.stride);
+                patch
                     .iter_mut()
                     .zip(taken)
                     .for_each(|(to, from)| *to = *from);
@@ -331,53 +357,44 @@ impl Geometry {
     }
 
     /// The adjoint of [`Self::unfold`]: adds every patch's values back to the places they came from.
-    fn fold(&self, patches: &[f32], pictures: usize, x: &mut [f32]) {
-        self.rows_and_patches(pictures, |input, valid, row, patch_row| {
-            let Some(row) = row else { return };
-            let patch_row = &patches[patch_row..patch_row + self.out_width][valid];
-            let row = &mut x[row..row + self.width][input..];
+    fn fold(&self, patches: &[f32], pictures: usize, padded: &mut Vec<f32>, x: &mut [f32]) {
+        let (height, width) = (self.padded_height(), self.padded_width());
+        let padded = cpu::sized(padded, pictures * self.channels * height * width);
+        padded.fill(0.0);
+        let out_width = self.out_width;
+        self.rows_and_patches(pictures, |row, patch| {
+            let patch = &patches[patch..patch + out_width];
             if self.stride == 1 {
-                row.iter_mut()
-                    .zip(patch_row)
-                    .for_each(|(to, from)| *to += from);
+                add_row(&mut padded[row..row + out_width], patch);
             } else {
-                row.iter_mut()
-                    .step_by(self.stride)
-                    .zip(patch_row)
-                    .for_each(|(to, from)| *to += from);
+                let places = padded[row..].iter_mut().step_by(self.stride);
+                places.zip(patch).for_each(|(to, from)| *to += from);
             }
         });
+        let planes = x.chunks_exact_mut(self.height * self.width);
+        for (plane, padded) in planes.zip(padded.chunks_exact(height * width)) {
+            let rows = padded.chunks_exact(width).skip(self.padding);
+            for (row, padded) in plane.chunks_exact_mut(self.width).zip(rows) {
+                row.copy_from_slice(&padded[self.padding..][..self.width]);
+            }
+        }
     }
 
-    /// Walks over all rows of the patch matrix. `visit` gets the first column read of the input row, which of the
-    /// patch row's columns lie inside the picture, where the input row starts (none above or below the picture), and
-    /// where the patch row starts.
+    /// Walks over all rows of the patch matrix: `visit` gets where the first value lies in the padded pictures, and
+    /// where in the matrix.
     #[inline(always)]
-    fn rows_and_patches(
-        &self,
-        pictures: usize,
-        mut visit: impl FnMut(usize, std::ops::Range<usize>, Option<usize>, usize),
-    ) {
+    fn rows_and_patches(&self, pictures: usize, mut visit: impl FnMut(usize, usize)) {
+        let (height, width) = (self.padded_height(), self.padded_width());
+        let mut patch = 0;
         for c in 0..self.channels {
             for u in 0..self.kernel_height {
                 for v in 0..self.kernel_width {
-                    let patch = (c * self.kernel_height + u) * self.kernel_width + v;
-                    // The output columns j with 0 <= j stride + v - padding < width.
-                    let first = self.padding.saturating_sub(v).div_ceil(self.stride);
-                    let past = (self.width + self.padding)
-                        .saturating_sub(v)
-                        .div_ceil(self.stride);
-                    let past = past.min(self.out_width);
-                    let first = first.min(past);
-                    let input = (first * self.stride + v).saturating_sub(self.padding);
                     for n in 0..pictures {
-                        for i in 0..self.out_height {
-                            let y = (i * self.stride + u).wrapping_sub(self.padding);
-                            let row = (y < self.height && first < past)
-                                .then(|| ((n * self.channels + c) * self.height + y) * self.width);
-                            let patch_row =
-                                ((patch * pictures + n) * self.out_height + i) * self.out_width;
-                            visit(input, first..past, row, patch_row);
+                        let mut row = ((n * self.channels + c) * height + u) * width + v;
+                        for _ in 0..self.out_height {
+                            visit(row, patch);
+                            row += self.stride * width;
+                            patch += self.out_width;
                         }
                     }
                 }
@@ -397,16 +414,44 @@ impl Geometry {
     }
 
     /// `[picture, channel, position]` to `[channel, picture, position]`.
-    fn channels_from_pictures(&self, from: &[f32], pictures: usize) -> Vec<f32> {
+    fn channels_from_pictures(&self, from: &[f32], pictures: usize, to: &mut Vec<f32>) {
         let size = self.positions();
-        let mut to = Vec::with_capacity(pictures * self.output_picture());
+        to.clear();
         for o in 0..self.out_channels {
             for n in 0..pictures {
                 to.extend_from_slice(&from[(n * self.out_channels + o) * size..][..size]);
             }
         }
-        to
     }
+}
+
+/// Runs the body with rows as arrays where their length is a common one: a call to copy 16 bytes costs more than the
+/// copy.
+macro_rules! by_length {
+    ($to:ident, $from:ident, $body:expr, $($length:literal)*) => {
+        match $to.len() {
+            $($length => {
+                let to: &mut [f32; $length] = $to.try_into().expect("the length was matched");
+                let from: &[f32; $length] = $from.try_into().expect("both rows have one length");
+                #[allow(clippy::redundant_closure_call)]
+                $body(&mut to[..], &from[..])
+            })*
+            _ => $body($to, $from),
+        }
+    };
+}
+
+#[inline(always)]
+fn copy_row(to: &mut [f32], from: &[f32]) {
+    by_length!(to, from, |to: &mut [f32], from: &[f32]| to.copy_from_slice(from), 4 8 16 32);
+}
+
+#[inline(always)]
+fn add_row(to: &mut [f32], from: &[f32]) {
+    let add = |to: &mut [f32], from: &[f32]| {
+        to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+    };
+    by_length!(to, from, add, 4 8 16 32);
 }
 
 #[cfg(test)]

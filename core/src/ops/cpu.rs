@@ -1,6 +1,8 @@
 //! What the CPU versions of the operations share: plain slices in and out of burn's CPU tensors, and parallel loops
 //! whose results do not depend on the number of threads.
 
+use std::cell::RefCell;
+
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::tensor::{Bytes, DType, Shape};
 
@@ -70,6 +72,21 @@ pub fn parallel_blocks<T: Send>(
         .chunks_mut(block)
         .enumerate()
         .for_each(|(i, block)| task(i, block));
+}
+
+thread_local! {
+    static SCRATCH: RefCell<[Vec<f32>; 3]> = const { RefCell::new([Vec::new(), Vec::new(), Vec::new()]) };
+}
+
+/// Lends three buffers of the thread's own, with whatever the last task left in them.
+pub fn with_scratch<T>(task: impl FnOnce(&mut [Vec<f32>; 3]) -> T) -> T {
+    SCRATCH.with_borrow_mut(task)
+}
+
+/// `buffer` with the given length; its values are whatever was there.
+pub fn sized(buffer: &mut Vec<f32>, length: usize) -> &mut [f32] {
+    buffer.resize(length, 0.0);
+    buffer
 }
 
 /// A slice whose disjoint parts several threads write at once.

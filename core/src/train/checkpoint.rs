@@ -124,17 +124,12 @@ impl Checkpoint {
         })
     }
 
-    /// The networks, on `device`.
+    /// The networks that `config` describes, on `device`.
     ///
     /// # Errors
-    /// If the tensors are not those of the settings' networks.
-    pub fn model(&self, device: &Device) -> Result<BarlowTwins, CheckpointError> {
-        let mut model = BarlowTwins::new(
-            &self.config.encoder,
-            &self.config.projector,
-            self.config.seed,
-            device,
-        );
+    /// If the tensors are not those of these networks.
+    pub fn model(&self, config: &Config, device: &Device) -> Result<BarlowTwins, CheckpointError> {
+        let mut model = BarlowTwins::new(&config.encoder, &config.projector, config.seed, device);
         let mut load = Load {
             tensors: self.tensors.clone(),
             device,

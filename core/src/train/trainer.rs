@@ -103,7 +103,7 @@ impl Trainer {
                 found: pictures.count(),
             });
         }
-        let model = checkpoint.model(device)?;
+        let model = checkpoint.model(&config, device)?;
         let mut trainer = Self::with_model(config, pictures, device, model);
         trainer.step = checkpoint.step;
         trainer
@@ -276,9 +276,13 @@ impl Trainer {
         Ok(Outcome::Finished)
     }
 
-    /// The cross-correlation of the last step, if there was one.
+    /// The cross-correlation of the last step, `[d, d]`, if there was one.
+    pub fn correlation(&self) -> Option<Tensor<2>> {
+        self.correlation.clone()
+    }
+
     fn correlation_event(&self, milestone: bool) -> Option<Event> {
-        let correlation = self.correlation.clone()?;
+        let correlation = self.correlation()?;
         let width = correlation.dims()[0];
         let values = correlation.into_data().iter::<f32>().collect();
         Some(Event::Correlation {
@@ -526,9 +530,10 @@ mod tests {
         let error = Checkpoint::read(&weights).err().unwrap();
         assert!(matches!(error, CheckpointError::Foreign(_)), "{error}");
 
-        let mut checkpoint = Checkpoint::read(&bytes).unwrap();
-        checkpoint.config.encoder.width = 8;
-        let error = checkpoint.model(&cpu()).err().unwrap();
+        let checkpoint = Checkpoint::read(&bytes).unwrap();
+        let mut wider = config.clone();
+        wider.encoder.width = 8;
+        let error = checkpoint.model(&wider, &cpu()).err().unwrap();
         assert!(matches!(error, CheckpointError::OtherModel(_)), "{error}");
 
         let checkpoint = Checkpoint::read(&bytes).unwrap();

@@ -41,7 +41,7 @@ pub fn evaluate(arguments: &Evaluate) -> Result<()> {
         neighbors: arguments.neighbors,
         temperature: arguments.temperature,
     };
-    let model = checkpoint.model(&opened.device)?;
+    let model = checkpoint.model(&checkpoint.config, &opened.device)?;
     let config = &checkpoint.config;
     let learned = Learned::new(model, config, &opened.device);
     let table = examine(&exam, learned, config, &opened.device);

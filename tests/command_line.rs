@@ -1,0 +1,489 @@
+//! The program as its users meet it: what it writes, what it says, how it fails, and that nothing is lost.
+
+#![allow(missing_docs)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use image::{Rgb, RgbImage};
+use serde_json::Value;
+use tempfile::TempDir;
+
+fn barlow(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_barlow"));
+    command.current_dir(folder).args(arguments);
+    command
+}
+
+fn run(folder: &Path, arguments: &[&str]) -> Output {
+    barlow(folder, arguments)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Runs a command that has to succeed; what it printed.
+fn succeed(folder: &Path, arguments: &[&str]) -> String {
+    let output = run(folder, arguments);
+    assert!(
+        output.status.success(),
+        "{arguments:?}: {}",
+        text(&output.stderr)
+    );
+    text(&output.stdout)
+}
+
+/// Runs a command that has to fail with a message that holds every one of `parts`.
+fn fail(folder: &Path, arguments: &[&str], parts: &[&str]) {
+    let output = run(folder, arguments);
+    let message = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {message}");
+    assert!(!message.contains("panicked"), "{arguments:?}: {message}");
+    for part in parts {
+        assert!(
+            message.contains(part),
+            "{arguments:?}: no `{part}` in: {message}"
+        );
+    }
+}
+
+/// A run of seconds: a narrow encoder, four steps an epoch.
+const TINY: [&str; 10] = [
+    "--device",
+    "cpu",
+    "--batch",
+    "8",
+    "--set",
+    "encoder.width=4",
+    "--set",
+    "projector.widths=[8,8]",
+    "--set",
+    "size=16",
+];
+
+fn tiny<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    [&["train"], more, &TINY[..]].concat()
+}
+
+/// Folders of pictures in two classes, apart by color, with something that is no picture among them.
+fn pictures(count: usize) -> TempDir {
+    let place = tempfile::tempdir().unwrap();
+    for class in ["blue", "red"] {
+        let folder = place.path().join("pictures").join(class);
+        fs::create_dir_all(&folder).unwrap();
+        for i in 0..count {
+            let picture = RgbImage::from_fn(20 + i as u32 % 5, 24, |x, y| {
+                let level = (40 + (x * 7 + y * 3 + i as u32 * 11) % 150) as u8;
+                Rgb(if class == "red" {
+                    [200, level, 20]
+                } else {
+                    [20, level, 200]
+                })
+            });
+            picture.save(folder.join(format!("{i}.png"))).unwrap();
+        }
+    }
+    let folder = place.path().join("pictures");
+    fs::write(folder.join("red/broken.jpg"), b"this is no picture").unwrap();
+    fs::write(folder.join("notes.txt"), b"not meant to be one").unwrap();
+    place
+}
+
+fn metrics(run: &Path) -> Vec<Value> {
+    let lines = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+/// The losses by step, of the steps that are logged.
+fn losses(run: &Path) -> Vec<(u64, f64)> {
+    let lines = metrics(run);
+    let steps = lines.iter().filter(|line| line["event"] == "step");
+    steps
+        .map(|line| {
+            (
+                line["step"].as_u64().unwrap(),
+                line["loss"].as_f64().unwrap(),
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn a_folder_is_trained_on_and_evaluated() {
+    let place = pictures(20);
+    let said = succeed(
+        place.path(),
+        &tiny(&[
+            "pictures",
+            "--out",
+            "run",
+            "--epochs",
+            "3",
+            "--set",
+            "evaluate_every=1",
+        ]),
+    );
+    for part in [
+        "training on the CPU",
+        "40 pictures",
+        "2 classes",
+        "after epoch 2",
+        "linear probe",
+        "untrained",
+    ] {
+        assert!(said.contains(part), "no `{part}` in: {said}");
+    }
+    let run = place.path().join("run");
+    for file in [
+        "config.toml",
+        "metrics.jsonl",
+        "curves.svg",
+        "encoder.safetensors",
+        "evaluation.json",
+    ] {
+        assert!(run.join(file).is_file(), "{file}");
+    }
+    let first = image::open(run.join("correlation/step-00000001.png")).unwrap();
+    assert!(first.width() > 500 && first.height() > 500);
+    assert_eq!(losses(&run).last().unwrap().0, 3 * 5);
+
+    let said = succeed(
+        place.path(),
+        &[
+            "evaluate",
+            "run",
+            "--device",
+            "cpu",
+            "--json",
+            "--neighbors",
+            "3",
+        ],
+    );
+    let rows: Vec<Value> = serde_json::from_str(&said).unwrap();
+    let knn = rows
+        .iter()
+        .find(|row| row["name"].as_str().unwrap().starts_with("kNN, k = 3"))
+        .unwrap();
+    for column in ["learned", "pixels", "untrained"] {
+        let share = knn[column]["value"].as_f64().unwrap();
+        assert!((0.0..=1.0).contains(&share));
+    }
+    // The classes differ in color alone, which raw pixels show plainly.
+    assert!(knn["pixels"]["value"].as_f64().unwrap() > 0.9);
+}
+
+#[test]
+fn unreadable_files_are_named_and_skipped() {
+    let place = pictures(8);
+    let output = run(
+        place.path(),
+        &tiny(&["pictures", "--out", "run", "--epochs", "1"]),
+    );
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let message = text(&output.stderr);
+    assert!(
+        message.contains("broken.jpg") && !message.contains("notes.txt"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_killed_run_resumes_to_the_same_losses() {
+    let place = pictures(20);
+    let whole = tiny(&[
+        "pictures",
+        "--out",
+        "whole",
+        "--epochs",
+        "40",
+        "--set",
+        "checkpoint_every=1",
+    ]);
+    succeed(place.path(), &whole);
+    let expected = losses(&place.path().join("whole"));
+
+    let killed = tiny(&[
+        "pictures",
+        "--out",
+        "killed",
+        "--epochs",
+        "40",
+        "--set",
+        "checkpoint_every=1",
+    ]);
+    let run = place.path().join("killed");
+    let mut child = barlow(place.path(), &killed)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    for _ in 0..600 {
+        let saved = fs::read_dir(run.join("checkpoints")).is_ok_and(|mut d| d.next().is_some());
+        if saved {
+            break;
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // The only process that trains the run is dead, so its lock is free.
+    succeed(
+        place.path(),
+        &["train", "--resume", "killed", "--device", "cpu"],
+    );
+    assert_eq!(losses(&run), expected);
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_saves_and_tells_how_to_go_on() {
+    let place = pictures(20);
+    let arguments = tiny(&["pictures", "--out", "run", "--epochs", "100000"]);
+    let child = barlow(place.path(), &arguments)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let log = place.path().join("run/metrics.jsonl");
+    for _ in 0..600 {
+        if fs::metadata(&log).is_ok_and(|m| m.len() > 0) {
+            break;
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    let interrupted = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(interrupted.success());
+    let output = child.wait_with_output().unwrap();
+    let said = text(&output.stdout);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(said.contains("barlow train --resume run"), "{said}");
+    let checkpoints = fs::read_dir(place.path().join("run/checkpoints")).unwrap();
+    assert!(checkpoints.count() >= 1);
+}
+
+#[test]
+fn bad_input_is_explained() {
+    let place = pictures(6);
+    let empty = place.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    fs::write(empty.join("list.csv"), b"1,2").unwrap();
+    let broken = place.path().join("broken");
+    fs::create_dir(&broken).unwrap();
+    fs::write(broken.join("a.png"), b"\x89PNG\r\n\x1a\n and then nothing").unwrap();
+    let cases: &[(&[&str], &[&str])] = &[
+        (&["nowhere"], &["there is no folder", "nowhere"]),
+        (&["pictures/red/0.png"], &["is a file", "folder"]),
+        (&["empty"], &["no pictures in", "1 of csv"]),
+        (&["broken"], &["none of the 1 pictures"]),
+        (
+            &["pictures", "--set", "batch=500"],
+            &["batch", "only 12 pictures", "lower"],
+        ),
+        (&["pictures", "--set", "batch=1"], &["batch", "at least 2"]),
+        (&["pictures", "--lambda", "-1"], &["lambda", "from 0 up"]),
+        (&["pictures", "--lambda", "NaN"], &["lambda", "from 0 up"]),
+        (
+            &["pictures", "--set", "projector.widths=[999999]"],
+            &["projector.widths", "wider"],
+        ),
+        (&["pictures", "--set", "lamda=1"], &["lamda"]),
+        (&["pictures", "--config", "none.toml"], &["none.toml"]),
+        (
+            &["pictures", "--device", "97"],
+            &["no adapter 97", "--device cpu"],
+        ),
+    ];
+    for (arguments, parts) in cases {
+        // Later arguments win where one is given twice.
+        let mut all = tiny(&["--out", "run"]);
+        if arguments.contains(&"--device") {
+            all.retain(|a| !["--device", "cpu"].contains(a));
+        }
+        all.extend(*arguments);
+        fail(place.path(), &all, parts);
+        assert!(
+            !place.path().join("run").exists(),
+            "{arguments:?} left a run behind"
+        );
+    }
+    fail(
+        place.path(),
+        &["train", "--resume", "pictures"],
+        &["no run in pictures"],
+    );
+    fail(
+        place.path(),
+        &["evaluate", "pictures"],
+        &["no run in pictures"],
+    );
+}
+
+#[test]
+fn damaged_and_foreign_checkpoints_are_explained() {
+    let place = pictures(8);
+    succeed(
+        place.path(),
+        &tiny(&[
+            "pictures",
+            "--out",
+            "run",
+            "--epochs",
+            "2",
+            "--set",
+            "checkpoint_every=1",
+        ]),
+    );
+    let run = place.path().join("run");
+    fail(
+        place.path(),
+        &tiny(&["pictures", "--out", "run"]),
+        &["a run in run already", "--resume run"],
+    );
+    fail(
+        place.path(),
+        &[
+            "train",
+            "--resume",
+            "run",
+            "--device",
+            "cpu",
+            "--set",
+            "encoder.width=8",
+            "--epochs",
+            "3",
+        ],
+        &["another model", "conv1.weight"],
+    );
+    let mut checkpoints: Vec<PathBuf> = fs::read_dir(run.join("checkpoints"))
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .collect();
+    checkpoints.sort();
+    let last = checkpoints.pop().unwrap();
+    let bytes = fs::read(&last).unwrap();
+    fs::write(&last, &bytes[..bytes.len() / 2]).unwrap();
+    for command in ["train", "evaluate"] {
+        let arguments: &[&str] = match command {
+            "train" => &["train", "--resume", "run", "--device", "cpu"],
+            _ => &["evaluate", "run", "--device", "cpu"],
+        };
+        fail(place.path(), arguments, &["damaged", "delete it"]);
+    }
+    fs::remove_file(&last).unwrap();
+    succeed(
+        place.path(),
+        &["train", "--resume", "run", "--device", "cpu"],
+    );
+}
+
+#[test]
+fn divergence_keeps_the_last_good_checkpoint() {
+    let place = pictures(20);
+    let arguments = tiny(&[
+        "pictures",
+        "--out",
+        "run",
+        "--epochs",
+        "2",
+        "--set",
+        "checkpoint_every=1",
+    ]);
+    succeed(place.path(), &arguments);
+    let checkpoints = || {
+        let folder = fs::read_dir(place.path().join("run/checkpoints")).unwrap();
+        let mut names: Vec<_> = folder.map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = checkpoints();
+    fail(
+        place.path(),
+        &[
+            "train",
+            "--resume",
+            "run",
+            "--device",
+            "cpu",
+            "--epochs",
+            "20",
+            "--set",
+            "schedule.rate_weights=1e38",
+            "--set",
+            "schedule.rate_biases=1e38",
+        ],
+        &["diverged", "step", "--resume run"],
+    );
+    let after = checkpoints();
+    assert!(
+        before.iter().all(|name| after.contains(name)),
+        "{before:?} {after:?}"
+    );
+    let good = succeed(place.path(), &["evaluate", "run", "--device", "cpu"]);
+    assert!(good.contains("linear probe"), "{good}");
+}
+
+/// A limit on the size of files, which writes meet as they meet a full disk.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_ends_the_run_and_keeps_what_was_saved() {
+    let place = pictures(20);
+    let arguments = tiny(&[
+        "pictures",
+        "--out",
+        "run",
+        "--epochs",
+        "1",
+        "--set",
+        "checkpoint_every=1",
+    ]);
+    succeed(place.path(), &arguments);
+    let run = place.path().join("run");
+    let program = env!("CARGO_BIN_EXE_barlow");
+    let script = format!(
+        "trap '' XFSZ; ulimit -f 4; exec {program} train --resume run --device cpu --epochs 3"
+    );
+    let output = Command::new("bash")
+        .arg("-c")
+        .arg(script)
+        .current_dir(place.path())
+        .output()
+        .unwrap();
+    let message = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(
+        message.contains("is the disk full?") && message.contains("--resume run"),
+        "{message}"
+    );
+    let left = fs::read_dir(run.join("checkpoints")).unwrap();
+    let names: Vec<String> = left
+        .map(|e| e.unwrap().file_name().to_string_lossy().into())
+        .collect();
+    assert_eq!(names, ["step-00000005.safetensors"]);
+    succeed(
+        place.path(),
+        &["train", "--resume", "run", "--device", "cpu"],
+    );
+}
+
+#[test]
+fn devices_are_listed() {
+    let place = tempfile::tempdir().unwrap();
+    let said = succeed(place.path(), &["devices"]);
+    assert!(
+        said.contains("barlow train") || said.contains("no adapters"),
+        "{said}"
+    );
+}
