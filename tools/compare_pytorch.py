@@ -1,0 +1,173 @@
+#!/usr/bin/env python3
+"""Barlow and PyTorch in turn on the same encoder, projector, batch and threads, on the CPU: images a second.
+
+    pip install torch
+    cargo build --release
+    python3 tools/compare_pytorch.py [--barlow PATH] [--rounds 3] [--steps 60] [--threads 2]
+
+Both train the small encoder of the emoji recipe (3x3 stride-2 stem to 24 channels, basic blocks of 24, 48 and 96,
+projector 128-128-128) with AdamW on batches of 128 emoji at 32x32, and make both views of every picture: random
+resized crop (bicubic, antialiased), flip, color jitter, grayscale and solarization by the recipe's probabilities.
+
+PyTorch's augmentation here works on whole batches, which is its fastest way on a CPU: crops by one grid_sample of the
+batch (bicubic without antialiasing, so slightly less work than Barlow's), the rest by masks. The figure is the median
+over rounds of each side's own steps a second after a warm-up; the ratio is what to look at, since machines are noisy.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BATCH = 128
+WIDTH = 24
+LAMBDA = 0.05
+
+
+def pytorch_worker(steps, threads):
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+
+    class Block(nn.Module):
+        def __init__(self, channels, width, stride):
+            super().__init__()
+            self.conv1 = nn.Conv2d(channels, width, 3, stride, 1, bias=False)
+            self.bn1 = nn.BatchNorm2d(width)
+            self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+            self.bn2 = nn.BatchNorm2d(width)
+            self.downsample = None
+            if stride != 1 or channels != width:
+                self.downsample = nn.Sequential(
+                    nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width)
+                )
+
+        def forward(self, x):
+            shortcut = x if self.downsample is None else self.downsample(x)
+            x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+            return F.relu(self.bn2(self.conv2(x)) + shortcut, inplace=True)
+
+    model = nn.Sequential(
+        nn.Conv2d(3, WIDTH, 3, 2, 1, bias=False), nn.BatchNorm2d(WIDTH), nn.ReLU(inplace=True),
+        Block(WIDTH, WIDTH, 1), Block(WIDTH, 2 * WIDTH, 2), Block(2 * WIDTH, 4 * WIDTH, 2),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(4 * WIDTH, 128, bias=False), nn.BatchNorm1d(128), nn.ReLU(inplace=True),
+        nn.Linear(128, 128, bias=False), nn.BatchNorm1d(128), nn.ReLU(inplace=True),
+        nn.Linear(128, 128, bias=False),
+    )
+    normalize = nn.BatchNorm1d(128, affine=False)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    pictures = torch.randint(0, 256, (2000, 3, 32, 32), dtype=torch.uint8)
+    gray_weights = torch.tensor([0.2989, 0.587, 0.114]).view(1, 3, 1, 1)
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
+    deviation = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+
+    def hue(x, turns):
+        value, chroma = x.amax(1), x.amax(1) - x.amin(1)
+        divisor = torch.where(chroma > 0, chroma, torch.ones_like(chroma))
+        r, g, b = x.unbind(1)
+        sixths = torch.where(
+            value == r, (g - b) / divisor, torch.where(value == g, 2 + (b - r) / divisor, 4 + (r - g) / divisor)
+        )
+        k = (torch.tensor([5.0, 3.0, 1.0]).view(1, 3, 1, 1) + (sixths + 6 * turns)[:, None]) % 6
+        return value[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp(0, 1)
+
+    def view(x, solarize):
+        n = len(x)
+        each = lambda: torch.rand(n, 1, 1, 1)
+        scale = (0.3 + 0.7 * torch.rand(n)).sqrt()
+        ratio = torch.exp((torch.rand(n) - 0.5) * 0.575)
+        w, h = (scale * ratio.sqrt()).clamp(max=1), (scale / ratio.sqrt()).clamp(max=1)
+        theta = torch.zeros(n, 2, 3)
+        theta[:, 0, 0] = w * torch.where(torch.rand(n) < 0.5, 1.0, -1.0)
+        theta[:, 1, 1] = h
+        theta[:, 0, 2] = (1 - w) * (2 * torch.rand(n) - 1)
+        theta[:, 1, 2] = (1 - h) * (2 * torch.rand(n) - 1)
+        grid = F.affine_grid(theta, (n, 3, 32, 32), align_corners=False)
+        x = F.grid_sample(x, grid, mode="bicubic", padding_mode="reflection", align_corners=False).clamp(0, 1)
+        jittered = (x * (0.6 + 0.8 * each())).clamp(0, 1)
+        f = 0.6 + 0.8 * each()
+        gray = (jittered * gray_weights).sum(1, keepdim=True)
+        jittered = (f * jittered + (1 - f) * gray.mean((2, 3), keepdim=True)).clamp(0, 1)
+        f = 0.8 + 0.4 * each()
+        gray = (jittered * gray_weights).sum(1, keepdim=True)
+        jittered = (f * jittered + (1 - f) * gray).clamp(0, 1)
+        jittered = hue(jittered, 0.2 * torch.rand(n, 1, 1) - 0.1)
+        x = torch.where(each() < 0.8, jittered, x)
+        x = torch.where(each() < 0.2, (x * gray_weights).sum(1, keepdim=True).expand_as(x), x)
+        x = torch.where((each() < solarize) & (x >= 0.5), 1 - x, x)
+        return (x - mean) / deviation
+
+    def step():
+        batch = pictures[torch.randint(0, len(pictures), (BATCH,))].float() / 255
+        z_a = normalize(model(view(batch, 0.0)))
+        z_b = normalize(model(view(batch, 0.2)))
+        c = z_a.T @ z_b / BATCH
+        diagonal = c.diagonal()
+        on, off = (diagonal - 1).square().sum(), c.square().sum() - diagonal.square().sum()
+        loss = on + LAMBDA * off
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    for _ in range(5):
+        step()
+    times = []
+    for _ in range(steps):
+        start = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - start)
+    print(json.dumps(BATCH / statistics.median(times)))
+
+
+def barlow(program, steps, threads):
+    with tempfile.TemporaryDirectory() as place:
+        epochs = -(-steps // 29) + 1  # 29 steps of 128 in an epoch of the emoji
+        run = Path(place) / "run"
+        subprocess.run(
+            [program, "train", "--device", "cpu", "--out", run, "--epochs", str(epochs), "--lambda", str(LAMBDA),
+             "--set", "evaluate_every=0", "--set", "checkpoint_every=0"],
+            check=True, capture_output=True, env={**os.environ, "RAYON_NUM_THREADS": str(threads)},
+        )
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        marks = [(m["step"], m["seconds"]) for m in lines if m["event"] == "step" and m["step"] % 10 == 0]
+        speeds = [BATCH * (b[0] - a[0]) / (b[1] - a[1]) for a, b in zip(marks, marks[1:])]
+        return statistics.median(speeds)
+
+
+def main():
+    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--barlow", type=Path, default=target / "release" / "barlow")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--pytorch-worker", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.pytorch_worker:
+        return pytorch_worker(options.steps, options.threads)
+    ours, theirs = [], []
+    for number in range(options.rounds):
+        worker = subprocess.run(
+            [sys.executable, __file__, "--pytorch-worker", "--steps", str(options.steps), "--threads", str(options.threads)],
+            check=True, capture_output=True, text=True,
+        )
+        theirs.append(json.loads(worker.stdout))
+        ours.append(barlow(options.barlow, options.steps, options.threads))
+        print(f"round {number + 1}: Barlow {ours[-1]:.0f} images/s, PyTorch {theirs[-1]:.0f}", flush=True)
+    ratio = statistics.median(o / t for o, t in zip(ours, theirs))
+    print(f"Barlow is {ratio:.2f} times as fast as PyTorch (batch {BATCH}, {options.threads} threads, both views augmented)")
+
+
+if __name__ == "__main__":
+    main()
