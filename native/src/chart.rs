@@ -7,6 +7,9 @@ use serde_json::Value;
 
 const SIZE: (u32, u32) = (960, 900);
 
+/// Below this many points each is marked: a single one would make no line.
+const FEW_POINTS: usize = 30;
+
 /// A line of the chart.
 struct Curve {
     name: String,
@@ -89,8 +92,14 @@ fn panel(area: &DrawingArea<SVGBackend<'_>, Shift>, title: &str, curves: &[Curve
     for (i, curve) in curves.iter().enumerate() {
         let [r, g, b] = colorous::DARK2[i % colorous::DARK2.len()].as_array();
         let style = RGBColor(r, g, b).stroke_width(2);
+        let points = || curve.points.iter().copied();
+        if curve.points.len() < FEW_POINTS {
+            chart
+                .draw_series(points().map(|point| Circle::new(point, 3, style.filled())))
+                .map_err(|e| anyhow!("{e}"))?;
+        }
         chart
-            .draw_series(LineSeries::new(curve.points.iter().copied(), style))
+            .draw_series(LineSeries::new(points(), style))
             .map_err(|e| anyhow!("{e}"))?
             .label(&curve.name)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
@@ -98,7 +107,7 @@ fn panel(area: &DrawingArea<SVGBackend<'_>, Shift>, title: &str, curves: &[Curve
     if !curves.is_empty() {
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
+            .position(SeriesLabelPosition::MiddleRight)
             .background_style(WHITE.mix(0.8))
             .border_style(BLACK.mix(0.3))
             .draw()

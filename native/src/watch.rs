@@ -133,10 +133,13 @@ impl<'a> Watch<'a> {
                 self.log(&event)?;
                 self.draw_curves()?;
                 let figures: Vec<_> = figures.iter().map(|f| format!("{} {f}", f.name)).collect();
-                self.last_evaluation = format!("after epoch {epoch}: {}", figures.join(", "));
-                match &self.bar {
-                    Some(_) => {}
-                    None => println!("{}", self.last_evaluation),
+                let when = match epoch {
+                    0 => "before training".into(),
+                    _ => format!("after epoch {epoch}"),
+                };
+                self.last_evaluation = format!("{when}: {}", figures.join(", "));
+                if self.bar.is_none() {
+                    println!("{}", self.last_evaluation);
                 }
             }
             Event::Checkpoint { step, bytes } => {

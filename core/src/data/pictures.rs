@@ -87,6 +87,7 @@ impl Pictures {
 
 /// Pictures where they are used.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "a run has one")]
 pub enum DevicePictures {
     /// On the CPU they stay as they are.
     Host(Pictures),

@@ -1,6 +1,6 @@
 //! The training loop.
 
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::Receiver;
 
 use burn::tensor::{Device, Tensor};
 
@@ -202,6 +202,10 @@ impl Trainer {
             encoder_parameters: self.model.encoder.parameter_count(),
             projector_parameters: self.model.projector.parameter_count(),
         });
+        if self.step == 0 && self.config.evaluate_every > 0 {
+            // Where an untrained encoder stands.
+            self.take_exam(&mut emit);
+        }
         let mut saved = self.step;
         let mut paused = false;
         while self.step < self.steps() {
@@ -212,10 +216,7 @@ impl Trainer {
                     // Nobody is left to command: go on.
                     commands.recv().ok().or(Some(Command::Run))
                 } else {
-                    match commands.try_recv() {
-                        Ok(command) => Some(command),
-                        Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-                    }
+                    commands.try_recv().ok()
                 };
                 match command {
                     None => break,
@@ -262,18 +263,23 @@ impl Trainer {
                 });
                 saved = self.step;
             }
-            if due(self.config.evaluate_every)
-                && let Some(exam) = &self.exam
-            {
-                let figures = exam.quick(&mut self.learned());
-                emit(Event::Evaluation {
-                    step: self.step,
-                    epoch,
-                    figures,
-                });
+            if due(self.config.evaluate_every) {
+                self.take_exam(&mut emit);
             }
         }
         Ok(Outcome::Finished)
+    }
+
+    fn take_exam(&self, emit: &mut impl FnMut(Event)) {
+        if let Some(exam) = &self.exam {
+            let figures = exam.quick(&mut self.learned());
+            let epoch = self.step / self.steps_per_epoch();
+            emit(Event::Evaluation {
+                step: self.step,
+                epoch,
+                figures,
+            });
+        }
     }
 
     /// The cross-correlation of the last step, `[d, d]`, if there was one.
