@@ -125,7 +125,7 @@ impl Config {
                 weight_decay: 1e-4,
             },
             schedule: Schedule {
-                epochs: 60,
+                epochs: 40,
                 warmup_epochs: 2,
                 rate_weights: 0.012,
                 rate_biases: 0.012,

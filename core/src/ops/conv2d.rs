@@ -257,8 +257,8 @@ impl Convolution for Flex {
 /// Into how many parts the weight gradient's sum over the batch is cut, at most.
 const PARTIAL_SUMS: usize = 16;
 
-/// How many floats the patches of a group may take: half of a common core's second-level cache of 1 MiB.
-const PATCH_FLOATS: usize = 128 * 1024;
+/// How many floats the patches of a group may take: a quarter of a common core's second-level cache of 512 KiB.
+const PATCH_FLOATS: usize = 32 * 1024;
 
 /// The sizes of one convolution.
 struct Geometry {
