@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::augment::{Augmentation, Policy};
+use crate::data::Pictures;
 use crate::device::DeviceLimits;
 use crate::model::{Architecture, EncoderConfig, ProjectorConfig, Stem};
 use crate::optim::{OptimizerConfig, Schedule};
@@ -77,27 +78,45 @@ impl ConfigError {
 const WIDEST_PROJECTOR: usize = 32_768;
 
 impl Config {
-    /// Whether the largest tensors fit what a device can bind at once.
+    /// Whether the largest tensors of a run on `pictures` fit what a device can bind at once.
     ///
     /// # Errors
-    /// Names the setting that makes them too large.
-    pub fn check_device(&self, limits: &DeviceLimits) -> Result<(), ConfigError> {
+    /// Names the setting that makes one too large.
+    pub fn check_device(
+        &self,
+        limits: &DeviceLimits,
+        pictures: &Pictures,
+    ) -> Result<(), ConfigError> {
+        let most = limits.binding_bytes;
+        let too_large = |setting: &str, what: String, bytes: u64, advice: String| {
+            let (has, limit) = (bytes.div_ceil(1 << 20), most >> 20);
+            let problem = format!(
+                "{what} of {has} MiB, and this device binds at most {limit} MiB at once: {advice}, or use --device cpu"
+            );
+            Err(ConfigError::new(setting, problem))
+        };
         let widths = &self.projector.widths;
         let inputs = std::iter::once(self.encoder.features()).chain(widths.iter().copied());
         let weights = inputs.zip(widths).map(|(i, o)| i * o).max().unwrap_or(0);
         let d = self.projector.embedding();
         let bytes = 4 * weights.max(d * d) as u64;
-        if bytes > limits.binding_bytes {
-            let widest = ((limits.binding_bytes / 4) as f64).sqrt() as usize;
-            return Err(ConfigError::new(
-                "projector.widths",
-                format!(
-                    "a projector of {widths:?} has a matrix of {} MiB, and this device binds at most {} MiB at \
-                     once: make it at most {widest} wide, or use --device cpu",
-                    bytes >> 20,
-                    limits.binding_bytes >> 20
-                ),
-            ));
+        if bytes > most {
+            let widest = ((most / 4) as f64).sqrt() as usize;
+            let what = format!("a projector of {widths:?} has a matrix");
+            let advice = format!("make it at most {widest} wide");
+            return too_large("projector.widths", what, bytes, advice);
+        }
+        let activations = 4 * (self.batch * self.encoder.largest_activation(self.size)) as u64;
+        if activations > most {
+            let what = format!("a batch of {} has activations", self.batch);
+            let advice = format!("make it at most {}", self.batch as u64 * most / activations);
+            return too_large("batch", what, activations, advice);
+        }
+        let (height, width) = pictures.size();
+        let bytes = (pictures.count() * 3 * height * width) as u64;
+        if bytes > most {
+            let what = format!("{} pictures make a tensor", pictures.count());
+            return too_large("data.side", what, bytes, "keep them smaller".into());
         }
         Ok(())
     }
@@ -307,14 +326,24 @@ mod tests {
     }
 
     #[test]
-    fn a_projector_too_wide_for_the_device_is_refused() {
+    fn what_the_device_cannot_bind_is_refused() {
         let limits = DeviceLimits {
             binding_bytes: 128 << 20,
         };
+        let pictures = Pictures::new(1, 1, vec![0; 300]);
         let mut config = Config::emoji();
-        config.check_device(&limits).unwrap();
+        config.check_device(&limits, &pictures).unwrap();
+        config.batch = 1 << 14;
+        let error = config.check_device(&limits, &pictures).unwrap_err();
+        assert!(
+            error.setting == "batch" && error.problem.contains("at most 5461"),
+            "{error}"
+        );
+        config.batch = 128;
+        let error = config.check_device(&limits, &Pictures::new(1, 1, vec![0; 150 << 20]));
+        assert_eq!(error.unwrap_err().setting, "data.side");
         config.projector.widths = vec![8192; 3];
-        let error = config.check_device(&limits).unwrap_err();
+        let error = config.check_device(&limits, &pictures).unwrap_err();
         assert!(error.problem.contains("at most 5792 wide"), "{error}");
         config.projector.widths = vec![1 << 20];
         assert_eq!(config.check(3000).unwrap_err().setting, "projector.widths");

@@ -80,6 +80,18 @@ impl EncoderConfig {
         (self.width << (stages - 1)) * self.architecture.expansion()
     }
 
+    /// Numbers in the largest activation of one picture of `size` pixels a side.
+    pub(crate) fn largest_activation(&self, size: usize) -> usize {
+        let after_stem = size.div_ceil(if self.stem == Stem::Cifar { 1 } else { 2 });
+        let in_blocks = size.div_ceil(match self.stem {
+            Stem::Cifar => 1,
+            Stem::Small => 2,
+            Stem::ImageNet => 4,
+        });
+        let expansion = self.architecture.expansion();
+        self.width * (after_stem * after_stem).max(expansion * in_blocks * in_blocks)
+    }
+
     /// Fresh weights.
     pub fn init(&self, initializer: &mut Initializer) -> ResNet {
         let (kernel, stride) = match self.stem {

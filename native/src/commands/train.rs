@@ -39,7 +39,7 @@ pub fn train(arguments: &Train) -> Result<()> {
     println!("{}", loaded.description);
     let config = settings.training.clone();
     if let Some(limits) = &opened.limits {
-        config.check_device(limits)?;
+        config.check_device(limits, &loaded.pictures)?;
     }
 
     let mut trainer = match &resumed {
