@@ -7,7 +7,7 @@
 
 Both train the small encoder of the emoji recipe (3x3 stride-2 stem to 24 channels, basic blocks of 24, 48 and 96,
 projector 128-128-128) with AdamW on batches of 128 emoji at 32x32, and make both views of every picture: random
-resized crop (bicubic, antialiased), flip, color jitter, grayscale and solarization by the recipe's probabilities.
+resized crop (bicubic), flip, color jitter, grayscale and solarization by the recipe's probabilities.
 
 PyTorch's augmentation here works on whole batches, which is its fastest way on a CPU: crops by one grid_sample of the
 batch (bicubic without antialiasing, so slightly less work than Barlow's), the rest by masks. The figure is the median
@@ -81,10 +81,10 @@ def pytorch_worker(steps, threads):
         k = (torch.tensor([5.0, 3.0, 1.0]).view(1, 3, 1, 1) + (sixths + 6 * turns)[:, None]) % 6
         return value[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp(0, 1)
 
-    def view(x, solarize):
+    def view(x):
         n = len(x)
         each = lambda: torch.rand(n, 1, 1, 1)
-        scale = (0.3 + 0.7 * torch.rand(n)).sqrt()
+        scale = (0.6 + 0.4 * torch.rand(n)).sqrt()
         ratio = torch.exp((torch.rand(n) - 0.5) * 0.575)
         w, h = (scale * ratio.sqrt()).clamp(max=1), (scale / ratio.sqrt()).clamp(max=1)
         theta = torch.zeros(n, 2, 3)
@@ -94,23 +94,22 @@ def pytorch_worker(steps, threads):
         theta[:, 1, 2] = (1 - h) * (2 * torch.rand(n) - 1)
         grid = F.affine_grid(theta, (n, 3, 32, 32), align_corners=False)
         x = F.grid_sample(x, grid, mode="bicubic", padding_mode="reflection", align_corners=False).clamp(0, 1)
-        jittered = (x * (0.6 + 0.8 * each())).clamp(0, 1)
-        f = 0.6 + 0.8 * each()
-        gray = (jittered * gray_weights).sum(1, keepdim=True)
-        jittered = (f * jittered + (1 - f) * gray.mean((2, 3), keepdim=True)).clamp(0, 1)
+        jittered = (x * (0.8 + 0.4 * each())).clamp(0, 1)
         f = 0.8 + 0.4 * each()
         gray = (jittered * gray_weights).sum(1, keepdim=True)
+        jittered = (f * jittered + (1 - f) * gray.mean((2, 3), keepdim=True)).clamp(0, 1)
+        f = 0.9 + 0.2 * each()
+        gray = (jittered * gray_weights).sum(1, keepdim=True)
         jittered = (f * jittered + (1 - f) * gray).clamp(0, 1)
-        jittered = hue(jittered, 0.2 * torch.rand(n, 1, 1) - 0.1)
+        jittered = hue(jittered, 0.06 * torch.rand(n, 1, 1) - 0.03)
         x = torch.where(each() < 0.8, jittered, x)
-        x = torch.where(each() < 0.2, (x * gray_weights).sum(1, keepdim=True).expand_as(x), x)
-        x = torch.where((each() < solarize) & (x >= 0.5), 1 - x, x)
+        x = torch.where(each() < 0.05, (x * gray_weights).sum(1, keepdim=True).expand_as(x), x)
         return (x - mean) / deviation
 
     def step():
         batch = pictures[torch.randint(0, len(pictures), (BATCH,))].float() / 255
-        z_a = normalize(model(view(batch, 0.0)))
-        z_b = normalize(model(view(batch, 0.2)))
+        z_a = normalize(model(view(batch)))
+        z_b = normalize(model(view(batch)))
         c = z_a.T @ z_b / BATCH
         diagonal = c.diagonal()
         on, off = (diagonal - 1).square().sum(), c.square().sum() - diagonal.square().sum()
@@ -132,7 +131,7 @@ def pytorch_worker(steps, threads):
 
 def barlow(program, steps, threads):
     with tempfile.TemporaryDirectory() as place:
-        epochs = -(-steps // 29) + 1  # 29 steps of 128 in an epoch of the emoji
+        epochs = -(-steps // 29) + 1  # an epoch of the emoji has 29 steps of 128
         run = Path(place) / "run"
         subprocess.run(
             [program, "train", "--device", "cpu", "--out", run, "--epochs", str(epochs), "--lambda", str(LAMBDA),

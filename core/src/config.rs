@@ -106,13 +106,16 @@ impl Config {
             let advice = format!("make it at most {widest} wide");
             return too_large("projector.widths", what, bytes, advice);
         }
-        let activations = 4 * (self.batch * self.encoder.largest_activation(self.size)) as u64;
+        let (height, width) = pictures.size();
+        let unpacked = 3 * height * width;
+        let picture = unpacked.max(self.encoder.largest_activation(self.size));
+        let activations = 4 * (self.batch as u64).saturating_mul(picture as u64);
         if activations > most {
             let what = format!("a batch of {} has activations", self.batch);
-            let advice = format!("make it at most {}", self.batch as u64 * most / activations);
+            let fits = (self.batch as u64).saturating_mul(most) / activations;
+            let advice = format!("make it at most {fits}, or the views smaller");
             return too_large("batch", what, activations, advice);
         }
-        let (height, width) = pictures.size();
         let bytes = (pictures.count() * 3 * height * width) as u64;
         if bytes > most {
             let what = format!("{} pictures make a tensor", pictures.count());
@@ -168,7 +171,7 @@ impl Config {
         config
     }
 
-    /// CIFAR-10, or other small photographs, in about an hour on two cores.
+    /// CIFAR-10, or other small photographs, in half an hour on two slow cores.
     pub fn cifar10() -> Self {
         let mut config = Self {
             batch: 128,
@@ -296,6 +299,15 @@ impl Config {
                 return fail(setting, problem);
             }
         }
+        if let Some(problem) = self.optimizer.problem() {
+            return fail("optimizer", problem);
+        }
+        if self.seed > i64::MAX as u64 {
+            return fail(
+                "seed",
+                format!("a seed is at most {}, not {}", i64::MAX, self.seed),
+            );
+        }
         let normalization = &self.augmentation.normalization;
         if normalization
             .deviation
@@ -355,13 +367,19 @@ mod tests {
     #[test]
     fn impossible_settings_are_named() {
         type Spoil = fn(&mut Config);
-        let cases: [(&str, Spoil); 9] = [
+        let cases: [(&str, Spoil); 10] = [
             ("batch", |c| c.batch = 1),
             ("batch", |c| c.batch = 101),
             ("lambda", |c| c.lambda = -1.0),
             ("lambda", |c| c.lambda = f64::NAN),
             ("projector.widths", |c| c.projector.widths.clear()),
             ("schedule.epochs", |c| c.schedule.epochs = 0),
+            ("optimizer", |c| {
+                c.optimizer = OptimizerConfig::Sgd {
+                    momentum: 1.5,
+                    weight_decay: 0.0,
+                };
+            }),
             ("schedule.rate_weights", |c| {
                 c.schedule.rate_weights = f64::INFINITY
             }),

@@ -91,7 +91,7 @@ pub enum Preset {
     Cifar10,
     /// Photographs, seen at 64 pixels
     Photos,
-    /// The paper's ImageNet run: ResNet-50, batch 2048, 1000 epochs
+    /// The paper's settings (ResNet-50, batch 2048, 1000 epochs), for a set that fits in memory
     Paper,
 }
 
@@ -106,6 +106,17 @@ pub enum DeviceChoice {
     Gpu,
     /// The adapter of this number.
     Number(usize),
+}
+
+impl std::fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Auto => write!(f, "auto"),
+            Self::Cpu => write!(f, "cpu"),
+            Self::Gpu => write!(f, "gpu"),
+            Self::Number(number) => write!(f, "{number}"),
+        }
+    }
 }
 
 impl FromStr for DeviceChoice {

@@ -55,6 +55,8 @@ pub fn half_blocks(values: &[f32], width: usize, cells: usize) -> String {
     text
 }
 
+/// Wider matrices are made smaller: a picture of 8192 x 8192 would be drawn for each checkpoint.
+const MOST_CELLS: usize = 1024;
 /// Pixels of the drawn matrix, at least; entries are whole pixels.
 const SIDE: u32 = 512;
 /// Around the matrix and between it and the legend.
@@ -66,6 +68,7 @@ const NUMBERS: u32 = 44;
 
 /// The matrix with a legend from -1 to 1.
 pub fn picture(values: &[f32], width: usize) -> RgbImage {
+    let (values, width) = shrink(values, width, MOST_CELLS);
     let scale = (SIDE / width as u32).max(1);
     let side = scale * width as u32;
     let mut picture = RgbImage::from_pixel(

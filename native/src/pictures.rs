@@ -8,7 +8,8 @@ use barlow_core::data::emoji::emoji;
 use barlow_core::data::{LabelledPictures, Labels, Pictures};
 use barlow_core::evaluate::Exam;
 use image::imageops::FilterType;
-use image::{ImageFormat, ImageReader};
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder as _, ImageFormat, ImageReader};
 use indicatif::{ParallelProgressIterator as _, ProgressBar, ProgressStyle};
 use rayon::prelude::*;
 use walkdir::WalkDir;
@@ -96,10 +97,10 @@ pub fn load(data: &Data) -> Result<Loaded> {
         "{} pictures from {}{}{}",
         train.len(),
         folder.display(),
-        if test.is_empty() {
-            String::new()
-        } else {
-            format!(", {} to test on", test.len())
+        match test.len() {
+            0 => String::new(),
+            count if labelled => format!(", {count} to test on"),
+            count => format!(", {count} below test/ left out, as there are no classes"),
         },
         if labelled {
             format!(", {} classes", classes.len())
@@ -189,6 +190,13 @@ fn find(folder: &Path) -> Result<Vec<(PathBuf, Place)>> {
             }
         );
     }
+    if !others.is_empty() {
+        let kinds: Vec<_> = others
+            .iter()
+            .map(|(kind, count)| format!("{count} of {kind}"))
+            .collect();
+        eprintln!("left out files that are no pictures: {}", kinds.join(", "));
+    }
     Ok(found)
 }
 
@@ -246,13 +254,26 @@ fn decode(found: &[(PathBuf, Place)], side: usize) -> Result<(Vec<Picture>, Skip
 
 fn read(path: &Path, side: usize) -> Result<Vec<u8>> {
     // By content first: endings lie. The decoder's own limits keep a bomb from filling the memory.
-    let picture = ImageReader::open(path)?.with_guessed_format()?.decode()?;
+    let mut decoder = ImageReader::open(path)?
+        .with_guessed_format()?
+        .into_decoder()?;
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let mut picture = DynamicImage::from_decoder(decoder)?;
+    // Cameras store pictures as the sensor saw them, and how they were held beside.
+    picture.apply_orientation(orientation);
     let side_pixels = side as u32;
     let same = picture.width() == side_pixels && picture.height() == side_pixels;
     let picture = if same {
         picture
     } else {
-        picture.resize_to_fill(side_pixels, side_pixels, FilterType::CatmullRom)
+        // The middle square first: a strip resized whole would fill the memory.
+        let square = picture.width().min(picture.height());
+        let (left, top) = (
+            (picture.width() - square) / 2,
+            (picture.height() - square) / 2,
+        );
+        let middle = picture.crop_imm(left, top, square, square);
+        middle.resize_exact(side_pixels, side_pixels, FilterType::CatmullRom)
     };
     // Transparent pictures lie on white, as the emoji do.
     let rgba = picture.to_rgba8();

@@ -89,7 +89,7 @@ impl RunFolder {
         let path = self.path.join(name);
         let folder = path.parent().unwrap_or(&self.path);
         let write = || -> std::io::Result<()> {
-            let mut file = NamedTempFile::new_in(folder)?;
+            let mut file = new_file(folder)?;
             file.write_all(bytes)?;
             file.as_file().sync_all()?;
             file.persist(&path)?;
@@ -198,6 +198,14 @@ impl RunFolder {
             .filter_map(|line| serde_json::from_str(line).ok())
             .collect()
     }
+}
+
+/// A file without a name that others may know, readable as any file is.
+fn new_file(folder: &Path) -> std::io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.prefix(".writing-").tempfile_in(folder)
 }
 
 #[cfg(test)]

@@ -29,6 +29,9 @@ pub struct Data {
     pub side: usize,
 }
 
+/// A side that is not known before the views' size is.
+const AS_THE_VIEWS_NEED: usize = 0;
+
 impl Settings {
     /// The settings that `barlow train` asks for.
     ///
@@ -55,16 +58,11 @@ impl Settings {
                     Preset::Photos => Config::photos(),
                     Preset::Paper => Config::default(),
                 };
-                // Crops of large pictures are taken from a little more than the view's own pixels.
-                let side = if training.size > 32 {
-                    training.size * 8 / 7
-                } else {
-                    training.size
+                let data = Data {
+                    folder,
+                    side: AS_THE_VIEWS_NEED,
                 };
-                Self {
-                    data: Data { folder, side },
-                    training,
-                }
+                Self { data, training }
             }
         };
         settings.apply(arguments)?;
@@ -93,9 +91,18 @@ impl Settings {
         for setting in &arguments.set {
             self.set(setting)?;
         }
-        if self.data.side == 0 || self.data.side > 4096 {
+        if self.data.side == AS_THE_VIEWS_NEED {
+            // Crops of large pictures are taken from a little more than the view's own pixels.
+            let size = self.training.size;
+            self.data.side = if size > 32 {
+                size.saturating_mul(8) / 7
+            } else {
+                size
+            };
+        }
+        if self.data.side == 0 || self.data.side > 8192 {
             bail!(
-                "data.side: pictures are kept at 1 to 4096 pixels a side, not {}",
+                "data.side: pictures are kept at 1 to 8192 pixels a side, not {}",
                 self.data.side
             );
         }

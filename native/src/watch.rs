@@ -15,6 +15,11 @@ use crate::chart;
 use crate::correlation;
 use crate::run_folder::RunFolder;
 
+/// As `println!`, but a reader that has gone, as after `barlow train | head`, ends no run.
+macro_rules! say {
+    ($($argument:tt)*) => { _ = writeln!(std::io::stdout(), $($argument)*) };
+}
+
 /// Steps between lines of `metrics.jsonl`.
 const METRICS_EVERY: usize = 10;
 /// Lines that a run prints, about, where there is no terminal.
@@ -98,7 +103,7 @@ impl<'a> Watch<'a> {
                 if let Some(bar) = &self.bar {
                     bar.set_length(*steps as u64);
                 }
-                println!(
+                say!(
                     "encoder {}, projector {}, {} epochs of {} steps of {} pictures{}",
                     count(*encoder_parameters),
                     count(*projector_parameters),
@@ -139,7 +144,7 @@ impl<'a> Watch<'a> {
                 };
                 self.last_evaluation = format!("{when}: {}", figures.join(", "));
                 if self.bar.is_none() {
-                    println!("{}", self.last_evaluation);
+                    say!("{}", self.last_evaluation);
                 }
             }
             Event::Checkpoint { step, bytes } => {
@@ -191,7 +196,7 @@ impl<'a> Watch<'a> {
                 let every = (self.steps / PLAIN_LINES).max(1);
                 if report.step == 1 || report.step >= self.printed + every {
                     self.printed = report.step;
-                    println!("step {}/{}  {line}", report.step, self.steps);
+                    say!("step {}/{}  {line}", report.step, self.steps);
                 }
             }
         }

@@ -8,7 +8,7 @@ use crate::data::Pictures;
 use crate::model::{BarlowTwins, Mode};
 use crate::ops::{Orientation, augment, matrix_product, parallel_blocks};
 
-/// How many pictures go through the encoder at once.
+/// How many pictures go through the encoder at once, at most; no more than in training, whose size was checked.
 const BATCH: usize = 256;
 
 /// A vector for each picture, row after row.
@@ -101,6 +101,7 @@ pub trait Source {
 /// The networks of a run.
 pub struct Learned {
     model: BarlowTwins,
+    batch: usize,
     size: usize,
     normalization: Normalization,
     device: Device,
@@ -111,6 +112,7 @@ impl Learned {
     pub fn new(model: BarlowTwins, config: &Config, device: &Device) -> Self {
         Self {
             model,
+            batch: config.batch.clamp(1, BATCH),
             size: config.size,
             normalization: config.augmentation.normalization,
             device: device.clone(),
@@ -124,7 +126,7 @@ impl Learned {
             values: Vec::new(),
         };
         let indices: Vec<usize> = (0..pictures.count()).collect();
-        for batch in indices.chunks(BATCH) {
+        for batch in indices.chunks(self.batch) {
             // A batch is uploaded at a time: these pictures are seen once.
             let uploaded = pictures.subset(batch.iter().copied()).upload(&self.device);
             let draws: Vec<_> = (0..batch.len())

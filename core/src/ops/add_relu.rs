@@ -78,11 +78,12 @@ const BLOCK: usize = 64 * 1024;
 
 impl AddRelu for Flex {
     fn sum_relu(a: FlexTensor, b: FlexTensor) -> FlexTensor {
-        combine(a, b, |a, b| (a + b).max(0.0))
+        // Not `max`, which would turn a diverged network's NaN into 0.
+        combine(a, b, |a, b| if a + b < 0.0 { 0.0 } else { a + b })
     }
 
     fn relu_gradient(y: FlexTensor, gradient: FlexTensor) -> FlexTensor {
-        combine(y, gradient, |y, g| if y > 0.0 { g } else { 0.0 })
+        combine(y, gradient, |y, g| if y <= 0.0 { 0.0 } else { g })
     }
 }
 

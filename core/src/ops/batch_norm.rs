@@ -267,7 +267,9 @@ impl BatchNormalization for Flex {
                 // SAFETY: every plane belongs to one channel, and every channel to one task.
                 let y = unsafe { shared.part(i, planes.size) };
                 for (y, x) in y.iter_mut().zip(&x[i..i + planes.size]) {
-                    *y = ((x - center) * scale + shift).max(floor);
+                    let value = (x - center) * scale + shift;
+                    // Not `max`, which would turn a diverged network's NaN into 0.
+                    *y = if value < floor { floor } else { value };
                 }
             }
             (mean as f32, variance as f32)
@@ -334,7 +336,7 @@ impl BatchNormalization for Flex {
                     .zip(&y[part.clone()])
                     .zip(&gradient[part])
                 {
-                    let g = if *y > passes_above { *g } else { 0.0 };
+                    let g = if *y <= passes_above { 0.0 } else { *g };
                     *by_x = scale * (g - mean_gradient - (x - center) * slope);
                 }
             }
@@ -410,7 +412,7 @@ fn masked_sums(x: &[f32], y: &[f32], g: &[f32], center: f32, passes_above: f32) 
     let mut add = |x: &[f32], y: &[f32], g: &[f32]| {
         for ((((sum, product), x), y), g) in sums.iter_mut().zip(&mut products).zip(x).zip(y).zip(g)
         {
-            let g = if *y > passes_above { *g } else { 0.0 };
+            let g = if *y <= passes_above { 0.0 } else { *g };
             *sum += g;
             *product += g * (x - center);
         }
@@ -512,6 +514,27 @@ mod tests {
             .try_to_vec::<f32>()
             .unwrap();
         assert!(by_x.iter().all(|g| g.is_finite()), "{by_x:?}");
+    }
+
+    #[test]
+    fn nan_stays_nan() {
+        let device = cpu();
+        let mut values = vec![1.0; 2 * 2 * 3 * 3];
+        values[4] = f32::NAN;
+        let x =
+            Tensor::<4>::from_data(burn::tensor::TensorData::new(values, [2, 2, 3, 3]), &device);
+        let one = Tensor::<1>::ones([2], &device);
+        let (y, _) = batch_norm_train(x, one.clone(), one, EPSILON, true);
+        let y = crate::ops::add_relu(y.clone(), y)
+            .into_data()
+            .try_to_vec::<f32>()
+            .unwrap();
+        // The first channel of both pictures, and nothing else.
+        let spoiled = |i: usize| i % 18 < 9;
+        assert!(
+            y.iter().enumerate().all(|(i, y)| y.is_nan() == spoiled(i)),
+            "{y:?}"
+        );
     }
 
     #[test]

@@ -63,6 +63,51 @@ impl Default for OptimizerConfig {
 }
 
 impl OptimizerConfig {
+    /// What is wrong with the numbers, if anything.
+    pub fn problem(&self) -> Option<String> {
+        let (shares, amounts) = match *self {
+            Self::Lars {
+                momentum,
+                weight_decay,
+                eta,
+                ..
+            } => (
+                vec![("momentum", momentum)],
+                vec![("weight_decay", weight_decay), ("eta", eta)],
+            ),
+            Self::Sgd {
+                momentum,
+                weight_decay,
+            } => (
+                vec![("momentum", momentum)],
+                vec![("weight_decay", f64::from(weight_decay))],
+            ),
+            Self::AdamW {
+                beta_1,
+                beta_2,
+                epsilon,
+                weight_decay,
+            } => (
+                vec![("beta_1", f64::from(beta_1)), ("beta_2", f64::from(beta_2))],
+                vec![
+                    ("epsilon", f64::from(epsilon)),
+                    ("weight_decay", f64::from(weight_decay)),
+                ],
+            ),
+        };
+        for (name, share) in shares {
+            if !(0.0..1.0).contains(&share) {
+                return Some(format!("{name} is at least 0 and below 1, not {share}"));
+            }
+        }
+        for (name, amount) in amounts {
+            if !(amount >= 0.0 && amount.is_finite()) {
+                return Some(format!("{name} is a number from 0 up, not {amount}"));
+            }
+        }
+        None
+    }
+
     /// The update rule, without any state yet.
     pub fn init(&self) -> Optimizer {
         match *self {

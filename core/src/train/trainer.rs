@@ -12,7 +12,7 @@ use crate::evaluate::{Exam, Learned};
 use crate::loss::barlow_twins;
 use crate::model::{BarlowTwins, Mode, Network};
 use crate::ops::augment;
-use crate::optim::Optimizer;
+use crate::optim::{Optimizer, Rates};
 use crate::random::{Purpose, Stream};
 
 /// Why a run cannot begin or go on.
@@ -36,16 +36,17 @@ pub enum TrainError {
     },
     /// The loss is no finite number.
     #[error(
-        "the loss became {loss} at step {step}: the run has diverged. The last checkpoint is whole; resume \
-         it with a lower learning rate, such as schedule.rate_weights={advice}"
+        "the loss became {loss} at step {step}: the run has diverged. Take lower learning rates: --set \
+         schedule.rate_weights={} --set schedule.rate_biases={}",
+        .rates.weights / 2.0, .rates.biases / 2.0
     )]
     Diverged {
         /// The step, from 1.
         step: usize,
         /// The loss.
         loss: f64,
-        /// Half the present rate.
-        advice: f64,
+        /// The peak rates of the run.
+        rates: Rates,
     },
 }
 
@@ -206,7 +207,8 @@ impl Trainer {
             // Where an untrained encoder stands.
             self.take_exam(&mut emit);
         }
-        let mut saved = self.step;
+        // A new run has nothing to go on from yet.
+        let mut saved = (self.step > 0).then_some(self.step);
         let mut paused = false;
         while self.step < self.steps() {
             let mut show_correlation = false;
@@ -231,7 +233,7 @@ impl Trainer {
                     }
                     Some(Command::ShowCorrelation) => show_correlation = true,
                     Some(Command::Stop) => {
-                        if saved < self.step {
+                        if saved != Some(self.step) {
                             emit(Event::Checkpoint {
                                 step: self.step,
                                 bytes: self.checkpoint()?,
@@ -261,7 +263,7 @@ impl Trainer {
                     step: self.step,
                     bytes: self.checkpoint()?,
                 });
-                saved = self.step;
+                saved = Some(self.step);
             }
             if due(self.config.evaluate_every) {
                 self.take_exam(&mut emit);
@@ -302,7 +304,7 @@ impl Trainer {
     /// Does the next step.
     ///
     /// # Errors
-    /// If the loss is no finite number; the weights are then those before the step.
+    /// If the loss is no finite number; what was learned is then as before the step.
     pub fn advance(&mut self) -> Result<StepReport, TrainError> {
         let epoch = self.step / self.steps_per_epoch();
         let indices = self.batch_indices(epoch);
@@ -314,7 +316,7 @@ impl Trainer {
     /// One step on given views, `[batch, 3, size, size]` each.
     ///
     /// # Errors
-    /// If the loss is no finite number; the weights are then those before the step.
+    /// If the loss is no finite number; what was learned is then as before the step.
     pub fn learn(
         &mut self,
         view_a: Tensor<4>,
@@ -345,7 +347,10 @@ impl Trainer {
             return Err(TrainError::Diverged {
                 step: self.step + 1,
                 loss: total,
-                advice: self.config.schedule.rate_weights / 2.0,
+                rates: Rates {
+                    weights: self.config.schedule.rate_weights,
+                    biases: self.config.schedule.rate_biases,
+                },
             });
         }
         self.optimizer.step(&mut self.model, gradients, rates);

@@ -9,7 +9,7 @@ pub fn devices() -> Result<()> {
     let adapters = device::list();
     let preferred = device::preferred(&adapters);
     if adapters.is_empty() {
-        println!("no adapters: install your GPU's driver, or train on the CPU");
+        println!("no adapters: if there is a GPU, its driver is missing");
     }
     for (number, adapter) in adapters.iter().enumerate() {
         let (info, limits) = (adapter.info(), adapter.limits());
@@ -35,7 +35,7 @@ pub fn devices() -> Result<()> {
             "`barlow train` takes adapter {number}: {}",
             adapters[number].info().name
         ),
-        None if adapters.is_empty() => {}
+        None if adapters.is_empty() => println!("`barlow train` takes the CPU"),
         None => println!(
             "`barlow train` takes the CPU: none of these is a GPU (--device 0 takes one anyway)"
         ),

@@ -38,6 +38,7 @@ pub fn train(arguments: &Train) -> Result<()> {
     let loaded = pictures::load(&settings.data)?;
     println!("{}", loaded.description);
     let config = settings.training.clone();
+    config.check(loaded.pictures.count())?;
     if let Some(limits) = &opened.limits {
         config.check_device(limits, &loaded.pictures)?;
     }
@@ -73,8 +74,26 @@ pub fn train(arguments: &Train) -> Result<()> {
         settings.training.batch,
     )?;
     let outcome = run(&mut trainer, watch);
-    let resume = format!("barlow train --resume {}", folder.path().display());
-    match outcome.with_context(|| format!("to go on from the last checkpoint: {resume}"))? {
+    let resume = format!(
+        "{} train --resume '{}' --device {}",
+        program(),
+        folder.path().display(),
+        arguments.device
+    );
+    let outcome = outcome.with_context(|| match folder.last_checkpoint() {
+        Ok(checkpoint) => {
+            format!(
+                "the checkpoint of step {} is whole: {resume} goes on from it",
+                checkpoint.step
+            )
+        }
+        Err(_) => format!(
+            "there is no checkpoint yet: {} train --config '{}' starts anew",
+            program(),
+            folder.path().join("config.toml").display()
+        ),
+    })?;
+    match outcome {
         Outcome::Stopped => {
             println!(
                 "stopped after step {} and saved. To go on: {resume}",
@@ -106,19 +125,28 @@ pub fn train(arguments: &Train) -> Result<()> {
     Ok(())
 }
 
+/// How the program was called, so that what is printed can be typed.
+fn program() -> String {
+    std::env::args().next().unwrap_or_else(|| "barlow".into())
+}
+
 /// Runs the trainer on a thread of its own, and reads its events here.
 fn run(trainer: &mut Trainer, mut watch: Watch<'_>) -> Result<Outcome> {
     let (commands, receiver) = mpsc::channel();
     let (sender, events) = mpsc::channel();
     stop_when_interrupted(commands.clone())?;
-    thread::scope(|scope| {
+    let stop = commands.clone();
+    // The events' end moves in: should reading them fail, the trainer notices.
+    thread::scope(move |scope| {
         let training =
             thread::Builder::new()
                 .name("trainer".into())
                 .spawn_scoped(scope, move || {
                     trainer.run(&receiver, |event| {
-                        // A reader that is gone has an error of its own to tell.
-                        _ = sender.send(event);
+                        if sender.send(event).is_err() {
+                            // Nobody reads any more: stop after this step.
+                            _ = stop.send(Command::Stop);
+                        }
                     })
                 })?;
         let mut drawn = Instant::now();
