@@ -74,23 +74,21 @@ pub fn train(arguments: &Train) -> Result<()> {
         settings.training.batch,
     )?;
     let outcome = run(&mut trainer, watch);
+    let shown = quoted(folder.path());
     let resume = format!(
-        "{} train --resume '{}' --device {}",
+        "{} train --resume {shown} --device {}",
         program(),
-        folder.path().display(),
         arguments.device
     );
-    let outcome = outcome.with_context(|| match folder.last_checkpoint() {
-        Ok(checkpoint) => {
-            format!(
-                "the checkpoint of step {} is whole: {resume} goes on from it",
-                checkpoint.step
-            )
-        }
-        Err(_) => format!(
-            "there is no checkpoint yet: {} train --config '{}' starts anew",
+    let outcome = outcome.map_err(|error| match folder.last_checkpoint() {
+        Ok(last) => anyhow!(
+            "{error:#}\nthe checkpoint of step {} is whole; to go on from it: {resume}",
+            last.step
+        ),
+        Err(_) => anyhow!(
+            "{error:#}\nthere is no checkpoint yet; to start anew: {} train --config {}",
             program(),
-            folder.path().join("config.toml").display()
+            quoted(&folder.path().join("config.toml"))
         ),
     })?;
     match outcome {
@@ -128,6 +126,17 @@ pub fn train(arguments: &Train) -> Result<()> {
 /// How the program was called, so that what is printed can be typed.
 fn program() -> String {
     std::env::args().next().unwrap_or_else(|| "barlow".into())
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let path = path.display().to_string();
+    let plain = |c: char| c.is_alphanumeric() || "-_./:\\".contains(c);
+    if path.chars().all(plain) {
+        path
+    } else {
+        format!("\"{path}\"")
+    }
 }
 
 /// Runs the trainer on a thread of its own, and reads its events here.
