@@ -58,7 +58,7 @@ pub struct Train {
     /// Determines every random number of the run
     #[arg(long)]
     pub seed: Option<u64>,
-    /// Any setting of config.toml, such as projector.widths=[512,512] or augmentation.view_a.blur=0.5
+    /// Any setting of config.toml, such as `projector.widths=[512,512]` or `augmentation.view_a.blur=0.5`
     #[arg(long = "set", value_name = "NAME=VALUE")]
     pub set: Vec<String>,
 }
