@@ -100,9 +100,6 @@ impl<'a> Watch<'a> {
                 self.printed = *done;
                 self.started = Instant::now();
                 self.times.push_back(self.started);
-                if let Some(bar) = &self.bar {
-                    bar.set_length(*steps as u64);
-                }
                 say!(
                     "encoder {}, projector {}, {} epochs of {} steps of {} pictures{}",
                     count(*encoder_parameters),
@@ -116,6 +113,10 @@ impl<'a> Watch<'a> {
                         String::new()
                     }
                 );
+                // After the line above: from its first drawing on, the bar owns the last lines.
+                if let Some(bar) = &self.bar {
+                    bar.set_length(*steps as u64);
+                }
             }
             Event::Step(report) => self.step(&event, report)?,
             Event::Correlation {
