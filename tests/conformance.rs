@@ -502,7 +502,8 @@ fn trajectory() {
             );
         }
         let correlation = values(trainer.correlation().unwrap());
-        // C belongs to the last step, so it drifts as the later losses do.
-        assert_within(&correlation, &case.values("c.last"), 3e-2, "c.last");
+        // C belongs to the last step, whose loss may drift by 3e-2; on the CPU it does not drift that far.
+        let most = if device::runs_on_cpu(device) { 1e-2 } else { 3e-2 };
+        assert_close(&correlation, &case.values("c.last"), most, "c.last");
     });
 }
