@@ -96,6 +96,28 @@ fn pictures(count: usize) -> TempDir {
     place
 }
 
+/// Trains on `pictures` into `run`, with a checkpoint after every epoch.
+fn trained(place: &Path, epochs: &str) -> PathBuf {
+    succeed(
+        place,
+        &tiny(&[
+            "pictures",
+            "--out",
+            "run",
+            "--epochs",
+            epochs,
+            "--set",
+            "checkpoint_every=1",
+        ]),
+    );
+    place.join("run")
+}
+
+/// What resumes that run, with further arguments.
+fn resume<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    [&["train", "--resume", "run", "--device", "cpu"], more].concat()
+}
+
 fn metrics(run: &Path) -> Vec<Value> {
     let lines = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     lines
@@ -334,19 +356,7 @@ fn bad_input_is_explained() {
 #[test]
 fn damaged_and_foreign_checkpoints_are_explained() {
     let place = pictures(8);
-    succeed(
-        place.path(),
-        &tiny(&[
-            "pictures",
-            "--out",
-            "run",
-            "--epochs",
-            "2",
-            "--set",
-            "checkpoint_every=1",
-        ]),
-    );
-    let run = place.path().join("run");
+    let run = trained(place.path(), "2");
     fail(
         place.path(),
         &tiny(&["pictures", "--out", "run"]),
@@ -354,17 +364,7 @@ fn damaged_and_foreign_checkpoints_are_explained() {
     );
     fail(
         place.path(),
-        &[
-            "train",
-            "--resume",
-            "run",
-            "--device",
-            "cpu",
-            "--set",
-            "encoder.width=8",
-            "--epochs",
-            "3",
-        ],
+        &resume(&["--set", "encoder.width=8", "--epochs", "3"]),
         &["another model", "conv1.weight"],
     );
     let mut checkpoints: Vec<PathBuf> = fs::read_dir(run.join("checkpoints"))
@@ -383,25 +383,13 @@ fn damaged_and_foreign_checkpoints_are_explained() {
         fail(place.path(), arguments, &["damaged", "delete it"]);
     }
     fs::remove_file(&last).unwrap();
-    succeed(
-        place.path(),
-        &["train", "--resume", "run", "--device", "cpu"],
-    );
+    succeed(place.path(), &resume(&[]));
 }
 
 #[test]
 fn divergence_keeps_the_last_good_checkpoint() {
     let place = pictures(20);
-    let arguments = tiny(&[
-        "pictures",
-        "--out",
-        "run",
-        "--epochs",
-        "2",
-        "--set",
-        "checkpoint_every=1",
-    ]);
-    succeed(place.path(), &arguments);
+    trained(place.path(), "2");
     let checkpoints = || {
         let folder = fs::read_dir(place.path().join("run/checkpoints")).unwrap();
         let mut names: Vec<_> = folder.map(|e| e.unwrap().file_name()).collect();
@@ -411,19 +399,14 @@ fn divergence_keeps_the_last_good_checkpoint() {
     let before = checkpoints();
     fail(
         place.path(),
-        &[
-            "train",
-            "--resume",
-            "run",
-            "--device",
-            "cpu",
+        &resume(&[
             "--epochs",
             "20",
             "--set",
             "schedule.rate_weights=1e38",
             "--set",
             "schedule.rate_biases=1e38",
-        ],
+        ]),
         &["diverged", "step", "--resume run"],
     );
     let after = checkpoints();
@@ -440,17 +423,7 @@ fn divergence_keeps_the_last_good_checkpoint() {
 #[test]
 fn a_full_disk_ends_the_run_and_keeps_what_was_saved() {
     let place = pictures(20);
-    let arguments = tiny(&[
-        "pictures",
-        "--out",
-        "run",
-        "--epochs",
-        "1",
-        "--set",
-        "checkpoint_every=1",
-    ]);
-    succeed(place.path(), &arguments);
-    let run = place.path().join("run");
+    let run = trained(place.path(), "1");
     let program = env!("CARGO_BIN_EXE_barlow");
     let script = format!(
         "trap '' XFSZ; ulimit -f 4; exec {program} train --resume run --device cpu --epochs 3"
@@ -472,10 +445,7 @@ fn a_full_disk_ends_the_run_and_keeps_what_was_saved() {
         .map(|e| e.unwrap().file_name().to_string_lossy().into())
         .collect();
     assert_eq!(names, ["step-00000005.safetensors"]);
-    succeed(
-        place.path(),
-        &["train", "--resume", "run", "--device", "cpu"],
-    );
+    succeed(place.path(), &resume(&[]));
 }
 
 #[test]

@@ -13,6 +13,7 @@ use std::sync::OnceLock;
 use barlow_core::augment::{Blur, Crop, Draw, Jitter, Normalization};
 use barlow_core::config::Config;
 use barlow_core::data::Pictures;
+use barlow_core::device::{self, Device};
 use barlow_core::loss::barlow_twins;
 use barlow_core::model::{
     Architecture, BarlowTwins, EncoderConfig, Initializer, Mode, Network, ProjectorConfig, Stem,
@@ -21,7 +22,6 @@ use barlow_core::model::{
 use barlow_core::ops::augment;
 use barlow_core::optim::{Lars, OptimizerConfig, Schedule, TrustRatio};
 use barlow_core::train::Trainer;
-use barlow_core::{burn_device::Device, device};
 use burn::optim::Optimizer as _;
 use burn::tensor::{DType, Tensor, TensorData};
 use safetensors::SafeTensors;

@@ -1,7 +1,7 @@
 //! Where a run computes: on a GPU through wgpu, or on the CPU.
 
 use burn::backend::DispatchDevice;
-use burn::tensor::Device;
+pub use burn::tensor::Device;
 use burn::tensor::wgpu::{WgpuSetup, wgpu};
 use cubecl::config::autotune::AutotuneLevel;
 use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};

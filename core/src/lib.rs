@@ -18,8 +18,3 @@ pub mod random;
 #[cfg(test)]
 mod testing;
 pub mod train;
-
-/// burn's device, which callers only pass on.
-pub mod burn_device {
-    pub use burn::tensor::Device;
-}

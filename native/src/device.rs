@@ -1,8 +1,7 @@
 //! Choosing an adapter.
 
 use anyhow::{Result, bail};
-use barlow_core::burn_device::Device;
-use barlow_core::device::{self, Adapter, DeviceLimits};
+use barlow_core::device::{self, Adapter, Device, DeviceLimits};
 
 use crate::cli::DeviceChoice;
 

@@ -1,5 +1,13 @@
 //! The `barlow` program: commands, reading pictures, run folders, and what is shown of a run. No mathematics.
 
+/// As `println!`, but a reader that has gone, as after `barlow train | head`, ends no run.
+macro_rules! say {
+    ($($argument:tt)*) => {{
+        use std::io::Write as _;
+        _ = writeln!(std::io::stdout(), $($argument)*);
+    }};
+}
+
 mod chart;
 mod cli;
 mod colors;

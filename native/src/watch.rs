@@ -15,11 +15,6 @@ use crate::chart;
 use crate::correlation;
 use crate::run_folder::RunFolder;
 
-/// As `println!`, but a reader that has gone, as after `barlow train | head`, ends no run.
-macro_rules! say {
-    ($($argument:tt)*) => { _ = writeln!(std::io::stdout(), $($argument)*) };
-}
-
 /// Steps between lines of `metrics.jsonl`.
 const METRICS_EVERY: usize = 10;
 /// Lines that a run prints, about, where there is no terminal.

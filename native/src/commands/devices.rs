@@ -9,19 +9,19 @@ pub fn devices() -> Result<()> {
     let adapters = device::list();
     let preferred = device::preferred(&adapters);
     if adapters.is_empty() {
-        println!("no adapters: if there is a GPU, its driver is missing");
+        say!("no adapters: if there is a GPU, its driver is missing");
     }
     for (number, adapter) in adapters.iter().enumerate() {
         let (info, limits) = (adapter.info(), adapter.limits());
         let yes = |known: bool| if known { "yes" } else { "no" };
-        println!(
+        say!(
             "{number}  {} ({}, {})",
             info.name,
             adapter.kind(),
             info.backend
         );
-        println!("   driver {} {}", info.driver, info.driver_info);
-        println!(
+        say!("   driver {} {}", info.driver, info.driver_info);
+        say!(
             "   binds {} MiB, {} KiB of workgroup memory, {} invocations; f16 {}, subgroups {}",
             limits.max_storage_buffer_binding_size >> 20,
             limits.max_compute_workgroup_storage_size >> 10,
@@ -31,12 +31,12 @@ pub fn devices() -> Result<()> {
         );
     }
     match preferred {
-        Some(number) => println!(
+        Some(number) => say!(
             "`barlow train` takes adapter {number}: {}",
             adapters[number].info().name
         ),
-        None if adapters.is_empty() => println!("`barlow train` takes the CPU"),
-        None => println!(
+        None if adapters.is_empty() => say!("`barlow train` takes the CPU"),
+        None => say!(
             "`barlow train` takes the CPU: none of these is a GPU (--device 0 takes one anyway)"
         ),
     }

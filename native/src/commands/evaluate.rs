@@ -1,8 +1,8 @@
 //! `barlow evaluate`, and the table at the end of `barlow train`.
 
 use anyhow::Result;
-use barlow_core::burn_device::Device;
 use barlow_core::config::Config;
+use barlow_core::device::Device;
 use barlow_core::evaluate::{Exam, Figure, Knn, Learned, Pixels};
 use barlow_core::model::BarlowTwins;
 use serde::Serialize;
@@ -34,7 +34,7 @@ pub fn evaluate(arguments: &Evaluate) -> Result<()> {
     }
     let opened = device::open(arguments.device)?;
     if !arguments.json {
-        println!("evaluating on {}", opened.name);
+        say!("evaluating on {}", opened.name);
     }
     let mut exam = pictures::load(&settings.data)?.exam;
     exam.knn = Knn {
@@ -46,9 +46,9 @@ pub fn evaluate(arguments: &Evaluate) -> Result<()> {
     let learned = Learned::new(model, config, &opened.device);
     let table = examine(&exam, learned, config, &opened.device);
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&table)?);
+        say!("{}", serde_json::to_string_pretty(&table)?);
     } else {
-        println!("after {} steps", checkpoint.step);
+        say!("after {} steps", checkpoint.step);
         print_table(&table);
     }
     Ok(())
@@ -80,12 +80,15 @@ pub fn print_table(rows: &[Row]) {
         .map(|row| row.name.chars().count())
         .max()
         .unwrap_or(0);
-    println!(
+    say!(
         "\n{:width$}  {:>8}  {:>10}  {:>9}",
-        "", "learned", "raw pixels", "untrained"
+        "",
+        "learned",
+        "raw pixels",
+        "untrained"
     );
     for row in rows {
-        println!(
+        say!(
             "{:width$}  {:>8}  {:>10}  {:>9}",
             row.name,
             row.learned.to_string(),
@@ -93,5 +96,5 @@ pub fn print_table(rows: &[Row]) {
             row.untrained.to_string()
         );
     }
-    println!();
+    say!("");
 }

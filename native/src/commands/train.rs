@@ -34,9 +34,9 @@ pub fn train(arguments: &Train) -> Result<()> {
         }
     };
     let opened = device::open(arguments.device)?;
-    println!("training on {}", opened.name);
+    say!("training on {}", opened.name);
     let loaded = pictures::load(&settings.data)?;
-    println!("{}", loaded.description);
+    say!("{}", loaded.description);
     let config = settings.training.clone();
     config.check(loaded.pictures.count())?;
     if let Some(limits) = &opened.limits {
@@ -63,7 +63,7 @@ pub fn train(arguments: &Train) -> Result<()> {
         .try_write()
         .map_err(|_| anyhow!("another process is training {}", folder.path().display()))?;
     folder.write("config.toml", settings.to_toml()?.as_bytes())?;
-    println!("keeping the run in {}", folder.path().display());
+    say!("keeping the run in {}", folder.path().display());
 
     trainer.set_exam(loaded.exam.clone());
     let metrics = folder.metrics(trainer.done())?;
@@ -93,7 +93,7 @@ pub fn train(arguments: &Train) -> Result<()> {
     })?;
     match outcome {
         Outcome::Stopped => {
-            println!(
+            say!(
                 "stopped after step {} and saved. To go on: {resume}",
                 trainer.done()
             );
@@ -116,7 +116,7 @@ pub fn train(arguments: &Train) -> Result<()> {
         serde_json::to_string_pretty(&table)?.as_bytes(),
     )?;
     print_table(&table);
-    println!(
+    say!(
         "encoder.safetensors, curves.svg and the pictures of C are in {}",
         folder.path().display()
     );
