@@ -1,5 +1,7 @@
 //! Where a run computes: on a GPU through wgpu, or on the CPU.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use burn::backend::DispatchDevice;
 pub use burn::tensor::Device;
 use burn::tensor::wgpu::{WgpuSetup, wgpu};
@@ -133,15 +135,35 @@ impl Adapter {
         let setup = WgpuSetup {
             instance: self.instance,
             adapter: self.adapter,
-            device,
+            device: device.clone(),
             queue,
             backend,
         };
-        Device::wgpu_options()
+        let opened = Device::wgpu_options()
             .setup(setup)
             .init()
-            .map_err(|e| failed(e.to_string()))
+            .map_err(|e| failed(e.to_string()))?;
+        // After burn's own listener, which panics on a thread that nobody waits for.
+        listen(&device);
+        Ok(opened)
     }
+}
+
+/// What wgpu devices reported that no call was there to return: invalid calls, or memory that ran out.
+static UNCAPTURED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Takes the errors that devices have reported to nobody in particular since the last call. After one, results of the
+/// device are not to be trusted.
+pub fn uncaptured_errors() -> Vec<String> {
+    let mut errors = UNCAPTURED.lock().unwrap_or_else(PoisonError::into_inner);
+    std::mem::take(&mut *errors)
+}
+
+fn listen(device: &wgpu::Device) {
+    device.on_uncaptured_error(Arc::new(|error| {
+        let mut errors = UNCAPTURED.lock().unwrap_or_else(PoisonError::into_inner);
+        errors.push(error.to_string());
+    }));
 }
 
 /// Keeps cubecl from measuring its kernels against each other for minutes before the first step.

@@ -1,11 +1,49 @@
 //! What the unit tests share.
 
+use std::sync::OnceLock;
+
 use burn::tensor::{Device, Tensor, TensorData};
 
+use crate::device;
 use crate::random::{Purpose, Stream};
 
 pub fn cpu() -> Device {
-    crate::device::cpu()
+    device::cpu()
+}
+
+/// Runs `check` on the CPU and on a wgpu adapter, software or not, and fails on any error that the adapter reports to
+/// nobody in particular. `BARLOW_TEST_DEVICE` (cpu, gpu, or an adapter's number) picks one of them.
+pub fn each_device(check: impl Fn(&Device)) {
+    static DEVICES: OnceLock<Vec<Device>> = OnceLock::new();
+    let devices = DEVICES.get_or_init(|| {
+        let wanted = std::env::var("BARLOW_TEST_DEVICE").unwrap_or_else(|_| "all".into());
+        let mut devices = Vec::new();
+        if matches!(wanted.as_str(), "all" | "cpu") {
+            devices.push(cpu());
+        }
+        if wanted != "cpu" {
+            devices.push(adapter(wanted.parse().ok()));
+        }
+        devices
+    });
+    for device in devices {
+        check(device);
+        // Whatever was only queued happens now.
+        device.sync().expect("the device does its work");
+        let errors = device::uncaptured_errors();
+        assert!(errors.is_empty(), "{errors:?}");
+    }
+}
+
+fn adapter(number: Option<usize>) -> Device {
+    let mut adapters = pollster::block_on(device::adapters());
+    assert!(
+        !adapters.is_empty(),
+        "no adapter to test on: `cargo xtask test` installs a software one, BARLOW_TEST_DEVICE=cpu leaves it out"
+    );
+    let first_gpu = adapters.iter().position(|adapter| adapter.is_hardware());
+    let adapter = adapters.swap_remove(number.or(first_gpu).unwrap_or(0));
+    pollster::block_on(adapter.open()).expect("the adapter opens")
 }
 
 /// Standard normal values, determined by `seed`.
@@ -17,10 +55,15 @@ pub fn random<const D: usize>(shape: [usize; D], seed: u64, device: &Device) -> 
     Tensor::from_data(TensorData::new(values, shape), device)
 }
 
-/// Fails where the tensors differ by more than `tolerance` times the largest entry (or 1, if that is larger).
+pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_to_vec::<f32>().unwrap()
+}
+
+/// Fails where the tensors, on any devices, differ by more than `tolerance` times the largest entry (or 1, if that is
+/// larger).
 pub fn assert_close<const D: usize>(a: Tensor<D>, b: Tensor<D>, tolerance: f32, name: &str) {
     assert_eq!(a.dims(), b.dims(), "{name}: shapes");
-    let [a, b] = [a, b].map(|t| t.into_data().try_to_vec::<f32>().unwrap());
+    let [a, b] = [a, b].map(values);
     let scale = b.iter().fold(1.0f32, |m, x| m.max(x.abs()));
     for (i, (x, y)) in a.iter().zip(&b).enumerate() {
         assert!(

@@ -3,13 +3,16 @@
 use burn::tensor::Tensor;
 
 use super::{Initializer, Network, Visitor, join};
-use crate::ops::{self, BatchStatistics};
+use crate::ops::{self, Normalize, Statistics};
 
 /// Which statistics batch normalization uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// The batch's own, which also update the running ones.
-    Train,
+    Train {
+        /// How many views the batch holds, one after the other: each is normalized on its own.
+        views: usize,
+    },
     /// The running ones.
     Evaluate,
 }
@@ -65,7 +68,7 @@ impl BatchNorm {
     /// Added to the variance; PyTorch's default.
     pub const EPSILON: f64 = 1e-5;
     /// The share of a batch's statistics in the new running ones; PyTorch's default.
-    pub const MOMENTUM: f32 = 0.1;
+    pub const MOMENTUM: f64 = 0.1;
 
     /// `gamma` is the initial scale: 1, or 0 for the last of a residual block.
     pub fn new(channels: usize, gamma: f32, initializer: &mut Initializer) -> Self {
@@ -78,29 +81,34 @@ impl BatchNorm {
         }
     }
 
-    /// Normalizes `[n, channels, ...]`, followed by a ReLU if asked.
-    pub fn forward<const D: usize>(&mut self, x: Tensor<D>, relu: bool, mode: Mode) -> Tensor<D> {
+    /// Normalizes `[n, channels, ...]`, adds `residual` if there is one, and applies a ReLU if asked.
+    pub fn forward<const D: usize>(
+        &mut self,
+        x: Tensor<D>,
+        residual: Option<Tensor<D>>,
+        relu: bool,
+        mode: Mode,
+    ) -> Tensor<D> {
         let (gamma, beta) = (self.weight.clone(), self.bias.clone());
+        let running = Statistics {
+            mean: self.running_mean.clone(),
+            variance: self.running_var.clone(),
+        };
         match mode {
-            Mode::Train => {
-                let shape = x.dims();
-                let count = (shape.iter().product::<usize>() / shape[1]) as f32;
-                let (y, batch) = ops::batch_norm_train(x, gamma, beta, Self::EPSILON, relu);
-                // The normalization takes the biased variance, the running one is unbiased, as PyTorch has it.
-                let unbiased = batch.variance * (count / (count - 1.0).max(1.0));
-                let update = |running: &Tensor<1>, batch: Tensor<1>| {
-                    running.clone() * (1.0 - Self::MOMENTUM) + batch * Self::MOMENTUM
+            Mode::Train { views } => {
+                let how = Normalize {
+                    views,
+                    epsilon: Self::EPSILON,
+                    momentum: Self::MOMENTUM,
+                    relu,
                 };
-                self.running_mean = update(&self.running_mean, batch.mean);
-                self.running_var = update(&self.running_var, unbiased);
+                let (y, running) = ops::batch_norm_train(x, gamma, beta, residual, running, how);
+                self.running_mean = running.mean;
+                self.running_var = running.variance;
                 y
             }
             Mode::Evaluate => {
-                let running = BatchStatistics {
-                    mean: self.running_mean.clone(),
-                    variance: self.running_var.clone(),
-                };
-                ops::batch_norm_frozen(x, gamma, beta, running, Self::EPSILON, relu)
+                ops::batch_norm_frozen(x, gamma, beta, residual, running, Self::EPSILON, relu)
             }
         }
     }
@@ -132,7 +140,7 @@ impl Linear {
 
     /// `[n, in]` to `[n, out]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        x.matmul(self.weight.clone().transpose())
+        ops::linear(x, self.weight.clone())
     }
 }
 

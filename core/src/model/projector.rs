@@ -59,7 +59,7 @@ impl Projector {
         for linear in &self.linear {
             x = linear.forward(x);
             if let Some(norm) = norms.next() {
-                x = norm.forward(x, true, mode);
+                x = norm.forward(x, None, true, mode);
             }
         }
         x

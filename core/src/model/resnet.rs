@@ -7,7 +7,6 @@ use burn::tensor::ops::MaxPoolOptions;
 use serde::{Deserialize, Serialize};
 
 use super::{BatchNorm, Conv, Initializer, Mode, Network, Visitor, join};
-use crate::ops;
 
 /// Which residual network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,7 +141,7 @@ pub struct ResNet {
 impl ResNet {
     /// Pictures `[n, 3, h, w]` to features `[n, features]`.
     pub fn forward(&mut self, pictures: Tensor<4>, mode: Mode) -> Tensor<2> {
-        let mut x = self.bn1.forward(self.conv1.forward(pictures), true, mode);
+        let mut x = self.bn1.forward(self.conv1.forward(pictures), None, true, mode);
         if self.pooled {
             x = max_pool2d(
                 x,
@@ -222,16 +221,18 @@ impl Block {
     }
 
     fn forward(&mut self, input: Tensor<4>, mode: Mode) -> Tensor<4> {
-        let mut x = input.clone();
+        let mut shortcut = Some(match &mut self.downsample {
+            None => input.clone(),
+            Some((conv, norm)) => norm.forward(conv.forward(input.clone()), None, false, mode),
+        });
+        let mut x = input;
         let last = self.body.len() - 1;
         for (i, (conv, norm)) in self.body.iter_mut().enumerate() {
-            x = norm.forward(conv.forward(x), i != last, mode);
+            // What went around the block comes back before its last ReLU.
+            let residual = shortcut.take_if(|_| i == last);
+            x = norm.forward(conv.forward(x), residual, true, mode);
         }
-        let shortcut = match &mut self.downsample {
-            None => input,
-            Some((conv, norm)) => norm.forward(conv.forward(input), false, mode),
-        };
-        ops::add_relu(x, shortcut)
+        x
     }
 }
 
@@ -287,7 +288,7 @@ mod tests {
             (Architecture::ResNet50, Stem::Cifar, 5),
         ] {
             let (config, mut network) = encoder(architecture, 4, stem);
-            for mode in [Mode::Train, Mode::Evaluate] {
+            for mode in [Mode::Train { views: 1 }, Mode::Evaluate] {
                 let pictures = random([2, 3, size, size + 3], 1, &cpu());
                 let features = network.forward(pictures, mode);
                 assert_eq!(features.dims(), [2, config.features()]);

@@ -4,14 +4,18 @@
 //! body: the *twin*, which runs on any back end and which every test trusts), the versions that override it where it
 //! is slow, the gradient, and the tests that hold them together.
 
-mod add_relu;
 mod augment;
 mod batch_norm;
 mod conv2d;
+mod correlation;
 mod cpu;
+mod product;
+#[macro_use]
+pub mod wgsl;
 
-pub use add_relu::add_relu;
 pub use augment::augment;
-pub use batch_norm::{BatchStatistics, batch_norm_frozen, batch_norm_train};
+pub use batch_norm::{Normalize, Statistics, batch_norm_frozen, batch_norm_train};
 pub use conv2d::conv2d;
+pub use correlation::{Correlation, correlate};
+pub use product::linear;
 pub(crate) use cpu::{Orientation, matrix_product, parallel_blocks};

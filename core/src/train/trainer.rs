@@ -5,9 +5,10 @@ use std::sync::mpsc::Receiver;
 use burn::tensor::{Device, Tensor};
 
 use super::{Checkpoint, CheckpointError, Command, Event, StepReport};
-use crate::augment::{Draw, Policy};
+use crate::augment::Draw;
 use crate::config::{Config, ConfigError};
 use crate::data::{DevicePictures, Pictures};
+use crate::device::uncaptured_errors;
 use crate::evaluate::{Exam, Learned};
 use crate::loss::barlow_twins;
 use crate::model::{BarlowTwins, Mode, Network};
@@ -33,6 +34,17 @@ pub enum TrainError {
         expected: usize,
         /// Pictures now.
         found: usize,
+    },
+    /// The device failed in a way that no call returns.
+    #[error(
+        "the device failed at step {step}: {errors}. What was learned until the last checkpoint is safe: go on with \
+         --device cpu, or with a smaller --batch if memory ran out"
+    )]
+    Device {
+        /// The step, from 1.
+        step: usize,
+        /// What it reported.
+        errors: String,
     },
     /// The loss is no finite number.
     #[error(
@@ -308,41 +320,36 @@ impl Trainer {
     pub fn advance(&mut self) -> Result<StepReport, TrainError> {
         let epoch = self.step / self.steps_per_epoch();
         let indices = self.batch_indices(epoch);
-        let view_a = self.views(&indices, epoch, Purpose::ViewA);
-        let view_b = self.views(&indices, epoch, Purpose::ViewB);
-        self.learn(view_a, view_b)
+        let views = self.views(&indices, epoch);
+        self.learn(views)
     }
 
-    /// One step on given views, `[batch, 3, size, size]` each.
+    /// One step on given views, `[2 batch, 3, size, size]`: the first of every picture, then the second of every one.
     ///
     /// # Errors
     /// If the loss is no finite number; what was learned is then as before the step.
-    pub fn learn(
-        &mut self,
-        view_a: Tensor<4>,
-        view_b: Tensor<4>,
-    ) -> Result<StepReport, TrainError> {
+    pub fn learn(&mut self, views: Tensor<4>) -> Result<StepReport, TrainError> {
         let epoch = self.step / self.steps_per_epoch().max(1);
         let rates =
             self.config
                 .schedule
                 .rates(self.step, self.steps_per_epoch(), self.config.batch);
-        // The views go through the networks one after the other: batch statistics are a view's own.
-        let z_a = self.model.embed(view_a.autodiff(), Mode::Train);
-        let z_b = self.model.embed(view_b.autodiff(), Mode::Train);
-        let loss = barlow_twins(z_a, z_b, self.config.lambda);
-        let gradients = loss.total.backward();
+        // Both views go through the networks together; their batch statistics are each view's own.
+        let z = self.model.embed(views.autodiff(), Mode::Train { views: 2 });
+        let loss = barlow_twins(z, self.config.lambda);
+        let gradients = loss.loss.backward();
 
-        let width = loss.correlation.dims()[0];
-        let identity = Tensor::<2>::eye(width, &self.device);
-        let trace = (loss.correlation.clone() * identity).sum();
+        let width = loss.matrix.dims()[0];
         // One reading a step, which on a GPU waits for all of it.
-        let numbers = Tensor::cat(
-            vec![loss.total.inner(), loss.invariance, loss.redundancy, trace],
-            0,
-        );
-        let numbers: Vec<f64> = numbers.into_data().iter::<f64>().collect();
+        let numbers: Vec<f64> = loss.terms.into_data().iter::<f64>().collect();
         let [total, invariance, redundancy, trace] = [0, 1, 2, 3].map(|i| numbers[i]);
+        let errors = uncaptured_errors();
+        if !errors.is_empty() {
+            return Err(TrainError::Device {
+                step: self.step + 1,
+                errors: errors.join("; "),
+            });
+        }
         if !total.is_finite() {
             return Err(TrainError::Diverged {
                 step: self.step + 1,
@@ -354,7 +361,7 @@ impl Trainer {
             });
         }
         self.optimizer.step(&mut self.model, gradients, rates);
-        self.correlation = Some(loss.correlation);
+        self.correlation = Some(loss.matrix);
         self.step += 1;
         let off_diagonals = (width * width.saturating_sub(1)).max(1) as f64;
         Ok(StepReport {
@@ -380,30 +387,29 @@ impl Trainer {
         self.order.1[first..first + self.config.batch].to_vec()
     }
 
-    /// The views of the pictures at `indices` that `purpose` names.
-    fn views(&self, indices: &[usize], epoch: usize, purpose: Purpose) -> Tensor<4> {
-        let policy: &Policy = match purpose {
-            Purpose::ViewB => &self.config.augmentation.view_b,
-            _ => &self.config.augmentation.view_a,
-        };
-        let draws: Vec<(usize, Draw)> = indices
-            .iter()
-            .map(|index| {
-                let mut stream =
-                    Stream::new(self.config.seed, purpose, epoch as u64, *index as u64);
-                let picture = self.pictures.size();
-                (
-                    *index,
-                    Draw::from_policy(policy, picture, self.config.size, &mut stream),
-                )
+    /// The first views of the pictures at `indices`, and then the second ones.
+    fn views(&self, indices: &[usize], epoch: usize) -> Tensor<4> {
+        let augmentation = &self.config.augmentation;
+        let policies = [
+            (Purpose::ViewA, &augmentation.view_a),
+            (Purpose::ViewB, &augmentation.view_b),
+        ];
+        let (seed, size) = (self.config.seed, self.config.size);
+        let draws: Vec<(usize, Draw)> = policies
+            .into_iter()
+            .flat_map(|(purpose, policy)| {
+                indices.iter().map(move |index| {
+                    let mut stream = Stream::new(seed, purpose, epoch as u64, *index as u64);
+                    let draw = Draw::from_policy(policy, self.pictures.size(), size, &mut stream);
+                    (*index, draw)
+                })
             })
             .collect();
-        let normalization = &self.config.augmentation.normalization;
         augment(
             &self.pictures,
             &draws,
-            self.config.size,
-            normalization,
+            size,
+            &augmentation.normalization,
             &self.device,
         )
     }

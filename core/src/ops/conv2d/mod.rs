@@ -1,0 +1,207 @@
+//! Two-dimensional convolution without bias:
+//!
+//! `y[n, o, i, j] = Σ_{c, u, v} w[o, c, u, v] x[n, c, i·stride + u - padding, j·stride + v - padding]`
+//!
+//! with zeros outside the picture, as PyTorch's `nn.Conv2d(bias=False)`. Its two gradients are products with the same
+//! patches: `∂w = ∂y · patches(x)ᵀ`, and `∂x` gathers `wᵀ · ∂y` back from the patches.
+
+mod cpu;
+mod geometry;
+mod wgsl;
+
+use burn::backend::autodiff::{
+    NodeId,
+    checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+    grads::Gradients,
+    ops::{Backward, Ops, OpsKind},
+};
+use burn::backend::ops::ConvOptions;
+use burn::backend::{Autodiff, Backend, Dispatch, backend_extension, tensor::FloatTensor};
+use burn::tensor::Tensor;
+
+/// Convolves `x [n, c, h, w]` with `weight [o, c, kh, kw]`; the result is
+/// `[n, o, (h + 2 padding - kh) / stride + 1, (w + 2 padding - kw) / stride + 1]`.
+pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, stride: usize, padding: usize) -> Tensor<4> {
+    Tensor::from_dispatch(Dispatch::convolve(
+        x.into_dispatch(),
+        weight.into_dispatch(),
+        stride,
+        padding,
+    ))
+}
+
+fn options(stride: usize, padding: usize) -> ConvOptions<2> {
+    ConvOptions::new([stride, stride], [padding, padding], [1, 1], 1)
+}
+
+/// The back end's side of [`conv2d`]; burn's own convolution is the twin.
+#[backend_extension(Cube, Flex, Autodiff)]
+pub trait Convolution: Backend {
+    /// The convolution itself.
+    fn convolve(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        stride: usize,
+        padding: usize,
+    ) -> FloatTensor<Self> {
+        Self::conv2d(x, weight, None, options(stride, padding))
+    }
+
+    /// The gradient by the input, shaped as `x`.
+    fn convolve_input_gradient(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        stride: usize,
+        padding: usize,
+    ) -> FloatTensor<Self> {
+        Self::conv2d_x_backward(x, weight, gradient, options(stride, padding))
+    }
+
+    /// The gradient by the weight, shaped as `weight`.
+    fn convolve_weight_gradient(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        stride: usize,
+        padding: usize,
+    ) -> FloatTensor<Self> {
+        Self::conv2d_weight_backward(x, weight, gradient, options(stride, padding))
+    }
+}
+
+impl<B: Convolution, C: CheckpointStrategy> Convolution for Autodiff<B, C> {
+    fn convolve(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        stride: usize,
+        padding: usize,
+    ) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct ConvolveBackward;
+
+        impl<B: Convolution> Backward<B, 2> for ConvolveBackward {
+            type State = (NodeId, NodeId, usize, usize);
+
+            fn backward(
+                self,
+                ops: Ops<Self::State, 2>,
+                gradients: &mut Gradients,
+                checkpointer: &mut Checkpointer,
+            ) {
+                let [x_node, weight_node] = ops.parents;
+                let gradient = gradients.consume::<B>(&ops.node);
+                let (x, weight, stride, padding) = ops.state;
+                let x: FloatTensor<B> = checkpointer.retrieve_node_output(x);
+                let weight: FloatTensor<B> = checkpointer.retrieve_node_output(weight);
+                // Pictures need no gradient: the first layer's, the largest, is never computed.
+                if let Some(node) = x_node {
+                    let by_input = B::convolve_input_gradient(
+                        x.clone(),
+                        weight.clone(),
+                        gradient.clone(),
+                        stride,
+                        padding,
+                    );
+                    gradients.register::<B>(node.id, by_input);
+                }
+                if let Some(node) = weight_node {
+                    let by_weight =
+                        B::convolve_weight_gradient(x, weight, gradient, stride, padding);
+                    gradients.register::<B>(node.id, by_weight);
+                }
+            }
+        }
+
+        match ConvolveBackward
+            .prepare::<C>([x.node(), weight.node()])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(mut preparation) => {
+                let state = (
+                    preparation.checkpoint(&x),
+                    preparation.checkpoint(&weight),
+                    stride,
+                    padding,
+                );
+                let y = B::convolve(x.into_primitive(), weight.into_primitive(), stride, padding);
+                preparation.finish(state, y)
+            }
+            OpsKind::UnTracked(preparation) => preparation.finish(B::convolve(
+                x.into_primitive(),
+                weight.into_primitive(),
+                stride,
+                padding,
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_close, cpu, each_device, random};
+
+    /// The convolution and its gradients for `Σ y·g`, by burn's own operations.
+    fn twin(
+        x: Tensor<4>,
+        w: Tensor<4>,
+        g: Tensor<4>,
+        stride: usize,
+        padding: usize,
+    ) -> [Tensor<4>; 3] {
+        let (x, w) = (x.autodiff().require_grad(), w.autodiff().require_grad());
+        let y = burn::tensor::module::conv2d(x.clone(), w.clone(), None, options(stride, padding));
+        let gradients = (y.clone() * g.autodiff()).sum().backward();
+        [
+            y.inner(),
+            x.grad(&gradients).unwrap(),
+            w.grad(&gradients).unwrap(),
+        ]
+    }
+
+    #[test]
+    fn agrees_with_its_twin() {
+        // (batch, channels, height, width, out channels, kernel, stride, padding)
+        for (n, c, h, w, o, k, stride, padding) in [
+            (2, 1, 1, 1, 1, 1, 1, 0),
+            (1, 1, 1, 1, 1, 3, 1, 1),
+            (2, 3, 5, 7, 4, 3, 1, 1),
+            (3, 2, 8, 8, 5, 3, 2, 1),
+            (2, 3, 9, 6, 2, 7, 2, 3),
+            (5, 4, 4, 4, 3, 1, 2, 0),
+            (2, 5, 7, 3, 9, 1, 2, 0),
+            (37, 24, 16, 16, 8, 3, 1, 1),
+            (2, 1, 2, 9, 1, 3, 2, 1),
+            (3, 65, 6, 5, 70, 3, 1, 1),
+            (2, 33, 9, 9, 130, 3, 2, 1),
+            (2, 40, 5, 5, 17, 1, 1, 0),
+        ] {
+            let (x, weight) = (random([n, c, h, w], 1, &cpu()), random([o, c, k, k], 2, &cpu()));
+            let y = burn::tensor::module::conv2d(
+                x.clone(),
+                weight.clone(),
+                None,
+                options(stride, padding),
+            );
+            let g = random(y.dims(), 3, &cpu());
+            let [y_twin, x_twin, w_twin] = twin(x, weight, g, stride, padding);
+            each_device(|device| {
+                let (x, weight) = (random([n, c, h, w], 1, device), random([o, c, k, k], 2, device));
+                let (x, weight) = (
+                    x.autodiff().require_grad(),
+                    weight.autodiff().require_grad(),
+                );
+                let y = conv2d(x.clone(), weight.clone(), stride, padding);
+                let g = random(y.dims(), 3, device);
+                let gradients = (y.clone() * g.autodiff()).sum().backward();
+                assert_close(y.inner(), y_twin.clone(), 1e-5, "y");
+                let by_x = x.grad(&gradients).unwrap();
+                assert_close(by_x, x_twin.clone(), 1e-5, "by input");
+                let by_weight = weight.grad(&gradients).unwrap();
+                assert_close(by_weight, w_twin.clone(), 1e-5, "by weight");
+            });
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! The cross-correlation of two views' embeddings and the loss's terms (Zbontar et al. 2021, arXiv 2103.03230,
+//! equations 1 and 2). With `Z` the embeddings, normalized over the batch, of the first view and then of the second:
+//!
+//! `C = Z_Aᵀ Z_B / N`, `L = Σ_i (1 - C_ii)² + λ Σ_{i≠j} C_ij²`,
+//!
+//! and, with the slope `G_ii = 2 (C_ii - 1)`, `G_ij = 2 λ C_ij`: `∂Z_A = Z_B Gᵀ / N` and `∂Z_B = Z_A G / N`.
+//! G is made from C as the product reads it, so that C is the only matrix of its size.
+
+use burn::backend::autodiff::{
+    NodeId,
+    checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+    grads::Gradients,
+    ops::{Backward, Ops, OpsKind},
+};
+use burn::backend::wgpu::{CubeBackend, CubeTensor};
+use burn::backend::{
+    Autodiff, AutodiffBackend, Backend, Dispatch, Flex, TensorMetadata, backend_extension,
+    tensor::FloatTensor,
+};
+use burn::tensor::{Shape, Tensor, TensorData};
+
+use super::product::{Matrices, Operand};
+use super::wgsl::{self, kernel};
+
+/// What [`correlate`] returns.
+#[derive(Debug, Clone)]
+pub struct Correlation {
+    /// The loss, `[1]`; tracked.
+    pub loss: Tensor<1>,
+    /// The loss, its invariance and its redundancy term, and the sum of C's diagonal: `[4]`, one reading.
+    pub terms: Tensor<1>,
+    /// C, `[d, d]`.
+    pub matrix: Tensor<2>,
+}
+
+/// C and the loss of normalized embeddings `[2 n, d]`: the first view's, then the second's of the same pictures.
+pub fn correlate(z: Tensor<2>, lambda: f64) -> Correlation {
+    assert_eq!(z.dims()[0] % 2, 0, "there are two views of every picture");
+    let tracked = z.device().is_autodiff();
+    let (loss, terms, matrix) = Dispatch::cross_correlation(z.into_dispatch(), lambda);
+    let (terms, matrix) = (Tensor::<1>::from_dispatch(terms), Tensor::<2>::from_dispatch(matrix));
+    let (terms, matrix) = if tracked {
+        (terms.inner(), matrix.inner())
+    } else {
+        (terms, matrix)
+    };
+    Correlation {
+        loss: Tensor::from_dispatch(loss),
+        terms,
+        matrix,
+    }
+}
+
+/// The back end's side of [`correlate`].
+#[backend_extension(Cube, Flex, Autodiff)]
+pub trait CrossCorrelation: Backend {
+    /// The loss, its terms, and C.
+    fn cross_correlation(
+        z: FloatTensor<Self>,
+        lambda: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        twin::<Self>(z, lambda)
+    }
+
+    /// The gradient by `z`, given the one by the loss.
+    fn cross_correlation_gradient(
+        z: FloatTensor<Self>,
+        matrix: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        lambda: f64,
+    ) -> FloatTensor<Self> {
+        twin_gradient::<Self>(z, matrix, gradient, lambda)
+    }
+}
+
+/// The two views of `z [2 n, d]`, and `n`.
+fn views<B: Backend>(z: FloatTensor<B>) -> ([FloatTensor<B>; 2], usize) {
+    let [pictures, width] = [z.shape()[0] / 2, z.shape()[1]];
+    let views = [0, 1].map(|view| {
+        let rows = view * pictures..(view + 1) * pictures;
+        B::float_slice(z.clone(), &[rows.into(), (0..width).into()])
+    });
+    (views, pictures)
+}
+
+/// 1 on the diagonal, 0 elsewhere.
+fn identity<B: Backend>(like: &FloatTensor<B>) -> FloatTensor<B> {
+    let width = like.shape()[0];
+    let mut values = vec![0.0f32; width * width];
+    values.iter_mut().step_by(width + 1).for_each(|x| *x = 1.0);
+    B::float_from_data(TensorData::new(values, [width, width]), &like.device())
+}
+
+fn twin<B: Backend>(
+    z: FloatTensor<B>,
+    lambda: f64,
+) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+    let ([a, b], pictures) = views::<B>(z);
+    let matrix = B::float_mul_scalar(
+        B::float_matmul(B::float_swap_dims(a, 0, 1), b),
+        (1.0 / pictures as f64).into(),
+    );
+    let diagonal = identity::<B>(&matrix);
+    // Row by row first: adding a million small numbers to one large one would lose digits.
+    let sum = |x| B::float_sum(B::float_sum_dim(x, 1));
+    let square = |x: FloatTensor<B>| B::float_mul(x.clone(), x);
+    let on = B::float_mul(matrix.clone(), diagonal.clone());
+    let off = B::float_sub(matrix.clone(), on.clone());
+    let invariance = sum(square(B::float_sub(on.clone(), diagonal)));
+    let redundancy = sum(square(off));
+    let total = B::float_add(
+        invariance.clone(),
+        B::float_mul_scalar(redundancy.clone(), lambda.into()),
+    );
+    let terms = B::float_cat(vec![total.clone(), invariance, redundancy, sum(on)], 0);
+    (total, terms, matrix)
+}
+
+fn twin_gradient<B: Backend>(
+    z: FloatTensor<B>,
+    matrix: FloatTensor<B>,
+    gradient: FloatTensor<B>,
+    lambda: f64,
+) -> FloatTensor<B> {
+    let ([a, b], pictures) = views::<B>(z);
+    let diagonal = identity::<B>(&matrix);
+    let on = B::float_mul(matrix.clone(), diagonal.clone());
+    let off = B::float_sub(matrix, on.clone());
+    let slope = B::float_mul_scalar(
+        B::float_add(
+            B::float_sub(on, diagonal),
+            B::float_mul_scalar(off, lambda.into()),
+        ),
+        (2.0 / pictures as f64).into(),
+    );
+    let by_a = B::float_matmul(b, B::float_swap_dims(slope.clone(), 0, 1));
+    let by_b = B::float_matmul(a, slope);
+    scaled::<B>(B::float_cat(vec![by_a, by_b], 0), gradient)
+}
+
+/// `matrix` times the one number of `factor`.
+fn scaled<B: Backend>(matrix: FloatTensor<B>, factor: FloatTensor<B>) -> FloatTensor<B> {
+    let factor = B::float_expand(
+        B::float_reshape(factor, Shape::from([1, 1])),
+        matrix.shape(),
+    );
+    B::float_mul(matrix, factor)
+}
+
+impl CrossCorrelation for Flex {}
+
+/// Workgroups that share the sums over C, at most.
+const PARTS: usize = 1024;
+
+impl CrossCorrelation for CubeBackend {
+    fn cross_correlation(z: CubeTensor, lambda: f64) -> (CubeTensor, CubeTensor, CubeTensor) {
+        if !wgsl::available(&z) {
+            return twin::<Self>(z, lambda);
+        }
+        let z = wgsl::contiguous(z);
+        let [pictures, width] = [z.meta.shape()[0] / 2, z.meta.shape()[1]];
+        let matrix = Matrices {
+            rows: width,
+            columns: width,
+            inner: pictures,
+            left: Operand::new(&z, true),
+            right: Operand {
+                start: pictures * width,
+                ..Operand::new(&z, false)
+            },
+            scale: 1.0 / pictures as f32,
+            slope_of_loss: None,
+        }
+        .multiply();
+        let count = width.min(PARTS);
+        let client = &z.client;
+        let parts = client.empty(3 * count * size_of::<f32>());
+        kernel!("correlation_terms").launch(
+            client,
+            [count, 1, 1],
+            &[&matrix.handle, &parts],
+            &[width.into()],
+        );
+        let (total, terms) = (wgsl::empty(&z, [1]), wgsl::empty(&z, [4]));
+        kernel!("correlation_total").launch(
+            client,
+            [1, 1, 1],
+            &[&parts, &total.handle, &terms.handle],
+            &[count.into(), (lambda as f32).into()],
+        );
+        (total, terms, matrix)
+    }
+
+    fn cross_correlation_gradient(
+        z: CubeTensor,
+        matrix: CubeTensor,
+        gradient: CubeTensor,
+        lambda: f64,
+    ) -> CubeTensor {
+        if !wgsl::available(&z) {
+            return twin_gradient::<Self>(z, matrix, gradient, lambda);
+        }
+        let (z, matrix) = (wgsl::contiguous(z), wgsl::contiguous(matrix));
+        let [pictures, width] = [z.meta.shape()[0] / 2, z.meta.shape()[1]];
+        let by_z = wgsl::empty(&z, z.meta.shape().clone());
+        let (first, second) = (0, pictures * width);
+        for (from, to, transposed) in [(second, first, true), (first, second, false)] {
+            Matrices {
+                rows: pictures,
+                columns: width,
+                inner: width,
+                left: Operand {
+                    start: from,
+                    ..Operand::new(&z, false)
+                },
+                right: Operand::new(&matrix, transposed),
+                scale: 1.0 / pictures as f32,
+                slope_of_loss: Some(lambda as f32),
+            }
+            .multiply_into(&by_z, to);
+        }
+        scaled::<Self>(by_z, gradient)
+    }
+}
+
+impl<B: CrossCorrelation, C: CheckpointStrategy> CrossCorrelation for Autodiff<B, C> {
+    fn cross_correlation(
+        z: FloatTensor<Self>,
+        lambda: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        #[derive(Debug)]
+        struct CorrelationBackward;
+
+        impl<B: CrossCorrelation> Backward<B, 1> for CorrelationBackward {
+            type State = (NodeId, FloatTensor<B>, f64);
+
+            fn backward(
+                self,
+                ops: Ops<Self::State, 1>,
+                gradients: &mut Gradients,
+                checkpointer: &mut Checkpointer,
+            ) {
+                let [z_node] = ops.parents;
+                let gradient = gradients.consume::<B>(&ops.node);
+                let (z, matrix, lambda) = ops.state;
+                if let Some(node) = z_node {
+                    let z = checkpointer.retrieve_node_output(z);
+                    let by_z = B::cross_correlation_gradient(z, matrix, gradient, lambda);
+                    gradients.register::<B>(node.id, by_z);
+                }
+            }
+        }
+
+        let preparation = CorrelationBackward
+            .prepare::<C>([z.node()])
+            .compute_bound()
+            .stateful();
+        let (loss, terms, matrix) = match preparation {
+            OpsKind::Tracked(mut preparation) => {
+                let z_id = preparation.checkpoint(&z);
+                let (loss, terms, matrix) = B::cross_correlation(z.into_primitive(), lambda);
+                let loss = preparation.finish((z_id, matrix.clone(), lambda), loss);
+                (loss, terms, matrix)
+            }
+            OpsKind::UnTracked(preparation) => {
+                let (loss, terms, matrix) = B::cross_correlation(z.into_primitive(), lambda);
+                (preparation.finish(loss), terms, matrix)
+            }
+        };
+        (loss, Self::from_inner(terms), Self::from_inner(matrix))
+    }
+}

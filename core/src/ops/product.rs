@@ -1,0 +1,359 @@
+//! Products of matrices, in all four orientations, and what every user of `shaders/product.wgsl` shares: the choice of
+//! its tiles, and the sum over workgroups that took parts of a long inner dimension.
+//!
+//! `product = a b`; by the chain rule `∂a = ∂product bᵀ` and `∂b = aᵀ ∂product`, so that one kernel serves all three.
+
+use burn::backend::autodiff::{
+    NodeId,
+    checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+    grads::Gradients,
+    ops::{Backward, Ops, OpsKind},
+};
+use burn::backend::wgpu::{CubeBackend, CubeTensor};
+use burn::backend::{
+    Autodiff, Backend, Dispatch, Flex, backend_extension, tensor::FloatTensor,
+};
+use burn::tensor::Tensor;
+use cubecl::server::Handle;
+
+use super::wgsl::{self, Kernel, Number, kernel};
+
+/// `x weightᵀ`: `x [n, inputs]` and `weight [outputs, inputs]` to `[n, outputs]`, as PyTorch's `nn.Linear`.
+pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+    Tensor::from_dispatch(Dispatch::product(
+        x.into_dispatch(),
+        false,
+        weight.into_dispatch(),
+        true,
+    ))
+}
+
+/// The back end's side of a product of matrices.
+#[backend_extension(Cube, Flex, Autodiff)]
+pub trait MatrixProduct: Backend {
+    /// `a b`, where an operand may be given as its transpose.
+    fn product(
+        a: FloatTensor<Self>,
+        a_transposed: bool,
+        b: FloatTensor<Self>,
+        b_transposed: bool,
+    ) -> FloatTensor<Self> {
+        twin::<Self>(a, a_transposed, b, b_transposed)
+    }
+}
+
+fn twin<B: Backend>(
+    a: FloatTensor<B>,
+    a_transposed: bool,
+    b: FloatTensor<B>,
+    b_transposed: bool,
+) -> FloatTensor<B> {
+    let turned = |tensor, transposed| match transposed {
+        true => B::float_swap_dims(tensor, 0, 1),
+        false => tensor,
+    };
+    B::float_matmul(turned(a, a_transposed), turned(b, b_transposed))
+}
+
+impl MatrixProduct for Flex {}
+
+impl MatrixProduct for CubeBackend {
+    fn product(a: CubeTensor, a_transposed: bool, b: CubeTensor, b_transposed: bool) -> CubeTensor {
+        if !wgsl::available(&a) {
+            return twin::<Self>(a, a_transposed, b, b_transposed);
+        }
+        let (a, b) = (wgsl::contiguous(a), wgsl::contiguous(b));
+        let turned = |tensor: &CubeTensor, transposed| {
+            let shape = tensor.meta.shape();
+            match transposed {
+                true => (shape[1], shape[0]),
+                false => (shape[0], shape[1]),
+            }
+        };
+        let ((rows, inner), (b_inner, columns)) = (turned(&a, a_transposed), turned(&b, b_transposed));
+        assert_eq!(inner, b_inner, "the operands' inner dimensions agree");
+        Matrices {
+            rows,
+            columns,
+            inner,
+            left: Operand::new(&a, a_transposed),
+            right: Operand::new(&b, b_transposed),
+            scale: 1.0,
+            slope_of_loss: None,
+        }
+        .multiply()
+    }
+}
+
+impl<B: MatrixProduct, C: CheckpointStrategy> MatrixProduct for Autodiff<B, C> {
+    fn product(
+        a: FloatTensor<Self>,
+        a_transposed: bool,
+        b: FloatTensor<Self>,
+        b_transposed: bool,
+    ) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct ProductBackward;
+
+        impl<B: MatrixProduct> Backward<B, 2> for ProductBackward {
+            type State = (NodeId, bool, NodeId, bool);
+
+            fn backward(
+                self,
+                ops: Ops<Self::State, 2>,
+                gradients: &mut Gradients,
+                checkpointer: &mut Checkpointer,
+            ) {
+                let [a_node, b_node] = ops.parents;
+                let gradient = gradients.consume::<B>(&ops.node);
+                let (a, a_transposed, b, b_transposed) = ops.state;
+                let a: FloatTensor<B> = checkpointer.retrieve_node_output(a);
+                let b: FloatTensor<B> = checkpointer.retrieve_node_output(b);
+                if let Some(node) = a_node {
+                    let by_a = match a_transposed {
+                        false => B::product(gradient.clone(), false, b.clone(), !b_transposed),
+                        true => B::product(b.clone(), b_transposed, gradient.clone(), true),
+                    };
+                    gradients.register::<B>(node.id, by_a);
+                }
+                if let Some(node) = b_node {
+                    let by_b = match b_transposed {
+                        false => B::product(a, !a_transposed, gradient, false),
+                        true => B::product(gradient, true, a, a_transposed),
+                    };
+                    gradients.register::<B>(node.id, by_b);
+                }
+            }
+        }
+
+        match ProductBackward
+            .prepare::<C>([a.node(), b.node()])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(mut preparation) => {
+                let state = (
+                    preparation.checkpoint(&a),
+                    a_transposed,
+                    preparation.checkpoint(&b),
+                    b_transposed,
+                );
+                let product = B::product(
+                    a.into_primitive(),
+                    a_transposed,
+                    b.into_primitive(),
+                    b_transposed,
+                );
+                preparation.finish(state, product)
+            }
+            OpsKind::UnTracked(preparation) => preparation.finish(B::product(
+                a.into_primitive(),
+                a_transposed,
+                b.into_primitive(),
+                b_transposed,
+            )),
+        }
+    }
+}
+
+/// An operand as the kernel finds it: row-major from `start` on, or as its transpose.
+pub struct Operand<'a> {
+    pub tensor: &'a CubeTensor,
+    /// The place of its first number among the tensor's.
+    pub start: usize,
+    pub transposed: bool,
+}
+
+impl<'a> Operand<'a> {
+    /// The whole tensor.
+    pub fn new(tensor: &'a CubeTensor, transposed: bool) -> Self {
+        Self {
+            tensor,
+            start: 0,
+            transposed,
+        }
+    }
+}
+
+/// A product of matrices on a wgpu device.
+pub struct Matrices<'a> {
+    pub rows: usize,
+    pub columns: usize,
+    pub inner: usize,
+    pub left: Operand<'a>,
+    pub right: Operand<'a>,
+    /// What the product is multiplied by.
+    pub scale: f32,
+    /// With λ: the right operand is C, and its entries stand for the loss's slope by them.
+    pub slope_of_loss: Option<f32>,
+}
+
+impl Matrices<'_> {
+    /// The product, `[rows, columns]`.
+    pub fn multiply(self) -> CubeTensor {
+        let product = wgsl::empty(self.left.tensor, [self.rows, self.columns]);
+        self.multiply_into(&product, 0);
+        product
+    }
+
+    /// Writes the product into `product`, from its number `start` on.
+    pub fn multiply_into(self, product: &CubeTensor, start: usize) {
+        let kernel = kernel!("product")
+            .choose("LEFT_TRANSPOSED", self.left.transposed)
+            .choose("RIGHT_TRANSPOSED", self.right.transposed)
+            .choose("RIGHT_IS_LOSS_SLOPE", self.slope_of_loss.is_some());
+        Tiles::of(self.rows, self.columns).launch(
+            kernel,
+            [self.rows, self.columns, self.inner],
+            [&self.left, &self.right],
+            (product, start),
+            [self.scale, self.slope_of_loss.unwrap_or(0.0)],
+        );
+    }
+}
+
+/// The least workgroups that keep a large GPU busy: a few for each of a hundred processors.
+const BUSY: usize = 512;
+
+/// The least of the inner dimension that is worth a workgroup of its own.
+const LEAST_SHARE: usize = 256;
+
+/// A workgroup's step along the inner dimension, `TILE_INNER` of the kernel.
+const STEP: usize = 16;
+
+/// How the product is cut into tiles: a thread makes 8 rows of 4 columns.
+pub struct Tiles {
+    thread_rows: usize,
+    thread_columns: usize,
+    /// Workgroups that make a tile each.
+    count: usize,
+}
+
+impl Tiles {
+    /// Tiles for a product of that size: flat ones where there are few rows.
+    pub fn of(rows: usize, columns: usize) -> Self {
+        let (thread_rows, thread_columns) = match rows {
+            0..=32 => (4, 32),
+            33..=64 => (8, 16),
+            _ => (16, 16),
+        };
+        Self {
+            thread_rows,
+            thread_columns,
+            count: rows.div_ceil(8 * thread_rows) * columns.div_ceil(4 * thread_columns),
+        }
+    }
+
+    /// `kernel` with its tiles of this size.
+    pub fn variant(&self, kernel: Kernel) -> Kernel {
+        kernel
+            .set("THREAD_ROWS", self.thread_rows)
+            .set("THREAD_COLUMNS", self.thread_columns)
+    }
+
+    /// A workgroup a tile, for each of `layers`.
+    pub fn workgroups(&self, layers: usize) -> [usize; 3] {
+        let across = self.count.min(wgsl::WORKGROUPS_AN_AXIS);
+        [across, self.count.div_ceil(across), layers]
+    }
+
+    /// Into how many parts the inner dimension is cut, and how long they are.
+    fn split(&self, inner: usize) -> (usize, usize) {
+        let wanted = (BUSY / self.count.max(1)).clamp(1, inner.div_ceil(LEAST_SHARE).max(1));
+        let share = inner.div_ceil(wanted).next_multiple_of(STEP);
+        (inner.div_ceil(share).max(1), share)
+    }
+
+    /// Multiplies in as many parts as keep the device busy, and sums them.
+    pub fn launch(
+        &self,
+        kernel: Kernel,
+        [rows, columns, inner]: [usize; 3],
+        [left, right]: [&Operand<'_>; 2],
+        (product, start): (&CubeTensor, usize),
+        [scale, lambda]: [f32; 2],
+    ) {
+        let client = &product.client;
+        let (parts, share) = self.split(inner);
+        let launch = |to: &Handle, start: usize| {
+            self.variant(kernel.clone()).launch(
+                client,
+                self.workgroups(parts),
+                &[&left.tensor.handle, &right.tensor.handle, to],
+                &[
+                    rows.into(),
+                    columns.into(),
+                    inner.into(),
+                    share.into(),
+                    left.start.into(),
+                    right.start.into(),
+                    start.into(),
+                    scale.into(),
+                    lambda.into(),
+                ],
+            );
+        };
+        if parts == 1 {
+            return launch(&product.handle, start);
+        }
+        let partial = client.empty(parts * rows * columns * size_of::<f32>());
+        launch(&partial, 0);
+        let count = rows * columns;
+        kernel!("sum_parts").launch(
+            client,
+            wgsl::groups_for(count),
+            &[&partial, &product.handle],
+            &[count.into(), parts.into(), start.into()] as &[Number],
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_close, cpu, each_device, random};
+
+    #[test]
+    fn every_orientation_agrees_with_its_twin() {
+        // Off the tile, on it, and long enough to be shared between workgroups.
+        for (rows, columns, inner) in [(1, 1, 1), (2, 3, 5), (33, 70, 17), (64, 64, 16), (130, 9, 1100)] {
+            for (a_transposed, b_transposed) in [(false, false), (false, true), (true, false), (true, true)] {
+                let shape = |rows, columns, transposed| match transposed {
+                    true => [columns, rows],
+                    false => [rows, columns],
+                };
+                let a_shape = shape(rows, inner, a_transposed);
+                let b_shape = shape(inner, columns, b_transposed);
+                let on = |device: &burn::tensor::Device| {
+                    let (a, b) = (
+                        random::<2>(a_shape, 1, device).autodiff().require_grad(),
+                        random::<2>(b_shape, 2, device).autodiff().require_grad(),
+                    );
+                    (a, b, random::<2>([rows, columns], 3, device).autodiff())
+                };
+                let (a, b, g) = on(&cpu());
+                let turned = |x: &Tensor<2>, transposed| match transposed {
+                    true => x.clone().transpose(),
+                    false => x.clone(),
+                };
+                let y_twin = turned(&a, a_transposed).matmul(turned(&b, b_transposed));
+                let gradients = (y_twin.clone() * g).sum().backward();
+                let twins = [a.grad(&gradients).unwrap(), b.grad(&gradients).unwrap()];
+                each_device(|device| {
+                    let (a, b, g) = on(device);
+                    let y = Tensor::<2>::from_dispatch(Dispatch::product(
+                        a.clone().into_dispatch(),
+                        a_transposed,
+                        b.clone().into_dispatch(),
+                        b_transposed,
+                    ));
+                    let gradients = (y.clone() * g).sum().backward();
+                    assert_close(y.inner(), y_twin.clone().inner(), 1e-5, "product");
+                    for (x, twin) in [a, b].iter().zip(&twins) {
+                        assert_close(x.grad(&gradients).unwrap(), twin.clone(), 1e-5, "gradient");
+                    }
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,287 @@
+// Every large product of the program: products of matrices, and the three of a convolution, which are products with
+// patches that are never laid out (implicit matrix products). They differ only in where an operand's entries are found.
+//
+// A workgroup makes a tile of the product. It walks along the inner dimension in steps of TILE_INNER, brings both
+// operands' part of the step into workgroup memory, and each thread multiplies 8 rows by 4 columns in registers.
+
+// What is multiplied; one of the four below.
+const MODE: u32 = 0u;
+// product[row, column] = scale * sum over k of left[row, k] right[k, column]
+const MATRICES: u32 = 0u;
+// left: weight [out_channel, (channel, u, v)]; right: patches of the input; product: output
+const CONVOLUTION: u32 = 1u;
+// left: weight, read as [channel, (u, v, out_channel)]; right: gradient by the output; product: gradient by the input
+const INPUT_GRADIENT: u32 = 2u;
+// left: gradient by the output [out_channel, (picture, position)]; right: patches; product: gradient by the weight
+const WEIGHT_GRADIENT: u32 = 3u;
+
+// Of matrices: whether an operand is stored as its transpose.
+const LEFT_TRANSPOSED: bool = false;
+const RIGHT_TRANSPOSED: bool = false;
+// Of matrices: whether the right one is C, in whose place the slope of the loss by C is multiplied.
+const RIGHT_IS_LOSS_SLOPE: bool = false;
+
+// The threads of a workgroup, and so the tile: 8 rows and 4 columns for each.
+const THREAD_ROWS: u32 = 8u;
+const THREAD_COLUMNS: u32 = 16u;
+const THREADS: u32 = THREAD_ROWS * THREAD_COLUMNS;
+const TILE_ROWS: u32 = 8u * THREAD_ROWS;
+const TILE_COLUMNS: u32 = 4u * THREAD_COLUMNS;
+// Both tiles have to fit in 16 KiB.
+const TILE_INNER: u32 = 16u;
+
+// The convolution.
+const CHANNELS: u32 = 1u;
+const HEIGHT: u32 = 1u;
+const WIDTH: u32 = 1u;
+const OUT_CHANNELS: u32 = 1u;
+const OUT_HEIGHT: u32 = 1u;
+const OUT_WIDTH: u32 = 1u;
+const KERNEL_HEIGHT: u32 = 1u;
+const KERNEL_WIDTH: u32 = 1u;
+const STRIDE: u32 = 1u;
+const PADDING: u32 = 0u;
+const POSITIONS: u32 = OUT_HEIGHT * OUT_WIDTH;
+const PATCH: u32 = CHANNELS * KERNEL_HEIGHT * KERNEL_WIDTH;
+
+struct Sizes {
+    rows: u32,
+    columns: u32,
+    inner: u32,
+    // How much of the inner dimension a workgroup takes; the rest is for those of a larger z.
+    inner_share: u32,
+    // Where in their buffers the operands start.
+    left_start: u32,
+    right_start: u32,
+    product_start: u32,
+    scale: f32,
+    // The weight of the redundancy term, for the slope of the loss.
+    lambda: f32,
+}
+
+// Tensors share buffers, so that every binding is read_write.
+@group(0) @binding(0) var<storage, read_write> left: array<f32>;
+@group(0) @binding(1) var<storage, read_write> right: array<f32>;
+@group(0) @binding(2) var<storage, read_write> product: array<f32>;
+@group(0) @binding(3) var<uniform> sizes: Sizes;
+
+// [inner, rows / 4] and [inner, columns / 4]; a column of padding keeps neighbours in k apart in the memory's banks.
+const LEFT_PITCH: u32 = TILE_ROWS / 4u + 1u;
+const RIGHT_PITCH: u32 = TILE_COLUMNS / 4u + 1u;
+var<workgroup> left_tile: array<vec4<f32>, TILE_INNER * LEFT_PITCH>;
+var<workgroup> right_tile: array<vec4<f32>, TILE_INNER * RIGHT_PITCH>;
+
+// Whether neighbours in memory are neighbours in k: threads that load side by side then take neighbours in k.
+const LEFT_ALONG_INNER: bool = (MODE == MATRICES && !LEFT_TRANSPOSED) || MODE == CONVOLUTION || MODE == WEIGHT_GRADIENT;
+const RIGHT_ALONG_INNER: bool = (MODE == MATRICES && RIGHT_TRANSPOSED) || MODE == WEIGHT_GRADIENT;
+
+// The input's value under the kernel at `place` (channel, u, v), with the kernel at `position` (picture, i, j).
+// Outside the picture the unsigned coordinates wrap around to large ones.
+fn patch_value(place: u32, position: u32) -> f32 {
+    let channel = place / (KERNEL_HEIGHT * KERNEL_WIDTH);
+    let u = place / KERNEL_WIDTH % KERNEL_HEIGHT;
+    let v = place % KERNEL_WIDTH;
+    let picture = position / POSITIONS;
+    let y = position / OUT_WIDTH % OUT_HEIGHT * STRIDE + u - PADDING;
+    let x = position % OUT_WIDTH * STRIDE + v - PADDING;
+    if y < HEIGHT && x < WIDTH {
+        return right[((picture * CHANNELS + channel) * HEIGHT + y) * WIDTH + x];
+    }
+    return 0.0;
+}
+
+// Of the gradient by the input: a workgroup makes only the pixels (y, x) with y % STRIDE and x % STRIDE of its own
+// (its phase), which the same few kernel places reach: u = first_u + STRIDE * t for t below taps_y, and so for v.
+struct Phase {
+    y: u32,
+    x: u32,
+    first_u: u32,
+    first_v: u32,
+    taps_y: u32,
+    taps_x: u32,
+}
+
+const PHASE_HEIGHT: u32 = (HEIGHT + STRIDE - 1u) / STRIDE;
+const PHASE_WIDTH: u32 = (WIDTH + STRIDE - 1u) / STRIDE;
+
+fn phase_of(number: u32) -> Phase {
+    var phase: Phase;
+    if STRIDE > 1u {
+        phase.y = number / STRIDE;
+        phase.x = number % STRIDE;
+    }
+    phase.first_u = (phase.y + PADDING) % STRIDE;
+    phase.first_v = (phase.x + PADDING) % STRIDE;
+    phase.taps_y = (max(KERNEL_HEIGHT + STRIDE - 1u, phase.first_u) - phase.first_u) / STRIDE;
+    phase.taps_x = (max(KERNEL_WIDTH + STRIDE - 1u, phase.first_v) - phase.first_v) / STRIDE;
+    return phase;
+}
+
+// The row and column among a phase's taps.
+fn tap_place(tap: u32, taps_x: u32) -> vec2<u32> {
+    if STRIDE == 1u {
+        return vec2(tap / KERNEL_WIDTH, tap % KERNEL_WIDTH);
+    }
+    // A division of small numbers, exact in floating point.
+    let row = u32((f32(tap) + 0.5) / f32(taps_x));
+    return vec2(row, tap - row * taps_x);
+}
+
+fn left_value(row: u32, k: u32, phase: Phase) -> f32 {
+    if MODE == MATRICES && LEFT_TRANSPOSED {
+        return left[sizes.left_start + k * sizes.rows + row];
+    } else if MODE == INPUT_GRADIENT {
+        let tap = tap_place(k / OUT_CHANNELS, phase.taps_x);
+        let u = phase.first_u + STRIDE * tap.x;
+        let v = phase.first_v + STRIDE * tap.y;
+        return left[((k % OUT_CHANNELS * CHANNELS + row) * KERNEL_HEIGHT + u) * KERNEL_WIDTH + v];
+    } else if MODE == WEIGHT_GRADIENT {
+        return left[(k / POSITIONS * OUT_CHANNELS + row) * POSITIONS + k % POSITIONS];
+    }
+    return left[sizes.left_start + row * sizes.inner + k];
+}
+
+fn right_value(k: u32, column: u32, phase: Phase) -> f32 {
+    if MODE == CONVOLUTION {
+        return patch_value(k, column);
+    } else if MODE == WEIGHT_GRADIENT {
+        return patch_value(column, k);
+    } else if MODE == INPUT_GRADIENT {
+        let tap = tap_place(k / OUT_CHANNELS, phase.taps_x);
+        let picture = column / (PHASE_HEIGHT * PHASE_WIDTH);
+        let y = column / PHASE_WIDTH % PHASE_HEIGHT * STRIDE + phase.y;
+        let x = column % PHASE_WIDTH * STRIDE + phase.x;
+        let i = (y + PADDING - phase.first_u) / STRIDE - tap.x;
+        let j = (x + PADDING - phase.first_v) / STRIDE - tap.y;
+        if i < OUT_HEIGHT && j < OUT_WIDTH {
+            return right[((picture * OUT_CHANNELS + k % OUT_CHANNELS) * OUT_HEIGHT + i) * OUT_WIDTH + j];
+        }
+        return 0.0;
+    }
+    let index = select(k * sizes.columns + column, column * sizes.inner + k, RIGHT_TRANSPOSED);
+    let value = right[sizes.right_start + index];
+    if RIGHT_IS_LOSS_SLOPE {
+        return 2.0 * select(sizes.lambda * value, value - 1.0, k == column);
+    }
+    return value;
+}
+
+fn store(row: u32, column: u32, split: u32, phase: Phase, value: f32) {
+    if row >= sizes.rows || column >= sizes.columns {
+        return;
+    }
+    var index = sizes.product_start + (split * sizes.rows + row) * sizes.columns + column;
+    if MODE == CONVOLUTION {
+        index = (column / POSITIONS * OUT_CHANNELS + row) * POSITIONS + column % POSITIONS;
+    } else if MODE == INPUT_GRADIENT {
+        let picture = column / (PHASE_HEIGHT * PHASE_WIDTH);
+        let y = column / PHASE_WIDTH % PHASE_HEIGHT * STRIDE + phase.y;
+        let x = column % PHASE_WIDTH * STRIDE + phase.x;
+        if y >= HEIGHT || x >= WIDTH {
+            return;
+        }
+        index = ((picture * CHANNELS + row) * HEIGHT + y) * WIDTH + x;
+    }
+    product[index] = sizes.scale * value;
+}
+
+fn store_row(row: u32, column: u32, split: u32, phase: Phase, values: vec4<f32>) {
+    store(row, column, split, phase, values.x);
+    store(row, column + 1u, split, phase, values.y);
+    store(row, column + 2u, split, phase, values.z);
+    store(row, column + 3u, split, phase, values.w);
+}
+
+@compute @workgroup_size(THREADS, 1, 1)
+fn main(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let tile = workgroup.y * workgroups.x + workgroup.x;
+    let row_tiles = (sizes.rows + TILE_ROWS - 1u) / TILE_ROWS;
+    let first_row = tile % row_tiles * TILE_ROWS;
+    let first_column = tile / row_tiles * TILE_COLUMNS;
+    if first_column >= sizes.columns {
+        return;
+    }
+    let phase = phase_of(workgroup.z);
+    var inner = sizes.inner;
+    var start = 0u;
+    var split = 0u;
+    if MODE == INPUT_GRADIENT {
+        inner = OUT_CHANNELS * phase.taps_y * phase.taps_x;
+    } else {
+        split = workgroup.z;
+        start = split * sizes.inner_share;
+        inner = min(inner, start + sizes.inner_share);
+    }
+
+    let thread_row = thread / THREAD_COLUMNS;
+    let thread_column = thread % THREAD_COLUMNS;
+    var sum_0 = vec4(0.0);
+    var sum_1 = vec4(0.0);
+    var sum_2 = vec4(0.0);
+    var sum_3 = vec4(0.0);
+    var sum_4 = vec4(0.0);
+    var sum_5 = vec4(0.0);
+    var sum_6 = vec4(0.0);
+    var sum_7 = vec4(0.0);
+
+    for (var step = start; step < inner; step += TILE_INNER) {
+        for (var i = thread; i < TILE_INNER * TILE_ROWS / 4u; i += THREADS) {
+            let along = select(i / (TILE_ROWS / 4u), i % TILE_INNER, LEFT_ALONG_INNER);
+            let quad = select(i % (TILE_ROWS / 4u), i / TILE_INNER, LEFT_ALONG_INNER);
+            let k = step + along;
+            let row = first_row + 4u * quad;
+            var values = vec4(0.0);
+            if k < inner {
+                if row < sizes.rows { values.x = left_value(row, k, phase); }
+                if row + 1u < sizes.rows { values.y = left_value(row + 1u, k, phase); }
+                if row + 2u < sizes.rows { values.z = left_value(row + 2u, k, phase); }
+                if row + 3u < sizes.rows { values.w = left_value(row + 3u, k, phase); }
+            }
+            left_tile[along * LEFT_PITCH + quad] = values;
+        }
+        for (var i = thread; i < TILE_INNER * TILE_COLUMNS / 4u; i += THREADS) {
+            let along = select(i / (TILE_COLUMNS / 4u), i % TILE_INNER, RIGHT_ALONG_INNER);
+            let quad = select(i % (TILE_COLUMNS / 4u), i / TILE_INNER, RIGHT_ALONG_INNER);
+            let k = step + along;
+            let column = first_column + 4u * quad;
+            var values = vec4(0.0);
+            if k < inner {
+                if column < sizes.columns { values.x = right_value(k, column, phase); }
+                if column + 1u < sizes.columns { values.y = right_value(k, column + 1u, phase); }
+                if column + 2u < sizes.columns { values.z = right_value(k, column + 2u, phase); }
+                if column + 3u < sizes.columns { values.w = right_value(k, column + 3u, phase); }
+            }
+            right_tile[along * RIGHT_PITCH + quad] = values;
+        }
+        workgroupBarrier();
+        for (var k = 0u; k < TILE_INNER; k++) {
+            let upper = left_tile[k * LEFT_PITCH + 2u * thread_row];
+            let lower = left_tile[k * LEFT_PITCH + 2u * thread_row + 1u];
+            let across = right_tile[k * RIGHT_PITCH + thread_column];
+            sum_0 += upper.x * across;
+            sum_1 += upper.y * across;
+            sum_2 += upper.z * across;
+            sum_3 += upper.w * across;
+            sum_4 += lower.x * across;
+            sum_5 += lower.y * across;
+            sum_6 += lower.z * across;
+            sum_7 += lower.w * across;
+        }
+        workgroupBarrier();
+    }
+
+    let row = first_row + 8u * thread_row;
+    let column = first_column + 4u * thread_column;
+    store_row(row, column, split, phase, sum_0);
+    store_row(row + 1u, column, split, phase, sum_1);
+    store_row(row + 2u, column, split, phase, sum_2);
+    store_row(row + 3u, column, split, phase, sum_3);
+    store_row(row + 4u, column, split, phase, sum_4);
+    store_row(row + 5u, column, split, phase, sum_5);
+    store_row(row + 6u, column, split, phase, sum_6);
+    store_row(row + 7u, column, split, phase, sum_7);
+}
