@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 
 use burn::backend::flex::{FlexTensor, Layout};
-use burn::tensor::{Bytes, DType, Shape};
+use burn::tensor::{Bytes, DType, Shape, TensorData};
 
 /// `tensor` as f32 values in row-major order. Copies only what is laid out otherwise.
 pub fn contiguous(tensor: FlexTensor) -> FlexTensor {
@@ -33,6 +33,21 @@ pub fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
         Layout::contiguous(shape.into()),
         DType::F32,
     )
+}
+
+/// The values of a tensor that was read.
+pub fn values_of_data(data: &TensorData) -> &[f32] {
+    data.as_slice::<f32>()
+        .expect("the networks' tensors hold 32-bit floats")
+}
+
+/// `sqrt(Σ f(a, b)²)`, summed in double precision.
+pub fn norm(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f64 {
+    let squares = a.iter().zip(b).map(|(a, b)| {
+        let x = f64::from(f(*a, *b));
+        x * x
+    });
+    squares.sum::<f64>().sqrt()
 }
 
 /// `task(0)`, ..., `task(count - 1)`, in parallel where there are threads; the results in order.

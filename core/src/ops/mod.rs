@@ -4,18 +4,24 @@
 //! body: the *twin*, which runs on any back end and which every test trusts), the versions that override it where it
 //! is slow, the gradient, and the tests that hold them together.
 
+mod adamw;
+mod arena;
 mod augment;
 mod batch_norm;
 mod conv2d;
 mod correlation;
 mod cpu;
+mod lars;
 mod product;
 #[macro_use]
 pub mod wgsl;
 
+pub use adamw::AdamW;
+pub use arena::{Moved, Parameter};
 pub use augment::augment;
 pub use batch_norm::{Normalize, Statistics, batch_norm_frozen, batch_norm_train};
 pub use conv2d::conv2d;
 pub use correlation::{Correlation, correlate};
+pub use lars::{Lars, Rates, TrustRatio};
 pub use product::linear;
 pub(crate) use cpu::{Orientation, matrix_product, parallel_blocks};

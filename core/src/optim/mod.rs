@@ -1,9 +1,9 @@
-//! From gradients to new weights: LARS, SGD and AdamW, and the schedule of their rates.
+//! From gradients to new weights: the optimizer of a run, and the schedule of its rates. The update rules themselves are
+//! operations: `ops/lars.rs`, `ops/adamw.rs`.
 
-mod lars;
 mod optimizer;
 mod schedule;
 
-pub use lars::{Lars, LarsState, TrustRatio};
-pub use optimizer::{Optimizer, OptimizerConfig, OptimizerState, Rates};
+pub use crate::ops::{Lars, Rates, TrustRatio};
+pub use optimizer::{Optimizer, OptimizerConfig, OptimizerState};
 pub use schedule::Schedule;

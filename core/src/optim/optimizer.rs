@@ -1,19 +1,12 @@
-//! The optimizer of a run: one of burn's per-tensor update rules, or LARS, for every parameter by name.
+//! The optimizer of a run: an update rule, and what it remembers of each parameter by name.
 
-use std::any::Any;
 use std::collections::BTreeMap;
 
-use burn::optim::decay::WeightDecayConfig;
-use burn::optim::momentum::MomentumConfig;
-use burn::optim::{
-    AdamW, AdamWConfig, Optimizer as UpdateRule, RecordState, Sgd, SgdConfig, StateSink,
-    StateSource,
-};
-use burn::tensor::{Gradients, Tensor, TensorData};
+use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use super::{Lars, TrustRatio};
 use crate::model::{Network, Visitor};
+use crate::ops::{AdamW, Lars, Moved, Parameter, Rates, TrustRatio};
 
 /// Which update rule, with its numbers. Tensors of one dimension take no weight decay.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -108,72 +101,71 @@ impl OptimizerConfig {
         None
     }
 
-    /// The update rule, without any state yet.
+    /// The optimizer, without any state yet.
     pub fn init(&self) -> Optimizer {
-        match *self {
+        let rule = match *self {
             Self::Lars {
                 momentum,
                 weight_decay,
                 eta,
                 trust_ratio,
-            } => {
-                let lars = Lars {
-                    momentum,
-                    weight_decay,
-                    eta,
-                    trust_ratio,
-                };
-                Optimizer::Lars(PerParameter::new(lars.clone(), lars))
-            }
+            } => Rule::Lars(Lars {
+                momentum,
+                weight_decay,
+                eta,
+                trust_ratio: Some(trust_ratio),
+            }),
             Self::Sgd {
                 momentum,
                 weight_decay,
-            } => {
-                let momentum = Some(MomentumConfig {
-                    momentum,
-                    dampening: 0.0,
-                    nesterov: false,
-                });
-                let plain = SgdConfig::new().with_momentum(momentum);
-                let decay = (weight_decay > 0.0).then(|| WeightDecayConfig::new(weight_decay));
-                let decayed = plain.clone().with_weight_decay(decay);
-                Optimizer::Sgd(PerParameter::new(decayed.build(), plain.build()))
-            }
+            } => Rule::Lars(Lars {
+                momentum,
+                weight_decay: f64::from(weight_decay),
+                eta: 0.0,
+                trust_ratio: None,
+            }),
             Self::AdamW {
                 beta_1,
                 beta_2,
                 epsilon,
                 weight_decay,
-            } => {
-                let plain = AdamWConfig::new()
-                    .with_beta_1(beta_1)
-                    .with_beta_2(beta_2)
-                    .with_epsilon(epsilon)
-                    .with_weight_decay(0.0);
-                let decayed = plain.clone().with_weight_decay(weight_decay);
-                Optimizer::AdamW(PerParameter::new(decayed.build(), plain.build()))
-            }
+            } => Rule::AdamW(AdamW {
+                beta_1: f64::from(beta_1),
+                beta_2: f64::from(beta_2),
+                epsilon: f64::from(epsilon),
+                weight_decay: f64::from(weight_decay),
+            }),
+        };
+        Optimizer {
+            rule,
+            memory: BTreeMap::new(),
+            steps: 0,
         }
     }
 }
 
-/// The learning rates of one step.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Rates {
-    /// For tensors of two or more dimensions.
-    pub weights: f64,
-    /// For tensors of one: biases, and batch normalization's scale and shift.
-    pub biases: f64,
+enum Rule {
+    Lars(Lars),
+    AdamW(AdamW),
+}
+
+impl Rule {
+    /// What is remembered of each parameter.
+    fn quantities(&self) -> &'static [&'static str] {
+        match self {
+            Self::Lars(_) => &["momentum"],
+            Self::AdamW(_) => &["moment_1", "moment_2"],
+        }
+    }
 }
 
 /// An update rule and what it remembers of each parameter.
-pub enum Optimizer {
-    /// Layer-wise adaptive rates.
-    Lars(PerParameter<Lars>),
-    /// Stochastic gradient descent.
-    Sgd(PerParameter<Sgd>),
-    /// Adam with decoupled weight decay.
-    AdamW(PerParameter<AdamW>),
+pub struct Optimizer {
+    rule: Rule,
+    /// By the parameter's name; one tensor for each of the rule's quantities, in one dimension.
+    memory: BTreeMap<String, Vec<Tensor<1>>>,
+    /// Steps done.
+    steps: u64,
 }
 
 /// What an optimizer remembers, as named tensors and counters.
@@ -181,162 +173,151 @@ pub enum Optimizer {
 pub struct OptimizerState {
     /// `PARAMETER.QUANTITY` and its values.
     pub tensors: Vec<(String, TensorData)>,
-    /// `PARAMETER.COUNTER` and its value.
+    /// Counters by name.
     pub counters: BTreeMap<String, u64>,
 }
+
+/// The counter of steps done.
+const STEPS: &str = "steps";
 
 impl Optimizer {
     /// Moves every parameter of `network` that `gradients` reach.
     pub fn step(&mut self, network: &mut impl Network, gradients: Gradients, rates: Rates) {
-        match self {
-            Self::Lars(optimizer) => optimizer.step(network, gradients, rates),
-            Self::Sgd(optimizer) => optimizer.step(network, gradients, rates),
-            Self::AdamW(optimizer) => optimizer.step(network, gradients, rates),
-        }
+        self.steps += 1;
+        let mut collect = Collect {
+            optimizer: self,
+            gradients,
+            names: Vec::new(),
+            parameters: Vec::new(),
+        };
+        network.visit("", &mut collect);
+        let Collect {
+            names, parameters, ..
+        } = collect;
+        let moved = match &self.rule {
+            Rule::Lars(rule) => rule.update(&parameters, rates),
+            Rule::AdamW(rule) => rule.update(&parameters, rates, self.steps),
+        };
+        let mut moved: BTreeMap<String, Moved> = names.into_iter().zip(moved).collect();
+        network.visit(
+            "",
+            &mut Put {
+                moved: &mut moved,
+                memory: &mut self.memory,
+            },
+        );
     }
 
     /// Reads what is remembered about the parameters of `network`.
     pub fn state(&self, network: &impl Network) -> OptimizerState {
-        match self {
-            Self::Lars(optimizer) => optimizer.state(network),
-            Self::Sgd(optimizer) => optimizer.state(network),
-            Self::AdamW(optimizer) => optimizer.state(network),
+        let mut save = Save {
+            optimizer: self,
+            tensors: Vec::new(),
+        };
+        network.clone().visit("", &mut save);
+        OptimizerState {
+            tensors: save.tensors,
+            counters: BTreeMap::from([(STEPS.to_owned(), self.steps)]),
         }
     }
 
     /// Takes up what was remembered by another run of the same rule. Parameters that `state` does not name start
     /// anew.
     pub fn restore(&mut self, network: &impl Network, state: OptimizerState) {
-        match self {
-            Self::Lars(optimizer) => optimizer.restore(network, state),
-            Self::Sgd(optimizer) => optimizer.restore(network, state),
-            Self::AdamW(optimizer) => optimizer.restore(network, state),
-        }
-    }
-}
-
-/// One update rule for all parameters, with their states by name.
-pub struct PerParameter<R> {
-    /// For tensors of two or more dimensions.
-    weights: R,
-    /// For tensors of one.
-    biases: R,
-    /// `R::State<D>` for a parameter of `D` dimensions.
-    states: BTreeMap<String, Box<dyn Any + Send>>,
-}
-
-impl<R: UpdateRule> PerParameter<R> {
-    fn new(weights: R, biases: R) -> Self {
-        Self {
-            weights,
-            biases,
-            states: BTreeMap::new(),
-        }
-    }
-
-    fn step(&mut self, network: &mut impl Network, gradients: Gradients, rates: Rates) {
-        network.visit(
-            "",
-            &mut Update {
-                optimizer: self,
-                gradients,
-                rates,
-            },
-        );
-    }
-
-    fn state(&self, network: &impl Network) -> OptimizerState {
-        let mut save = Save {
+        self.steps = state.counters.get(STEPS).copied().unwrap_or(0);
+        let mut restore = Restore {
             optimizer: self,
-            sink: StateSink::default(),
+            tensors: state.tensors.into_iter().collect(),
         };
-        network.clone().visit("", &mut save);
-        // burn counts steps, the only scalar that any of the rules keeps.
-        let counters = save.sink.scalars.into_iter();
-        let counters = counters.filter_map(|(name, count)| Some((name, count.try_into().ok()?)));
-        OptimizerState {
-            tensors: save.sink.tensors,
-            counters: counters.collect(),
-        }
-    }
-
-    fn restore(&mut self, network: &impl Network, state: OptimizerState) {
-        let counters = state
-            .counters
-            .into_iter()
-            .map(|(name, count)| (name, count.into()));
-        let mut source = StateSource::new(counters.collect());
-        for (name, data) in state.tensors {
-            source.insert_tensor(name, data);
-        }
-        network.clone().visit(
-            "",
-            &mut Restore {
-                optimizer: self,
-                source,
-            },
-        );
+        network.clone().visit("", &mut restore);
     }
 }
 
-struct Update<'a, R> {
-    optimizer: &'a mut PerParameter<R>,
+/// Takes the gradients, with what they move.
+struct Collect<'a> {
+    optimizer: &'a mut Optimizer,
     gradients: Gradients,
-    rates: Rates,
+    names: Vec<String>,
+    parameters: Vec<Parameter>,
 }
 
-impl<R: UpdateRule> Visitor for Update<'_, R> {
+impl Visitor for Collect<'_> {
     fn parameter<const D: usize>(&mut self, name: &str, tensor: &mut Tensor<D>) {
         let Some(gradient) = tensor.grad_remove(&mut self.gradients) else {
             return;
         };
-        let state = self.optimizer.states.remove(name);
-        let state = state.and_then(|state| state.downcast::<R::State<D>>().ok());
-        let (rule, rate) = match D {
-            1 => (&self.optimizer.biases, self.rates.biases),
-            _ => (&self.optimizer.weights, self.rates.weights),
-        };
-        let (moved, state) = rule.step(rate, tensor.clone().inner(), gradient, state.map(|s| *s));
-        *tensor = moved.autodiff().require_grad();
-        if let Some(state) = state {
-            self.optimizer
-                .states
-                .insert(name.to_owned(), Box::new(state));
-        }
+        let value: Tensor<1> = tensor.clone().inner().flatten(0, D - 1);
+        let memory = self.optimizer.memory.remove(name);
+        let quantities = self.optimizer.rule.quantities().len();
+        let memory = memory.unwrap_or_else(|| {
+            // Each its own: the kernels write none of them twice.
+            (0..quantities).map(|_| value.zeros_like()).collect()
+        });
+        self.names.push(name.to_owned());
+        self.parameters.push(Parameter {
+            value,
+            gradient: gradient.flatten(0, D - 1),
+            memory,
+            is_weight: D > 1,
+        });
     }
 
     fn statistic(&mut self, _: &str, _: &mut Tensor<1>) {}
 }
 
-struct Save<'a, R> {
-    optimizer: &'a PerParameter<R>,
-    sink: StateSink,
+/// Puts back what was moved.
+struct Put<'a> {
+    moved: &'a mut BTreeMap<String, Moved>,
+    memory: &'a mut BTreeMap<String, Vec<Tensor<1>>>,
 }
 
-impl<R: UpdateRule> Visitor for Save<'_, R> {
-    fn parameter<const D: usize>(&mut self, name: &str, _: &mut Tensor<D>) {
-        if let Some(state) = self.optimizer.states.get(name)
-            && let Some(state) = state.downcast_ref::<R::State<D>>()
-        {
-            state.state_flatten(name, &mut self.sink);
-        }
-    }
-
-    fn statistic(&mut self, _: &str, _: &mut Tensor<1>) {}
-}
-
-struct Restore<'a, R> {
-    optimizer: &'a mut PerParameter<R>,
-    source: StateSource,
-}
-
-impl<R: UpdateRule> Visitor for Restore<'_, R> {
+impl Visitor for Put<'_> {
     fn parameter<const D: usize>(&mut self, name: &str, tensor: &mut Tensor<D>) {
-        let device = tensor.device().inner();
-        if let Some(state) = R::State::<D>::state_unflatten(name, &mut self.source, &device) {
-            self.optimizer
-                .states
-                .insert(name.to_owned(), Box::new(state));
+        if let Some(moved) = self.moved.remove(name) {
+            let value: Tensor<D> = moved.value.reshape(tensor.dims());
+            *tensor = value.autodiff().require_grad();
+            self.memory.insert(name.to_owned(), moved.memory);
+        }
+    }
+
+    fn statistic(&mut self, _: &str, _: &mut Tensor<1>) {}
+}
+
+struct Save<'a> {
+    optimizer: &'a Optimizer,
+    tensors: Vec<(String, TensorData)>,
+}
+
+impl Visitor for Save<'_> {
+    fn parameter<const D: usize>(&mut self, name: &str, tensor: &mut Tensor<D>) {
+        if let Some(memory) = self.optimizer.memory.get(name) {
+            for (quantity, values) in self.optimizer.rule.quantities().iter().zip(memory) {
+                let values: Tensor<D> = values.clone().reshape(tensor.dims());
+                self.tensors.push((format!("{name}.{quantity}"), values.into_data()));
+            }
+        }
+    }
+
+    fn statistic(&mut self, _: &str, _: &mut Tensor<1>) {}
+}
+
+struct Restore<'a> {
+    optimizer: &'a mut Optimizer,
+    tensors: BTreeMap<String, TensorData>,
+}
+
+impl Visitor for Restore<'_> {
+    fn parameter<const D: usize>(&mut self, name: &str, tensor: &mut Tensor<D>) {
+        let device = tensor.device();
+        let device: Device = if device.is_autodiff() { device.inner() } else { device };
+        let quantities = self.optimizer.rule.quantities();
+        let memory = quantities.iter().map(|quantity| {
+            let data = self.tensors.remove(&format!("{name}.{quantity}"))?;
+            let fits = data.shape().to_vec() == tensor.dims();
+            fits.then(|| Tensor::<D>::from_data(data, &device).flatten(0, D - 1))
+        });
+        if let Some(memory) = memory.collect() {
+            self.optimizer.memory.insert(name.to_owned(), memory);
         }
     }
 

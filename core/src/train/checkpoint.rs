@@ -12,7 +12,7 @@ use crate::optim::OptimizerState;
 
 const OPTIMIZER: &str = "optimizer.";
 /// The version of this layout.
-const FORMAT: &str = "1";
+const FORMAT: &str = "2";
 
 /// A run's state, read from a file.
 pub struct Checkpoint {

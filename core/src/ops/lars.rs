@@ -1,0 +1,335 @@
+//! Layer-wise adaptive rate scaling (You et al. 2017, arXiv 1708.03888): every weight tensor moves by a fixed share of
+//! its own norm, however large its gradient is. Without the adaptation it is stochastic gradient descent with momentum.
+//!
+//! `g ← g + decay p`, `g ← q g`, `μ ← momentum μ + g`, `p ← p - rate μ`, with the trust ratio `q`. Tensors of one
+//! dimension take no part in the adaptation, and no decay.
+
+use burn::tensor::{Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+
+use super::arena::{Arena, Moved, Parameter};
+use super::cpu;
+use super::wgsl::{self, kernel};
+use crate::device::runs_on_cpu;
+
+/// How the trust ratio `q`, which a tensor's update is multiplied by, is computed from its norm `‖p‖` and its
+/// gradient's. Where a norm is zero, it is 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TrustRatio {
+    /// `η ‖p‖ / ‖g + decay p‖`, the official Barlow Twins code's.
+    Official,
+    /// `min(η ‖p‖ / (‖g‖ + decay ‖p‖ + 1e-8) / rate, 1)`, solo-learn's: no layer moves further than plain SGD would.
+    /// Small data sets need it, with a larger η (0.02).
+    Clipped,
+}
+
+/// Keeps the clipped ratio's denominator from zero; solo-learn's.
+const EPSILON: f64 = 1e-8;
+
+/// The update rule.
+#[derive(Debug, Clone, Copy)]
+pub struct Lars {
+    /// How much of the last update stays in the next.
+    pub momentum: f64,
+    /// Weight decay.
+    pub weight_decay: f64,
+    /// The share of its norm that a tensor moves at a rate of 1.
+    pub eta: f64,
+    /// The formula of the trust ratio; none is SGD.
+    pub trust_ratio: Option<TrustRatio>,
+}
+
+/// The learning rates of one step.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Rates {
+    /// For tensors of two or more dimensions.
+    pub weights: f64,
+    /// For tensors of one: biases, and batch normalization's scale and shift.
+    pub biases: f64,
+}
+
+impl Rates {
+    /// The rate of one kind of tensor.
+    pub fn of(&self, is_weight: bool) -> f64 {
+        if is_weight { self.weights } else { self.biases }
+    }
+}
+
+impl Lars {
+    /// Moves all parameters, whose memory is one momentum each.
+    pub fn update(&self, parameters: &[Parameter], rates: Rates) -> Vec<Moved> {
+        if let Some(arena) = Arena::new(parameters) {
+            return self.on_wgpu(&arena, rates);
+        }
+        let one = |parameter: &Parameter| {
+            if runs_on_cpu(&parameter.value.device()) {
+                self.on_cpu(parameter, rates.of(parameter.is_weight))
+            } else {
+                self.twin(parameter, rates.of(parameter.is_weight))
+            }
+        };
+        parameters.iter().map(one).collect()
+    }
+
+    fn decay(&self, parameter: &Parameter) -> f64 {
+        if parameter.is_weight {
+            self.weight_decay
+        } else {
+            0.0
+        }
+    }
+
+    /// In burn's tensor operations.
+    fn twin(&self, parameter: &Parameter, rate: f64) -> Moved {
+        let Parameter { value, gradient, .. } = parameter;
+        let decayed = gradient.clone() + value.clone() * self.decay(parameter);
+        let norm = |tensor: Tensor<1>| tensor.square().sum().sqrt();
+        let update = match self.trust_ratio.filter(|_| parameter.is_weight) {
+            None => decayed,
+            Some(formula) => {
+                let value_norm = norm(value.clone());
+                let (gradient_norm, ratio) = match formula {
+                    TrustRatio::Official => {
+                        let gradient_norm = norm(decayed.clone());
+                        let ratio = value_norm.clone() * self.eta / gradient_norm.clone();
+                        (gradient_norm, ratio)
+                    }
+                    TrustRatio::Clipped => {
+                        let gradient_norm = norm(gradient.clone());
+                        let decay = value_norm.clone() * self.weight_decay;
+                        let ratio = value_norm.clone() * self.eta
+                            / (gradient_norm.clone() + decay + EPSILON)
+                            / least(rate);
+                        (gradient_norm, ratio.clamp_max(1.0))
+                    }
+                };
+                let zero = value_norm
+                    .equal_elem(0.0)
+                    .bool_or(gradient_norm.equal_elem(0.0));
+                decayed * ratio.mask_fill(zero, 1.0)
+            }
+        };
+        let momentum = parameter.memory[0].clone() * self.momentum + update;
+        Moved {
+            value: value.clone() - momentum.clone() * rate,
+            memory: vec![momentum],
+        }
+    }
+
+    /// The trust ratio, from norms in double precision.
+    fn ratio(&self, formula: TrustRatio, rate: f64, value: &[f32], gradient: &[f32]) -> f64 {
+        let value_norm = cpu::norm(value, value, |x, _| x);
+        let decay = self.weight_decay as f32;
+        let (gradient_norm, ratio) = match formula {
+            TrustRatio::Official => {
+                let gradient_norm = cpu::norm(gradient, value, |g, p| g + decay * p);
+                (gradient_norm, self.eta * value_norm / gradient_norm)
+            }
+            TrustRatio::Clipped => {
+                let gradient_norm = cpu::norm(gradient, gradient, |g, _| g);
+                let most = gradient_norm + self.weight_decay * value_norm + EPSILON;
+                let ratio = self.eta * value_norm / most / least(rate);
+                (gradient_norm, ratio.min(1.0))
+            }
+        };
+        if value_norm == 0.0 || gradient_norm == 0.0 {
+            1.0
+        } else {
+            ratio
+        }
+    }
+
+    /// On the CPU: one pass for the norms, one for the update.
+    fn on_cpu(&self, parameter: &Parameter, rate: f64) -> Moved {
+        let data = [&parameter.value, &parameter.gradient, &parameter.memory[0]]
+            .map(|tensor| tensor.to_data());
+        let [value, gradient, momentum] = data.each_ref().map(cpu::values_of_data);
+        let ratio = match self.trust_ratio.filter(|_| parameter.is_weight) {
+            None => 1.0,
+            Some(formula) => self.ratio(formula, rate, value, gradient),
+        };
+        let (ratio, decay) = (ratio as f32, self.decay(parameter) as f32);
+        let (kept, rate) = (self.momentum as f32, rate as f32);
+        let momentum: Vec<f32> = (momentum.iter().zip(gradient).zip(value))
+            .map(|((m, g), p)| kept * m + ratio * (g + decay * p))
+            .collect();
+        let value: Vec<f32> = (value.iter().zip(&momentum))
+            .map(|(p, m)| p - rate * m)
+            .collect();
+        let device = parameter.value.device();
+        let tensor = |values: Vec<f32>| {
+            let count = values.len();
+            Tensor::from_data(TensorData::new(values, [count]), &device)
+        };
+        Moved {
+            value: tensor(value),
+            memory: vec![tensor(momentum)],
+        }
+    }
+
+    fn on_wgpu(&self, arena: &Arena<'_>, rates: Rates) -> Vec<Moved> {
+        let client = arena.client();
+        let segments = arena.segments();
+        let values = arena.pack(|parameter| &parameter.value);
+        let gradients = arena.pack(|parameter| &parameter.gradient);
+        let momenta = arena.pack(|parameter| &parameter.memory[0]);
+        let count = arena.count();
+        let ratios = client.empty(count * size_of::<f32>());
+        if let Some(formula) = self.trust_ratio {
+            let clipped = formula == TrustRatio::Clipped;
+            let norms = client.empty(arena.chunks() * size_of::<[f32; 2]>());
+            let decay = if clipped { 0.0 } else { self.weight_decay };
+            kernel!("lars_norms").launch(
+                client,
+                arena.workgroups(),
+                &[&segments, &values, &gradients, &norms],
+                &[arena.chunks().into(), count.into(), (decay as f32).into()],
+            );
+            kernel!("lars_ratios").choose("CLIPPED", clipped).launch(
+                client,
+                [count, 1, 1],
+                &[&segments, &norms, &ratios],
+                &[
+                    count.into(),
+                    (self.eta as f32).into(),
+                    (self.weight_decay as f32).into(),
+                    (least(rates.weights) as f32).into(),
+                ],
+            );
+        }
+        let [new_values, new_momenta] = [(); 2].map(|()| arena.empty());
+        let numbers = [self.momentum, self.weight_decay, rates.weights, rates.biases];
+        let sizes = [arena.chunks(), count].map(wgsl::Number::from);
+        kernel!("lars_update")
+            .choose("ADAPTIVE", self.trust_ratio.is_some())
+            .launch(
+                client,
+                arena.workgroups(),
+                &[
+                    &segments,
+                    &ratios,
+                    &values,
+                    &gradients,
+                    &momenta,
+                    &new_values,
+                    &new_momenta,
+                ],
+                &[&sizes[..], &numbers.map(|x| (x as f32).into())].concat(),
+            );
+        arena.moved(&new_values, &[new_momenta])
+    }
+}
+
+/// A rate to divide by: at a rate of 0 nothing moves anyway.
+fn least(rate: f64) -> f64 {
+    rate.max(f64::from(f32::MIN_POSITIVE))
+}
+
+#[cfg(test)]
+pub mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::ops::wgsl::with_twins;
+    use crate::testing::{assert_close, each_device, random, values};
+
+    fn lars(trust_ratio: Option<TrustRatio>) -> Lars {
+        Lars {
+            momentum: 0.9,
+            weight_decay: 0.0,
+            eta: 0.02,
+            trust_ratio,
+        }
+    }
+
+    fn step(lars: &Lars, rate: f64, value: [f32; 2], gradient: [f32; 2], device: &Device) -> Vec<f32> {
+        let [value, gradient] = [value, gradient].map(|x| Tensor::<1>::from_floats(x, device));
+        let parameter = Parameter {
+            memory: vec![value.zeros_like()],
+            value,
+            gradient,
+            is_weight: true,
+        };
+        let rates = Rates {
+            weights: rate,
+            biases: 1e9,
+        };
+        values(lars.update(&[parameter], rates).remove(0).value)
+    }
+
+    #[test]
+    fn clipping_bounds_the_step_by_sgd_s() {
+        each_device(|device| {
+            let lars = lars(Some(TrustRatio::Clipped));
+            // ‖p‖ = 5, ‖g‖ = 0.01: the ratio 0.02 · 5 / 0.01 / 0.3 = 33 is cut to 1, which is plain SGD.
+            let moved = step(&lars, 0.3, [3.0, 4.0], [0.01, 0.0], device);
+            assert!((moved[0] - (3.0 - 0.3 * 0.01)).abs() < 1e-6, "{moved:?}");
+            // ‖g‖ = 10: the ratio 0.02 · 5 / 10 / 0.3 = 1/30 holds, and the step is η ‖p‖ = 0.1 long.
+            let moved = step(&lars, 0.3, [3.0, 4.0], [10.0, 0.0], device);
+            assert!((moved[0] - 2.9).abs() < 1e-5, "{moved:?}");
+        });
+    }
+
+    #[test]
+    fn zero_norms_stay_finite() {
+        each_device(|device| {
+            for trust_ratio in [TrustRatio::Official, TrustRatio::Clipped] {
+                let lars = lars(Some(trust_ratio));
+                for rate in [0.0, 0.1] {
+                    let moved = step(&lars, rate, [0.0, 0.0], [1.0, 0.0], device);
+                    assert!((moved[0] + rate as f32).abs() < 1e-6, "{moved:?}");
+                    assert_eq!(step(&lars, rate, [1.0, 2.0], [0.0, 0.0], device), [1.0, 2.0]);
+                }
+            }
+        });
+    }
+
+    /// As many tensors as take several copies, with sizes around those of a chunk.
+    pub fn parameters(memory: usize, device: &Device) -> Vec<Parameter> {
+        let lengths = [1, 2, 255, 2047, 2048, 2049, 10_000, 3, 64, 5000, 1, 70, 513];
+        (0..13u64)
+            .zip(lengths)
+            .map(|(i, length)| Parameter {
+                value: random([length], i, device),
+                gradient: random::<1>([length], 100 + i, device) * 0.1,
+                memory: vec![Tensor::zeros([length], device); memory],
+                is_weight: i % 3 != 0,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn several_steps_agree_with_the_twin() {
+        let rates = Rates {
+            weights: 0.3,
+            biases: 0.01,
+        };
+        for trust_ratio in [None, Some(TrustRatio::Official), Some(TrustRatio::Clipped)] {
+            let rule = Lars {
+                weight_decay: 0.01,
+                ..lars(trust_ratio)
+            };
+            each_device(|device| {
+                let (mut ours, mut twins) = (parameters(1, device), parameters(1, device));
+                for _ in 0..3 {
+                    let moved = rule.update(&ours, rates);
+                    let expected: Vec<Moved> = with_twins(|| {
+                        let one = |p: &Parameter| rule.twin(p, rates.of(p.is_weight));
+                        twins.iter().map(one).collect()
+                    });
+                    for (parameters, moved) in [(&mut ours, moved), (&mut twins, expected)] {
+                        for (parameter, moved) in parameters.iter_mut().zip(moved) {
+                            parameter.value = moved.value;
+                            parameter.memory = moved.memory;
+                        }
+                    }
+                }
+                for (ours, twin) in ours.into_iter().zip(twins) {
+                    assert_close(ours.value, twin.value, 1e-5, "value");
+                    assert_close(ours.memory[0].clone(), twin.memory[0].clone(), 1e-5, "momentum");
+                }
+            });
+        }
+    }
+}

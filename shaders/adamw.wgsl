@@ -1,0 +1,64 @@
+// AdamW: every tensor moves by its mean gradient over the root of its mean squared one.
+
+const THREADS: u32 = 256u;
+// Values of an arena that a workgroup takes; all of one tensor.
+const CHUNK: u32 = 2048u;
+
+struct Sizes {
+    chunks: u32,
+    segments: u32,
+    beta_1: f32,
+    beta_2: f32,
+    // What the moments are multiplied by, since they started at 0.
+    correction_1: f32,
+    correction_2: f32,
+    epsilon: f32,
+    decay: f32,
+    rate_weights: f32,
+    rate_biases: f32,
+}
+
+@group(0) @binding(0) var<storage, read_write> segments: array<vec4<u32>>;
+@group(0) @binding(1) var<storage, read_write> parameters: array<f32>;
+@group(0) @binding(2) var<storage, read_write> gradients: array<f32>;
+@group(0) @binding(3) var<storage, read_write> moments_1: array<f32>;
+@group(0) @binding(4) var<storage, read_write> moments_2: array<f32>;
+@group(0) @binding(5) var<storage, read_write> new_parameters: array<f32>;
+@group(0) @binding(6) var<storage, read_write> new_moments_1: array<f32>;
+@group(0) @binding(7) var<storage, read_write> new_moments_2: array<f32>;
+@group(0) @binding(8) var<uniform> sizes: Sizes;
+
+// The last segment that begins at or before the chunk.
+fn segment_of(chunk: u32) -> u32 {
+    var first = 0u;
+    var end = sizes.segments;
+    while end - first > 1u {
+        let middle = (first + end) / 2u;
+        if segments[middle].x <= chunk { first = middle; } else { end = middle; }
+    }
+    return first;
+}
+
+@compute @workgroup_size(THREADS, 1, 1)
+fn main(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    for (var chunk = workgroup.x; chunk < sizes.chunks; chunk += workgroups.x) {
+        let segment = segments[segment_of(chunk)];
+        let is_weight = segment.z == 1u;
+        let rate = select(sizes.rate_biases, sizes.rate_weights, is_weight);
+        let kept = 1.0 - rate * select(0.0, sizes.decay, is_weight);
+        let end = min((chunk + 1u) * CHUNK, segment.x * CHUNK + segment.y);
+        for (var i = chunk * CHUNK + thread; i < end; i += THREADS) {
+            let gradient = gradients[i];
+            let moment_1 = sizes.beta_1 * moments_1[i] + (1.0 - sizes.beta_1) * gradient;
+            let moment_2 = sizes.beta_2 * moments_2[i] + (1.0 - sizes.beta_2) * gradient * gradient;
+            new_moments_1[i] = moment_1;
+            new_moments_2[i] = moment_2;
+            let root = sqrt(moment_2 * sizes.correction_2) + sizes.epsilon;
+            new_parameters[i] = kept * parameters[i] - rate * (moment_1 * sizes.correction_1 / root);
+        }
+    }
+}
