@@ -2,11 +2,10 @@
 //! same parts for small pictures on weak machines.
 
 use burn::tensor::Tensor;
-use burn::tensor::module::max_pool2d;
-use burn::tensor::ops::MaxPoolOptions;
 use serde::{Deserialize, Serialize};
 
 use super::{BatchNorm, Conv, Initializer, Mode, Network, Visitor, join};
+use crate::ops;
 
 /// Which residual network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,24 +142,12 @@ impl ResNet {
     pub fn forward(&mut self, pictures: Tensor<4>, mode: Mode) -> Tensor<2> {
         let mut x = self.bn1.forward(self.conv1.forward(pictures), None, true, mode);
         if self.pooled {
-            x = max_pool2d(
-                x,
-                MaxPoolOptions {
-                    kernel_size: [3, 3],
-                    stride: [2, 2],
-                    padding: [(1, 1), (1, 1)],
-                    dilation: [1, 1],
-                    ceil_mode: false,
-                },
-            );
+            x = ops::max_pool(x);
         }
         for block in self.stages.iter_mut().flatten() {
             x = block.forward(x, mode);
         }
-        let [n, channels, height, width] = x.dims();
-        x.reshape([n, channels, height * width])
-            .mean_dim(2)
-            .reshape([n, channels])
+        ops::mean_pool(x)
     }
 }
 

@@ -12,6 +12,7 @@ mod conv2d;
 mod correlation;
 mod cpu;
 mod lars;
+mod pool;
 mod product;
 #[macro_use]
 pub mod wgsl;
@@ -23,5 +24,6 @@ pub use batch_norm::{Normalize, Statistics, batch_norm_frozen, batch_norm_train}
 pub use conv2d::conv2d;
 pub use correlation::{Correlation, correlate};
 pub use lars::{Lars, Rates, TrustRatio};
+pub use pool::{max_pool, mean_pool};
 pub use product::linear;
 pub(crate) use cpu::{Orientation, matrix_product, parallel_blocks};

@@ -1,0 +1,176 @@
+//! Augmentation: pictures of 8 bits and what was drawn for each, in; one normalized batch of views, out.
+//!
+//! In order, as torchvision's tensor transforms: crop and bicubic resize (antialiased, a = -0.5, clamped to [0, 1]),
+//! flip, color jitter, grayscale, Gaussian blur (reflected borders), solarization, normalization.
+//!
+//! There are three versions of the same arithmetic: a picture at a time on the CPU, a workgroup a picture on a wgpu
+//! device, and the twin, a batch at a time in tensor operations on any device.
+
+mod cpu;
+mod twin;
+mod wgsl;
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+use crate::augment::{Draw, Normalization};
+use crate::data::DevicePictures;
+use crate::device::runs_on_cpu;
+
+/// The gray of red, green and blue, as torchvision weighs them (ITU-R BT.601, rounded).
+const GRAY: [f32; 3] = [0.2989, 0.587, 0.114];
+
+/// Makes the views of `size x size` pixels that `draws` describes (the index of a picture, and what to do to it):
+/// `[draws, 3, size, size]`.
+pub fn augment(
+    pictures: &DevicePictures,
+    draws: &[(usize, Draw)],
+    size: usize,
+    normalization: &Normalization,
+    device: &Device,
+) -> Tensor<4> {
+    match pictures {
+        DevicePictures::Host(pictures) => {
+            debug_assert!(runs_on_cpu(device));
+            let mut views = vec![0.0; draws.len() * 3 * size * size];
+            super::cpu::parallel_blocks(&mut views, 3 * size * size, |i, view| {
+                let (index, draw) = &draws[i];
+                cpu::augment_one(pictures, *index, draw, size, normalization, view);
+            });
+            Tensor::from_data(TensorData::new(views, [draws.len(), 3, size, size]), device)
+        }
+        DevicePictures::Words {
+            words,
+            height,
+            width,
+        } => {
+            let picture = (*height, *width);
+            if let Some(pictures) = wgsl::on_wgpu(words) {
+                let views = wgsl::augment(&pictures, picture, draws, size, normalization);
+                return wgsl::tensor(views, words);
+            }
+            let x = twin::unpack(words, draws, picture, device);
+            twin::augment_batch(x, draws, size, normalization, device)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::TensorData;
+
+    use super::*;
+    use crate::augment::Policy;
+    use crate::random::{Purpose, Stream};
+    use crate::data::Pictures;
+    use crate::device;
+    use crate::testing::{assert_close, cpu, each_device, values};
+
+    fn noise(height: usize, width: usize, count: usize) -> Pictures {
+        let mut stream = Stream::new(5, Purpose::Sample, height as u64, width as u64);
+        let bytes = (0..count * 3 * height * width)
+            .map(|_| stream.below(256) as u8)
+            .collect();
+        Pictures::new(height, width, bytes)
+    }
+
+    #[test]
+    fn all_versions_agree() {
+        let everything = Policy {
+            jitter: 1.0,
+            gray: 0.3,
+            blur: 0.7,
+            solarize: 0.5,
+            // Not 0.5: noise has values that rounding would put on either side of a threshold among them.
+            solarize_threshold: 0.7531,
+            ..Policy::default()
+        };
+        let plain = Policy {
+            flip: 0.5,
+            jitter: 0.0,
+            gray: 0.0,
+            blur: 0.0,
+            solarize: 0.0,
+            ..Policy::default()
+        };
+        let policies = [everything, Policy::default(), Policy::second_view(), plain];
+        // In workgroup memory and too large for it, shrunk and stretched.
+        let sizes = [
+            ((32, 32), 32),
+            ((9, 23), 16),
+            ((1, 1), 3),
+            ((40, 17), 5),
+            ((64, 48), 40),
+            ((33, 32), 32),
+            ((7, 5), 1),
+        ];
+        for ((height, width), size) in sizes {
+            for policy in &policies {
+                let pictures = noise(height, width, 7);
+                let draws: Vec<(usize, Draw)> = (0..12)
+                    .map(|i| {
+                        let mut stream = Stream::new(1, Purpose::ViewA, 0, i);
+                        let draw = Draw::from_policy(policy, (height, width), size, &mut stream);
+                        (i as usize % 7, draw)
+                    })
+                    .collect();
+                let normalization = Normalization::default();
+                let host = DevicePictures::Host(pictures.clone());
+                let expected = values(augment(&host, &draws, size, &normalization, &cpu()));
+                each_device(|device| {
+                    let on_device = match device::runs_on_cpu(device) {
+                        // The twin.
+                        true => words_of(&pictures, device),
+                        false => pictures.upload(device),
+                    };
+                    let found = values(augment(&on_device, &draws, size, &normalization, device));
+                    let close = found
+                        .iter()
+                        .zip(&expected)
+                        .filter(|(a, b)| (**a - **b).abs() < 2e-3)
+                        .count();
+                    // Solarization is a step: a value within rounding of the threshold may fall on either side.
+                    let share = close as f32 / expected.len() as f32;
+                    assert!(share > 0.998, "{share} at {height}x{width} to {size}, {policy:?}");
+                });
+            }
+        }
+    }
+
+    /// What `Pictures::upload` makes on a GPU, on the CPU.
+    fn words_of(pictures: &Pictures, device: &Device) -> DevicePictures {
+        let (height, width) = pictures.size();
+        let words_a_picture = (3 * height * width).div_ceil(4);
+        let words: Vec<i32> = (0..pictures.count())
+            .flat_map(|i| {
+                let mut bytes = pictures.picture(i).to_vec();
+                bytes.resize(4 * words_a_picture, 0);
+                bytes
+                    .chunks_exact(4)
+                    .map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                    .collect::<Vec<_>>()
+            })
+            .collect();
+        let words = TensorData::new(words, [pictures.count(), words_a_picture]);
+        DevicePictures::Words {
+            words: Tensor::from_data(words, device),
+            height,
+            width,
+        }
+    }
+
+    #[test]
+    fn a_whole_picture_at_its_own_size_is_itself() {
+        let device = cpu();
+        let pictures = noise(6, 6, 2);
+        let draws = [(1, Draw::whole(6, 6))];
+        let host = DevicePictures::Host(pictures.clone());
+        let view = augment(&host, &draws, 6, &Normalization::NONE, &device);
+        let expected: Vec<f32> = pictures
+            .picture(1)
+            .iter()
+            .map(|b| f32::from(*b) / 255.0)
+            .collect();
+        let expected = Tensor::from_data(TensorData::new(expected, [1, 3, 6, 6]), &device);
+        assert_close(view, expected, 1e-6, "view");
+    }
+}

@@ -1,0 +1,117 @@
+//! Augmentation on a wgpu device: one dispatch for all views (`shaders/augment.wgsl`).
+
+use burn::backend::wgpu::CubeTensor;
+use burn::backend::{BackendTensor, DispatchTensorKind};
+use burn::tensor::{DType, Int, Tensor};
+
+use crate::augment::{Draw, Jitter, Normalization};
+use crate::ops::wgsl::{self, THREADS, kernel};
+
+/// Numbers that workgroup memory has room for, by WebGPU's default limit of 16 KiB.
+const WORKGROUP_NUMBERS: usize = 4096;
+
+/// Up to four steps of color jitter.
+const JITTERS: usize = 4;
+
+/// The packed pictures, if kernels of ours run where they are.
+pub fn on_wgpu(words: &Tensor<2, Int>) -> Option<CubeTensor> {
+    match words.clone().into_dispatch().kind {
+        DispatchTensorKind::Cube(BackendTensor::Int(words)) if wgsl::available(&words) => {
+            assert_eq!(words.dtype, DType::I32, "four colors are packed in 32 bits");
+            Some(words)
+        }
+        _ => None,
+    }
+}
+
+/// A draw as the kernel reads it.
+fn words_of(index: usize, draw: &Draw) -> Vec<u32> {
+    let mut jitter = [0; JITTERS];
+    let mut amounts = [0.0f32; JITTERS];
+    for (i, step) in draw.jitter.iter().enumerate() {
+        (jitter[i], amounts[i]) = match *step {
+            Jitter::Brightness(factor) => (1, factor),
+            Jitter::Contrast(factor) => (2, factor),
+            Jitter::Saturation(factor) => (3, factor),
+            Jitter::Hue(turns) => (4, turns),
+        };
+    }
+    let mut words: Vec<u32> = [
+        index,
+        draw.crop.top,
+        draw.crop.left,
+        draw.crop.height,
+        draw.crop.width,
+        usize::from(draw.flip),
+        usize::from(draw.gray),
+        draw.blur.map_or(0, |blur| blur.kernel),
+    ]
+    .map(|word| word as u32)
+    .to_vec();
+    words.extend([
+        draw.blur.map_or(1.0, |blur| blur.sigma).to_bits(),
+        draw.solarize.unwrap_or(f32::MAX).to_bits(),
+        0,
+        0,
+    ]);
+    words.extend(jitter);
+    words.extend(amounts.map(f32::to_bits));
+    words
+}
+
+/// The views that `draws` describes, `[draws, 3, size, size]`.
+pub fn augment(
+    pictures: &CubeTensor,
+    (height, width): (usize, usize),
+    draws: &[(usize, Draw)],
+    size: usize,
+    normalization: &Normalization,
+) -> CubeTensor {
+    let client = &pictures.client;
+    let bytes: Vec<u8> = draws
+        .iter()
+        .flat_map(|(index, draw)| words_of(*index, draw))
+        .flat_map(u32::to_le_bytes)
+        .collect();
+    let described = client.create_from_slice(&bytes);
+    let plane = size * size;
+    // A color resized in one direction, a color blurred in one direction, or the threads' sums.
+    let scratch = (height * size).max(plane).max(THREADS);
+    let in_workgroup = 3 * plane + scratch <= WORKGROUP_NUMBERS;
+    let scratch_space = if in_workgroup {
+        wgsl::nothing(client)
+    } else {
+        client.empty(draws.len() * scratch * size_of::<f32>())
+    };
+    let views = wgsl::empty(pictures, [draws.len(), 3, size, size]);
+    let one_if_unused = |numbers| if in_workgroup { numbers } else { 1 };
+    let kernel = kernel!("augment")
+        .set("HEIGHT", height)
+        .set("WIDTH", width)
+        .set("SIZE", size)
+        .choose("IN_WORKGROUP", in_workgroup)
+        .set("PLANES_IN_WORKGROUP", one_if_unused(3 * plane))
+        .set("SCRATCH_IN_WORKGROUP", one_if_unused(scratch))
+        .set("SCRATCH", scratch);
+    let [mean, deviation] = [normalization.mean, normalization.deviation];
+    let mut numbers: Vec<wgsl::Number> = Vec::new();
+    for values in [mean, deviation.map(|d| 1.0 / d)] {
+        numbers.extend(values.map(wgsl::Number::from));
+        numbers.push(0.into());
+    }
+    numbers.push(pictures.meta.shape()[1].into());
+    kernel.launch(
+        client,
+        [draws.len(), 1, 1],
+        &[&pictures.handle, &described, &scratch_space, &views.handle],
+        &numbers,
+    );
+    views
+}
+
+/// The tensor of views made on the device of `pictures`.
+pub fn tensor(views: CubeTensor, pictures: &Tensor<2, Int>) -> Tensor<4> {
+    let mut dispatch = pictures.clone().into_dispatch();
+    dispatch.kind = DispatchTensorKind::Cube(BackendTensor::Float(views));
+    Tensor::from_dispatch(dispatch)
+}
