@@ -1,10 +1,15 @@
-// The mean of each channel over a picture. Every thread takes a channel of a picture.
+// The mean of each channel over the cells of a grid on the picture. Every thread takes a cell. Cells overlap where the
+// grid does not divide the picture, as in PyTorch's AdaptiveAvgPool2d.
 
 const THREADS: u32 = 256u;
-const POSITIONS: u32 = 1u;
+const HEIGHT: u32 = 1u;
+const WIDTH: u32 = 1u;
+// Cells a side.
+const CELLS: u32 = 1u;
 
 struct Sizes {
-    planes: u32,
+    // Cells in all planes.
+    count: u32,
 }
 
 @group(0) @binding(0) var<storage, read_write> x: array<f32>;
@@ -16,11 +21,20 @@ fn main(
     @builtin(global_invocation_id) invocation: vec3<u32>,
     @builtin(num_workgroups) workgroups: vec3<u32>,
 ) {
-    for (var plane = invocation.x; plane < sizes.planes; plane += workgroups.x * THREADS) {
+    for (var cell = invocation.x; cell < sizes.count; cell += workgroups.x * THREADS) {
+        let plane = cell / (CELLS * CELLS) * (HEIGHT * WIDTH);
+        let i = cell / CELLS % CELLS;
+        let j = cell % CELLS;
+        let top = i * HEIGHT / CELLS;
+        let bottom = ((i + 1u) * HEIGHT + CELLS - 1u) / CELLS;
+        let left = j * WIDTH / CELLS;
+        let right = ((j + 1u) * WIDTH + CELLS - 1u) / CELLS;
         var sum = 0.0;
-        for (var i = 0u; i < POSITIONS; i++) {
-            sum += x[plane * POSITIONS + i];
+        for (var row = top; row < bottom; row++) {
+            for (var column = left; column < right; column++) {
+                sum += x[plane + row * WIDTH + column];
+            }
         }
-        means[plane] = sum / f32(POSITIONS);
+        means[cell] = sum / f32((bottom - top) * (right - left));
     }
 }

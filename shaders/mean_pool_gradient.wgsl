@@ -1,7 +1,10 @@
-// The gradient of the mean of each channel: its share for every position.
+// The gradient of mean_pool.wgsl: every value's share of each cell that it lies in. Every thread takes a value.
 
 const THREADS: u32 = 256u;
-const POSITIONS: u32 = 1u;
+const HEIGHT: u32 = 1u;
+const WIDTH: u32 = 1u;
+// Cells a side.
+const CELLS: u32 = 1u;
 
 struct Sizes {
     // Values in all planes.
@@ -12,12 +15,26 @@ struct Sizes {
 @group(0) @binding(1) var<storage, read_write> by_x: array<f32>;
 @group(0) @binding(2) var<uniform> sizes: Sizes;
 
+// Rows or columns of a cell, of `length`.
+fn extent(cell: u32, length: u32) -> u32 {
+    return ((cell + 1u) * length + CELLS - 1u) / CELLS - cell * length / CELLS;
+}
+
 @compute @workgroup_size(THREADS, 1, 1)
 fn main(
     @builtin(global_invocation_id) invocation: vec3<u32>,
     @builtin(num_workgroups) workgroups: vec3<u32>,
 ) {
-    for (var i = invocation.x; i < sizes.count; i += workgroups.x * THREADS) {
-        by_x[i] = gradient[i / POSITIONS] / f32(POSITIONS);
+    for (var index = invocation.x; index < sizes.count; index += workgroups.x * THREADS) {
+        let plane = index / (HEIGHT * WIDTH) * (CELLS * CELLS);
+        let row = index / WIDTH % HEIGHT;
+        let column = index % WIDTH;
+        var sum = 0.0;
+        for (var i = row * CELLS / HEIGHT; i * HEIGHT < (row + 1u) * CELLS; i++) {
+            for (var j = column * CELLS / WIDTH; j * WIDTH < (column + 1u) * CELLS; j++) {
+                sum += gradient[plane + i * CELLS + j] / f32(extent(i, HEIGHT) * extent(j, WIDTH));
+            }
+        }
+        by_x[index] = sum;
     }
 }

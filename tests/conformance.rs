@@ -272,6 +272,7 @@ fn encoder_config(case: &Case) -> EncoderConfig {
             Some("imagenet") => Stem::ImageNet,
             stem => panic!("{stem:?}"),
         },
+        cells: 1,
     }
 }
 

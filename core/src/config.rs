@@ -107,9 +107,10 @@ impl Config {
             return too_large("projector.widths", what, bytes, advice);
         }
         let (height, width) = pictures.size();
-        let unpacked = 3 * height * width;
-        let picture = unpacked.max(self.encoder.largest_activation(self.size));
-        let activations = 4 * (self.batch as u64).saturating_mul(picture as u64);
+        let view = 3 * self.size * self.size;
+        let view = view.max(self.encoder.largest_activation(self.size));
+        // Two views of each picture.
+        let activations = 2 * 4 * (self.batch as u64).saturating_mul(view as u64);
         if activations > most {
             let what = format!("a batch of {} has activations", self.batch);
             let fits = (self.batch as u64).saturating_mul(most) / activations;
@@ -136,6 +137,8 @@ impl Config {
                 architecture: Architecture::Small,
                 width: 24,
                 stem: Stem::Small,
+                // The whole last map: emoji are drawn alike, and where something is tells them apart.
+                cells: 4,
             },
             projector: ProjectorConfig {
                 widths: vec![256; 3],
@@ -179,6 +182,7 @@ impl Config {
             checkpoint_every: 1,
             ..Self::emoji()
         };
+        config.encoder.cells = 1;
         config.schedule.epochs = 8;
         config.schedule.rate_weights = 0.012;
         config.schedule.rate_biases = 0.012;
@@ -351,7 +355,7 @@ mod tests {
         config.batch = 1 << 14;
         let error = config.check_device(&limits, &pictures).unwrap_err();
         assert!(
-            error.setting == "batch" && error.problem.contains("at most 5461"),
+            error.setting == "batch" && error.problem.contains("at most 2730"),
             "{error}"
         );
         config.batch = 64;

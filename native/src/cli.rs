@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use barlow_core::config::Config;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Train image encoders without labels, by Barlow Twins, on any GPU or none.
@@ -23,6 +24,8 @@ pub enum Command {
     Evaluate(Evaluate),
     /// List the adapters, and which one `train` would take
     Devices,
+    /// Measure each operation of a training step beside burn's own, and beside what the device can do
+    Bench(Bench),
 }
 
 /// `barlow train`
@@ -82,6 +85,29 @@ pub struct Evaluate {
     pub json: bool,
 }
 
+/// `barlow bench`
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// The recipe whose step is measured
+    #[arg(long, value_enum, default_value_t = Preset::Emoji)]
+    pub preset: Preset,
+    /// Pictures in a step [default: the recipe's]
+    #[arg(long)]
+    pub batch: Option<usize>,
+    /// auto (a GPU if there is one), cpu, gpu, or an adapter's number
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
+    /// About how long each operation is repeated
+    #[arg(long, default_value_t = 0.3)]
+    pub seconds: f64,
+    /// Leave out burn's own operations, which may be tuned for minutes before their first step
+    #[arg(long)]
+    pub no_burn: bool,
+    /// Print an object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// The recipes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Preset {
@@ -93,6 +119,28 @@ pub enum Preset {
     Photos,
     /// The paper's settings (ResNet-50, batch 2048, 1000 epochs), for a set that fits in memory
     Paper,
+}
+
+impl Preset {
+    /// The recipe's settings.
+    pub fn config(self) -> Config {
+        match self {
+            Self::Emoji => Config::emoji(),
+            Self::Cifar10 => Config::cifar10(),
+            Self::Photos => Config::photos(),
+            Self::Paper => Config::default(),
+        }
+    }
+
+    /// What the command line calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Emoji => "emoji",
+            Self::Cifar10 => "cifar10",
+            Self::Photos => "photos",
+            Self::Paper => "paper",
+        }
+    }
 }
 
 /// Where to compute.

@@ -29,6 +29,7 @@ pub fn main() -> ExitCode {
         cli::Command::Train(arguments) => commands::train(&arguments),
         cli::Command::Evaluate(arguments) => commands::evaluate(&arguments),
         cli::Command::Devices => commands::devices(),
+        cli::Command::Bench(arguments) => commands::bench(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

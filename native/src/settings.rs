@@ -52,12 +52,7 @@ impl Settings {
                     None => Preset::Emoji,
                     Some(_) => Preset::Photos,
                 });
-                let training = match preset {
-                    Preset::Emoji => Config::emoji(),
-                    Preset::Cifar10 => Config::cifar10(),
-                    Preset::Photos => Config::photos(),
-                    Preset::Paper => Config::default(),
-                };
+                let training = preset.config();
                 let data = Data {
                     folder,
                     side: AS_THE_VIEWS_NEED,

@@ -58,6 +58,9 @@ pub struct EncoderConfig {
     pub width: usize,
     /// What comes before the residual blocks.
     pub stem: Stem,
+    /// Cells a side of the grid over which the last stage's channels are averaged. 1 is the mean over the picture, as
+    /// torchvision's; more keep where in the picture something is, for pictures that are framed alike.
+    pub cells: usize,
 }
 
 impl Default for EncoderConfig {
@@ -67,6 +70,7 @@ impl Default for EncoderConfig {
             architecture: Architecture::ResNet50,
             width: 64,
             stem: Stem::ImageNet,
+            cells: 1,
         }
     }
 }
@@ -75,7 +79,8 @@ impl EncoderConfig {
     /// How many features a picture has.
     pub fn features(&self) -> usize {
         let stages = self.architecture.blocks().len();
-        (self.width << (stages - 1)) * self.architecture.expansion()
+        let channels = (self.width << (stages - 1)) * self.architecture.expansion();
+        channels * self.cells * self.cells
     }
 
     /// Numbers in the largest activation of one picture of `size` pixels a side.
@@ -123,6 +128,7 @@ impl EncoderConfig {
             bn1,
             pooled: self.stem == Stem::ImageNet,
             stages,
+            cells: self.cells,
         }
     }
 }
@@ -135,6 +141,7 @@ pub struct ResNet {
     /// Whether max pooling follows the first convolution.
     pooled: bool,
     stages: Vec<Vec<Block>>,
+    cells: usize,
 }
 
 impl ResNet {
@@ -147,7 +154,7 @@ impl ResNet {
         for block in self.stages.iter_mut().flatten() {
             x = block.forward(x, mode);
         }
-        ops::mean_pool(x)
+        ops::mean_pool(x, self.cells)
     }
 }
 
@@ -246,6 +253,7 @@ mod tests {
             architecture,
             width,
             stem,
+            cells: 1,
         };
         let network = config.init(&mut Initializer::new(0, &cpu()));
         (config, network)

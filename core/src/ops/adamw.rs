@@ -6,8 +6,9 @@
 
 use burn::tensor::{Tensor, TensorData};
 
-use super::arena::{Arena, Moved, Parameter};
+use super::arena::{Arena, Moved, Parameter, arenas};
 use super::lars::Rates;
+use super::measure::twins_asked;
 use super::wgsl::{self, kernel};
 use super::cpu;
 use crate::device::runs_on_cpu;
@@ -38,12 +39,12 @@ struct Factors {
 impl AdamW {
     /// Moves all parameters, whose memory is the two moments, in the step of that number, from 1.
     pub fn update(&self, parameters: &[Parameter], rates: Rates, step: u64) -> Vec<Moved> {
-        if let Some(arena) = Arena::new(parameters) {
-            return self.on_wgpu(&arena, rates, step);
+        if let Some(arenas) = arenas(parameters) {
+            return arenas.iter().flat_map(|arena| self.on_wgpu(arena, rates, step)).collect();
         }
         let one = |parameter: &Parameter| {
             let factors = self.factors(parameter.is_weight, rates, step);
-            if runs_on_cpu(&parameter.value.device()) {
+            if runs_on_cpu(&parameter.value.device()) && !twins_asked() {
                 self.on_cpu(parameter, factors)
             } else {
                 self.twin(parameter, factors)
@@ -152,7 +153,7 @@ impl AdamW {
 mod tests {
     use super::*;
     use crate::ops::lars::tests::parameters;
-    use crate::ops::wgsl::with_twins;
+    use crate::ops::measure::with_twins;
     use crate::testing::{assert_close, each_device};
 
     #[test]

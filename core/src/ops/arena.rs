@@ -51,6 +51,24 @@ pub fn on_wgpu(tensor: &Tensor<1>) -> Option<CubeTensor> {
     }
 }
 
+/// The parameters in groups whose arenas a device can bind, each with its arena; `None` where no kernels of ours run.
+pub fn arenas(parameters: &[Parameter]) -> Option<Vec<Arena<'_>>> {
+    let first = on_wgpu(&parameters.first()?.value)?;
+    let most = first.client.properties().memory.max_page_size as usize / size_of::<f32>();
+    let mut arenas = Vec::new();
+    let (mut start, mut length) = (0, 0);
+    for (number, parameter) in parameters.iter().enumerate() {
+        let more = parameter.value.dims()[0].next_multiple_of(CHUNK);
+        if number > start && length + more > most {
+            arenas.push(Arena::new(&parameters[start..number], &first));
+            (start, length) = (number, 0);
+        }
+        length += more;
+    }
+    arenas.push(Arena::new(&parameters[start..], &first));
+    Some(arenas)
+}
+
 /// Where everything is.
 pub struct Arena<'a> {
     parameters: &'a [Parameter],
@@ -61,9 +79,8 @@ pub struct Arena<'a> {
 }
 
 impl<'a> Arena<'a> {
-    /// The arena of these parameters, if kernels of ours run where they are.
-    pub fn new(parameters: &'a [Parameter]) -> Option<Self> {
-        let like = on_wgpu(&parameters.first()?.value)?;
+    /// The arena of these parameters, which are where `like` is.
+    fn new(parameters: &'a [Parameter], like: &CubeTensor) -> Self {
         let mut length = 0;
         let places = parameters.iter().map(|parameter| {
             let start = length;
@@ -71,12 +88,12 @@ impl<'a> Arena<'a> {
             length += count.next_multiple_of(CHUNK);
             (start, count)
         });
-        Some(Self {
+        Self {
             places: places.collect(),
             parameters,
             length,
-            like,
-        })
+            like: like.clone(),
+        }
     }
 
     /// Where kernels are launched.

@@ -19,6 +19,7 @@ use burn::backend::{
 };
 use burn::tensor::{Shape, Tensor, TensorData};
 
+use super::measure::{self, Call};
 use super::product::{Matrices, Operand};
 use super::wgsl::{self, kernel};
 
@@ -223,6 +224,22 @@ impl CrossCorrelation for CubeBackend {
     }
 }
 
+/// Runs C or its gradient, which take as many products of the views by a matrix of C's size.
+fn measured<B: Backend, R>(
+    name: &'static str,
+    z: &FloatTensor<B>,
+    products: usize,
+    run: impl Fn() -> R,
+) -> R {
+    let call = || {
+        let [pictures, width] = [z.shape()[0] / 2, z.shape()[1]];
+        let numbers = 2 * products * pictures * width + width * width;
+        Call::moving(name, format!("{pictures} pictures, {width} wide"), numbers)
+            .computing(2 * products * pictures * width * width)
+    };
+    measure::operation(call, || _ = B::sync(&z.device()), run)
+}
+
 impl<B: CrossCorrelation, C: CheckpointStrategy> CrossCorrelation for Autodiff<B, C> {
     fn cross_correlation(
         z: FloatTensor<Self>,
@@ -244,8 +261,11 @@ impl<B: CrossCorrelation, C: CheckpointStrategy> CrossCorrelation for Autodiff<B
                 let gradient = gradients.consume::<B>(&ops.node);
                 let (z, matrix, lambda) = ops.state;
                 if let Some(node) = z_node {
-                    let z = checkpointer.retrieve_node_output(z);
-                    let by_z = B::cross_correlation_gradient(z, matrix, gradient, lambda);
+                    let z: FloatTensor<B> = checkpointer.retrieve_node_output(z);
+                    let by_z = measured::<B, _>("correlation gradient", &z, 2, || {
+                        let (z, matrix) = (z.clone(), matrix.clone());
+                        B::cross_correlation_gradient(z, matrix, gradient.clone(), lambda)
+                    });
                     gradients.register::<B>(node.id, by_z);
                 }
             }
@@ -258,7 +278,10 @@ impl<B: CrossCorrelation, C: CheckpointStrategy> CrossCorrelation for Autodiff<B
         let (loss, terms, matrix) = match preparation {
             OpsKind::Tracked(mut preparation) => {
                 let z_id = preparation.checkpoint(&z);
-                let (loss, terms, matrix) = B::cross_correlation(z.into_primitive(), lambda);
+                let z = z.into_primitive();
+                let (loss, terms, matrix) = measured::<B, _>("correlation", &z, 1, || {
+                    B::cross_correlation(z.clone(), lambda)
+                });
                 let loss = preparation.finish((z_id, matrix.clone(), lambda), loss);
                 (loss, terms, matrix)
             }

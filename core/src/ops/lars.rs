@@ -7,8 +7,9 @@
 use burn::tensor::{Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use super::arena::{Arena, Moved, Parameter};
+use super::arena::{Arena, Moved, Parameter, arenas};
 use super::cpu;
+use super::measure::twins_asked;
 use super::wgsl::{self, kernel};
 use crate::device::runs_on_cpu;
 
@@ -59,11 +60,11 @@ impl Rates {
 impl Lars {
     /// Moves all parameters, whose memory is one momentum each.
     pub fn update(&self, parameters: &[Parameter], rates: Rates) -> Vec<Moved> {
-        if let Some(arena) = Arena::new(parameters) {
-            return self.on_wgpu(&arena, rates);
+        if let Some(arenas) = arenas(parameters) {
+            return arenas.iter().flat_map(|arena| self.on_wgpu(arena, rates)).collect();
         }
         let one = |parameter: &Parameter| {
-            if runs_on_cpu(&parameter.value.device()) {
+            if runs_on_cpu(&parameter.value.device()) && !twins_asked() {
                 self.on_cpu(parameter, rates.of(parameter.is_weight))
             } else {
                 self.twin(parameter, rates.of(parameter.is_weight))
@@ -231,7 +232,7 @@ pub mod tests {
     use burn::tensor::Device;
 
     use super::*;
-    use crate::ops::wgsl::with_twins;
+    use crate::ops::measure::with_twins;
     use crate::testing::{assert_close, each_device, random, values};
 
     fn lars(trust_ratio: Option<TrustRatio>) -> Lars {

@@ -12,10 +12,12 @@ mod conv2d;
 mod correlation;
 mod cpu;
 mod lars;
+mod limits;
+pub mod measure;
 mod pool;
 mod product;
 #[macro_use]
-pub mod wgsl;
+mod wgsl;
 
 pub use adamw::AdamW;
 pub use arena::{Moved, Parameter};
@@ -23,6 +25,7 @@ pub use augment::augment;
 pub use batch_norm::{Normalize, Statistics, batch_norm_frozen, batch_norm_train};
 pub use conv2d::conv2d;
 pub use correlation::{Correlation, correlate};
+pub use limits::{Limits, limits, release_memory, reserved_memory};
 pub use lars::{Lars, Rates, TrustRatio};
 pub use pool::{max_pool, mean_pool};
 pub use product::linear;

@@ -1,6 +1,8 @@
-//! Pooling: the mean of each channel over a picture, `y = Σ x / positions` with `∂x = ∂y / positions`; and the largest
-//! value under a 3x3 window that moves by 2 over pictures padded by 1, as in the ImageNet stem, whose gradient goes to
-//! the first of the largest values.
+//! Pooling: the mean of each channel over the cells of a grid (one cell is the whole picture), whose gradient every value
+//! shares with the others of its cell; and the largest value under a 3x3 window that moves by 2 over pictures padded by
+//! 1, as in the ImageNet stem, whose gradient goes to the first of the largest values.
+
+use std::ops::Range;
 
 use burn::backend::autodiff::{
     NodeId,
@@ -17,11 +19,13 @@ use burn::backend::{
 use burn::tensor::{IntDType, Shape, Tensor};
 
 use super::cpu;
+use super::measure::{self, Call, twins_asked};
 use super::wgsl::{self, Kernel, kernel};
 
-/// The mean over each picture: `[n, channels, h, w]` to `[n, channels]`.
-pub fn mean_pool(x: Tensor<4>) -> Tensor<2> {
-    Tensor::from_dispatch(Dispatch::pool_mean(x.into_dispatch()))
+/// The mean over each cell of a grid of `cells x cells`: `[n, channels, h, w]` to `[n, channels · cells²]`, a channel's
+/// cells side by side. They are those of PyTorch's `AdaptiveAvgPool2d`.
+pub fn mean_pool(x: Tensor<4>, cells: usize) -> Tensor<2> {
+    Tensor::from_dispatch(Dispatch::pool_mean(x.into_dispatch(), cells))
 }
 
 /// The largest values under a 3x3 window with stride 2 and padding 1: `[n, channels, h, w]` to
@@ -33,18 +37,18 @@ pub fn max_pool(x: Tensor<4>) -> Tensor<4> {
 /// The back end's side of pooling.
 #[backend_extension(Cube, Flex, Autodiff)]
 pub trait Pooling: Backend {
-    /// The mean over each picture.
-    fn pool_mean(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        twin_mean::<Self>(x)
+    /// The mean over each cell.
+    fn pool_mean(x: FloatTensor<Self>, cells: usize) -> FloatTensor<Self> {
+        twin_mean::<Self>(x, cells)
     }
 
-    /// The gradient of the mean, by an input of that height and width.
+    /// The gradient of the mean, shaped as `x`.
     fn pool_mean_gradient(
+        x: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
-        height: usize,
-        width: usize,
+        cells: usize,
     ) -> FloatTensor<Self> {
-        twin_mean_gradient::<Self>(gradient, height, width)
+        twin_mean_gradient::<Self>(x, gradient, cells)
     }
 
     /// The largest values.
@@ -58,24 +62,20 @@ pub trait Pooling: Backend {
     }
 }
 
-fn twin_mean<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+fn twin_mean<B: Backend>(x: FloatTensor<B>, cells: usize) -> FloatTensor<B> {
     let shape = x.shape();
-    let planes = Shape::from([shape[0], shape[1], shape[2] * shape[3]]);
-    let mean = B::float_mean_dim(B::float_reshape(x, planes), 2);
-    B::float_reshape(mean, Shape::from([shape[0], shape[1]]))
+    let means = B::adaptive_avg_pool2d(x, [cells, cells]);
+    B::float_reshape(means, Shape::from([shape[0], shape[1] * cells * cells]))
 }
 
 fn twin_mean_gradient<B: Backend>(
+    x: FloatTensor<B>,
     gradient: FloatTensor<B>,
-    height: usize,
-    width: usize,
+    cells: usize,
 ) -> FloatTensor<B> {
-    let shape = gradient.shape();
-    let share = B::float_mul_scalar(gradient, (1.0 / (height * width) as f64).into());
-    B::float_expand(
-        B::float_reshape(share, Shape::from([shape[0], shape[1], 1, 1])),
-        Shape::from([shape[0], shape[1], height, width]),
-    )
+    let shape = x.shape();
+    let gradient = B::float_reshape(gradient, Shape::from([shape[0], shape[1], cells, cells]));
+    B::adaptive_avg_pool2d_backward(x, gradient)
 }
 
 const WINDOW: [usize; 2] = [3, 3];
@@ -100,22 +100,53 @@ fn twin_max_gradient<B: Backend>(x: FloatTensor<B>, gradient: FloatTensor<B>) ->
     .x_grad
 }
 
+/// Where a cell begins and ends among `length` rows or columns.
+fn extent(cell: usize, length: usize, cells: usize) -> Range<usize> {
+    cell * length / cells..((cell + 1) * length).div_ceil(cells)
+}
+
 impl Pooling for Flex {
-    fn pool_mean(x: FlexTensor) -> FlexTensor {
+    fn pool_mean(x: FlexTensor, cells: usize) -> FlexTensor {
+        if twins_asked() {
+            return twin_mean::<Self>(x, cells);
+        }
         let x = cpu::contiguous(x);
         let shape = x.shape();
-        let planes = cpu::values(&x).chunks_exact(shape[2] * shape[3]);
-        let means = planes.map(|plane| plane.iter().sum::<f32>() / plane.len() as f32);
-        cpu::tensor(means.collect(), [shape[0], shape[1]])
+        let [height, width] = [shape[2], shape[3]];
+        let mut means = Vec::with_capacity(shape[0] * shape[1] * cells * cells);
+        for plane in cpu::values(&x).chunks_exact(height * width) {
+            for rows in (0..cells).map(|i| extent(i, height, cells)) {
+                for columns in (0..cells).map(|j| extent(j, width, cells)) {
+                    let of_row = |row: usize| plane[row * width..][columns.clone()].iter().sum::<f32>();
+                    let sum: f32 = rows.clone().map(of_row).sum();
+                    means.push(sum / (rows.len() * columns.len()) as f32);
+                }
+            }
+        }
+        cpu::tensor(means, [shape[0], shape[1] * cells * cells])
     }
 
-    fn pool_mean_gradient(gradient: FlexTensor, height: usize, width: usize) -> FlexTensor {
+    fn pool_mean_gradient(x: FlexTensor, gradient: FlexTensor, cells: usize) -> FlexTensor {
+        if twins_asked() {
+            return twin_mean_gradient::<Self>(x, gradient, cells);
+        }
         let gradient = cpu::contiguous(gradient);
-        let shape = gradient.shape();
-        let positions = height * width;
-        let shares = cpu::values(&gradient).iter().map(|g| g / positions as f32);
-        let spread = shares.flat_map(|share| std::iter::repeat_n(share, positions));
-        cpu::tensor(spread.collect(), [shape[0], shape[1], height, width])
+        let shape = x.shape();
+        let [height, width] = [shape[2], shape[3]];
+        let mut by_x = vec![0.0; shape.num_elements()];
+        let planes = by_x.chunks_exact_mut(height * width);
+        for (plane, gradient) in planes.zip(cpu::values(&gradient).chunks_exact(cells * cells)) {
+            for (cell, gradient) in gradient.iter().enumerate() {
+                let rows = extent(cell / cells, height, cells);
+                let columns = extent(cell % cells, width, cells);
+                let share = gradient / (rows.len() * columns.len()) as f32;
+                for row in rows {
+                    let values = &mut plane[row * width..][columns.clone()];
+                    values.iter_mut().for_each(|x| *x += share);
+                }
+            }
+        }
+        cpu::tensor(by_x, shape)
     }
 }
 
@@ -131,42 +162,46 @@ fn of_windows(kernel: Kernel, x: &CubeTensor) -> (Kernel, [usize; 2]) {
     (kernel, out)
 }
 
+/// `kernel` for the cells of pictures shaped as `x`.
+fn of_cells(kernel: Kernel, x: &CubeTensor, cells: usize) -> Kernel {
+    let shape = x.meta.shape();
+    kernel
+        .set("HEIGHT", shape[2])
+        .set("WIDTH", shape[3])
+        .set("CELLS", cells)
+}
+
 impl Pooling for CubeBackend {
-    fn pool_mean(x: CubeTensor) -> CubeTensor {
+    fn pool_mean(x: CubeTensor, cells: usize) -> CubeTensor {
         if !wgsl::available(&x) {
-            return twin_mean::<Self>(x);
+            return twin_mean::<Self>(x, cells);
         }
         let x = wgsl::contiguous(x);
         let shape = x.meta.shape();
-        let means = wgsl::empty(&x, [shape[0], shape[1]]);
-        let planes = shape[0] * shape[1];
-        kernel!("mean_pool")
-            .set("POSITIONS", shape[2] * shape[3])
-            .launch(
-                &x.client,
-                wgsl::groups_for(planes),
-                &[&x.handle, &means.handle],
-                &[planes.into()],
-            );
+        let means = wgsl::empty(&x, [shape[0], shape[1] * cells * cells]);
+        let count = means.meta.num_elements();
+        of_cells(kernel!("mean_pool"), &x, cells).launch(
+            &x.client,
+            wgsl::groups_for(count),
+            &[&x.handle, &means.handle],
+            &[count.into()],
+        );
         means
     }
 
-    fn pool_mean_gradient(gradient: CubeTensor, height: usize, width: usize) -> CubeTensor {
+    fn pool_mean_gradient(x: CubeTensor, gradient: CubeTensor, cells: usize) -> CubeTensor {
         if !wgsl::available(&gradient) {
-            return twin_mean_gradient::<Self>(gradient, height, width);
+            return twin_mean_gradient::<Self>(x, gradient, cells);
         }
         let gradient = wgsl::contiguous(gradient);
-        let shape = gradient.meta.shape();
-        let by_x = wgsl::empty(&gradient, [shape[0], shape[1], height, width]);
+        let by_x = wgsl::empty(&gradient, x.meta.shape().clone());
         let count = by_x.meta.num_elements();
-        kernel!("mean_pool_gradient")
-            .set("POSITIONS", height * width)
-            .launch(
-                &gradient.client,
-                wgsl::groups_for(count),
-                &[&gradient.handle, &by_x.handle],
-                &[count.into()],
-            );
+        of_cells(kernel!("mean_pool_gradient"), &x, cells).launch(
+            &gradient.client,
+            wgsl::groups_for(count),
+            &[&gradient.handle, &by_x.handle],
+            &[count.into()],
+        );
         by_x
     }
 
@@ -206,42 +241,64 @@ impl Pooling for CubeBackend {
     }
 }
 
+/// Runs a pooling, from or to a tensor shaped as `x` and a smaller one.
+fn measured<B: Backend>(
+    name: &'static str,
+    x: &FloatTensor<B>,
+    smaller: usize,
+    run: impl Fn() -> FloatTensor<B>,
+) -> FloatTensor<B> {
+    let call = || {
+        let shape = x.shape();
+        let text = format!("{}x{}x{}x{}", shape[0], shape[1], shape[2], shape[3]);
+        Call::moving(name, text, shape.num_elements() + smaller)
+    };
+    measure::operation(call, || _ = B::sync(&x.device()), run)
+}
+
 impl<B: Pooling, C: CheckpointStrategy> Pooling for Autodiff<B, C> {
-    fn pool_mean(x: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn pool_mean(x: FloatTensor<Self>, cells: usize) -> FloatTensor<Self> {
         #[derive(Debug)]
         struct MeanBackward;
 
         impl<B: Pooling> Backward<B, 1> for MeanBackward {
-            type State = [usize; 2];
+            type State = (NodeId, usize);
 
             fn backward(
                 self,
                 ops: Ops<Self::State, 1>,
                 gradients: &mut Gradients,
-                _: &mut Checkpointer,
+                checkpointer: &mut Checkpointer,
             ) {
                 let [x_node] = ops.parents;
                 let gradient = gradients.consume::<B>(&ops.node);
+                let (x, cells) = ops.state;
+                let x: FloatTensor<B> = checkpointer.retrieve_node_output(x);
                 if let Some(node) = x_node {
-                    let [height, width] = ops.state;
-                    let by_x = B::pool_mean_gradient(gradient, height, width);
+                    let count = gradient.shape().num_elements();
+                    let by_x = measured::<B>("mean pool gradient", &x, count, || {
+                        B::pool_mean_gradient(x.clone(), gradient.clone(), cells)
+                    });
                     gradients.register::<B>(node.id, by_x);
                 }
             }
         }
 
-        let shape = x.shape();
         match MeanBackward
             .prepare::<C>([x.node()])
             .compute_bound()
             .stateful()
         {
-            OpsKind::Tracked(preparation) => {
-                let y = B::pool_mean(x.into_primitive());
-                preparation.finish([shape[2], shape[3]], y)
+            OpsKind::Tracked(mut preparation) => {
+                let x_id = preparation.checkpoint(&x);
+                let x = x.into_primitive();
+                let count = x.shape()[0] * x.shape()[1] * cells * cells;
+                let run = || B::pool_mean(x.clone(), cells);
+                let y = measured::<B>("mean pool", &x, count, run);
+                preparation.finish((x_id, cells), y)
             }
             OpsKind::UnTracked(preparation) => {
-                preparation.finish(B::pool_mean(x.into_primitive()))
+                preparation.finish(B::pool_mean(x.into_primitive(), cells))
             }
         }
     }
@@ -261,9 +318,13 @@ impl<B: Pooling, C: CheckpointStrategy> Pooling for Autodiff<B, C> {
             ) {
                 let [x_node] = ops.parents;
                 let gradient = gradients.consume::<B>(&ops.node);
-                let x = checkpointer.retrieve_node_output(ops.state);
+                let x: FloatTensor<B> = checkpointer.retrieve_node_output(ops.state);
                 if let Some(node) = x_node {
-                    gradients.register::<B>(node.id, B::pool_max_gradient(x, gradient));
+                    let count = gradient.shape().num_elements();
+                    let by_x = measured::<B>("max pool gradient", &x, count, || {
+                        B::pool_max_gradient(x.clone(), gradient.clone())
+                    });
+                    gradients.register::<B>(node.id, by_x);
                 }
             }
         }
@@ -275,7 +336,10 @@ impl<B: Pooling, C: CheckpointStrategy> Pooling for Autodiff<B, C> {
         {
             OpsKind::Tracked(mut preparation) => {
                 let x_id = preparation.checkpoint(&x);
-                preparation.finish(x_id, B::pool_max(x.into_primitive()))
+                let x = x.into_primitive();
+                let count = x.shape().num_elements() / 4;
+                let y = measured::<B>("max pool", &x, count, || B::pool_max(x.clone()));
+                preparation.finish(x_id, y)
             }
             OpsKind::UnTracked(preparation) => preparation.finish(B::pool_max(x.into_primitive())),
         }
@@ -292,16 +356,24 @@ mod tests {
     #[test]
     fn agrees_with_its_twin() {
         for shape in [[1, 1, 1, 1], [2, 3, 5, 7], [3, 2, 8, 6], [2, 70, 4, 4]] {
-            let of = |x: &Tensor<4>| {
-                let [n, c, h, w] = shape;
-                x.clone().reshape([n, c, h * w]).mean_dim(2).reshape([n, c])
-            };
             // Few different values: many windows have several that are largest.
             let x = |device: &Device| random::<4>(shape, 1, device).round().autodiff().require_grad();
-            let g = |device: &Device| random::<2>([shape[0], shape[1]], 2, device).autodiff();
             let plain = x(&cpu());
-            let y_plain = of(&plain);
-            let by_plain = (y_plain.clone() * g(&cpu())).sum().backward();
+            for cells in [1, 2, 3, 4] {
+                let features = shape[1] * cells * cells;
+                let g = |device: &Device| random::<2>([shape[0], features], 2, device).autodiff();
+                let pooled = burn::tensor::module::adaptive_avg_pool2d(plain.clone(), [cells; 2]);
+                let y_plain = pooled.reshape([shape[0], features]);
+                let by_plain = (y_plain.clone() * g(&cpu())).sum().backward();
+                each_device(|device| {
+                    let x = x(device);
+                    let y = mean_pool(x.clone(), cells);
+                    let gradients = (y.clone() * g(device)).sum().backward();
+                    assert_close(y.inner(), y_plain.clone().inner(), 1e-6, "mean");
+                    let by_x = x.grad(&gradients).unwrap();
+                    assert_close(by_x, plain.grad(&by_plain).unwrap(), 1e-6, "by mean");
+                });
+            }
             let options = burn::tensor::ops::MaxPoolOptions {
                 kernel_size: WINDOW,
                 stride: STRIDE,
@@ -314,12 +386,6 @@ mod tests {
             let by_most = (most_plain.clone() * most_g(&cpu())).sum().backward();
             each_device(|device| {
                 let x = x(device);
-                let y = mean_pool(x.clone());
-                let gradients = (y.clone() * g(device)).sum().backward();
-                assert_close(y.inner(), y_plain.clone().inner(), 1e-6, "mean");
-                let by_x = x.grad(&gradients).unwrap();
-                assert_close(by_x, plain.grad(&by_plain).unwrap(), 1e-6, "by mean");
-
                 let most = max_pool(x.clone());
                 let gradients = (most.clone() * most_g(device)).sum().backward();
                 assert_close(most.inner(), most_plain.clone().inner(), 0.0, "most");

@@ -11,11 +11,12 @@ use burn::backend::autodiff::{
 };
 use burn::backend::wgpu::{CubeBackend, CubeTensor};
 use burn::backend::{
-    Autodiff, Backend, Dispatch, Flex, backend_extension, tensor::FloatTensor,
+    Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension, tensor::FloatTensor,
 };
 use burn::tensor::Tensor;
 use cubecl::server::Handle;
 
+use super::measure::{self, Call};
 use super::wgsl::{self, Kernel, Number, kernel};
 
 /// `x weightᵀ`: `x [n, inputs]` and `weight [outputs, inputs]` to `[n, outputs]`, as PyTorch's `nn.Linear`.
@@ -85,6 +86,24 @@ impl MatrixProduct for CubeBackend {
     }
 }
 
+fn measured<B: MatrixProduct>(
+    [a, b]: [&FloatTensor<B>; 2],
+    [a_transposed, b_transposed]: [bool; 2],
+) -> FloatTensor<B> {
+    let call = || {
+        let (a, b) = (a.shape(), b.shape());
+        let (rows, inner) = if a_transposed { (a[1], a[0]) } else { (a[0], a[1]) };
+        let columns = if b_transposed { b[0] } else { b[1] };
+        let turned = |transposed| if transposed { "ᵀ" } else { "" };
+        let (a, b) = (turned(a_transposed), turned(b_transposed));
+        let shape = format!("{rows}x{inner}{a} {inner}x{columns}{b}");
+        let numbers = rows * inner + inner * columns + rows * columns;
+        Call::moving("product", shape, numbers).computing(2 * rows * inner * columns)
+    };
+    let run = || B::product(a.clone(), a_transposed, b.clone(), b_transposed);
+    measure::operation(call, || _ = B::sync(&a.device()), run)
+}
+
 impl<B: MatrixProduct, C: CheckpointStrategy> MatrixProduct for Autodiff<B, C> {
     fn product(
         a: FloatTensor<Self>,
@@ -111,15 +130,15 @@ impl<B: MatrixProduct, C: CheckpointStrategy> MatrixProduct for Autodiff<B, C> {
                 let b: FloatTensor<B> = checkpointer.retrieve_node_output(b);
                 if let Some(node) = a_node {
                     let by_a = match a_transposed {
-                        false => B::product(gradient.clone(), false, b.clone(), !b_transposed),
-                        true => B::product(b.clone(), b_transposed, gradient.clone(), true),
+                        false => measured::<B>([&gradient, &b], [false, !b_transposed]),
+                        true => measured::<B>([&b, &gradient], [b_transposed, true]),
                     };
                     gradients.register::<B>(node.id, by_a);
                 }
                 if let Some(node) = b_node {
                     let by_b = match b_transposed {
-                        false => B::product(a, !a_transposed, gradient, false),
-                        true => B::product(gradient, true, a, a_transposed),
+                        false => measured::<B>([&a, &gradient], [!a_transposed, false]),
+                        true => measured::<B>([&gradient, &a], [true, a_transposed]),
                     };
                     gradients.register::<B>(node.id, by_b);
                 }
@@ -138,12 +157,8 @@ impl<B: MatrixProduct, C: CheckpointStrategy> MatrixProduct for Autodiff<B, C> {
                     preparation.checkpoint(&b),
                     b_transposed,
                 );
-                let product = B::product(
-                    a.into_primitive(),
-                    a_transposed,
-                    b.into_primitive(),
-                    b_transposed,
-                );
+                let (a, b) = (a.into_primitive(), b.into_primitive());
+                let product = measured::<B>([&a, &b], [a_transposed, b_transposed]);
                 preparation.finish(state, product)
             }
             OpsKind::UnTracked(preparation) => preparation.finish(B::product(

@@ -4,8 +4,6 @@
 //! gives another value before the driver compiles it; what varies between calls is in its last binding, a uniform
 //! buffer of 32-bit numbers. cubecl keeps compiled kernels by name and constants.
 
-use std::cell::Cell;
-
 use burn::backend::wgpu::{
     CubeTensor, KernelSource, SourceKernel, SourceTemplate, into_contiguous,
 };
@@ -14,32 +12,18 @@ use cubecl::prelude::{ExecutionMode, KernelId};
 use cubecl::server::{Handle, KernelArguments, MetadataBindingInfo};
 use cubecl::{CubeCount, CubeDim, client::Client};
 
+use super::measure::twins_asked;
+
 /// The threads of a workgroup in kernels whose workgroups are a line; WebGPU's default limit.
 pub const THREADS: usize = 256;
 
 /// Workgroups along one axis of a dispatch, at most; WebGPU's default limit.
 pub const WORKGROUPS_AN_AXIS: usize = 65_535;
 
-thread_local! {
-    static TWINS: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Runs `task` with burn's own operations (the twins) in place of the kernels, on this thread.
-pub fn with_twins<T>(task: impl FnOnce() -> T) -> T {
-    struct Restore(bool);
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            TWINS.set(self.0);
-        }
-    }
-    let _restore = Restore(TWINS.replace(true));
-    task()
-}
-
 /// Whether kernels of ours run where `tensor` is: on a wgpu device for which cubecl chose its WGSL compiler, outside of
-/// [`with_twins`].
+/// [`with_twins`](super::measure::with_twins).
 pub fn available(tensor: &CubeTensor) -> bool {
-    !TWINS.get() && tensor.client.name() == "wgpu<wgsl>"
+    !twins_asked() && tensor.client.name() == "wgpu<wgsl>"
 }
 
 /// Reads a kernel's source into the program.

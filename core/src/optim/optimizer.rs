@@ -6,6 +6,7 @@ use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Network, Visitor};
+use crate::ops::measure::{self, Call};
 use crate::ops::{AdamW, Lars, Moved, Parameter, Rates, TrustRatio};
 
 /// Which update rule, with its numbers. Tensors of one dimension take no weight decay.
@@ -150,6 +151,15 @@ enum Rule {
 }
 
 impl Rule {
+    /// What it is called.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Lars(Lars { trust_ratio: None, .. }) => "SGD",
+            Self::Lars(_) => "LARS",
+            Self::AdamW(_) => "AdamW",
+        }
+    }
+
     /// What is remembered of each parameter.
     fn quantities(&self) -> &'static [&'static str] {
         match self {
@@ -194,10 +204,22 @@ impl Optimizer {
         let Collect {
             names, parameters, ..
         } = collect;
-        let moved = match &self.rule {
+        let call = || {
+            let count: usize = parameters.iter().map(|p| p.value.dims()[0]).sum();
+            let shape = format!("{count} numbers in {} tensors", parameters.len());
+            // Values, gradients and memory are read; values and memory are written.
+            let moved = (3 + 2 * self.rule.quantities().len()) * count;
+            Call::moving(self.rule.name(), shape, moved)
+        };
+        let finish = || {
+            if let Some(first) = parameters.first() {
+                measure::finish(&first.value.device());
+            }
+        };
+        let moved = measure::operation(call, finish, || match &self.rule {
             Rule::Lars(rule) => rule.update(&parameters, rates),
             Rule::AdamW(rule) => rule.update(&parameters, rates, self.steps),
-        };
+        });
         let mut moved: BTreeMap<String, Moved> = names.into_iter().zip(moved).collect();
         network.visit(
             "",

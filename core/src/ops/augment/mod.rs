@@ -12,6 +12,7 @@ mod wgsl;
 
 use burn::tensor::{Device, Tensor, TensorData};
 
+use super::measure::{self, Call};
 use crate::augment::{Draw, Normalization};
 use crate::data::DevicePictures;
 use crate::device::runs_on_cpu;
@@ -22,6 +23,24 @@ const GRAY: [f32; 3] = [0.2989, 0.587, 0.114];
 /// Makes the views of `size x size` pixels that `draws` describes (the index of a picture, and what to do to it):
 /// `[draws, 3, size, size]`.
 pub fn augment(
+    pictures: &DevicePictures,
+    draws: &[(usize, Draw)],
+    size: usize,
+    normalization: &Normalization,
+    device: &Device,
+) -> Tensor<4> {
+    let call = || {
+        let (height, width) = pictures.size();
+        let count = draws.len();
+        let shape = format!("{count} of {height}x{width} to {size}x{size}");
+        // Four colors of a picture are a number.
+        Call::moving("augment", shape, count * 3 * (height * width / 4 + size * size))
+    };
+    let run = || make_views(pictures, draws, size, normalization, device);
+    measure::operation(call, || measure::finish(device), run)
+}
+
+fn make_views(
     pictures: &DevicePictures,
     draws: &[(usize, Draw)],
     size: usize,

@@ -1,5 +1,6 @@
 //! The gradient of batch normalization, for any back end.
 
+use burn::backend::TensorMetadata;
 use burn::backend::autodiff::{
     NodeId,
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
@@ -8,6 +9,27 @@ use burn::backend::autodiff::{
 };
 
 use super::*;
+use crate::ops::measure::{self, Call};
+
+/// Runs a batch normalization or its gradient, which moves at least `moved` tensors of the size of `x`.
+fn measured<B: Backend, R>(
+    name: &'static str,
+    x: &FloatTensor<B>,
+    moved: usize,
+    has_residual: bool,
+    how: Normalize,
+    run: impl Fn() -> R,
+) -> R {
+    let call = || {
+        let shape = x.shape();
+        let extents: Vec<String> = shape.iter().map(ToString::to_string).collect();
+        let with = if has_residual { ", residual" } else { "" };
+        let and = if how.relu { ", ReLU" } else { "" };
+        let text = format!("{}{with}{and}", extents.join("x"));
+        Call::moving(name, text, moved * shape.num_elements())
+    };
+    measure::operation(call, || _ = B::sync(&x.device()), run)
+}
 
 #[derive(Debug)]
 struct NormalizeBackward;
@@ -35,16 +57,23 @@ impl<B: BatchNormalization> Backward<B, 4> for NormalizeBackward {
         let [x_node, gamma_node, beta_node, residual_node] = ops.parents;
         let gradient = gradients.consume::<B>(&ops.node);
         let s = ops.state;
-        let (by_x, by_gamma, by_beta, by_residual) = B::normalize_batch_gradient(
-            checkpointer.retrieve_node_output(s.x),
-            s.y,
-            checkpointer.retrieve_node_output(s.gamma),
-            s.mean,
-            s.variance,
-            gradient,
-            s.has_residual,
-            s.how,
-        );
+        let x: FloatTensor<B> = checkpointer.retrieve_node_output(s.x);
+        let gamma: FloatTensor<B> = checkpointer.retrieve_node_output(s.gamma);
+        // x, y and the gradient are read; with a ReLU the residual's gradient is one of its own.
+        let (moved, how) = (4 + usize::from(s.has_residual && s.how.relu), s.how);
+        let (by_x, by_gamma, by_beta, by_residual) =
+            measured::<B, _>("batch norm gradient", &x, moved, s.has_residual, how, || {
+                B::normalize_batch_gradient(
+                    x.clone(),
+                    s.y.clone(),
+                    gamma.clone(),
+                    s.mean.clone(),
+                    s.variance.clone(),
+                    gradient.clone(),
+                    s.has_residual,
+                    s.how,
+                )
+            });
         for (node, gradient) in [
             (x_node, by_x),
             (gamma_node, by_gamma),
@@ -84,16 +113,22 @@ impl<B: BatchNormalization, C: CheckpointStrategy> BatchNormalization for Autodi
         let (y, mean, variance, running_mean, running_variance) = match preparation {
             OpsKind::Tracked(mut preparation) => {
                 let (x_id, gamma_id) = (preparation.checkpoint(&x), preparation.checkpoint(&gamma));
-                let (y, mean, variance, running_mean, running_variance) = B::normalize_batch(
-                    x.into_primitive(),
-                    gamma.into_primitive(),
-                    beta.into_primitive(),
-                    residual.into_primitive(),
-                    running_mean,
-                    running_variance,
-                    has_residual,
-                    how,
-                );
+                let (x, gamma) = (x.into_primitive(), gamma.into_primitive());
+                let (beta, residual) = (beta.into_primitive(), residual.into_primitive());
+                let moved = 2 + usize::from(has_residual);
+                let (y, mean, variance, running_mean, running_variance) =
+                    measured::<B, _>("batch norm", &x, moved, has_residual, how, || {
+                        B::normalize_batch(
+                            x.clone(),
+                            gamma.clone(),
+                            beta.clone(),
+                            residual.clone(),
+                            running_mean.clone(),
+                            running_variance.clone(),
+                            has_residual,
+                            how,
+                        )
+                    });
                 let state = State {
                     x: x_id,
                     gamma: gamma_id,

@@ -4,8 +4,9 @@
 use burn::backend::flex::FlexTensor;
 use burn::backend::{Flex, TensorMetadata};
 
-use super::{BatchNormalization, Normalize};
+use super::{BatchNormalization, Normalize, twin};
 use crate::ops::cpu;
+use crate::ops::measure::twins_asked;
 
 impl BatchNormalization for Flex {
     fn normalize_batch(
@@ -18,6 +19,18 @@ impl BatchNormalization for Flex {
         has_residual: bool,
         how: Normalize,
     ) -> (FlexTensor, FlexTensor, FlexTensor, FlexTensor, FlexTensor) {
+        if twins_asked() {
+            let residual = has_residual.then_some(residual);
+            return twin::train::<Self>(
+                x,
+                gamma,
+                beta,
+                residual,
+                running_mean,
+                running_variance,
+                how,
+            );
+        }
         let [x, gamma, beta] = [x, gamma, beta].map(cpu::contiguous);
         let residual = has_residual.then(|| cpu::contiguous(residual));
         let shape = x.shape();
@@ -83,6 +96,9 @@ impl BatchNormalization for Flex {
         has_residual: bool,
         how: Normalize,
     ) -> (FlexTensor, FlexTensor, FlexTensor, FlexTensor) {
+        if twins_asked() {
+            return twin::gradient::<Self>(x, y, gamma, mean, variance, gradient, how);
+        }
         let [x, y, gamma, mean, variance] = [x, y, gamma, mean, variance].map(cpu::contiguous);
         let gradient = cpu::contiguous(gradient);
         let shape = x.shape();

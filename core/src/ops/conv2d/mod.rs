@@ -16,8 +16,13 @@ use burn::backend::autodiff::{
     ops::{Backward, Ops, OpsKind},
 };
 use burn::backend::ops::ConvOptions;
-use burn::backend::{Autodiff, Backend, Dispatch, backend_extension, tensor::FloatTensor};
+use burn::backend::{
+    Autodiff, Backend, Dispatch, TensorMetadata, backend_extension, tensor::FloatTensor,
+};
 use burn::tensor::Tensor;
+
+use self::geometry::Geometry;
+use super::measure::{self, Call};
 
 /// Convolves `x [n, c, h, w]` with `weight [o, c, kh, kw]`; the result is
 /// `[n, o, (h + 2 padding - kh) / stride + 1, (w + 2 padding - kw) / stride + 1]`.
@@ -70,6 +75,27 @@ pub trait Convolution: Backend {
     }
 }
 
+/// Runs one of a convolution's three products, which are of one size.
+fn measured<B: Convolution, R>(
+    name: &'static str,
+    x: &FloatTensor<B>,
+    weight: &FloatTensor<B>,
+    (stride, padding): (usize, usize),
+    run: impl Fn() -> R,
+) -> R {
+    let call = || {
+        let g = Geometry::new(&x.shape(), &weight.shape(), stride, padding);
+        let (products, weights) = (g.batch * g.output_picture(), g.out_channels * g.patch());
+        let shape = format!(
+            "{}x{}x{}x{} to {}, {}x{} stride {}",
+            g.batch, g.channels, g.height, g.width, g.out_channels, g.kernel_height, g.kernel_width, g.stride
+        );
+        Call::moving(name, shape, g.batch * g.input_picture() + weights + products)
+            .computing(2 * products * g.patch())
+    };
+    measure::operation(call, || _ = B::sync(&x.device()), run)
+}
+
 impl<B: Convolution, C: CheckpointStrategy> Convolution for Autodiff<B, C> {
     fn convolve(
         x: FloatTensor<Self>,
@@ -92,22 +118,32 @@ impl<B: Convolution, C: CheckpointStrategy> Convolution for Autodiff<B, C> {
                 let [x_node, weight_node] = ops.parents;
                 let gradient = gradients.consume::<B>(&ops.node);
                 let (x, weight, stride, padding) = ops.state;
+                let sizes = (stride, padding);
                 let x: FloatTensor<B> = checkpointer.retrieve_node_output(x);
                 let weight: FloatTensor<B> = checkpointer.retrieve_node_output(weight);
                 // Pictures need no gradient: the first layer's, the largest, is never computed.
                 if let Some(node) = x_node {
-                    let by_input = B::convolve_input_gradient(
-                        x.clone(),
-                        weight.clone(),
-                        gradient.clone(),
-                        stride,
-                        padding,
-                    );
+                    let by_input = measured::<B, _>("conv2d by input", &x, &weight, sizes, || {
+                        B::convolve_input_gradient(
+                            x.clone(),
+                            weight.clone(),
+                            gradient.clone(),
+                            stride,
+                            padding,
+                        )
+                    });
                     gradients.register::<B>(node.id, by_input);
                 }
                 if let Some(node) = weight_node {
-                    let by_weight =
-                        B::convolve_weight_gradient(x, weight, gradient, stride, padding);
+                    let by_weight = measured::<B, _>("conv2d by weight", &x, &weight, sizes, || {
+                        B::convolve_weight_gradient(
+                            x.clone(),
+                            weight.clone(),
+                            gradient.clone(),
+                            stride,
+                            padding,
+                        )
+                    });
                     gradients.register::<B>(node.id, by_weight);
                 }
             }
@@ -125,7 +161,10 @@ impl<B: Convolution, C: CheckpointStrategy> Convolution for Autodiff<B, C> {
                     stride,
                     padding,
                 );
-                let y = B::convolve(x.into_primitive(), weight.into_primitive(), stride, padding);
+                let (x, weight) = (x.into_primitive(), weight.into_primitive());
+                let y = measured::<B, _>("conv2d", &x, &weight, (stride, padding), || {
+                    B::convolve(x.clone(), weight.clone(), stride, padding)
+                });
                 preparation.finish(state, y)
             }
             OpsKind::UnTracked(preparation) => preparation.finish(B::convolve(

@@ -1,0 +1,134 @@
+//! What a device can do at most: bytes moved a second, and multiplications and additions a second, as found by kernels that
+//! do nothing else (on the CPU, by copies on all threads and a large product of the `gemm` crate).
+
+use burn::backend::{BackendTensor, DispatchTensorKind};
+use burn::tensor::{Device, Tensor};
+use cubecl::{MemoryScope, client::Client};
+
+use super::arena::on_wgpu;
+use super::cpu::{self, Orientation};
+use super::measure::{Clock, finish};
+use super::wgsl::{self, kernel};
+
+/// The limits of a device.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes read and written.
+    pub bytes_a_second: f64,
+    /// Multiplications and additions of 32-bit floats, each counted.
+    pub operations_a_second: f64,
+}
+
+/// Bytes of a copy: more than caches hold.
+const COPIED: usize = 64 << 20;
+
+/// How often a limit is measured; the best counts.
+const TRIALS: usize = 5;
+
+/// Measures the limits of `device`.
+pub fn limits(device: &Device, clock: &Clock) -> Limits {
+    match on_wgpu(&Tensor::<1>::zeros([4], device)) {
+        Some(tensor) => {
+            let client = &tensor.client;
+            let best = |launch: &dyn Fn()| {
+                launch();
+                finish(device);
+                fastest(clock, &|| {
+                    launch();
+                    finish(device);
+                })
+            };
+            let [source, copied] = [(); 2].map(|()| client.empty(COPIED));
+            let quads = COPIED / 16;
+            let copy = best(&|| {
+                kernel!("copy").launch(
+                    client,
+                    wgsl::groups_for(quads),
+                    &[&source, &copied],
+                    &[quads.into()],
+                );
+            });
+            const GROUPS: usize = 4096;
+            const TURNS: usize = 1024;
+            let results = client.empty(GROUPS * wgsl::THREADS * size_of::<f32>());
+            let compute = best(&|| {
+                kernel!("multiply_add").launch(
+                    client,
+                    [GROUPS, 1, 1],
+                    &[&results],
+                    &[TURNS.into(), 0.5f32.into()],
+                );
+            });
+            Limits {
+                bytes_a_second: (2 * COPIED) as f64 / copy,
+                operations_a_second: (GROUPS * wgsl::THREADS * TURNS * 32) as f64 / compute,
+            }
+        }
+        None => on_cpu(clock),
+    }
+}
+
+fn fastest(clock: &Clock, run: &dyn Fn()) -> f64 {
+    let trials = (0..TRIALS).map(|_| {
+        let start = clock();
+        run();
+        clock() - start
+    });
+    trials.fold(f64::INFINITY, f64::min).max(1e-9)
+}
+
+fn on_cpu(clock: &Clock) -> Limits {
+    // A share for each thread, far from the others'.
+    const BLOCK: usize = 1 << 20;
+    let source = vec![1.0f32; COPIED / 4];
+    let copied = std::cell::RefCell::new(vec![0.0f32; COPIED / 4]);
+    let copy = fastest(clock, &|| {
+        cpu::parallel_blocks(&mut copied.borrow_mut(), BLOCK, |i, to| {
+            to.copy_from_slice(&source[i * BLOCK..][..to.len()]);
+        });
+    });
+    // Rows for every thread, in blocks that caches like.
+    const ROWS: usize = 256;
+    const WIDTH: usize = 512;
+    const TASKS: usize = 16;
+    let operand = vec![0.5f32; ROWS.max(WIDTH) * WIDTH];
+    let products = std::cell::RefCell::new(vec![0.0f32; TASKS * ROWS * WIDTH]);
+    let compute = fastest(clock, &|| {
+        cpu::parallel_blocks(&mut products.borrow_mut(), ROWS * WIDTH, |_, product| {
+            cpu::matrix_product(
+                (ROWS, WIDTH, WIDTH),
+                (&operand[..ROWS * WIDTH], Orientation::Plain),
+                (&operand[..WIDTH * WIDTH], Orientation::Plain),
+                product,
+                false,
+            );
+        });
+    });
+    Limits {
+        bytes_a_second: (2 * COPIED) as f64 / copy,
+        operations_a_second: (2 * TASKS * ROWS * WIDTH * WIDTH) as f64 / compute,
+    }
+}
+
+/// The bytes of memory that burn's allocator holds on a wgpu device, which only grow until [`release_memory`].
+pub fn reserved_memory(device: &Device) -> Option<u64> {
+    let client = client_of(device)?;
+    let report = client.memory_report(MemoryScope::Device);
+    Some(report.usage().bytes_reserved)
+}
+
+/// Gives back the memory that nothing lives in.
+pub fn release_memory(device: &Device) {
+    if let Some(client) = client_of(device) {
+        finish(device);
+        // If it fails, what stays is counted for both sides.
+        _ = client.memory_cleanup();
+    }
+}
+
+fn client_of(device: &Device) -> Option<Client> {
+    match Tensor::<1>::zeros([1], device).into_dispatch().kind {
+        DispatchTensorKind::Cube(BackendTensor::Float(tensor)) => Some(tensor.client),
+        _ => None,
+    }
+}

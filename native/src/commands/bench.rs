@@ -1,0 +1,264 @@
+//! `barlow bench`
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use barlow_core::config::Config;
+use barlow_core::data::Pictures;
+use barlow_core::data::emoji::{SIDE, emoji};
+use barlow_core::device::Device;
+use barlow_core::ops::measure::{self, Clock, Measured, with_twins};
+use barlow_core::ops::{Limits, limits, release_memory, reserved_memory};
+use barlow_core::train::Trainer;
+use comfy_table::{CellAlignment, Table};
+use serde::Serialize;
+
+use crate::cli::Bench;
+use crate::device;
+
+/// A row of the table: an operation of a step, or the step itself.
+#[derive(Debug, Serialize)]
+struct Row {
+    name: String,
+    shape: String,
+    /// How often a step does it.
+    count: usize,
+    ms: f64,
+    burn_ms: Option<f64>,
+    /// `burn_ms / ms`
+    ratio: Option<f64>,
+    share_of_step: f64,
+    /// The least time by the device's own limits, over `ms`.
+    limit_share: f64,
+    /// Bytes of device memory, of the step only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    burn_memory: Option<u64>,
+}
+
+/// Measures each operation of a training step beside burn's own, and beside what the device can do.
+pub fn bench(arguments: &Bench) -> Result<()> {
+    let opened = device::open(arguments.device)?;
+    let mut config = arguments.preset.config();
+    if let Some(batch) = arguments.batch {
+        config.batch = batch;
+    }
+    let preset = arguments.preset.name();
+    let pictures = pictures_for(&config);
+    config.check(pictures.count())?;
+    if let Some(limits) = &opened.limits {
+        config.check_device(limits, &pictures)?;
+    }
+    let start = Instant::now();
+    let clock: Clock = Rc::new(move || start.elapsed().as_secs_f64());
+    let bench = Bencher {
+        config,
+        pictures,
+        device: opened.device,
+        clock,
+        patience: arguments.seconds,
+    };
+    let note = |text: String| {
+        if arguments.json {
+            eprintln!("{text}");
+        } else {
+            say!("{text}");
+        }
+    };
+    let limits = limits(&bench.device, &bench.clock);
+    note(format!(
+        "{}: {:.1} GB/s copied, {:.1} GFLOP/s multiplied and added",
+        opened.name,
+        limits.bytes_a_second / 1e9,
+        limits.operations_a_second / 1e9,
+    ));
+    let ours = bench.side()?;
+    note(format!(
+        "first step after {:.1} s, the others {:.1} ms each",
+        ours.first_seconds,
+        1e3 * ours.step_seconds
+    ));
+    let burns = if arguments.no_burn {
+        None
+    } else {
+        note("now the same with burn's own operations".into());
+        release_memory(&bench.device);
+        let burns = with_twins(|| bench.side())?;
+        note(format!(
+            "burn's first step after {:.1} s, the others {:.1} ms each",
+            burns.first_seconds,
+            1e3 * burns.step_seconds
+        ));
+        Some(burns)
+    };
+    let rows = rows(preset, &ours, burns.as_ref(), &limits);
+    if arguments.json {
+        for row in rows {
+            say!("{}", serde_json::to_string(&row).context("a row is plain")?);
+        }
+    } else {
+        print(&rows);
+    }
+    let errors = barlow_core::device::uncaptured_errors();
+    anyhow::ensure!(errors.is_empty(), "the device failed: {}", errors.join("; "));
+    Ok(())
+}
+
+/// Pictures to make views of: the emoji where they fit, else noise somewhat larger than the views.
+fn pictures_for(config: &Config) -> Pictures {
+    if config.size == SIDE && config.batch <= emoji().noto.count() {
+        return emoji().noto.clone();
+    }
+    let side = config.size * 8 / 7;
+    // A linear congruential generator is noise enough.
+    let mut state = 1u32;
+    let bytes = (0..config.batch * 3 * side * side).map(|_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    });
+    Pictures::new(side, side, bytes.collect())
+}
+
+struct Bencher {
+    config: Config,
+    pictures: Pictures,
+    device: Device,
+    clock: Clock,
+    patience: f64,
+}
+
+/// What one side, ours or burn's, takes.
+struct Side {
+    /// From nothing to the end of the first step.
+    first_seconds: f64,
+    step_seconds: f64,
+    memory: Option<u64>,
+    operations: Vec<Measured>,
+}
+
+impl Bencher {
+    fn side(&self) -> Result<Side> {
+        let now = || (self.clock)();
+        let start = now();
+        let mut trainer = Trainer::new(self.config.clone(), &self.pictures, &self.device)?;
+        // A step ends by reading the loss; the update of the weights goes on behind it.
+        let mut step = || -> Result<f64> {
+            let start = now();
+            trainer.advance()?;
+            measure::finish(&self.device);
+            Ok(now() - start)
+        };
+        step()?;
+        let first_seconds = now() - start;
+        // The first may not have met all that is chosen once.
+        let mut seconds = vec![step()?];
+        let begin = now();
+        const MOST_STEPS: usize = 50;
+        while now() - begin < 10.0 * self.patience && seconds.len() < MOST_STEPS {
+            seconds.push(step()?);
+        }
+        seconds.sort_by(f64::total_cmp);
+        let step_seconds = seconds[seconds.len() / 2];
+        let memory = reserved_memory(&self.device);
+        let clock = self.clock.clone();
+        let (result, operations) = measure::record(clock, self.patience, || trainer.advance());
+        result?;
+        Ok(Side {
+            first_seconds,
+            step_seconds,
+            memory,
+            operations,
+        })
+    }
+}
+
+/// The operations in the order of a step, equal ones together, and then the step.
+fn rows(preset: &str, ours: &Side, burns: Option<&Side>, limits: &Limits) -> Vec<Row> {
+    let key = |measured: &Measured| (measured.call.name, measured.call.shape.clone());
+    let mut groups: BTreeMap<_, Vec<&Measured>> = BTreeMap::new();
+    let mut order = Vec::new();
+    for measured in &ours.operations {
+        let group = groups.entry(key(measured)).or_default();
+        if group.is_empty() {
+            order.push(key(measured));
+        }
+        group.push(measured);
+    }
+    let mut of_burn: BTreeMap<_, Vec<f64>> = BTreeMap::new();
+    for measured in burns.iter().flat_map(|burns| &burns.operations) {
+        of_burn.entry(key(measured)).or_default().push(measured.seconds);
+    }
+    let mean = |seconds: &[f64]| seconds.iter().sum::<f64>() / seconds.len() as f64;
+    let total: f64 = ours.operations.iter().map(|m| m.seconds).sum();
+    let least: f64 = ours.operations.iter().map(|m| m.call.least_seconds(limits)).sum();
+    let mut rows: Vec<Row> = order
+        .into_iter()
+        .map(|key| {
+            let group = &groups[&key];
+            let seconds: Vec<f64> = group.iter().map(|m| m.seconds).collect();
+            let ours = mean(&seconds);
+            let burn = of_burn.get(&key).map(|seconds| mean(seconds));
+            Row {
+                name: key.0.to_owned(),
+                shape: key.1,
+                count: group.len(),
+                ms: 1e3 * ours,
+                burn_ms: burn.map(|burn| 1e3 * burn),
+                ratio: burn.map(|burn| burn / ours),
+                share_of_step: seconds.iter().sum::<f64>() / total,
+                limit_share: group[0].call.least_seconds(limits) / ours,
+                memory: None,
+                burn_memory: None,
+            }
+        })
+        .collect();
+    rows.push(Row {
+        name: "step".into(),
+        shape: preset.into(),
+        count: 1,
+        ms: 1e3 * ours.step_seconds,
+        burn_ms: burns.map(|burns| 1e3 * burns.step_seconds),
+        ratio: burns.map(|burns| burns.step_seconds / ours.step_seconds),
+        share_of_step: 1.0,
+        limit_share: least / ours.step_seconds,
+        memory: ours.memory,
+        burn_memory: burns.and_then(|burns| burns.memory),
+    });
+    rows
+}
+
+fn print(rows: &[Row]) {
+    let mut table = Table::new();
+    table.load_preset(comfy_table::presets::NOTHING);
+    table.set_header(["operation", "shape", "times", "ms", "burn's ms", "ratio", "of step", "of limit"]);
+    for row in rows {
+        let share = |share: f64| format!("{:.1}%", 100.0 * share);
+        let or_none = |number: Option<f64>, digits: usize| {
+            number.map_or("-".to_owned(), |number| format!("{number:.digits$}"))
+        };
+        table.add_row([
+            row.name.clone(),
+            row.shape.clone(),
+            row.count.to_string(),
+            format!("{:.3}", row.ms),
+            or_none(row.burn_ms, 3),
+            or_none(row.ratio, 2),
+            share(row.share_of_step),
+            share(row.limit_share),
+        ]);
+    }
+    for column in table.column_iter_mut().skip(2) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    say!("{table}");
+    for row in rows {
+        let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
+        if let Some(memory) = row.memory {
+            let burns = row.burn_memory.map_or(String::new(), |b| format!(", with burn's own operations {}", mib(b)));
+            say!("device memory held: {}{burns}", mib(memory));
+        }
+    }
+}
