@@ -67,12 +67,6 @@ impl Kernel {
         self
     }
 
-    /// Gives the file's `const constant: f32` another value.
-    pub fn number(mut self, constant: &'static str, value: f32) -> Self {
-        self.constants.push((constant, format!("{value:?}f")));
-        self
-    }
-
     /// The source with the constants in place.
     ///
     /// # Panics

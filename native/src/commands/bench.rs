@@ -75,6 +75,7 @@ pub fn bench(arguments: &Bench) -> Result<()> {
         limits.bytes_a_second / 1e9,
         limits.operations_a_second / 1e9,
     ));
+    release_memory(&bench.device);
     let ours = bench.side()?;
     note(format!(
         "first step after {:.1} s, the others {:.1} ms each",
