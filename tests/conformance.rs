@@ -175,7 +175,10 @@ fn loss() {
         let z = Tensor::cat(vec![z_a.clone(), z_b.clone()], 0);
         let result = barlow_twins(z, case.number("lambda_"));
         let gradients = result.loss.backward();
-        for (term, name) in values(result.terms).into_iter().zip(["loss", "on_diag", "off_diag"]) {
+        for (term, name) in values(result.terms)
+            .into_iter()
+            .zip(["loss", "on_diag", "off_diag"])
+        {
             assert_relative(f64::from(term), case.number(name), 1e-5, name);
         }
         assert_within(&values(result.matrix), &case.values("c"), 1e-5, "c");
@@ -223,7 +226,12 @@ fn lars() {
             moved = lars.update(&parameters.collect::<Vec<_>>(), rates);
             for (i, moved) in moved.iter().enumerate() {
                 let name = format!("param.{i}.after.{step}");
-                assert_close(&values(moved.value.clone()), &case.values(&name), 1e-6, &name);
+                assert_close(
+                    &values(moved.value.clone()),
+                    &case.values(&name),
+                    1e-6,
+                    &name,
+                );
             }
         }
     });

@@ -135,7 +135,7 @@ def barlow(program, steps, threads):
         run = Path(place) / "run"
         subprocess.run(
             [program, "train", "--device", "cpu", "--out", run, "--epochs", str(epochs), "--lambda", str(LAMBDA),
-             "--batch", str(BATCH), "--set", "projector.widths=[128,128,128]",
+             "--batch", str(BATCH), "--set", "projector.widths=[128,128,128]", "--set", "encoder.cells=1",
              "--set", "evaluate_every=0", "--set", "checkpoint_every=0"],
             check=True, capture_output=True, env={**os.environ, "RAYON_NUM_THREADS": str(threads)},
         )

@@ -123,7 +123,8 @@ mod tests {
     #[test]
     fn scale_and_shift_of_an_embedding_do_not_matter() {
         let [z_a, z_b] = [1, 2].map(|seed| random::<2>([16, 4], seed, &cpu()));
-        let of = |z_a: Tensor<2>| value(barlow_twins(Tensor::cat(vec![z_a, z_b.clone()], 0), 0.01).loss);
+        let of =
+            |z_a: Tensor<2>| value(barlow_twins(Tensor::cat(vec![z_a, z_b.clone()], 0), 0.01).loss);
         let (plain, changed) = (of(z_a.clone()), of(z_a * 30.0 + 5.0));
         assert!((plain - changed).abs() < 1e-3 * plain, "{plain} {changed}");
     }

@@ -147,7 +147,9 @@ pub struct ResNet {
 impl ResNet {
     /// Pictures `[n, 3, h, w]` to features `[n, features]`.
     pub fn forward(&mut self, pictures: Tensor<4>, mode: Mode) -> Tensor<2> {
-        let mut x = self.bn1.forward(self.conv1.forward(pictures), None, true, mode);
+        let mut x = self
+            .bn1
+            .forward(self.conv1.forward(pictures), None, true, mode);
         if self.pooled {
             x = ops::max_pool(x);
         }

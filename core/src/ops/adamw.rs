@@ -7,10 +7,10 @@
 use burn::tensor::{Tensor, TensorData};
 
 use super::arena::{Arena, Moved, Parameter, arenas};
+use super::cpu;
 use super::lars::Rates;
 use super::measure::twins_asked;
 use super::wgsl::{self, kernel};
-use super::cpu;
 use crate::device::runs_on_cpu;
 
 /// The update rule.
@@ -40,7 +40,10 @@ impl AdamW {
     /// Moves all parameters, whose memory is the two moments, in the step of that number, from 1.
     pub fn update(&self, parameters: &[Parameter], rates: Rates, step: u64) -> Vec<Moved> {
         if let Some(arenas) = arenas(parameters) {
-            return arenas.iter().flat_map(|arena| self.on_wgpu(arena, rates, step)).collect();
+            return arenas
+                .iter()
+                .flat_map(|arena| self.on_wgpu(arena, rates, step))
+                .collect();
         }
         let one = |parameter: &Parameter| {
             let factors = self.factors(parameter.is_weight, rates, step);
@@ -86,33 +89,34 @@ impl AdamW {
             rate,
             corrections: [correction_1, correction_2],
         } = factors;
-        let data = [
+        let tensors = [
             &parameter.value,
             &parameter.gradient,
             &parameter.memory[0],
             &parameter.memory[1],
         ]
-        .map(|tensor| tensor.to_data());
-        let [value, gradient, moment_1, moment_2] = data.each_ref().map(cpu::values_of_data);
+        .map(cpu::on_cpu);
+        let [value, gradient, moment_1, moment_2] = tensors.each_ref().map(cpu::values);
         let [beta_1, beta_2, epsilon] = [self.beta_1, self.beta_2, self.epsilon].map(|x| x as f32);
-        let mean = |old: &[f32], beta: f32, new: fn(f32) -> f32| -> Vec<f32> {
-            let pairs = old.iter().zip(gradient);
-            pairs.map(|(m, g)| beta * m + (1.0 - beta) * new(*g)).collect()
-        };
-        let moment_1 = mean(moment_1, beta_1, |g| g);
-        let moment_2 = mean(moment_2, beta_2, |g| g * g);
-        let moments = moment_1.iter().zip(&moment_2);
-        let value: Vec<f32> = (value.iter().zip(moments))
-            .map(|(p, (m, v))| kept * p - rate * (m * correction_1 / ((v * correction_2).sqrt() + epsilon)))
-            .collect();
+        let new = cpu::filled(value.len(), |range, [new_value, new_1, new_2]| {
+            let old = [value, gradient, moment_1, moment_2].map(|values| &values[range.clone()]);
+            for i in 0..range.len() {
+                let [p, g, m, v] = old.map(|values| values[i]);
+                let m = beta_1 * m + (1.0 - beta_1) * g;
+                let v = beta_2 * v + (1.0 - beta_2) * g * g;
+                let root = (v * correction_2).sqrt() + epsilon;
+                (new_1[i], new_2[i]) = (m, v);
+                new_value[i] = kept * p - rate * (m * correction_1 / root);
+            }
+        });
         let device = parameter.value.device();
-        let tensor = |values: Vec<f32>| {
+        let [value, moment_1, moment_2] = new.map(|values| {
             let count = values.len();
             Tensor::from_data(TensorData::new(values, [count]), &device)
-        };
+        });
         Moved {
-            value: tensor(value),
-            memory: vec![tensor(moment_1), tensor(moment_2)],
+            value,
+            memory: vec![moment_1, moment_2],
         }
     }
 

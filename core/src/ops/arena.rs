@@ -122,9 +122,7 @@ impl<'a> Arena<'a> {
         let words = segments.flat_map(|((start, count), parameter)| {
             [start / CHUNK, *count, usize::from(parameter.is_weight), 0]
         });
-        let bytes: Vec<u8> = words
-            .flat_map(|word| (word as u32).to_le_bytes())
-            .collect();
+        let bytes: Vec<u8> = words.flat_map(|word| (word as u32).to_le_bytes()).collect();
         self.client().create_from_slice(&bytes)
     }
 
@@ -167,13 +165,17 @@ impl<'a> Arena<'a> {
     fn common(&self, tensors: &[CubeTensor]) -> Option<Handle> {
         let first = &tensors.first()?.handle;
         let bytes = (self.length * size_of::<f32>()) as u64;
-        let in_place = tensors.iter().zip(&self.places).all(|(tensor, (start, _))| {
-            let handle = &tensor.handle;
-            std::ptr::eq(handle.memory.descriptor(), first.memory.descriptor())
-                && handle.size() == bytes
-                && handle.offset_start.unwrap_or(0) == (start * size_of::<f32>()) as u64
-        });
-        in_place.then(|| Handle::from_memory(first.memory.clone(), first.service, first.stream, bytes))
+        let in_place = tensors
+            .iter()
+            .zip(&self.places)
+            .all(|(tensor, (start, _))| {
+                let handle = &tensor.handle;
+                std::ptr::eq(handle.memory.descriptor(), first.memory.descriptor())
+                    && handle.size() == bytes
+                    && handle.offset_start.unwrap_or(0) == (start * size_of::<f32>()) as u64
+            });
+        in_place
+            .then(|| Handle::from_memory(first.memory.clone(), first.service, first.stream, bytes))
     }
 
     /// The part of `arena` that belongs to the parameter of that number.
@@ -201,7 +203,10 @@ impl<'a> Arena<'a> {
         (0..self.parameters.len())
             .map(|number| Moved {
                 value: self.part(value, number),
-                memory: memory.iter().map(|arena| self.part(arena, number)).collect(),
+                memory: memory
+                    .iter()
+                    .map(|arena| self.part(arena, number))
+                    .collect(),
             })
             .collect()
     }

@@ -39,7 +39,10 @@ pub fn correlate(z: Tensor<2>, lambda: f64) -> Correlation {
     assert_eq!(z.dims()[0] % 2, 0, "there are two views of every picture");
     let tracked = z.device().is_autodiff();
     let (loss, terms, matrix) = Dispatch::cross_correlation(z.into_dispatch(), lambda);
-    let (terms, matrix) = (Tensor::<1>::from_dispatch(terms), Tensor::<2>::from_dispatch(matrix));
+    let (terms, matrix) = (
+        Tensor::<1>::from_dispatch(terms),
+        Tensor::<2>::from_dispatch(matrix),
+    );
     let (terms, matrix) = if tracked {
         (terms.inner(), matrix.inner())
     } else {

@@ -2,9 +2,11 @@
 //! whose results do not depend on the number of threads.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use burn::backend::flex::{FlexTensor, Layout};
-use burn::tensor::{Bytes, DType, Shape, TensorData};
+use burn::backend::{BackendTensor, DispatchTensorKind};
+use burn::tensor::{Bytes, DType, Shape, Tensor};
 
 /// `tensor` as f32 values in row-major order. Copies only what is laid out otherwise.
 pub fn contiguous(tensor: FlexTensor) -> FlexTensor {
@@ -35,19 +37,57 @@ pub fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
     )
 }
 
-/// The values of a tensor that was read.
-pub fn values_of_data(data: &TensorData) -> &[f32] {
-    data.as_slice::<f32>()
-        .expect("the networks' tensors hold 32-bit floats")
+/// A tensor on the CPU, in row-major order.
+pub fn on_cpu(tensor: &Tensor<1>) -> FlexTensor {
+    match tensor.clone().into_dispatch().kind {
+        DispatchTensorKind::Flex(BackendTensor::Float(tensor)) => contiguous(tensor),
+        _ => panic!("the tensor is not on the CPU"),
+    }
+}
+
+/// How many values one task of a loop over all of them takes.
+const BLOCK: usize = 32 * 1024;
+
+/// `N` vectors of `count` values each, as `task(range, parts)` fills them, range by range in parallel.
+pub fn filled<const N: usize>(
+    count: usize,
+    task: impl Fn(Range<usize>, [&mut [f32]; N]) + Sync + Send,
+) -> [Vec<f32>; N] {
+    let mut vectors = [(); N].map(|()| vec![0.0; count]);
+    let shared = vectors.each_mut().map(|vector| Shared::new(vector));
+    parallel_map(count.div_ceil(BLOCK), |i| {
+        let range = i * BLOCK..((i + 1) * BLOCK).min(count);
+        // SAFETY: the ranges of different tasks do not overlap.
+        let parts = shared
+            .each_ref()
+            .map(|vector| unsafe { vector.part(range.start, range.len()) });
+        vectorized(|| task(range, parts));
+    });
+    vectors
 }
 
 /// `sqrt(Σ f(a, b)²)`, summed in double precision.
 pub fn norm(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f64 {
-    let squares = a.iter().zip(b).map(|(a, b)| {
-        let x = f64::from(f(*a, *b));
-        x * x
+    // Independent partial sums, so that the compiler may use vector instructions.
+    const LANES: usize = 8;
+    let mut sums = [0.0; LANES];
+    let mut add = |a: &[f32], b: &[f32]| {
+        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+            let x = f64::from(f(*a, *b));
+            *sum += x * x;
+        }
+    };
+    vectorized(|| {
+        let (a, b) = (a.chunks(LANES), b.chunks(LANES));
+        a.zip(b).for_each(|(a, b)| add(a, b));
     });
-    squares.sum::<f64>().sqrt()
+    sums.iter().sum::<f64>().sqrt()
+}
+
+/// Runs `task`, its loops compiled for the widest vector instructions that this processor has.
+#[inline(always)]
+pub fn vectorized<R>(task: impl FnOnce() -> R) -> R {
+    pulp::Arch::new().dispatch(task)
 }
 
 /// `task(0)`, ..., `task(count - 1)`, in parallel where there are threads; the results in order.

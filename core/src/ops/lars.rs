@@ -61,7 +61,10 @@ impl Lars {
     /// Moves all parameters, whose memory is one momentum each.
     pub fn update(&self, parameters: &[Parameter], rates: Rates) -> Vec<Moved> {
         if let Some(arenas) = arenas(parameters) {
-            return arenas.iter().flat_map(|arena| self.on_wgpu(arena, rates)).collect();
+            return arenas
+                .iter()
+                .flat_map(|arena| self.on_wgpu(arena, rates))
+                .collect();
         }
         let one = |parameter: &Parameter| {
             if runs_on_cpu(&parameter.value.device()) && !twins_asked() {
@@ -83,7 +86,9 @@ impl Lars {
 
     /// In burn's tensor operations.
     fn twin(&self, parameter: &Parameter, rate: f64) -> Moved {
-        let Parameter { value, gradient, .. } = parameter;
+        let Parameter {
+            value, gradient, ..
+        } = parameter;
         let decayed = gradient.clone() + value.clone() * self.decay(parameter);
         let norm = |tensor: Tensor<1>| tensor.square().sum().sqrt();
         let update = match self.trust_ratio.filter(|_| parameter.is_weight) {
@@ -143,29 +148,31 @@ impl Lars {
 
     /// On the CPU: one pass for the norms, one for the update.
     fn on_cpu(&self, parameter: &Parameter, rate: f64) -> Moved {
-        let data = [&parameter.value, &parameter.gradient, &parameter.memory[0]]
-            .map(|tensor| tensor.to_data());
-        let [value, gradient, momentum] = data.each_ref().map(cpu::values_of_data);
+        let tensors =
+            [&parameter.value, &parameter.gradient, &parameter.memory[0]].map(cpu::on_cpu);
+        let [value, gradient, momentum] = tensors.each_ref().map(cpu::values);
         let ratio = match self.trust_ratio.filter(|_| parameter.is_weight) {
             None => 1.0,
             Some(formula) => self.ratio(formula, rate, value, gradient),
         };
         let (ratio, decay) = (ratio as f32, self.decay(parameter) as f32);
         let (kept, rate) = (self.momentum as f32, rate as f32);
-        let momentum: Vec<f32> = (momentum.iter().zip(gradient).zip(value))
-            .map(|((m, g), p)| kept * m + ratio * (g + decay * p))
-            .collect();
-        let value: Vec<f32> = (value.iter().zip(&momentum))
-            .map(|(p, m)| p - rate * m)
-            .collect();
+        let new = cpu::filled(value.len(), |range, [new_value, new_momentum]| {
+            let old = [value, gradient, momentum].map(|values| &values[range.clone()]);
+            for i in 0..range.len() {
+                let [p, g, m] = old.map(|values| values[i]);
+                new_momentum[i] = kept * m + ratio * (g + decay * p);
+                new_value[i] = p - rate * new_momentum[i];
+            }
+        });
         let device = parameter.value.device();
-        let tensor = |values: Vec<f32>| {
+        let [value, momentum] = new.map(|values| {
             let count = values.len();
             Tensor::from_data(TensorData::new(values, [count]), &device)
-        };
+        });
         Moved {
-            value: tensor(value),
-            memory: vec![tensor(momentum)],
+            value,
+            memory: vec![momentum],
         }
     }
 
@@ -200,7 +207,12 @@ impl Lars {
             );
         }
         let [new_values, new_momenta] = [(); 2].map(|()| arena.empty());
-        let numbers = [self.momentum, self.weight_decay, rates.weights, rates.biases];
+        let numbers = [
+            self.momentum,
+            self.weight_decay,
+            rates.weights,
+            rates.biases,
+        ];
         let sizes = [arena.chunks(), count].map(wgsl::Number::from);
         kernel!("lars_update")
             .choose("ADAPTIVE", self.trust_ratio.is_some())
@@ -244,7 +256,13 @@ pub mod tests {
         }
     }
 
-    fn step(lars: &Lars, rate: f64, value: [f32; 2], gradient: [f32; 2], device: &Device) -> Vec<f32> {
+    fn step(
+        lars: &Lars,
+        rate: f64,
+        value: [f32; 2],
+        gradient: [f32; 2],
+        device: &Device,
+    ) -> Vec<f32> {
         let [value, gradient] = [value, gradient].map(|x| Tensor::<1>::from_floats(x, device));
         let parameter = Parameter {
             memory: vec![value.zeros_like()],
@@ -280,7 +298,10 @@ pub mod tests {
                 for rate in [0.0, 0.1] {
                     let moved = step(&lars, rate, [0.0, 0.0], [1.0, 0.0], device);
                     assert!((moved[0] + rate as f32).abs() < 1e-6, "{moved:?}");
-                    assert_eq!(step(&lars, rate, [1.0, 2.0], [0.0, 0.0], device), [1.0, 2.0]);
+                    assert_eq!(
+                        step(&lars, rate, [1.0, 2.0], [0.0, 0.0], device),
+                        [1.0, 2.0]
+                    );
                 }
             }
         });
@@ -328,7 +349,12 @@ pub mod tests {
                 }
                 for (ours, twin) in ours.into_iter().zip(twins) {
                     assert_close(ours.value, twin.value, 1e-5, "value");
-                    assert_close(ours.memory[0].clone(), twin.memory[0].clone(), 1e-5, "momentum");
+                    assert_close(
+                        ours.memory[0].clone(),
+                        twin.memory[0].clone(),
+                        1e-5,
+                        "momentum",
+                    );
                 }
             });
         }

@@ -25,6 +25,11 @@ use super::wgsl::{self, Kernel, kernel};
 /// The mean over each cell of a grid of `cells x cells`: `[n, channels, h, w]` to `[n, channels · cells²]`, a channel's
 /// cells side by side. They are those of PyTorch's `AdaptiveAvgPool2d`.
 pub fn mean_pool(x: Tensor<4>, cells: usize) -> Tensor<2> {
+    let [n, channels, height, width] = x.dims();
+    if [height, width] == [cells; 2] {
+        // Every cell is one value.
+        return x.reshape([n, channels * cells * cells]);
+    }
     Tensor::from_dispatch(Dispatch::pool_mean(x.into_dispatch(), cells))
 }
 
@@ -113,16 +118,22 @@ impl Pooling for Flex {
         let x = cpu::contiguous(x);
         let shape = x.shape();
         let [height, width] = [shape[2], shape[3]];
-        let mut means = Vec::with_capacity(shape[0] * shape[1] * cells * cells);
-        for plane in cpu::values(&x).chunks_exact(height * width) {
-            for rows in (0..cells).map(|i| extent(i, height, cells)) {
-                for columns in (0..cells).map(|j| extent(j, width, cells)) {
-                    let of_row = |row: usize| plane[row * width..][columns.clone()].iter().sum::<f32>();
-                    let sum: f32 = rows.clone().map(of_row).sum();
-                    means.push(sum / (rows.len() * columns.len()) as f32);
+        let picture = shape[1] * height * width;
+        let mut means = vec![0.0; shape[0] * shape[1] * cells * cells];
+        let x = cpu::values(&x);
+        cpu::parallel_blocks(&mut means, shape[1] * cells * cells, |n, means| {
+            let planes = x[n * picture..][..picture].chunks_exact(height * width);
+            for (plane, means) in planes.zip(means.chunks_exact_mut(cells * cells)) {
+                for (cell, mean) in means.iter_mut().enumerate() {
+                    let rows = extent(cell / cells, height, cells);
+                    let columns = extent(cell % cells, width, cells);
+                    let size = (rows.len() * columns.len()) as f32;
+                    let of_row =
+                        |row: usize| -> f32 { plane[row * width..][columns.clone()].iter().sum() };
+                    *mean = rows.map(of_row).sum::<f32>() / size;
                 }
             }
-        }
+        });
         cpu::tensor(means, [shape[0], shape[1] * cells * cells])
     }
 
@@ -134,18 +145,22 @@ impl Pooling for Flex {
         let shape = x.shape();
         let [height, width] = [shape[2], shape[3]];
         let mut by_x = vec![0.0; shape.num_elements()];
-        let planes = by_x.chunks_exact_mut(height * width);
-        for (plane, gradient) in planes.zip(cpu::values(&gradient).chunks_exact(cells * cells)) {
-            for (cell, gradient) in gradient.iter().enumerate() {
-                let rows = extent(cell / cells, height, cells);
-                let columns = extent(cell % cells, width, cells);
-                let share = gradient / (rows.len() * columns.len()) as f32;
-                for row in rows {
-                    let values = &mut plane[row * width..][columns.clone()];
-                    values.iter_mut().for_each(|x| *x += share);
+        let features = shape[1] * cells * cells;
+        let gradient = cpu::values(&gradient);
+        cpu::parallel_blocks(&mut by_x, shape[1] * height * width, |n, by_x| {
+            let gradient = gradient[n * features..][..features].chunks_exact(cells * cells);
+            for (plane, gradient) in by_x.chunks_exact_mut(height * width).zip(gradient) {
+                for (cell, gradient) in gradient.iter().enumerate() {
+                    let rows = extent(cell / cells, height, cells);
+                    let columns = extent(cell % cells, width, cells);
+                    let share = gradient / (rows.len() * columns.len()) as f32;
+                    for row in rows {
+                        let values = &mut plane[row * width..][columns.clone()];
+                        values.iter_mut().for_each(|x| *x += share);
+                    }
                 }
             }
-        }
+        });
         cpu::tensor(by_x, shape)
     }
 }
@@ -357,7 +372,12 @@ mod tests {
     fn agrees_with_its_twin() {
         for shape in [[1, 1, 1, 1], [2, 3, 5, 7], [3, 2, 8, 6], [2, 70, 4, 4]] {
             // Few different values: many windows have several that are largest.
-            let x = |device: &Device| random::<4>(shape, 1, device).round().autodiff().require_grad();
+            let x = |device: &Device| {
+                random::<4>(shape, 1, device)
+                    .round()
+                    .autodiff()
+                    .require_grad()
+            };
             let plain = x(&cpu());
             for cells in [1, 2, 3, 4] {
                 let features = shape[1] * cells * cells;

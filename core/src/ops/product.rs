@@ -71,7 +71,8 @@ impl MatrixProduct for CubeBackend {
                 false => (shape[0], shape[1]),
             }
         };
-        let ((rows, inner), (b_inner, columns)) = (turned(&a, a_transposed), turned(&b, b_transposed));
+        let ((rows, inner), (b_inner, columns)) =
+            (turned(&a, a_transposed), turned(&b, b_transposed));
         assert_eq!(inner, b_inner, "the operands' inner dimensions agree");
         Matrices {
             rows,
@@ -92,7 +93,11 @@ fn measured<B: MatrixProduct>(
 ) -> FloatTensor<B> {
     let call = || {
         let (a, b) = (a.shape(), b.shape());
-        let (rows, inner) = if a_transposed { (a[1], a[0]) } else { (a[0], a[1]) };
+        let (rows, inner) = if a_transposed {
+            (a[1], a[0])
+        } else {
+            (a[0], a[1])
+        };
         let columns = if b_transposed { b[0] } else { b[1] };
         let turned = |transposed| if transposed { "ᵀ" } else { "" };
         let (a, b) = (turned(a_transposed), turned(b_transposed));
@@ -245,13 +250,20 @@ pub struct Tiles {
 }
 
 impl Tiles {
-    /// Tiles for a product of that size: flat ones where there are few rows.
+    /// Tiles for a product of that size, of which little lies outside of it: channels come in all numbers, and a quarter of
+    /// a tile outside is a quarter of the work in vain.
     pub fn of(rows: usize, columns: usize) -> Self {
-        let (thread_rows, thread_columns) = match rows {
-            0..=32 => (4, 32),
-            33..=64 => (8, 16),
-            _ => (16, 16),
-        };
+        const MOST_THREAD_ROWS: usize = 8;
+        let row_tiles = rows.div_ceil(8 * MOST_THREAD_ROWS).max(1);
+        let thread_rows = rows.div_ceil(8).div_ceil(row_tiles).max(1);
+        // Wide tiles read the left operand less often; few threads in a row want them wide.
+        let widest = if thread_rows <= 4 { 32 } else { 16 };
+        let padded = |thread_columns: usize| columns.next_multiple_of(4 * thread_columns);
+        let least = padded(8);
+        let thread_columns = [widest, 16, 8]
+            .into_iter()
+            .find(|width| 10 * padded(*width) <= 11 * least)
+            .unwrap_or(8);
         Self {
             thread_rows,
             thread_columns,
@@ -331,8 +343,16 @@ mod tests {
     #[test]
     fn every_orientation_agrees_with_its_twin() {
         // Off the tile, on it, and long enough to be shared between workgroups.
-        for (rows, columns, inner) in [(1, 1, 1), (2, 3, 5), (33, 70, 17), (64, 64, 16), (130, 9, 1100)] {
-            for (a_transposed, b_transposed) in [(false, false), (false, true), (true, false), (true, true)] {
+        for (rows, columns, inner) in [
+            (1, 1, 1),
+            (2, 3, 5),
+            (33, 70, 17),
+            (64, 64, 16),
+            (130, 9, 1100),
+        ] {
+            for (a_transposed, b_transposed) in
+                [(false, false), (false, true), (true, false), (true, true)]
+            {
                 let shape = |rows, columns, transposed| match transposed {
                     true => [columns, rows],
                     false => [rows, columns],

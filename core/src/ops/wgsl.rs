@@ -31,7 +31,12 @@ macro_rules! kernel {
     ($name:literal) => {
         $crate::ops::wgsl::Kernel::new(
             $name,
-            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../shaders/", $name, ".wgsl")),
+            include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../shaders/",
+                $name,
+                ".wgsl"
+            )),
         )
     };
 }
@@ -163,9 +168,7 @@ pub fn contiguous(tensor: CubeTensor) -> CubeTensor {
 /// A new tensor where `like` is, with whatever was in its memory.
 pub fn empty(like: &CubeTensor, shape: impl Into<Shape>) -> CubeTensor {
     let shape = shape.into();
-    let handle = like
-        .client
-        .empty(shape.num_elements() * size_of::<f32>());
+    let handle = like.client.empty(shape.num_elements() * size_of::<f32>());
     CubeTensor::new_contiguous(
         like.client.clone(),
         like.device.clone(),

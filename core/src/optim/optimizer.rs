@@ -154,7 +154,9 @@ impl Rule {
     /// What it is called.
     fn name(&self) -> &'static str {
         match self {
-            Self::Lars(Lars { trust_ratio: None, .. }) => "SGD",
+            Self::Lars(Lars {
+                trust_ratio: None, ..
+            }) => "SGD",
             Self::Lars(_) => "LARS",
             Self::AdamW(_) => "AdamW",
         }
@@ -315,7 +317,8 @@ impl Visitor for Save<'_> {
         if let Some(memory) = self.optimizer.memory.get(name) {
             for (quantity, values) in self.optimizer.rule.quantities().iter().zip(memory) {
                 let values: Tensor<D> = values.clone().reshape(tensor.dims());
-                self.tensors.push((format!("{name}.{quantity}"), values.into_data()));
+                self.tensors
+                    .push((format!("{name}.{quantity}"), values.into_data()));
             }
         }
     }
@@ -331,7 +334,11 @@ struct Restore<'a> {
 impl Visitor for Restore<'_> {
     fn parameter<const D: usize>(&mut self, name: &str, tensor: &mut Tensor<D>) {
         let device = tensor.device();
-        let device: Device = if device.is_autodiff() { device.inner() } else { device };
+        let device: Device = if device.is_autodiff() {
+            device.inner()
+        } else {
+            device
+        };
         let quantities = self.optimizer.rule.quantities();
         let memory = quantities.iter().map(|quantity| {
             let data = self.tensors.remove(&format!("{name}.{quantity}"))?;

@@ -104,7 +104,11 @@ pub fn bench(arguments: &Bench) -> Result<()> {
         print(&rows);
     }
     let errors = barlow_core::device::uncaptured_errors();
-    anyhow::ensure!(errors.is_empty(), "the device failed: {}", errors.join("; "));
+    anyhow::ensure!(
+        errors.is_empty(),
+        "the device failed: {}",
+        errors.join("; ")
+    );
     Ok(())
 }
 
@@ -190,11 +194,18 @@ fn rows(preset: &str, ours: &Side, burns: Option<&Side>, limits: &Limits) -> Vec
     }
     let mut of_burn: BTreeMap<_, Vec<f64>> = BTreeMap::new();
     for measured in burns.iter().flat_map(|burns| &burns.operations) {
-        of_burn.entry(key(measured)).or_default().push(measured.seconds);
+        of_burn
+            .entry(key(measured))
+            .or_default()
+            .push(measured.seconds);
     }
     let mean = |seconds: &[f64]| seconds.iter().sum::<f64>() / seconds.len() as f64;
     let total: f64 = ours.operations.iter().map(|m| m.seconds).sum();
-    let least: f64 = ours.operations.iter().map(|m| m.call.least_seconds(limits)).sum();
+    let least: f64 = ours
+        .operations
+        .iter()
+        .map(|m| m.call.least_seconds(limits))
+        .sum();
     let mut rows: Vec<Row> = order
         .into_iter()
         .map(|key| {
@@ -234,7 +245,16 @@ fn rows(preset: &str, ours: &Side, burns: Option<&Side>, limits: &Limits) -> Vec
 fn print(rows: &[Row]) {
     let mut table = Table::new();
     table.load_preset(comfy_table::presets::NOTHING);
-    table.set_header(["operation", "shape", "times", "ms", "burn's ms", "ratio", "of step", "of limit"]);
+    table.set_header([
+        "operation",
+        "shape",
+        "times",
+        "ms",
+        "burn's ms",
+        "ratio",
+        "of step",
+        "of limit",
+    ]);
     for row in rows {
         let share = |share: f64| format!("{:.1}%", 100.0 * share);
         let or_none = |number: Option<f64>, digits: usize| {
@@ -258,7 +278,9 @@ fn print(rows: &[Row]) {
     for row in rows {
         let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
         if let Some(memory) = row.memory {
-            let burns = row.burn_memory.map_or(String::new(), |b| format!(", with burn's own operations {}", mib(b)));
+            let burns = row.burn_memory.map_or(String::new(), |b| {
+                format!(", with burn's own operations {}", mib(b))
+            });
             say!("device memory held: {}{burns}", mib(memory));
         }
     }

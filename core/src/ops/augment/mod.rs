@@ -34,7 +34,11 @@ pub fn augment(
         let count = draws.len();
         let shape = format!("{count} of {height}x{width} to {size}x{size}");
         // Four colors of a picture are a number.
-        Call::moving("augment", shape, count * 3 * (height * width / 4 + size * size))
+        Call::moving(
+            "augment",
+            shape,
+            count * 3 * (height * width / 4 + size * size),
+        )
     };
     let run = || make_views(pictures, draws, size, normalization, device);
     measure::operation(call, || measure::finish(device), run)
@@ -53,7 +57,9 @@ fn make_views(
             let mut views = vec![0.0; draws.len() * 3 * size * size];
             super::cpu::parallel_blocks(&mut views, 3 * size * size, |i, view| {
                 let (index, draw) = &draws[i];
-                cpu::augment_one(pictures, *index, draw, size, normalization, view);
+                super::cpu::vectorized(|| {
+                    cpu::augment_one(pictures, *index, draw, size, normalization, view);
+                });
             });
             Tensor::from_data(TensorData::new(views, [draws.len(), 3, size, size]), device)
         }
@@ -79,9 +85,9 @@ mod tests {
 
     use super::*;
     use crate::augment::Policy;
-    use crate::random::{Purpose, Stream};
     use crate::data::Pictures;
     use crate::device;
+    use crate::random::{Purpose, Stream};
     use crate::testing::{assert_close, cpu, each_device, values};
 
     fn noise(height: usize, width: usize, count: usize) -> Pictures {
@@ -149,7 +155,10 @@ mod tests {
                         .count();
                     // Solarization is a step: a value within rounding of the threshold may fall on either side.
                     let share = close as f32 / expected.len() as f32;
-                    assert!(share > 0.998, "{share} at {height}x{width} to {size}, {policy:?}");
+                    assert!(
+                        share > 0.998,
+                        "{share} at {height}x{width} to {size}, {policy:?}"
+                    );
                 });
             }
         }

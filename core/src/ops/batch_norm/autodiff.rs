@@ -61,8 +61,13 @@ impl<B: BatchNormalization> Backward<B, 4> for NormalizeBackward {
         let gamma: FloatTensor<B> = checkpointer.retrieve_node_output(s.gamma);
         // x, y and the gradient are read; with a ReLU the residual's gradient is one of its own.
         let (moved, how) = (4 + usize::from(s.has_residual && s.how.relu), s.how);
-        let (by_x, by_gamma, by_beta, by_residual) =
-            measured::<B, _>("batch norm gradient", &x, moved, s.has_residual, how, || {
+        let (by_x, by_gamma, by_beta, by_residual) = measured::<B, _>(
+            "batch norm gradient",
+            &x,
+            moved,
+            s.has_residual,
+            how,
+            || {
                 B::normalize_batch_gradient(
                     x.clone(),
                     s.y.clone(),
@@ -73,7 +78,8 @@ impl<B: BatchNormalization> Backward<B, 4> for NormalizeBackward {
                     s.has_residual,
                     s.how,
                 )
-            });
+            },
+        );
         for (node, gradient) in [
             (x_node, by_x),
             (gamma_node, by_gamma),

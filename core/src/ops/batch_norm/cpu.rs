@@ -19,7 +19,8 @@ impl BatchNormalization for Flex {
         has_residual: bool,
         how: Normalize,
     ) -> (FlexTensor, FlexTensor, FlexTensor, FlexTensor, FlexTensor) {
-        if twins_asked() {
+        // Columns of a matrix lie too far apart for this.
+        if twins_asked() || x.shape().num_dims() == 2 {
             let residual = has_residual.then_some(residual);
             return twin::train::<Self>(
                 x,
@@ -41,9 +42,8 @@ impl BatchNormalization for Flex {
         let shared = cpu::Shared::new(&mut y);
         let statistics: Vec<(f32, f32)> = planes.each(|block| {
             let (means, variances) = block.moments(x);
-            let scales = block.map(|lane, c| {
-                gamma[c] / (f64::from(variances[lane]) + how.epsilon).sqrt() as f32
-            });
+            let scales = block
+                .map(|lane, c| gamma[c] / (f64::from(variances[lane]) + how.epsilon).sqrt() as f32);
             for row in block.rows() {
                 // SAFETY: every row belongs to one block, and every block to one task.
                 let y = unsafe { shared.part(row.start, row.len()) };
@@ -56,7 +56,13 @@ impl BatchNormalization for Flex {
                         None => each(y, x, x, |x, _| (x - center) * scale + shift, how.relu),
                         Some(residual) => {
                             let residual = &residual[part];
-                            each(y, x, residual, |x, r| (x - center) * scale + shift + r, how.relu);
+                            each(
+                                y,
+                                x,
+                                residual,
+                                |x, r| (x - center) * scale + shift + r,
+                                how.relu,
+                            );
                         }
                     }
                 });
@@ -96,7 +102,7 @@ impl BatchNormalization for Flex {
         has_residual: bool,
         how: Normalize,
     ) -> (FlexTensor, FlexTensor, FlexTensor, FlexTensor) {
-        if twins_asked() {
+        if twins_asked() || x.shape().num_dims() == 2 {
             return twin::gradient::<Self>(x, y, gamma, mean, variance, gradient, how);
         }
         let [x, y, gamma, mean, variance] = [x, y, gamma, mean, variance].map(cpu::contiguous);
@@ -107,7 +113,14 @@ impl BatchNormalization for Flex {
             [&x, &y, &gamma, &mean, &variance, &gradient].map(cpu::values);
         let mut by_x = vec![0.0; xs.len()];
         // Without a ReLU the gradient passes to the residual as it is.
-        let mut by_residual = vec![0.0; if has_residual && how.relu { xs.len() } else { 0 }];
+        let mut by_residual = vec![
+            0.0;
+            if has_residual && how.relu {
+                xs.len()
+            } else {
+                0
+            }
+        ];
         let written = !by_residual.is_empty();
         let (shared, shared_residual) = (
             cpu::Shared::new(&mut by_x),
@@ -158,13 +171,13 @@ impl BatchNormalization for Flex {
                     let values = x[part.clone()].iter().zip(&y[part.clone()]);
                     let values = values.zip(&g[part.clone()]);
                     for (by_x, ((x, y), g)) in by_x[part.clone()].iter_mut().zip(values) {
-                        let g = if *y <= passes_above { 0.0 } else { *g };
+                        let g = passed(*y, *g, passes_above);
                         *by_x = scale * (g - mean_gradient - (x - center) * slope);
                     }
                     if written {
                         let masked = y[part.clone()].iter().zip(&g[part.clone()]);
                         for (to, (y, g)) in by_residual[part].iter_mut().zip(masked) {
-                            *to = if *y <= passes_above { 0.0 } else { *g };
+                            *to = passed(*y, *g, passes_above);
                         }
                     }
                 });
@@ -173,10 +186,7 @@ impl BatchNormalization for Flex {
             sums.map(|((sum, product), c)| ((product * c.4) as f32, sum as f32))
                 .collect()
         });
-        let (mut by_gamma, mut by_beta) = (
-            vec![0.0; planes.channels],
-            vec![0.0; planes.channels],
-        );
+        let (mut by_gamma, mut by_beta) = (vec![0.0; planes.channels], vec![0.0; planes.channels]);
         for of_view in sums.chunks_exact(planes.channels) {
             for (c, (gamma, beta)) in of_view.iter().enumerate() {
                 by_gamma[c] += gamma;
@@ -195,6 +205,13 @@ impl BatchNormalization for Flex {
             by_residual,
         )
     }
+}
+
+/// `gradient` where `y` lies above (or is no number), else 0; by bits, since a branch would be guessed wrong half the time.
+#[inline(always)]
+fn passed(y: f32, gradient: f32, above: f32) -> f32 {
+    let cut = if y <= above { 0 } else { u32::MAX };
+    f32::from_bits(gradient.to_bits() & cut)
 }
 
 /// `y = f(x, z)`, and what is positive of it with `relu`.
@@ -243,11 +260,12 @@ impl Planes {
         let blocks = self.channels.div_ceil(width);
         let results = cpu::parallel_map(self.views * blocks, |i| {
             let first = i % blocks * width;
-            task(Block {
+            let block = Block {
                 planes: self,
                 view: i / blocks,
                 channels: first..(first + width).min(self.channels),
-            })
+            };
+            cpu::vectorized(|| task(block))
         });
         results.into_iter().flatten().collect()
     }
@@ -296,6 +314,7 @@ impl Block<'_> {
     }
 
     /// Mean and biased variance of each channel.
+    #[inline(always)]
     fn moments(&self, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let count = self.planes.count() as f64;
         let total = |value: &dyn Fn(usize, &[f32]) -> f32| {
@@ -321,6 +340,7 @@ impl Block<'_> {
 /// Independent partial sums, so that the compiler may use vector instructions.
 const LANES: usize = 16;
 
+#[inline(always)]
 fn lanes_sum(values: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     let mut sums = [0.0; LANES];
     let chunks = values.chunks_exact(LANES);
@@ -334,13 +354,14 @@ fn lanes_sum(values: &[f32], f: impl Fn(f32) -> f32) -> f32 {
 }
 
 /// `(Σ g, Σ g (x - center))` over the places where `y` passes.
+#[inline(always)]
 fn masked_sums(x: &[f32], y: &[f32], g: &[f32], center: f32, passes_above: f32) -> (f32, f32) {
     let mut sums = [0.0; LANES];
     let mut products = [0.0; LANES];
     let mut add = |x: &[f32], y: &[f32], g: &[f32]| {
         for ((((sum, product), x), y), g) in sums.iter_mut().zip(&mut products).zip(x).zip(y).zip(g)
         {
-            let g = if *y <= passes_above { 0.0 } else { *g };
+            let g = passed(*y, *g, passes_above);
             *sum += g;
             *product += g * (x - center);
         }
@@ -356,4 +377,3 @@ fn masked_sums(x: &[f32], y: &[f32], g: &[f32], center: f32, passes_above: f32) 
     }
     (sums.iter().sum(), products.iter().sum())
 }
-

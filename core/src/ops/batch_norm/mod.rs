@@ -130,7 +130,15 @@ pub trait BatchNormalization: Backend {
         FloatTensor<Self>,
     ) {
         let residual = has_residual.then_some(residual);
-        twin::train::<Self>(x, gamma, beta, residual, running_mean, running_variance, how)
+        twin::train::<Self>(
+            x,
+            gamma,
+            beta,
+            residual,
+            running_mean,
+            running_variance,
+            how,
+        )
     }
 
     /// The gradients by `x`, `gamma`, `beta` and, if there was one, the residual (else any tensor).
@@ -207,7 +215,10 @@ mod tests {
         let dims: Vec<usize> = (0..D).filter(|d| *d != 1).collect();
         let mut of_channels = [1; D];
         of_channels[1] = c;
-        let Statistics { mut mean, mut variance } = running(c, &cpu());
+        let Statistics {
+            mut mean,
+            mut variance,
+        } = running(c, &cpu());
         let views = (0..how.views).map(|view| {
             let x = inputs.x.clone().narrow(0, view * pictures, pictures);
             let center = x.clone().mean_dims(&dims);
@@ -266,9 +277,15 @@ mod tests {
     }
 
     fn agrees<const D: usize>(shape: [usize; D]) {
-        for (views, relu, residual) in [(1, false, false), (1, true, false), (2, true, true), (2, false, true)] {
+        for (views, relu, residual) in [
+            (1, false, false),
+            (1, true, false),
+            (2, true, true),
+            (2, false, true),
+        ] {
             let how = how(views, relu);
-            let (y_plain, running_plain, plain) = plain(shape, Inputs::new(shape, residual, &cpu()), how);
+            let (y_plain, running_plain, plain) =
+                plain(shape, Inputs::new(shape, residual, &cpu()), how);
             each_device(|device| {
                 let inputs = Inputs::new(shape, residual, device);
                 let (y, after) = batch_norm_train(
@@ -281,9 +298,17 @@ mod tests {
                 );
                 assert_close(y.clone().inner(), y_plain.clone(), 1e-5, "y");
                 assert_close(after.mean, running_plain.mean.clone(), 1e-5, "mean");
-                assert_close(after.variance, running_plain.variance.clone(), 1e-5, "variance");
-                for ((ours, plain), name) in
-                    inputs.gradients(y).into_iter().zip(&plain).zip(["x", "gamma", "beta", "residual"])
+                assert_close(
+                    after.variance,
+                    running_plain.variance.clone(),
+                    1e-5,
+                    "variance",
+                );
+                for ((ours, plain), name) in inputs
+                    .gradients(y)
+                    .into_iter()
+                    .zip(&plain)
+                    .zip(["x", "gamma", "beta", "residual"])
                 {
                     assert_close(ours, plain.clone(), 1e-4, name);
                 }
@@ -293,7 +318,13 @@ mod tests {
 
     #[test]
     fn agrees_with_its_twin() {
-        for shape in [[2, 1, 1, 1], [4, 3, 5, 7], [2, 4, 2, 2], [10, 5, 16, 16], [90, 70, 8, 8]] {
+        for shape in [
+            [2, 1, 1, 1],
+            [4, 3, 5, 7],
+            [2, 4, 2, 2],
+            [10, 5, 16, 16],
+            [90, 70, 8, 8],
+        ] {
             agrees(shape);
         }
         for shape in [[4, 1], [6, 70], [300, 33]] {
@@ -327,9 +358,11 @@ mod tests {
         each_device(|device| {
             let mut input = vec![1.0; 2 * 2 * 3 * 3];
             input[4] = f32::NAN;
-            let x = Tensor::<4>::from_data(burn::tensor::TensorData::new(input, [2, 2, 3, 3]), device);
+            let x =
+                Tensor::<4>::from_data(burn::tensor::TensorData::new(input, [2, 2, 3, 3]), device);
             let one = Tensor::<1>::ones([2], device);
-            let (y, _) = batch_norm_train(x, one.clone(), one, None, running(2, device), how(1, true));
+            let (y, _) =
+                batch_norm_train(x, one.clone(), one, None, running(2, device), how(1, true));
             let y = values(y);
             // The first channel of both pictures, and nothing else.
             let spoiled = |i: usize| i % 18 < 9;
@@ -343,7 +376,10 @@ mod tests {
     #[test]
     fn frozen_equals_training_with_the_batch_s_own_statistics() {
         each_device(|device| {
-            let (x, residual) = (random::<4>([3, 4, 5, 5], 1, device), random([3, 4, 5, 5], 7, device));
+            let (x, residual) = (
+                random::<4>([3, 4, 5, 5], 1, device),
+                random([3, 4, 5, 5], 7, device),
+            );
             let [gamma, beta] = [2, 3].map(|seed| random::<1>([4], seed, device));
             let own = Normalize {
                 momentum: 1.0,

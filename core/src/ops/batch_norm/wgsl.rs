@@ -130,7 +130,8 @@ impl BatchNormalization for CubeBackend {
             );
         }
         let [x, gamma, beta] = [x, gamma, beta].map(wgsl::contiguous);
-        let [running_mean, running_variance] = [running_mean, running_variance].map(wgsl::contiguous);
+        let [running_mean, running_variance] =
+            [running_mean, running_variance].map(wgsl::contiguous);
         let batch = Batch::new(&x, how.views);
         let (channels, client) = (batch.channels, &x.client);
         let (parts, share) = batch.parts();

@@ -2,12 +2,12 @@
 //! the `gemm` crate multiplies.
 
 use burn::backend::Flex;
-use burn::backend::flex::FlexTensor;
 use burn::backend::TensorMetadata;
+use burn::backend::flex::FlexTensor;
 use burn::backend::ops::ModuleOps;
 
-use super::{Convolution, options};
 use super::geometry::Geometry;
+use super::{Convolution, options};
 use crate::ops::cpu::{self, Orientation::*};
 use crate::ops::measure::twins_asked;
 
@@ -54,6 +54,11 @@ impl Convolution for Flex {
     ) -> FlexTensor {
         if twins_asked() {
             return Self::conv2d_x_backward(x, weight, gradient, options(stride, padding));
+        }
+        let kernel = weight.shape()[2];
+        if stride == 1 && padding < kernel && kernel == weight.shape()[3] {
+            // Gathering is faster than scattering: the gradient is a convolution with the weight turned around.
+            return Self::convolve(gradient, turned(weight), 1, kernel - 1 - padding);
         }
         let (weight, gradient) = (cpu::contiguous(weight), cpu::contiguous(gradient));
         let g = Geometry::new(&x.shape(), &weight.shape(), stride, padding);
@@ -128,6 +133,21 @@ impl Convolution for Flex {
         }
         cpu::tensor(total, weight.shape())
     }
+}
+
+/// A weight for the way back: `[o, c, u, v]` to `[c, o, -u, -v]`.
+fn turned(weight: FlexTensor) -> FlexTensor {
+    let weight = cpu::contiguous(weight);
+    let shape = weight.shape();
+    let (outs, channels, size) = (shape[0], shape[1], shape[2] * shape[3]);
+    let values = cpu::values(&weight);
+    let mut turned = Vec::with_capacity(values.len());
+    for c in 0..channels {
+        for o in 0..outs {
+            turned.extend(values[(o * channels + c) * size..][..size].iter().rev());
+        }
+    }
+    cpu::tensor(turned, [channels, outs, shape[2], shape[3]])
 }
 
 /// Into how many parts the weight gradient's sum over the batch is cut, at most.
@@ -274,4 +294,3 @@ fn add_row(to: &mut [f32], from: &[f32]) {
     };
     by_length!(to, from, add, 4 8 16 32);
 }
-

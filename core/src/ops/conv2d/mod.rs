@@ -88,10 +88,21 @@ fn measured<B: Convolution, R>(
         let (products, weights) = (g.batch * g.output_picture(), g.out_channels * g.patch());
         let shape = format!(
             "{}x{}x{}x{} to {}, {}x{} stride {}",
-            g.batch, g.channels, g.height, g.width, g.out_channels, g.kernel_height, g.kernel_width, g.stride
+            g.batch,
+            g.channels,
+            g.height,
+            g.width,
+            g.out_channels,
+            g.kernel_height,
+            g.kernel_width,
+            g.stride
         );
-        Call::moving(name, shape, g.batch * g.input_picture() + weights + products)
-            .computing(2 * products * g.patch())
+        Call::moving(
+            name,
+            shape,
+            g.batch * g.input_picture() + weights + products,
+        )
+        .computing(2 * products * g.patch())
     };
     measure::operation(call, || _ = B::sync(&x.device()), run)
 }
@@ -135,15 +146,16 @@ impl<B: Convolution, C: CheckpointStrategy> Convolution for Autodiff<B, C> {
                     gradients.register::<B>(node.id, by_input);
                 }
                 if let Some(node) = weight_node {
-                    let by_weight = measured::<B, _>("conv2d by weight", &x, &weight, sizes, || {
-                        B::convolve_weight_gradient(
-                            x.clone(),
-                            weight.clone(),
-                            gradient.clone(),
-                            stride,
-                            padding,
-                        )
-                    });
+                    let by_weight =
+                        measured::<B, _>("conv2d by weight", &x, &weight, sizes, || {
+                            B::convolve_weight_gradient(
+                                x.clone(),
+                                weight.clone(),
+                                gradient.clone(),
+                                stride,
+                                padding,
+                            )
+                        });
                     gradients.register::<B>(node.id, by_weight);
                 }
             }
@@ -217,7 +229,10 @@ mod tests {
             (2, 33, 9, 9, 130, 3, 2, 1),
             (2, 40, 5, 5, 17, 1, 1, 0),
         ] {
-            let (x, weight) = (random([n, c, h, w], 1, &cpu()), random([o, c, k, k], 2, &cpu()));
+            let (x, weight) = (
+                random([n, c, h, w], 1, &cpu()),
+                random([o, c, k, k], 2, &cpu()),
+            );
             let y = burn::tensor::module::conv2d(
                 x.clone(),
                 weight.clone(),
@@ -227,7 +242,10 @@ mod tests {
             let g = random(y.dims(), 3, &cpu());
             let [y_twin, x_twin, w_twin] = twin(x, weight, g, stride, padding);
             each_device(|device| {
-                let (x, weight) = (random([n, c, h, w], 1, device), random([o, c, k, k], 2, device));
+                let (x, weight) = (
+                    random([n, c, h, w], 1, device),
+                    random([o, c, k, k], 2, device),
+                );
                 let (x, weight) = (
                     x.autodiff().require_grad(),
                     weight.autodiff().require_grad(),

@@ -1,7 +1,7 @@
 //! Convolution on a wgpu device: implicit matrix products (`shaders/product.wgsl`).
 
-use burn::backend::wgpu::{CubeBackend, CubeTensor};
 use burn::backend::ops::ModuleOps;
+use burn::backend::wgpu::{CubeBackend, CubeTensor};
 
 use super::geometry::Geometry;
 use super::{Convolution, options};
