@@ -457,3 +457,61 @@ fn devices_are_listed() {
         "{said}"
     );
 }
+
+/// The rows that `bench --json` prints, checked for what each has to say.
+fn bench(arguments: &[&str]) -> Vec<Value> {
+    let place = TempDir::new().unwrap();
+    let common = ["bench", "--json", "--batch", "4", "--seconds", "0.001"];
+    let printed = succeed(place.path(), &[&common, arguments].concat());
+    let lines = printed.lines();
+    let rows: Vec<Value> = lines
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    for row in &rows {
+        assert!(row["shape"].is_string(), "{row}");
+        for name in ["ms", "share_of_step", "limit_share"] {
+            assert!(row[name].as_f64().unwrap() > 0.0, "{name}: {row}");
+        }
+    }
+    let (step, operations) = rows.split_last().unwrap();
+    assert_eq!(
+        (&step["name"], &step["shape"]),
+        (&"step".into(), &"emoji".into())
+    );
+    let share = |row: &Value| row["share_of_step"].as_f64().unwrap();
+    let whole: f64 = operations.iter().map(share).sum();
+    assert!((whole - 1.0).abs() < 1e-6, "{whole}");
+    for name in [
+        "augment",
+        "conv2d",
+        "conv2d by input",
+        "conv2d by weight",
+        "batch norm",
+        "correlation",
+        "AdamW",
+    ] {
+        assert!(operations.iter().any(|row| row["name"] == name), "{name}");
+    }
+    rows
+}
+
+#[test]
+fn bench_measures_every_operation_beside_burn_s() {
+    for row in bench(&["--device", "cpu"]) {
+        let ratio = row["burn_ms"].as_f64().unwrap() / row["ms"].as_f64().unwrap();
+        assert!(
+            (row["ratio"].as_f64().unwrap() - ratio).abs() < 1e-6 * ratio,
+            "{row}"
+        );
+    }
+}
+
+#[test]
+fn bench_measures_an_adapter() {
+    if std::env::var("BARLOW_TEST_DEVICE").as_deref() == Ok("cpu") {
+        return;
+    }
+    let rows = bench(&["--device", "0", "--no-burn"]);
+    assert!(rows.last().unwrap()["memory"].as_u64().unwrap() > 0);
+    assert!(rows.iter().all(|row| row["burn_ms"].is_null()));
+}

@@ -74,6 +74,9 @@ impl ConfigError {
     }
 }
 
+/// The finest grid of features that is accepted.
+const MOST_CELLS: usize = 16;
+
 /// The widest projector that is accepted.
 const WIDEST_PROJECTOR: usize = 32_768;
 
@@ -254,6 +257,15 @@ impl Config {
                 format!("the first stage has 1 to 4096 channels, not {width}"),
             );
         }
+        if self.encoder.cells == 0 || self.encoder.cells > MOST_CELLS {
+            let cells = self.encoder.cells;
+            return fail(
+                "encoder.cells",
+                format!(
+                    "the last map is averaged over a grid of 1 to {MOST_CELLS} cells a side, not {cells}"
+                ),
+            );
+        }
         let widths = &self.projector.widths;
         if let Some(width) = widths.iter().find(|width| **width > WIDEST_PROJECTOR) {
             return fail(
@@ -371,7 +383,8 @@ mod tests {
     #[test]
     fn impossible_settings_are_named() {
         type Spoil = fn(&mut Config);
-        let cases: [(&str, Spoil); 10] = [
+        let cases: [(&str, Spoil); 11] = [
+            ("encoder.cells", |c| c.encoder.cells = 0),
             ("batch", |c| c.batch = 1),
             ("batch", |c| c.batch = 101),
             ("lambda", |c| c.lambda = -1.0),

@@ -144,7 +144,10 @@ impl Adapter {
             .init()
             .map_err(|e| failed(e.to_string()))?;
         // After burn's own listener, which panics on a thread that nobody waits for.
-        listen(&device);
+        listen(&device, |error| {
+            let mut errors = UNCAPTURED.lock().unwrap_or_else(PoisonError::into_inner);
+            errors.push(error);
+        });
         Ok(opened)
     }
 }
@@ -159,11 +162,8 @@ pub fn uncaptured_errors() -> Vec<String> {
     std::mem::take(&mut *errors)
 }
 
-fn listen(device: &wgpu::Device) {
-    device.on_uncaptured_error(Arc::new(|error| {
-        let mut errors = UNCAPTURED.lock().unwrap_or_else(PoisonError::into_inner);
-        errors.push(error.to_string());
-    }));
+fn listen(device: &wgpu::Device, report: impl Fn(String) + Send + Sync + 'static) {
+    device.on_uncaptured_error(Arc::new(move |error| report(error.to_string())));
 }
 
 /// Keeps cubecl from measuring its kernels against each other for minutes before the first step.
@@ -174,4 +174,32 @@ fn quiet_autotune() {
     config.autotune.bench.max_samples = 1;
     // Whatever was set before stays.
     CubeClRuntimeConfig::try_set(config);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_listener_hears_an_invalid_call() {
+        if std::env::var("BARLOW_TEST_DEVICE").as_deref() == Ok("cpu") {
+            return;
+        }
+        let adapter = pollster::block_on(adapters()).swap_remove(0);
+        let request = adapter
+            .adapter
+            .request_device(&wgpu::DeviceDescriptor::default());
+        let (device, _queue) = pollster::block_on(request).unwrap();
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let errors = heard.clone();
+        listen(&device, move |error| errors.lock().unwrap().push(error));
+        // No buffer can be mapped for both.
+        _ = device.create_buffer(&wgpu::BufferDescriptor {
+            label: None,
+            size: 16,
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::MAP_WRITE,
+            mapped_at_creation: false,
+        });
+        assert_eq!(heard.lock().unwrap().len(), 1);
+    }
 }

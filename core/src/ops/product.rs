@@ -341,6 +341,16 @@ mod tests {
     use crate::testing::{assert_close, cpu, each_device, random};
 
     #[test]
+    fn tiles_of_every_size_are_within_the_limits() {
+        for rows in (1..=130).chain([255, 256, 2048]) {
+            for columns in [1, 27, 64, 100, 128, 5000] {
+                let kernel = Tiles::of(rows, columns).variant(kernel!("product"));
+                wgsl::tests::check_once(&kernel);
+            }
+        }
+    }
+
+    #[test]
     fn every_orientation_agrees_with_its_twin() {
         // Off the tile, on it, and long enough to be shared between workgroups.
         for (rows, columns, inner) in [

@@ -4,6 +4,9 @@
 //! gives another value before the driver compiles it; what varies between calls is in its last binding, a uniform
 //! buffer of 32-bit numbers. cubecl keeps compiled kernels by name and constants.
 
+#[cfg(test)]
+pub mod tests;
+
 use burn::backend::wgpu::{
     CubeTensor, KernelSource, SourceKernel, SourceTemplate, into_contiguous,
 };
@@ -103,6 +106,8 @@ impl Kernel {
         if workgroups.contains(&0) {
             return;
         }
+        #[cfg(test)]
+        tests::check_once(&self);
         assert!(
             workgroups.iter().all(|n| *n <= WORKGROUPS_AN_AXIS),
             "{}: {workgroups:?} workgroups",

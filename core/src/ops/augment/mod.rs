@@ -52,6 +52,14 @@ fn make_views(
     device: &Device,
 ) -> Tensor<4> {
     match pictures {
+        DevicePictures::Host(pictures) if measure::twins_asked() => {
+            let (height, width) = pictures.size();
+            let drawn = draws.iter().flat_map(|(index, _)| pictures.picture(*index));
+            let values: Vec<f32> = drawn.map(|byte| f32::from(*byte) / 255.0).collect();
+            let shape = [draws.len(), 3, height, width];
+            let x = Tensor::from_data(TensorData::new(values, shape), device);
+            twin::augment_batch(x, draws, size, normalization, device)
+        }
         DevicePictures::Host(pictures) => {
             debug_assert!(runs_on_cpu(device));
             let mut views = vec![0.0; draws.len() * 3 * size * size];

@@ -1,0 +1,129 @@
+//! What every file of `shaders/` has to keep, and every variant of one that a test launches: it is valid WGSL, and stays
+//! within WebGPU's default limits. `tint`, where it is installed, has to accept the files too.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{LazyLock, Mutex};
+
+use naga::valid::{Capabilities, ValidationFlags, Validator};
+
+use super::Kernel;
+
+/// WebGPU's default limits.
+const WORKGROUP_BYTES: u32 = 16 * 1024;
+const INVOCATIONS: u32 = 256;
+const STORAGE_BUFFERS: usize = 8;
+const UNIFORM_BUFFERS: usize = 12;
+
+fn shaders() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shaders");
+    let entries = std::fs::read_dir(folder).unwrap();
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    files.retain(|file| file.extension().is_some_and(|ending| ending == "wgsl"));
+    files.sort();
+    assert!(files.len() > 20, "{files:?}");
+    files
+}
+
+/// Checks a kernel's text, and that a dispatch of it is within the limits.
+pub fn check(name: &str, text: &str) {
+    let module = naga::front::wgsl::parse_str(text)
+        .unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(text)));
+    // No capability that WebGPU has not by default.
+    let mut validator = Validator::new(ValidationFlags::all(), Capabilities::empty());
+    let info = validator
+        .validate(&module)
+        .unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(text)));
+    let entry = &module.entry_points[0];
+    assert_eq!(
+        (module.entry_points.len(), entry.name.as_str()),
+        (1, "main"),
+        "{name}"
+    );
+    let invocations: u32 = entry.workgroup_size.iter().product();
+    assert!(
+        (1..=INVOCATIONS).contains(&invocations),
+        "{name}: {invocations} invocations"
+    );
+    let context = module.to_ctx();
+    let (mut workgroup, mut storage, mut uniform) = (0, 0, 0);
+    for (handle, variable) in module.global_variables.iter() {
+        match variable.space {
+            naga::AddressSpace::WorkGroup => {
+                workgroup += module.types[variable.ty]
+                    .inner
+                    .size(context)
+                    .next_multiple_of(16);
+            }
+            naga::AddressSpace::Storage { access } => {
+                storage += 1;
+                // Tensors share buffers, which have one usage a dispatch.
+                assert!(
+                    access.contains(naga::StorageAccess::STORE),
+                    "{name}: {variable:?}"
+                );
+            }
+            naga::AddressSpace::Uniform => uniform += 1,
+            _ => {}
+        }
+        // The layout of the bindings is made from what is used.
+        if variable.binding.is_some() {
+            assert!(
+                !info.get_entry_point(0)[handle].is_empty(),
+                "{name}: {variable:?} is not used"
+            );
+        }
+    }
+    assert!(
+        workgroup <= WORKGROUP_BYTES,
+        "{name}: {workgroup} bytes of workgroup memory"
+    );
+    assert!(
+        storage <= STORAGE_BUFFERS,
+        "{name}: {storage} storage buffers"
+    );
+    assert!(
+        uniform <= UNIFORM_BUFFERS,
+        "{name}: {uniform} uniform buffers"
+    );
+}
+
+/// Checks a variant before its first launch.
+pub fn check_once(kernel: &Kernel) {
+    static CHECKED: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
+    let text = kernel.text();
+    if CHECKED.lock().unwrap().insert(text.clone()) {
+        check(&format!("{} {:?}", kernel.name, kernel.constants), &text);
+    }
+}
+
+#[test]
+fn every_shader_is_valid_within_webgpu_s_default_limits() {
+    for file in shaders() {
+        check(
+            &file.display().to_string(),
+            &std::fs::read_to_string(&file).unwrap(),
+        );
+    }
+}
+
+#[test]
+fn tint_accepts_every_shader() {
+    for file in shaders() {
+        match Command::new("tint")
+            .args(["--format", "wgsl"])
+            .arg(&file)
+            .output()
+        {
+            Ok(output) => assert!(
+                output.status.success(),
+                "{}: {}",
+                file.display(),
+                String::from_utf8_lossy(&output.stderr)
+            ),
+            // It is not installed.
+            Err(_) => return,
+        }
+    }
+}
