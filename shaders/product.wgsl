@@ -2,7 +2,7 @@
 // patches that are never laid out (implicit matrix products). They differ only in where an operand's entries are found.
 //
 // A workgroup makes a tile of the product. It walks along the inner dimension in steps of TILE_INNER, brings both
-// operands' part of the step into workgroup memory, and each thread multiplies 8 rows by 4 columns in registers.
+// operands' part of the step into workgroup memory, and each thread multiplies 8 rows by 4 or 8 columns in registers.
 
 // What is multiplied; one of the four below.
 const MODE: u32 = 0u;
@@ -21,12 +21,15 @@ const RIGHT_TRANSPOSED: bool = false;
 // Of matrices: whether the right one is C, in whose place the slope of the loss by C is multiplied.
 const RIGHT_IS_LOSS_SLOPE: bool = false;
 
-// The threads of a workgroup, and so the tile: 8 rows and 4 columns for each.
+// Whether a thread takes 8 columns instead of 4: more arithmetic for each reading of workgroup memory, and more registers.
+const WIDE: bool = false;
+const QUADS: u32 = select(1u, 2u, WIDE);
+// The threads of a workgroup, and so the tile: 8 rows and so many quads of columns for each.
 const THREAD_ROWS: u32 = 8u;
 const THREAD_COLUMNS: u32 = 16u;
 const THREADS: u32 = THREAD_ROWS * THREAD_COLUMNS;
 const TILE_ROWS: u32 = 8u * THREAD_ROWS;
-const TILE_COLUMNS: u32 = 4u * THREAD_COLUMNS;
+const TILE_COLUMNS: u32 = 4u * QUADS * THREAD_COLUMNS;
 // Both tiles have to fit in 16 KiB.
 const TILE_INNER: u32 = 16u;
 
@@ -220,13 +223,21 @@ fn main(
     let thread_row = thread / THREAD_COLUMNS;
     let thread_column = thread % THREAD_COLUMNS;
     var sum_0 = vec4(0.0);
+    var further_sum_0 = vec4(0.0);
     var sum_1 = vec4(0.0);
+    var further_sum_1 = vec4(0.0);
     var sum_2 = vec4(0.0);
+    var further_sum_2 = vec4(0.0);
     var sum_3 = vec4(0.0);
+    var further_sum_3 = vec4(0.0);
     var sum_4 = vec4(0.0);
+    var further_sum_4 = vec4(0.0);
     var sum_5 = vec4(0.0);
+    var further_sum_5 = vec4(0.0);
     var sum_6 = vec4(0.0);
+    var further_sum_6 = vec4(0.0);
     var sum_7 = vec4(0.0);
+    var further_sum_7 = vec4(0.0);
 
     for (var step = start; step < inner; step += TILE_INNER) {
         for (var i = thread; i < TILE_INNER * TILE_ROWS / 4u; i += THREADS) {
@@ -261,7 +272,7 @@ fn main(
         for (var k = 0u; k < TILE_INNER; k++) {
             let upper = left_tile[k * LEFT_PITCH + 2u * thread_row];
             let lower = left_tile[k * LEFT_PITCH + 2u * thread_row + 1u];
-            let across = right_tile[k * RIGHT_PITCH + thread_column];
+            let across = right_tile[k * RIGHT_PITCH + QUADS * thread_column];
             sum_0 += upper.x * across;
             sum_1 += upper.y * across;
             sum_2 += upper.z * across;
@@ -270,12 +281,23 @@ fn main(
             sum_5 += lower.y * across;
             sum_6 += lower.z * across;
             sum_7 += lower.w * across;
+            if WIDE {
+                let further = right_tile[k * RIGHT_PITCH + QUADS * thread_column + 1u];
+                further_sum_0 += upper.x * further;
+                further_sum_1 += upper.y * further;
+                further_sum_2 += upper.z * further;
+                further_sum_3 += upper.w * further;
+                further_sum_4 += lower.x * further;
+                further_sum_5 += lower.y * further;
+                further_sum_6 += lower.z * further;
+                further_sum_7 += lower.w * further;
+            }
         }
         workgroupBarrier();
     }
 
     let row = first_row + 8u * thread_row;
-    let column = first_column + 4u * thread_column;
+    let column = first_column + 4u * QUADS * thread_column;
     store_row(row, column, split, phase, sum_0);
     store_row(row + 1u, column, split, phase, sum_1);
     store_row(row + 2u, column, split, phase, sum_2);
@@ -284,4 +306,14 @@ fn main(
     store_row(row + 5u, column, split, phase, sum_5);
     store_row(row + 6u, column, split, phase, sum_6);
     store_row(row + 7u, column, split, phase, sum_7);
+    if WIDE {
+        store_row(row, column + 4u, split, phase, further_sum_0);
+        store_row(row + 1u, column + 4u, split, phase, further_sum_1);
+        store_row(row + 2u, column + 4u, split, phase, further_sum_2);
+        store_row(row + 3u, column + 4u, split, phase, further_sum_3);
+        store_row(row + 4u, column + 4u, split, phase, further_sum_4);
+        store_row(row + 5u, column + 4u, split, phase, further_sum_5);
+        store_row(row + 6u, column + 4u, split, phase, further_sum_6);
+        store_row(row + 7u, column + 4u, split, phase, further_sum_7);
+    }
 }

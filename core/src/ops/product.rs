@@ -222,7 +222,7 @@ impl Matrices<'_> {
             .choose("LEFT_TRANSPOSED", self.left.transposed)
             .choose("RIGHT_TRANSPOSED", self.right.transposed)
             .choose("RIGHT_IS_LOSS_SLOPE", self.slope_of_loss.is_some());
-        Tiles::of(self.rows, self.columns).launch(
+        Tiles::of(self.rows, self.columns, true).launch(
             kernel,
             [self.rows, self.columns, self.inner],
             [&self.left, &self.right],
@@ -241,10 +241,11 @@ const LEAST_SHARE: usize = 256;
 /// A workgroup's step along the inner dimension, `TILE_INNER` of the kernel.
 const STEP: usize = 16;
 
-/// How the product is cut into tiles: a thread makes 8 rows of 4 columns.
+/// How the product is cut into tiles: a thread makes 8 rows of 4 columns, or of 8.
 pub struct Tiles {
     thread_rows: usize,
     thread_columns: usize,
+    wide: bool,
     /// Workgroups that make a tile each.
     count: usize,
 }
@@ -252,28 +253,36 @@ pub struct Tiles {
 impl Tiles {
     /// Tiles for a product of that size, of which little lies outside of it: channels come in all numbers, and a quarter of
     /// a tile outside is a quarter of the work in vain.
-    pub fn of(rows: usize, columns: usize) -> Self {
+    ///
+    /// `wide` tiles of 8 columns a thread are for operands that are simple to find. Where that takes much arithmetic, as
+    /// for patches, more threads in a tile share it better.
+    pub fn of(rows: usize, columns: usize, wide: bool) -> Self {
         const MOST_THREAD_ROWS: usize = 8;
         let row_tiles = rows.div_ceil(8 * MOST_THREAD_ROWS).max(1);
         let thread_rows = rows.div_ceil(8).div_ceil(row_tiles).max(1);
         // Wide tiles read the left operand less often; few threads in a row want them wide.
-        let widest = if thread_rows <= 4 { 32 } else { 16 };
-        let padded = |thread_columns: usize| columns.next_multiple_of(4 * thread_columns);
+        let widest = if thread_rows <= 4 && !wide { 32 } else { 16 };
+        let columns_a_thread = if wide { 8 } else { 4 };
+        let padded =
+            |thread_columns: usize| columns.next_multiple_of(columns_a_thread * thread_columns);
         let least = padded(8);
         let thread_columns = [widest, 16, 8]
             .into_iter()
             .find(|width| 10 * padded(*width) <= 11 * least)
             .unwrap_or(8);
+        let column_tiles = columns.div_ceil(columns_a_thread * thread_columns);
         Self {
             thread_rows,
             thread_columns,
-            count: rows.div_ceil(8 * thread_rows) * columns.div_ceil(4 * thread_columns),
+            wide,
+            count: rows.div_ceil(8 * thread_rows) * column_tiles,
         }
     }
 
     /// `kernel` with its tiles of this size.
     pub fn variant(&self, kernel: Kernel) -> Kernel {
         kernel
+            .choose("WIDE", self.wide)
             .set("THREAD_ROWS", self.thread_rows)
             .set("THREAD_COLUMNS", self.thread_columns)
     }
@@ -344,8 +353,10 @@ mod tests {
     fn tiles_of_every_size_are_within_the_limits() {
         for rows in (1..=130).chain([255, 256, 2048]) {
             for columns in [1, 27, 64, 100, 128, 5000] {
-                let kernel = Tiles::of(rows, columns).variant(kernel!("product"));
-                wgsl::tests::check_once(&kernel);
+                for wide in [false, true] {
+                    let kernel = Tiles::of(rows, columns, wide).variant(kernel!("product"));
+                    wgsl::tests::check_once(&kernel);
+                }
             }
         }
     }

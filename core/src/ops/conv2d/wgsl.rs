@@ -40,7 +40,7 @@ impl Convolution for CubeBackend {
         let g = Geometry::new(x.meta.shape(), weight.meta.shape(), stride, padding);
         let y = wgsl::empty(&x, [g.batch, g.out_channels, g.out_height, g.out_width]);
         let (rows, columns) = (g.out_channels, g.batch * g.positions());
-        let tiles = Tiles::of(rows, columns);
+        let tiles = Tiles::of(rows, columns, false);
         tiles.variant(variant(Mode::Convolution, &g)).launch(
             &x.client,
             tiles.workgroups(1),
@@ -66,7 +66,7 @@ impl Convolution for CubeBackend {
         // A phase has the pixels that the same kernel places reach.
         let phase = g.height.div_ceil(stride) * g.width.div_ceil(stride);
         let (rows, columns) = (g.channels, g.batch * phase);
-        let tiles = Tiles::of(rows, columns);
+        let tiles = Tiles::of(rows, columns, false);
         tiles.variant(variant(Mode::InputGradient, &g)).launch(
             &gradient.client,
             tiles.workgroups(stride * stride),
@@ -90,7 +90,7 @@ impl Convolution for CubeBackend {
         let g = Geometry::new(x.meta.shape(), weight.meta.shape(), stride, padding);
         let by_weight = wgsl::empty(&x, weight.meta.shape().clone());
         let size = [g.out_channels, g.patch(), g.batch * g.positions()];
-        Tiles::of(size[0], size[1]).launch(
+        Tiles::of(size[0], size[1], true).launch(
             variant(Mode::WeightGradient, &g),
             size,
             [&Operand::new(&gradient, false), &Operand::new(&x, false)],
