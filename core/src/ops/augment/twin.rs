@@ -35,7 +35,7 @@ pub fn unpack(
         / 255.0
 }
 
-/// The twin of [`augment_one`], for a whole batch: `x [n, 3, h, w]` between 0 and 1.
+/// The twin of [`augment_one`](super::cpu::augment_one), for a whole batch: `x [n, 3, h, w]` between 0 and 1.
 pub fn augment_batch(
     x: Tensor<4>,
     draws: &[(usize, Draw)],
@@ -148,7 +148,7 @@ fn choose(which: Tensor<4>, a: Tensor<4>, b: Tensor<4>) -> Tensor<4> {
     b.mask_where(which, a)
 }
 
-/// The twin of [`shift_hue`]: `turns [n, 1, 1, 1]`, `ramps [1, 3, 1, 1]`.
+/// The twin of `shift_hue`: `turns [n, 1, 1, 1]`, `ramps [1, 3, 1, 1]`.
 fn shift_hue_batch(x: Tensor<4>, turns: Tensor<4>, ramps: Tensor<4>) -> Tensor<4> {
     let [r, g, b] = [0, 1, 2].map(|color| x.clone().narrow(1, color, 1));
     let value = x.clone().max_dim(1);
