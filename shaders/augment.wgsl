@@ -55,6 +55,7 @@ struct Sizes {
     scale: vec4<f32>,
     // 32-bit words of a picture, four colors each.
     words: u32,
+    views: u32,
 }
 
 @group(0) @binding(0) var<storage, read_write> pictures: array<u32>;
@@ -287,11 +288,16 @@ fn blur(draw: Draw, thread: u32) {
 @compute @workgroup_size(THREADS, 1, 1)
 fn main(
     @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    first_value = workgroup.x * 3u * PLANE;
-    first_scratch = workgroup.x * SCRATCH;
-    let draw = draws[workgroup.x];
+    let view = workgroup.y * workgroups.x + workgroup.x;
+    if view >= sizes.views {
+        return;
+    }
+    first_value = view * 3u * PLANE;
+    first_scratch = view * SCRATCH;
+    let draw = draws[view];
     resize(draw, thread);
     change_colors(draw, thread);
     blur(draw, thread);

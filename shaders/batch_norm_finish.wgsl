@@ -55,7 +55,11 @@ fn main(
         workgroupBarrier();
         let distance = total.x / count;
         let view_mean = parts[first + 2u] + distance;
-        let view_variance = max(total.y / count - distance * distance, 0.0);
+        var view_variance = total.y / count - distance * distance;
+        // Not max, which may turn a diverged network's NaN into 0.
+        if view_variance < 0.0 {
+            view_variance = 0.0;
+        }
         if thread == 0u {
             mean[view * sizes.channels + channel] = view_mean;
             variance[view * sizes.channels + channel] = view_variance;

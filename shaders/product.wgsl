@@ -18,6 +18,8 @@ const WEIGHT_GRADIENT: u32 = 3u;
 // Of matrices: whether an operand is stored as its transpose.
 const LEFT_TRANSPOSED: bool = false;
 const RIGHT_TRANSPOSED: bool = false;
+// Of matrices: whether both operands lie in the left one's buffer. WebGPU binds no buffer twice.
+const RIGHT_IS_LEFT: bool = false;
 // Of matrices: whether the right one is C, in whose place the slope of the loss by C is multiplied.
 const RIGHT_IS_LOSS_SLOPE: bool = false;
 
@@ -45,7 +47,6 @@ const KERNEL_WIDTH: u32 = 1u;
 const STRIDE: u32 = 1u;
 const PADDING: u32 = 0u;
 const POSITIONS: u32 = OUT_HEIGHT * OUT_WIDTH;
-const PATCH: u32 = CHANNELS * KERNEL_HEIGHT * KERNEL_WIDTH;
 
 struct Sizes {
     rows: u32,
@@ -162,7 +163,12 @@ fn right_value(k: u32, column: u32, phase: Phase) -> f32 {
         return 0.0;
     }
     let index = select(k * sizes.columns + column, column * sizes.inner + k, RIGHT_TRANSPOSED);
-    let value = right[sizes.right_start + index];
+    var value = 0.0;
+    if RIGHT_IS_LEFT {
+        value = left[sizes.right_start + index];
+    } else {
+        value = right[sizes.right_start + index];
+    }
     if RIGHT_IS_LOSS_SLOPE {
         return 2.0 * select(sizes.lambda * value, value - 1.0, k == column);
     }

@@ -110,7 +110,8 @@ impl Config {
             return too_large("projector.widths", what, bytes, advice);
         }
         let (height, width) = pictures.size();
-        let view = 3 * self.size * self.size;
+        // The picture resized in one direction is scratch space of the augmentation.
+        let view = (3 * self.size * self.size).max(height * self.size);
         let view = view.max(self.encoder.largest_activation(self.size));
         // Two views of each picture.
         let activations = 2 * 4 * (self.batch as u64).saturating_mul(view as u64);

@@ -98,7 +98,7 @@ pub struct Bench {
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
     /// About how long each operation is repeated
-    #[arg(long, default_value_t = 0.3)]
+    #[arg(long, default_value_t = 0.3, value_parser = seconds)]
     pub seconds: f64,
     /// Leave out burn's own operations, which may be tuned for minutes before their first step
     #[arg(long)]
@@ -119,6 +119,13 @@ pub enum Preset {
     Photos,
     /// The paper's settings (ResNet-50, batch 2048, 1000 epochs), for a set that fits in memory
     Paper,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if (0.0..=3600.0).contains(&seconds) => Ok(seconds),
+        _ => Err("expected seconds, from 0 to 3600".into()),
+    }
 }
 
 impl Preset {

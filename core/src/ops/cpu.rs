@@ -107,6 +107,14 @@ pub fn parallel_map<T: Send>(count: usize, task: impl Fn(usize) -> T + Sync + Se
     (0..count).map(task).collect()
 }
 
+/// How many threads there are.
+pub fn threads() -> usize {
+    #[cfg(not(target_family = "wasm"))]
+    return rayon::current_num_threads();
+    #[cfg(target_family = "wasm")]
+    1
+}
+
 /// Splits `values` into blocks of `block` and hands each to `task` with its index, in parallel.
 pub fn parallel_blocks<T: Send>(
     values: &mut [T],

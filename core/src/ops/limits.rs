@@ -22,6 +22,9 @@ pub struct Limits {
 /// Bytes of a copy: more than caches hold.
 const COPIED: usize = 64 << 20;
 
+/// How long a trial takes, at least.
+const LEAST_SECONDS: f64 = 0.02;
+
 /// How often a limit is measured; the best counts.
 const TRIALS: usize = 5;
 
@@ -31,12 +34,14 @@ pub fn limits(device: &Device, clock: &Clock) -> Limits {
         Some(tensor) => {
             let client = &tensor.client;
             let best = |launch: &dyn Fn()| {
-                launch();
-                finish(device);
-                fastest(clock, &|| {
-                    launch();
-                    finish(device);
-                })
+                let seconds = |launches: usize| {
+                    fastest(clock, &|| {
+                        (0..launches).for_each(|_| launch());
+                        finish(device);
+                    }) / launches as f64
+                };
+                // So many that waiting for the end takes no share.
+                seconds((LEAST_SECONDS / seconds(1)).clamp(1.0, 200.0) as usize)
             };
             let [source, copied] = [(); 2].map(|()| client.empty(COPIED));
             let quads = COPIED / 16;
@@ -61,7 +66,8 @@ pub fn limits(device: &Device, clock: &Clock) -> Limits {
             });
             Limits {
                 bytes_a_second: (2 * COPIED) as f64 / copy,
-                operations_a_second: (GROUPS * wgsl::THREADS * TURNS * 32) as f64 / compute,
+                operations_a_second: (GROUPS * wgsl::THREADS) as f64 * (TURNS * 32) as f64
+                    / compute,
             }
         }
         None => on_cpu(clock),
@@ -78,21 +84,21 @@ fn fastest(clock: &Clock, run: &dyn Fn()) -> f64 {
 }
 
 fn on_cpu(clock: &Clock) -> Limits {
-    // A share for each thread, far from the others'.
-    const BLOCK: usize = 1 << 20;
+    // Several shares for each thread, so that none waits long for another.
+    let shares = 4 * cpu::threads();
+    let block = (COPIED / 4).div_ceil(shares);
     let source = vec![1.0f32; COPIED / 4];
     let copied = std::cell::RefCell::new(vec![0.0f32; COPIED / 4]);
     let copy = fastest(clock, &|| {
-        cpu::parallel_blocks(&mut copied.borrow_mut(), BLOCK, |i, to| {
-            to.copy_from_slice(&source[i * BLOCK..][..to.len()]);
+        cpu::parallel_blocks(&mut copied.borrow_mut(), block, |i, to| {
+            to.copy_from_slice(&source[i * block..][..to.len()]);
         });
     });
     // Rows for every thread, in blocks that caches like.
     const ROWS: usize = 256;
     const WIDTH: usize = 512;
-    const TASKS: usize = 16;
     let operand = vec![0.5f32; ROWS.max(WIDTH) * WIDTH];
-    let products = std::cell::RefCell::new(vec![0.0f32; TASKS * ROWS * WIDTH]);
+    let products = std::cell::RefCell::new(vec![0.0f32; shares * ROWS * WIDTH]);
     let compute = fastest(clock, &|| {
         cpu::parallel_blocks(&mut products.borrow_mut(), ROWS * WIDTH, |_, product| {
             cpu::matrix_product(
@@ -106,7 +112,7 @@ fn on_cpu(clock: &Clock) -> Limits {
     });
     Limits {
         bytes_a_second: (2 * COPIED) as f64 / copy,
-        operations_a_second: (2 * TASKS * ROWS * WIDTH * WIDTH) as f64 / compute,
+        operations_a_second: (2 * ROWS * WIDTH * WIDTH) as f64 * shares as f64 / compute,
     }
 }
 

@@ -185,6 +185,11 @@ pub struct Operand<'a> {
 }
 
 impl<'a> Operand<'a> {
+    /// Whether another operand is of the same tensor.
+    fn shares_buffer(&self, other: &Self) -> bool {
+        wgsl::overlap(&self.tensor.handle, &other.tensor.handle)
+    }
+
     /// The whole tensor.
     pub fn new(tensor: &'a CubeTensor, transposed: bool) -> Self {
         Self {
@@ -219,6 +224,7 @@ impl Matrices<'_> {
     /// Writes the product into `product`, from its number `start` on.
     pub fn multiply_into(self, product: &CubeTensor, start: usize) {
         let kernel = kernel!("product")
+            .choose("RIGHT_IS_LEFT", self.left.shares_buffer(&self.right))
             .choose("LEFT_TRANSPOSED", self.left.transposed)
             .choose("RIGHT_TRANSPOSED", self.right.transposed)
             .choose("RIGHT_IS_LOSS_SLOPE", self.slope_of_loss.is_some());
@@ -289,7 +295,7 @@ impl Tiles {
 
     /// A workgroup a tile, for each of `layers`.
     pub fn workgroups(&self, layers: usize) -> [usize; 3] {
-        let across = self.count.min(wgsl::WORKGROUPS_AN_AXIS);
+        let across = self.count.clamp(1, wgsl::WORKGROUPS_AN_AXIS);
         [across, self.count.div_ceil(across), layers]
     }
 
@@ -311,11 +317,15 @@ impl Tiles {
     ) {
         let client = &product.client;
         let (parts, share) = self.split(inner);
+        let right_buffer = match left.shares_buffer(right) {
+            true => wgsl::nothing(client),
+            false => right.tensor.handle.clone(),
+        };
         let launch = |to: &Handle, start: usize| {
             self.variant(kernel.clone()).launch(
                 client,
                 self.workgroups(parts),
-                &[&left.tensor.handle, &right.tensor.handle, to],
+                &[&left.tensor.handle, &right_buffer, to],
                 &[
                     rows.into(),
                     columns.into(),

@@ -107,7 +107,13 @@ impl Kernel {
             return;
         }
         #[cfg(test)]
-        tests::check_once(&self);
+        {
+            tests::check_once(&self);
+            for (i, a) in buffers.iter().enumerate() {
+                let overlaps = buffers[..i].iter().any(|b| overlap(a, b));
+                assert!(!overlaps, "{}: WebGPU binds no buffer twice", self.name);
+            }
+        }
         assert!(
             workgroups.iter().all(|n| *n <= WORKGROUPS_AN_AXIS),
             "{}: {workgroups:?} workgroups",
@@ -162,6 +168,18 @@ impl From<f32> for Number {
     fn from(value: f32) -> Self {
         Self(value.to_bits())
     }
+}
+
+/// Whether two buffers share memory.
+pub fn overlap(a: &Handle, b: &Handle) -> bool {
+    let range = |handle: &Handle| {
+        let start = handle.offset_start.unwrap_or(0);
+        start..start + handle.size_in_used()
+    };
+    let (first, second) = (range(a), range(b));
+    std::ptr::eq(a.memory.descriptor(), b.memory.descriptor())
+        && first.start < second.end
+        && second.start < first.end
 }
 
 /// `tensor` in row-major order. Copies only what is laid out otherwise.

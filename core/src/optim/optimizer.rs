@@ -248,6 +248,7 @@ impl Optimizer {
     /// Takes up what was remembered by another run of the same rule. Parameters that `state` does not name start
     /// anew.
     pub fn restore(&mut self, network: &impl Network, state: OptimizerState) {
+        self.memory.clear();
         self.steps = state.counters.get(STEPS).copied().unwrap_or(0);
         let mut restore = Restore {
             optimizer: self,

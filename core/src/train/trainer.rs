@@ -246,9 +246,11 @@ impl Trainer {
                     Some(Command::ShowCorrelation) => show_correlation = true,
                     Some(Command::Stop) => {
                         if saved != Some(self.step) {
+                            let bytes = self.checkpoint()?;
+                            self.check_device()?;
                             emit(Event::Checkpoint {
                                 step: self.step,
-                                bytes: self.checkpoint()?,
+                                bytes,
                             });
                         }
                         return Ok(Outcome::Stopped);
@@ -271,9 +273,12 @@ impl Trainer {
             }
             // The state leaves before the evaluation begins, which may take long.
             if checkpoint_due {
+                let bytes = self.checkpoint()?;
+                // Nothing that came of a failure is kept.
+                self.check_device()?;
                 emit(Event::Checkpoint {
                     step: self.step,
-                    bytes: self.checkpoint()?,
+                    bytes,
                 });
                 saved = Some(self.step);
             }
@@ -282,6 +287,18 @@ impl Trainer {
             }
         }
         Ok(Outcome::Finished)
+    }
+
+    /// Whether the device has failed in a way that no call returned.
+    fn check_device(&self) -> Result<(), TrainError> {
+        let errors = uncaptured_errors();
+        if errors.is_empty() {
+            return Ok(());
+        }
+        Err(TrainError::Device {
+            step: self.step + 1,
+            errors: errors.join("; "),
+        })
     }
 
     fn take_exam(&self, emit: &mut impl FnMut(Event)) {
@@ -316,7 +333,7 @@ impl Trainer {
     /// Does the next step.
     ///
     /// # Errors
-    /// If the loss is no finite number; what was learned is then as before the step.
+    /// If the loss is no finite number, or the device failed; the weights are then as before the step.
     pub fn advance(&mut self) -> Result<StepReport, TrainError> {
         let epoch = self.step / self.steps_per_epoch();
         let indices = self.batch_indices(epoch);
@@ -327,7 +344,7 @@ impl Trainer {
     /// One step on given views, `[2 batch, 3, size, size]`: the first of every picture, then the second of every one.
     ///
     /// # Errors
-    /// If the loss is no finite number; what was learned is then as before the step.
+    /// If the loss is no finite number, or the device failed; the weights are then as before the step.
     pub fn learn(&mut self, views: Tensor<4>) -> Result<StepReport, TrainError> {
         let epoch = self.step / self.steps_per_epoch().max(1);
         let rates =
@@ -343,13 +360,7 @@ impl Trainer {
         // One reading a step, which on a GPU waits for all of it.
         let numbers: Vec<f64> = loss.terms.into_data().iter::<f64>().collect();
         let [total, invariance, redundancy, trace] = [0, 1, 2, 3].map(|i| numbers[i]);
-        let errors = uncaptured_errors();
-        if !errors.is_empty() {
-            return Err(TrainError::Device {
-                step: self.step + 1,
-                errors: errors.join("; "),
-            });
-        }
+        self.check_device()?;
         if !total.is_finite() {
             return Err(TrainError::Diverged {
                 step: self.step + 1,

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use barlow_core::config::Config;
 use barlow_core::data::Pictures;
 use barlow_core::data::emoji::{SIDE, emoji};
-use barlow_core::device::Device;
+use barlow_core::device::{Device, DeviceLimits};
 use barlow_core::ops::measure::{self, Clock, Measured, with_twins};
 use barlow_core::ops::{Limits, limits, release_memory, reserved_memory};
 use barlow_core::train::Trainer;
@@ -47,11 +47,8 @@ pub fn bench(arguments: &Bench) -> Result<()> {
         config.batch = batch;
     }
     let preset = arguments.preset.name();
-    let pictures = pictures_for(&config);
-    config.check(pictures.count())?;
-    if let Some(limits) = &opened.limits {
-        config.check_device(limits, &pictures)?;
-    }
+    config.check(config.batch)?;
+    let pictures = pictures_for(&config, opened.limits)?;
     let start = Instant::now();
     let clock: Clock = Rc::new(move || start.elapsed().as_secs_f64());
     let bench = Bencher {
@@ -112,19 +109,39 @@ pub fn bench(arguments: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// Pictures to make views of: the emoji where they fit, else noise somewhat larger than the views.
-fn pictures_for(config: &Config) -> Pictures {
-    if config.size == SIDE && config.batch <= emoji().noto.count() {
-        return emoji().noto.clone();
-    }
+/// What a tensor may take on the CPU, where nothing else bounds it: a batch that needs more is a mistake.
+const MOST_BYTES: u64 = 4 << 30;
+
+/// Pictures to make views of, enough for a batch that fits: the emoji where they do, else noise somewhat larger than the
+/// views.
+fn pictures_for(config: &Config, limits: Option<DeviceLimits>) -> Result<Pictures> {
     let side = config.size * 8 / 7;
+    let one = Pictures::new(side, side, vec![0; 3 * side * side]);
+    match &limits {
+        Some(limits) => config.check_device(limits, &one)?,
+        None => {
+            let limits = DeviceLimits {
+                binding_bytes: MOST_BYTES,
+            };
+            if config.check_device(&limits, &one).is_err() {
+                bail!(
+                    "a batch of {} would take tensors of more than {} GiB on the CPU: take a smaller --batch",
+                    config.batch,
+                    MOST_BYTES >> 30
+                );
+            }
+        }
+    }
+    if config.size == SIDE && config.batch <= emoji().noto.count() {
+        return Ok(emoji().noto.clone());
+    }
     // A linear congruential generator is noise enough.
     let mut state = 1u32;
     let bytes = (0..config.batch * 3 * side * side).map(|_| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (state >> 24) as u8
     });
-    Pictures::new(side, side, bytes.collect())
+    Ok(Pictures::new(side, side, bytes.collect()))
 }
 
 struct Bencher {
@@ -200,7 +217,6 @@ fn rows(preset: &str, ours: &Side, burns: Option<&Side>, limits: &Limits) -> Vec
             .push(measured.seconds);
     }
     let mean = |seconds: &[f64]| seconds.iter().sum::<f64>() / seconds.len() as f64;
-    let total: f64 = ours.operations.iter().map(|m| m.seconds).sum();
     let least: f64 = ours
         .operations
         .iter()
@@ -211,17 +227,17 @@ fn rows(preset: &str, ours: &Side, burns: Option<&Side>, limits: &Limits) -> Vec
         .map(|key| {
             let group = &groups[&key];
             let seconds: Vec<f64> = group.iter().map(|m| m.seconds).collect();
-            let ours = mean(&seconds);
+            let once = mean(&seconds);
             let burn = of_burn.get(&key).map(|seconds| mean(seconds));
             Row {
                 name: key.0.to_owned(),
                 shape: key.1,
                 count: group.len(),
-                ms: 1e3 * ours,
+                ms: 1e3 * once,
                 burn_ms: burn.map(|burn| 1e3 * burn),
-                ratio: burn.map(|burn| burn / ours),
-                share_of_step: seconds.iter().sum::<f64>() / total,
-                limit_share: group[0].call.least_seconds(limits) / ours,
+                ratio: burn.map(|burn| burn / once),
+                share_of_step: seconds.iter().sum::<f64>() / ours.step_seconds,
+                limit_share: group[0].call.least_seconds(limits) / once,
                 memory: None,
                 burn_memory: None,
             }

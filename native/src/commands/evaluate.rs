@@ -45,6 +45,12 @@ pub fn evaluate(arguments: &Evaluate) -> Result<()> {
     let config = &checkpoint.config;
     let learned = Learned::new(model, config, &opened.device);
     let table = examine(&exam, learned, config, &opened.device);
+    let errors = barlow_core::device::uncaptured_errors();
+    anyhow::ensure!(
+        errors.is_empty(),
+        "the device failed: {}. Try --device cpu",
+        errors.join("; ")
+    );
     if arguments.json {
         say!("{}", serde_json::to_string_pretty(&table)?);
     } else {

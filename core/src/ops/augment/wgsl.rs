@@ -100,9 +100,11 @@ pub fn augment(
         numbers.push(0.into());
     }
     numbers.push(pictures.meta.shape()[1].into());
+    numbers.push(draws.len().into());
+    let across = draws.len().clamp(1, wgsl::WORKGROUPS_AN_AXIS);
     kernel.launch(
         client,
-        [draws.len(), 1, 1],
+        [across, draws.len().div_ceil(across), 1],
         &[&pictures.handle, &described, &scratch_space, &views.handle],
         &numbers,
     );

@@ -338,13 +338,14 @@ mod tests {
             let x = Tensor::<4>::full([4, 2, 3, 3], 3.3, device)
                 .autodiff()
                 .require_grad();
-            let one = Tensor::<1>::ones([2], device).autodiff().require_grad();
+            let [gamma, beta] =
+                [(); 2].map(|()| Tensor::<1>::ones([2], device).autodiff().require_grad());
             let how = Normalize {
                 momentum: 1.0,
                 ..how(1, true)
             };
             let (y, statistics) =
-                batch_norm_train(x.clone(), one.clone(), one, None, running(2, device), how);
+                batch_norm_train(x.clone(), gamma, beta, None, running(2, device), how);
             let gradients = y.sum().backward();
             let variance = values(statistics.variance);
             assert!(variance.iter().all(|v| *v < 1e-12), "{variance:?}");
@@ -360,9 +361,8 @@ mod tests {
             input[4] = f32::NAN;
             let x =
                 Tensor::<4>::from_data(burn::tensor::TensorData::new(input, [2, 2, 3, 3]), device);
-            let one = Tensor::<1>::ones([2], device);
-            let (y, _) =
-                batch_norm_train(x, one.clone(), one, None, running(2, device), how(1, true));
+            let [gamma, beta] = [(); 2].map(|()| Tensor::<1>::ones([2], device));
+            let (y, _) = batch_norm_train(x, gamma, beta, None, running(2, device), how(1, true));
             let y = values(y);
             // The first channel of both pictures, and nothing else.
             let spoiled = |i: usize| i % 18 < 9;

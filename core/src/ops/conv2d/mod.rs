@@ -97,12 +97,10 @@ fn measured<B: Convolution, R>(
             g.kernel_width,
             g.stride
         );
-        Call::moving(
-            name,
-            shape,
-            g.batch * g.input_picture() + weights + products,
-        )
-        .computing(2 * products * g.patch())
+        // A kernel smaller than its stride skips pixels.
+        let read = g.input_picture().min(g.patch() * g.positions());
+        Call::moving(name, shape, g.batch * read + weights + products)
+            .computing(2 * products * g.patch())
     };
     measure::operation(call, || _ = B::sync(&x.device()), run)
 }
