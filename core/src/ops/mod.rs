@@ -1,8 +1,10 @@
-//! The operations a step spends its time in, one file each.
+//! The operations a step spends its time in, a file or a folder each.
 //!
-//! A file reads top to bottom: the mathematics, the plain version in burn's tensor operations (the trait's default
-//! body: the *twin*, which runs on any back end and which every test trusts), the versions that override it where it
-//! is slow, the gradient, and the tests that hold them together.
+//! One reads top to bottom: the mathematics, the plain version in burn's tensor operations (the trait's default body:
+//! the *twin*, which runs on any back end and which every test trusts), the versions that override it (`cpu`, and
+//! `wgsl`, which launches kernels of `shaders/`), the gradient, and the tests that hold them together. What they share
+//! is in `wgsl.rs` (launching kernels), `cpu.rs` (slices and threads), `arena.rs` (the tensors of an optimizer), and
+//! `measure.rs` and `limits.rs` (how long an operation takes, and how long it has to).
 
 mod adamw;
 mod arena;

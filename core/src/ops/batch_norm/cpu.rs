@@ -19,7 +19,7 @@ impl BatchNormalization for Flex {
         has_residual: bool,
         how: Normalize,
     ) -> (FlexTensor, FlexTensor, FlexTensor, FlexTensor, FlexTensor) {
-        // Columns of a matrix lie too far apart for this.
+        // A matrix's columns are single values far apart: burn's own operations are faster there.
         if twins_asked() || x.shape().num_dims() == 2 {
             let residual = has_residual.then_some(residual);
             return twin::train::<Self>(
