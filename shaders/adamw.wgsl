@@ -6,7 +6,6 @@ const CHUNK: u32 = 2048u;
 
 struct Sizes {
     chunks: u32,
-    segments: u32,
     beta_1: f32,
     beta_2: f32,
     // What the moments are multiplied by, since they started at 0.
@@ -18,7 +17,8 @@ struct Sizes {
     rate_biases: f32,
 }
 
-@group(0) @binding(0) var<storage, read_write> segments: array<vec4<u32>>;
+// Of each chunk: its tensor's number, where its values end, and 1 if the tensor has two or more dimensions.
+@group(0) @binding(0) var<storage, read_write> chunk_table: array<vec4<u32>>;
 @group(0) @binding(1) var<storage, read_write> parameters: array<f32>;
 @group(0) @binding(2) var<storage, read_write> gradients: array<f32>;
 @group(0) @binding(3) var<storage, read_write> moments_1: array<f32>;
@@ -28,17 +28,6 @@ struct Sizes {
 @group(0) @binding(7) var<storage, read_write> new_moments_2: array<f32>;
 @group(0) @binding(8) var<uniform> sizes: Sizes;
 
-// The last segment that begins at or before the chunk.
-fn segment_of(chunk: u32) -> u32 {
-    var first = 0u;
-    var end = sizes.segments;
-    while end - first > 1u {
-        let middle = (first + end) / 2u;
-        if segments[middle].x <= chunk { first = middle; } else { end = middle; }
-    }
-    return first;
-}
-
 @compute @workgroup_size(THREADS, 1, 1)
 fn main(
     @builtin(workgroup_id) workgroup: vec3<u32>,
@@ -46,12 +35,11 @@ fn main(
     @builtin(local_invocation_index) thread: u32,
 ) {
     for (var chunk = workgroup.x; chunk < sizes.chunks; chunk += workgroups.x) {
-        let segment = segments[segment_of(chunk)];
-        let is_weight = segment.z == 1u;
+        let entry = chunk_table[chunk];
+        let is_weight = entry.z == 1u;
         let rate = select(sizes.rate_biases, sizes.rate_weights, is_weight);
         let kept = 1.0 - rate * select(0.0, sizes.decay, is_weight);
-        let end = min((chunk + 1u) * CHUNK, segment.x * CHUNK + segment.y);
-        for (var i = chunk * CHUNK + thread; i < end; i += THREADS) {
+        for (var i = chunk * CHUNK + thread; i < entry.y; i += THREADS) {
             let gradient = gradients[i];
             let moment_1 = sizes.beta_1 * moments_1[i] + (1.0 - sizes.beta_1) * gradient;
             let moment_2 = sizes.beta_2 * moments_2[i] + (1.0 - sizes.beta_2) * gradient * gradient;

@@ -6,13 +6,12 @@ const CHUNK: u32 = 2048u;
 
 struct Sizes {
     chunks: u32,
-    segments: u32,
     // Added to the gradient before its norm is taken, as a share of the parameter: the decay, or nothing.
     decay: f32,
 }
 
-// A tensor in the arena: its first chunk, how many values it has, and 1 if it has two or more dimensions.
-@group(0) @binding(0) var<storage, read_write> segments: array<vec4<u32>>;
+// Of each chunk: its tensor's number, where its values end, and 1 if the tensor has two or more dimensions.
+@group(0) @binding(0) var<storage, read_write> chunk_table: array<vec4<u32>>;
 @group(0) @binding(1) var<storage, read_write> parameters: array<f32>;
 @group(0) @binding(2) var<storage, read_write> gradients: array<f32>;
 // Squares of norms.
@@ -21,17 +20,6 @@ struct Sizes {
 
 var<workgroup> sums: array<vec2<f32>, THREADS>;
 
-// The last segment that begins at or before the chunk.
-fn segment_of(chunk: u32) -> u32 {
-    var first = 0u;
-    var end = sizes.segments;
-    while end - first > 1u {
-        let middle = (first + end) / 2u;
-        if segments[middle].x <= chunk { first = middle; } else { end = middle; }
-    }
-    return first;
-}
-
 @compute @workgroup_size(THREADS, 1, 1)
 fn main(
     @builtin(workgroup_id) workgroup: vec3<u32>,
@@ -39,8 +27,7 @@ fn main(
     @builtin(local_invocation_index) thread: u32,
 ) {
     for (var chunk = workgroup.x; chunk < sizes.chunks; chunk += workgroups.x) {
-        let segment = segments[segment_of(chunk)];
-        let end = min((chunk + 1u) * CHUNK, segment.x * CHUNK + segment.y);
+        let end = chunk_table[chunk].y;
         var sum = vec2(0.0);
         for (var i = chunk * CHUNK + thread; i < end; i += THREADS) {
             let pair = vec2(parameters[i], gradients[i] + sizes.decay * parameters[i]);

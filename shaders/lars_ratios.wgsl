@@ -1,21 +1,20 @@
 // LARS, second of three: the trust ratio of each tensor. A workgroup takes a tensor.
 
 const THREADS: u32 = 256u;
-const CHUNK: u32 = 2048u;
 // solo-learn's formula instead of the official one.
 const CLIPPED: bool = false;
 // Keeps the clipped ratio's denominator from zero; solo-learn's.
 const EPSILON: f32 = 1e-8;
 
 struct Sizes {
-    segments: u32,
     eta: f32,
     decay: f32,
     // The rate of tensors of two or more dimensions.
     rate: f32,
 }
 
-@group(0) @binding(0) var<storage, read_write> segments: array<vec4<u32>>;
+// Of each tensor: its first chunk, and where its chunks end.
+@group(0) @binding(0) var<storage, read_write> tensors: array<vec2<u32>>;
 @group(0) @binding(1) var<storage, read_write> norms: array<vec2<f32>>;
 @group(0) @binding(2) var<storage, read_write> ratios: array<f32>;
 @group(0) @binding(3) var<uniform> sizes: Sizes;
@@ -37,10 +36,9 @@ fn main(
     @builtin(workgroup_id) workgroup: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let segment = segments[workgroup.x];
-    let end = segment.x + (segment.y + CHUNK - 1u) / CHUNK;
+    let chunks = tensors[workgroup.x];
     var sum = vec2(0.0);
-    for (var chunk = segment.x + thread; chunk < end; chunk += THREADS) {
+    for (var chunk = chunks.x + thread; chunk < chunks.y; chunk += THREADS) {
         sum += norms[chunk];
     }
     sums[thread] = sum;
@@ -51,7 +49,7 @@ fn main(
         }
         workgroupBarrier();
     }
-    if thread == 0u && workgroup.x < sizes.segments {
+    if thread == 0u {
         let norm = sqrt(sums[0]);
         ratios[workgroup.x] = trust_ratio(norm.x, norm.y);
     }

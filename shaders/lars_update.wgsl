@@ -8,14 +8,14 @@ const ADAPTIVE: bool = true;
 
 struct Sizes {
     chunks: u32,
-    segments: u32,
     momentum: f32,
     decay: f32,
     rate_weights: f32,
     rate_biases: f32,
 }
 
-@group(0) @binding(0) var<storage, read_write> segments: array<vec4<u32>>;
+// Of each chunk: its tensor's number, where its values end, and 1 if the tensor has two or more dimensions.
+@group(0) @binding(0) var<storage, read_write> chunk_table: array<vec4<u32>>;
 @group(0) @binding(1) var<storage, read_write> ratios: array<f32>;
 @group(0) @binding(2) var<storage, read_write> parameters: array<f32>;
 @group(0) @binding(3) var<storage, read_write> gradients: array<f32>;
@@ -24,17 +24,6 @@ struct Sizes {
 @group(0) @binding(6) var<storage, read_write> new_momenta: array<f32>;
 @group(0) @binding(7) var<uniform> sizes: Sizes;
 
-// The last segment that begins at or before the chunk.
-fn segment_of(chunk: u32) -> u32 {
-    var first = 0u;
-    var end = sizes.segments;
-    while end - first > 1u {
-        let middle = (first + end) / 2u;
-        if segments[middle].x <= chunk { first = middle; } else { end = middle; }
-    }
-    return first;
-}
-
 @compute @workgroup_size(THREADS, 1, 1)
 fn main(
     @builtin(workgroup_id) workgroup: vec3<u32>,
@@ -42,17 +31,15 @@ fn main(
     @builtin(local_invocation_index) thread: u32,
 ) {
     for (var chunk = workgroup.x; chunk < sizes.chunks; chunk += workgroups.x) {
-        let number = segment_of(chunk);
-        let segment = segments[number];
-        let is_weight = segment.z == 1u;
+        let entry = chunk_table[chunk];
+        let is_weight = entry.z == 1u;
         let rate = select(sizes.rate_biases, sizes.rate_weights, is_weight);
         let decay = select(0.0, sizes.decay, is_weight);
         var ratio = 1.0;
         if ADAPTIVE && is_weight {
-            ratio = ratios[number];
+            ratio = ratios[entry.x];
         }
-        let end = min((chunk + 1u) * CHUNK, segment.x * CHUNK + segment.y);
-        for (var i = chunk * CHUNK + thread; i < end; i += THREADS) {
+        for (var i = chunk * CHUNK + thread; i < entry.y; i += THREADS) {
             let parameter = parameters[i];
             let momentum = sizes.momentum * momenta[i] + ratio * (gradients[i] + decay * parameter);
             new_momenta[i] = momentum;

@@ -121,7 +121,7 @@ impl AdamW {
     }
 
     fn on_wgpu(&self, arena: &Arena<'_>, rates: Rates, step: u64) -> Vec<Moved> {
-        let segments = arena.segments();
+        let chunks = arena.chunk_table();
         let values = arena.pack(|parameter| &parameter.value);
         let gradients = arena.pack(|parameter| &parameter.gradient);
         let moments = [0, 1].map(|moment| arena.pack(move |parameter| &parameter.memory[moment]));
@@ -130,7 +130,7 @@ impl AdamW {
         let betas = [self.beta_1, self.beta_2].map(|x| x as f32);
         let rest = [self.epsilon, self.weight_decay, rates.weights, rates.biases].map(|x| x as f32);
         let numbers = [&betas[..], &[correction_1, correction_2], &rest].concat();
-        let sizes = [arena.chunks(), arena.count()].map(wgsl::Number::from);
+        let sizes = [wgsl::Number::from(arena.chunks())];
         let numbers: Vec<wgsl::Number> = (sizes.into_iter())
             .chain(numbers.into_iter().map(wgsl::Number::from))
             .collect();
@@ -138,7 +138,7 @@ impl AdamW {
             arena.client(),
             arena.workgroups(),
             &[
-                &segments,
+                &chunks,
                 &values,
                 &gradients,
                 &moments[0],

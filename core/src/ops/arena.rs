@@ -116,12 +116,24 @@ impl<'a> Arena<'a> {
         [self.chunks().min(wgsl::WORKGROUPS_AN_AXIS), 1, 1]
     }
 
-    /// The kernels' table of the tensors: first chunk, values, and whether it is a weight.
-    pub fn segments(&self) -> Handle {
-        let segments = self.places.iter().zip(self.parameters);
-        let words = segments.flat_map(|((start, count), parameter)| {
-            [start / CHUNK, *count, usize::from(parameter.is_weight), 0]
-        });
+    /// The kernels' table of the chunks: tensor, where its values end, and whether it is a weight.
+    pub fn chunk_table(&self) -> Handle {
+        let tensors = self.places.iter().zip(self.parameters).enumerate();
+        self.table(tensors.flat_map(|(number, ((start, count), parameter))| {
+            let (end, is_weight) = (start + count, usize::from(parameter.is_weight));
+            let chunks = (start + CHUNK..).step_by(CHUNK).take(count.div_ceil(CHUNK));
+            chunks.flat_map(move |chunk_end| [number, end.min(chunk_end), is_weight, 0])
+        }))
+    }
+
+    /// The kernels' table of the tensors: the first chunk, and where the chunks end.
+    pub fn tensor_table(&self) -> Handle {
+        let chunks =
+            |(start, count): &(usize, usize)| [*start, start + count].map(|n| n.div_ceil(CHUNK));
+        self.table(self.places.iter().flat_map(chunks))
+    }
+
+    fn table(&self, words: impl Iterator<Item = usize>) -> Handle {
         let bytes: Vec<u8> = words.flat_map(|word| (word as u32).to_le_bytes()).collect();
         self.client().create_from_slice(&bytes)
     }

@@ -178,7 +178,7 @@ impl Lars {
 
     fn on_wgpu(&self, arena: &Arena<'_>, rates: Rates) -> Vec<Moved> {
         let client = arena.client();
-        let segments = arena.segments();
+        let chunks = arena.chunk_table();
         let values = arena.pack(|parameter| &parameter.value);
         let gradients = arena.pack(|parameter| &parameter.gradient);
         let momenta = arena.pack(|parameter| &parameter.memory[0]);
@@ -191,15 +191,14 @@ impl Lars {
             kernel!("lars_norms").launch(
                 client,
                 arena.workgroups(),
-                &[&segments, &values, &gradients, &norms],
-                &[arena.chunks().into(), count.into(), (decay as f32).into()],
+                &[&chunks, &values, &gradients, &norms],
+                &[arena.chunks().into(), (decay as f32).into()],
             );
             kernel!("lars_ratios").choose("CLIPPED", clipped).launch(
                 client,
                 [count, 1, 1],
-                &[&segments, &norms, &ratios],
+                &[&arena.tensor_table(), &norms, &ratios],
                 &[
-                    count.into(),
                     (self.eta as f32).into(),
                     (self.weight_decay as f32).into(),
                     (least(rates.weights) as f32).into(),
@@ -213,14 +212,14 @@ impl Lars {
             rates.weights,
             rates.biases,
         ];
-        let sizes = [arena.chunks(), count].map(wgsl::Number::from);
+        let sizes = [wgsl::Number::from(arena.chunks())];
         kernel!("lars_update")
             .choose("ADAPTIVE", self.trust_ratio.is_some())
             .launch(
                 client,
                 arena.workgroups(),
                 &[
-                    &segments,
+                    &chunks,
                     &ratios,
                     &values,
                     &gradients,
