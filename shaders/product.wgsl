@@ -23,6 +23,21 @@ const RIGHT_IS_LEFT: bool = false;
 // Of matrices: whether the right one is C, in whose place the slope of the loss by C is multiplied.
 const RIGHT_IS_LOSS_SLOPE: bool = false;
 
+// What the tiles hold. 16-bit floats, where an adapter has them, halve the traffic to workgroup memory; sums are of
+// 32 bits either way.
+alias Entry = f32;
+const NARROW: bool = false;
+const LARGEST_NARROW: f32 = 65504.0;
+// 16-bit floats end at 6e-8, and gradients are smaller: they are narrowed at this multiple, a power of two, and the
+// product is divided by it. What is then too large becomes the largest instead of infinite.
+const GRADIENT_SCALE: f32 = 16384.0;
+// Of matrices: whether an operand is a gradient.
+const LEFT_IS_GRADIENT: bool = false;
+const RIGHT_IS_GRADIENT: bool = false;
+const LEFT_SCALE: f32 = select(1.0, GRADIENT_SCALE, NARROW && (LEFT_IS_GRADIENT || MODE == WEIGHT_GRADIENT));
+const RIGHT_SCALE: f32 = select(1.0, GRADIENT_SCALE,
+    NARROW && (RIGHT_IS_GRADIENT || RIGHT_IS_LOSS_SLOPE || MODE == INPUT_GRADIENT));
+
 // Whether a thread takes 8 columns instead of 4: more arithmetic for each reading of workgroup memory, and more registers.
 const WIDE: bool = false;
 const QUADS: u32 = select(1u, 2u, WIDE);
@@ -72,8 +87,15 @@ struct Sizes {
 // [inner, rows / 4] and [inner, columns / 4]; a column of padding keeps neighbours in k apart in the memory's banks.
 const LEFT_PITCH: u32 = TILE_ROWS / 4u + 1u;
 const RIGHT_PITCH: u32 = TILE_COLUMNS / 4u + 1u;
-var<workgroup> left_tile: array<vec4<f32>, TILE_INNER * LEFT_PITCH>;
-var<workgroup> right_tile: array<vec4<f32>, TILE_INNER * RIGHT_PITCH>;
+var<workgroup> left_tile: array<vec4<Entry>, TILE_INNER * LEFT_PITCH>;
+var<workgroup> right_tile: array<vec4<Entry>, TILE_INNER * RIGHT_PITCH>;
+
+fn entries(values: vec4<f32>, scale: f32) -> vec4<Entry> {
+    if NARROW {
+        return vec4<Entry>(clamp(scale * values, vec4(-LARGEST_NARROW), vec4(LARGEST_NARROW)));
+    }
+    return vec4<Entry>(values);
+}
 
 // Whether neighbours in memory are neighbours in k: threads that load side by side then take neighbours in k.
 const LEFT_ALONG_INNER: bool = (MODE == MATRICES && !LEFT_TRANSPOSED) || MODE == CONVOLUTION || MODE == WEIGHT_GRADIENT;
@@ -191,7 +213,7 @@ fn store(row: u32, column: u32, split: u32, phase: Phase, value: f32) {
         }
         index = ((picture * CHANNELS + row) * HEIGHT + y) * WIDTH + x;
     }
-    product[index] = sizes.scale * value;
+    product[index] = sizes.scale / (LEFT_SCALE * RIGHT_SCALE) * value;
 }
 
 fn store_row(row: u32, column: u32, split: u32, phase: Phase, values: vec4<f32>) {
@@ -258,7 +280,7 @@ fn main(
                 if row + 2u < sizes.rows { values.z = left_value(row + 2u, k, phase); }
                 if row + 3u < sizes.rows { values.w = left_value(row + 3u, k, phase); }
             }
-            left_tile[along * LEFT_PITCH + quad] = values;
+            left_tile[along * LEFT_PITCH + quad] = entries(values, LEFT_SCALE);
         }
         for (var i = thread; i < TILE_INNER * TILE_COLUMNS / 4u; i += THREADS) {
             let along = select(i / (TILE_COLUMNS / 4u), i % TILE_INNER, RIGHT_ALONG_INNER);
@@ -272,13 +294,13 @@ fn main(
                 if column + 2u < sizes.columns { values.z = right_value(k, column + 2u, phase); }
                 if column + 3u < sizes.columns { values.w = right_value(k, column + 3u, phase); }
             }
-            right_tile[along * RIGHT_PITCH + quad] = values;
+            right_tile[along * RIGHT_PITCH + quad] = entries(values, RIGHT_SCALE);
         }
         workgroupBarrier();
         for (var k = 0u; k < TILE_INNER; k++) {
-            let upper = left_tile[k * LEFT_PITCH + 2u * thread_row];
-            let lower = left_tile[k * LEFT_PITCH + 2u * thread_row + 1u];
-            let across = right_tile[k * RIGHT_PITCH + QUADS * thread_column];
+            let upper = vec4<f32>(left_tile[k * LEFT_PITCH + 2u * thread_row]);
+            let lower = vec4<f32>(left_tile[k * LEFT_PITCH + 2u * thread_row + 1u]);
+            let across = vec4<f32>(right_tile[k * RIGHT_PITCH + QUADS * thread_column]);
             sum_0 += upper.x * across;
             sum_1 += upper.y * across;
             sum_2 += upper.z * across;
@@ -288,7 +310,7 @@ fn main(
             sum_6 += lower.z * across;
             sum_7 += lower.w * across;
             if WIDE {
-                let further = right_tile[k * RIGHT_PITCH + QUADS * thread_column + 1u];
+                let further = vec4<f32>(right_tile[k * RIGHT_PITCH + QUADS * thread_column + 1u]);
                 further_sum_0 += upper.x * further;
                 further_sum_1 += upper.y * further;
                 further_sum_2 += upper.z * further;

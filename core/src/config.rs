@@ -4,8 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::augment::{Augmentation, Policy};
 use crate::data::Pictures;
-use crate::device::DeviceLimits;
+use crate::device::{Device, DeviceLimits};
 use crate::model::{Architecture, EncoderConfig, ProjectorConfig, Stem};
+use crate::ops::precision::Precision;
 use crate::optim::{OptimizerConfig, Schedule};
 
 /// A run's settings. With the same settings, pictures and kind of device, a run comes out the same.
@@ -20,6 +21,8 @@ pub struct Config {
     pub batch: usize,
     /// The weight λ of the redundancy term.
     pub lambda: f64,
+    /// How wide the numbers are that a step multiplies. Evaluations always use 32 bits.
+    pub precision: Precision,
     /// Epochs between evaluations; 0 evaluates at the end only.
     pub evaluate_every: usize,
     /// Epochs between checkpoints; 0 keeps one at the end only.
@@ -44,6 +47,7 @@ impl Default for Config {
             size: 224,
             batch: 2048,
             lambda: 0.0051,
+            precision: Precision::F32,
             evaluate_every: 10,
             checkpoint_every: 1,
             encoder: EncoderConfig::default(),
@@ -127,6 +131,19 @@ impl Config {
             return too_large("data.side", what, bytes, "keep them smaller".into());
         }
         Ok(())
+    }
+
+    /// Whether `device` knows numbers of the precision that is asked for.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn check_precision(&self, device: &Device) -> Result<(), ConfigError> {
+        if self.precision.is_known_to(device) {
+            return Ok(());
+        }
+        let problem = "this device does not compute with 16-bit floats: take precision = \"f32\", or an adapter of which \
+                       `barlow devices` says f16 yes";
+        Err(ConfigError::new("precision", problem))
     }
 
     /// The recipe for the emoji in the box: a few minutes on two cores. `docs/recipes.md` tells how it was found.

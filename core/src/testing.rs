@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::device;
+use crate::ops::precision::{Precision, with_precision};
 use crate::random::{Purpose, Stream};
 
 pub fn cpu() -> Device {
@@ -44,6 +45,15 @@ fn adapter(number: Option<usize>) -> Device {
     let first_gpu = adapters.iter().position(|adapter| adapter.is_hardware());
     let adapter = adapters.swap_remove(number.or(first_gpu).unwrap_or(0));
     pollster::block_on(adapter.open()).expect("the adapter opens")
+}
+
+/// Runs `check` on each device, with products in 16 bits where it has them.
+pub fn each_narrow_device(check: impl Fn(&Device)) {
+    each_device(|device| {
+        if Precision::F16.is_known_to(device) {
+            with_precision(Precision::F16, || check(device));
+        }
+    });
 }
 
 /// Standard normal values, determined by `seed`.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use barlow_core::config::Config;
+use barlow_core::ops::precision::Precision;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Train image encoders without labels, by Barlow Twins, on any GPU or none.
@@ -94,6 +95,9 @@ pub struct Bench {
     /// Pictures in a step [default: the recipe's]
     #[arg(long)]
     pub batch: Option<usize>,
+    /// How wide the numbers are that products multiply; burn's are 32 bits wide either way
+    #[arg(long, value_enum, default_value_t = PrecisionChoice::F32)]
+    pub precision: PrecisionChoice,
     /// auto (a GPU if there is one), cpu, gpu, or an adapter's number
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
@@ -119,6 +123,24 @@ pub enum Preset {
     Photos,
     /// The paper's settings (ResNet-50, batch 2048, 1000 epochs), for a set that fits in memory
     Paper,
+}
+
+/// A precision, as the command line calls it.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub enum PrecisionChoice {
+    /// 32 bits
+    F32,
+    /// 16 bits, and sums of 32
+    F16,
+}
+
+impl From<PrecisionChoice> for Precision {
+    fn from(choice: PrecisionChoice) -> Self {
+        match choice {
+            PrecisionChoice::F32 => Self::F32,
+            PrecisionChoice::F16 => Self::F16,
+        }
+    }
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

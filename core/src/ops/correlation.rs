@@ -20,6 +20,7 @@ use burn::backend::{
 use burn::tensor::{Shape, Tensor, TensorData};
 
 use super::measure::{self, Call};
+use super::precision::Gradient;
 use super::product::{Matrices, Operand};
 use super::wgsl::{self, kernel};
 
@@ -174,6 +175,7 @@ impl CrossCorrelation for CubeBackend {
             },
             scale: 1.0 / pictures as f32,
             slope_of_loss: None,
+            gradient: Gradient::None,
         }
         .multiply();
         let count = width.min(PARTS);
@@ -220,6 +222,7 @@ impl CrossCorrelation for CubeBackend {
                 right: Operand::new(&matrix, transposed),
                 scale: 1.0 / pictures as f32,
                 slope_of_loss: Some(lambda as f32),
+                gradient: Gradient::None,
             }
             .multiply_into(&by_z, to);
         }

@@ -17,6 +17,7 @@ mod lars;
 mod limits;
 pub mod measure;
 mod pool;
+pub mod precision;
 mod product;
 #[macro_use]
 mod wgsl;

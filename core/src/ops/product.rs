@@ -14,9 +14,11 @@ use burn::backend::{
     Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension, tensor::FloatTensor,
 };
 use burn::tensor::Tensor;
+use cubecl::client::Client;
 use cubecl::server::Handle;
 
 use super::measure::{self, Call};
+use super::precision::{self, Gradient};
 use super::wgsl::{self, Kernel, Number, kernel};
 
 /// `x weightᵀ`: `x [n, inputs]` and `weight [outputs, inputs]` to `[n, outputs]`, as PyTorch's `nn.Linear`.
@@ -26,18 +28,20 @@ pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
         false,
         weight.into_dispatch(),
         true,
+        Gradient::None,
     ))
 }
 
 /// The back end's side of a product of matrices.
 #[backend_extension(Cube, Flex, Autodiff)]
 pub trait MatrixProduct: Backend {
-    /// `a b`, where an operand may be given as its transpose.
+    /// `a b`, where an operand may be given as its transpose, and one may be a gradient.
     fn product(
         a: FloatTensor<Self>,
         a_transposed: bool,
         b: FloatTensor<Self>,
         b_transposed: bool,
+        _gradient: Gradient,
     ) -> FloatTensor<Self> {
         twin::<Self>(a, a_transposed, b, b_transposed)
     }
@@ -59,7 +63,13 @@ fn twin<B: Backend>(
 impl MatrixProduct for Flex {}
 
 impl MatrixProduct for CubeBackend {
-    fn product(a: CubeTensor, a_transposed: bool, b: CubeTensor, b_transposed: bool) -> CubeTensor {
+    fn product(
+        a: CubeTensor,
+        a_transposed: bool,
+        b: CubeTensor,
+        b_transposed: bool,
+        gradient: Gradient,
+    ) -> CubeTensor {
         if !wgsl::available(&a) {
             return twin::<Self>(a, a_transposed, b, b_transposed);
         }
@@ -82,6 +92,7 @@ impl MatrixProduct for CubeBackend {
             right: Operand::new(&b, b_transposed),
             scale: 1.0,
             slope_of_loss: None,
+            gradient,
         }
         .multiply()
     }
@@ -90,6 +101,7 @@ impl MatrixProduct for CubeBackend {
 fn measured<B: MatrixProduct>(
     [a, b]: [&FloatTensor<B>; 2],
     [a_transposed, b_transposed]: [bool; 2],
+    gradient: Gradient,
 ) -> FloatTensor<B> {
     let call = || {
         let (a, b) = (a.shape(), b.shape());
@@ -105,7 +117,7 @@ fn measured<B: MatrixProduct>(
         let numbers = rows * inner + inner * columns + rows * columns;
         Call::moving("product", shape, numbers).computing(2 * rows * inner * columns)
     };
-    let run = || B::product(a.clone(), a_transposed, b.clone(), b_transposed);
+    let run = || B::product(a.clone(), a_transposed, b.clone(), b_transposed, gradient);
     measure::operation(call, || _ = B::sync(&a.device()), run)
 }
 
@@ -115,6 +127,7 @@ impl<B: MatrixProduct, C: CheckpointStrategy> MatrixProduct for Autodiff<B, C> {
         a_transposed: bool,
         b: FloatTensor<Self>,
         b_transposed: bool,
+        gradient: Gradient,
     ) -> FloatTensor<Self> {
         #[derive(Debug)]
         struct ProductBackward;
@@ -135,15 +148,23 @@ impl<B: MatrixProduct, C: CheckpointStrategy> MatrixProduct for Autodiff<B, C> {
                 let b: FloatTensor<B> = checkpointer.retrieve_node_output(b);
                 if let Some(node) = a_node {
                     let by_a = match a_transposed {
-                        false => measured::<B>([&gradient, &b], [false, !b_transposed]),
-                        true => measured::<B>([&b, &gradient], [b_transposed, true]),
+                        false => {
+                            measured::<B>([&gradient, &b], [false, !b_transposed], Gradient::Left)
+                        }
+                        true => {
+                            measured::<B>([&b, &gradient], [b_transposed, true], Gradient::Right)
+                        }
                     };
                     gradients.register::<B>(node.id, by_a);
                 }
                 if let Some(node) = b_node {
                     let by_b = match b_transposed {
-                        false => measured::<B>([&a, &gradient], [!a_transposed, false]),
-                        true => measured::<B>([&gradient, &a], [true, a_transposed]),
+                        false => {
+                            measured::<B>([&a, &gradient], [!a_transposed, false], Gradient::Right)
+                        }
+                        true => {
+                            measured::<B>([&gradient, &a], [true, a_transposed], Gradient::Left)
+                        }
                     };
                     gradients.register::<B>(node.id, by_b);
                 }
@@ -163,7 +184,7 @@ impl<B: MatrixProduct, C: CheckpointStrategy> MatrixProduct for Autodiff<B, C> {
                     b_transposed,
                 );
                 let (a, b) = (a.into_primitive(), b.into_primitive());
-                let product = measured::<B>([&a, &b], [a_transposed, b_transposed]);
+                let product = measured::<B>([&a, &b], [a_transposed, b_transposed], gradient);
                 preparation.finish(state, product)
             }
             OpsKind::UnTracked(preparation) => preparation.finish(B::product(
@@ -171,6 +192,7 @@ impl<B: MatrixProduct, C: CheckpointStrategy> MatrixProduct for Autodiff<B, C> {
                 a_transposed,
                 b.into_primitive(),
                 b_transposed,
+                gradient,
             )),
         }
     }
@@ -211,6 +233,8 @@ pub struct Matrices<'a> {
     pub scale: f32,
     /// With λ: the right operand is C, and its entries stand for the loss's slope by them.
     pub slope_of_loss: Option<f32>,
+    /// Which operand is a gradient.
+    pub gradient: Gradient,
 }
 
 impl Matrices<'_> {
@@ -227,7 +251,9 @@ impl Matrices<'_> {
             .choose("RIGHT_IS_LEFT", self.left.shares_buffer(&self.right))
             .choose("LEFT_TRANSPOSED", self.left.transposed)
             .choose("RIGHT_TRANSPOSED", self.right.transposed)
-            .choose("RIGHT_IS_LOSS_SLOPE", self.slope_of_loss.is_some());
+            .choose("RIGHT_IS_LOSS_SLOPE", self.slope_of_loss.is_some())
+            .choose("LEFT_IS_GRADIENT", self.gradient == Gradient::Left)
+            .choose("RIGHT_IS_GRADIENT", self.gradient == Gradient::Right);
         Tiles::of(self.rows, self.columns, true).launch(
             kernel,
             [self.rows, self.columns, self.inner],
@@ -285,8 +311,16 @@ impl Tiles {
         }
     }
 
-    /// `kernel` with its tiles of this size.
-    pub fn variant(&self, kernel: Kernel) -> Kernel {
+    /// `kernel` with its tiles of this size, for the precision that is asked for.
+    pub fn variant(&self, kernel: Kernel, client: &Client) -> Kernel {
+        let kernel = match precision::narrow(client) {
+            true => kernel.narrow("Entry").choose("NARROW", true),
+            false => kernel,
+        };
+        self.sized(kernel)
+    }
+
+    fn sized(&self, kernel: Kernel) -> Kernel {
         kernel
             .choose("WIDE", self.wide)
             .set("THREAD_ROWS", self.thread_rows)
@@ -322,7 +356,7 @@ impl Tiles {
             false => right.tensor.handle.clone(),
         };
         let launch = |to: &Handle, start: usize| {
-            self.variant(kernel.clone()).launch(
+            self.variant(kernel.clone(), client).launch(
                 client,
                 self.workgroups(parts),
                 &[&left.tensor.handle, &right_buffer, to],
@@ -357,17 +391,59 @@ impl Tiles {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{assert_close, cpu, each_device, random};
+    use crate::testing::{assert_close, cpu, each_device, each_narrow_device, random, values};
 
     #[test]
     fn tiles_of_every_size_are_within_the_limits() {
         for rows in (1..=130).chain([255, 256, 2048]) {
             for columns in [1, 27, 64, 100, 128, 5000] {
                 for wide in [false, true] {
-                    let kernel = Tiles::of(rows, columns, wide).variant(kernel!("product"));
+                    let kernel = Tiles::of(rows, columns, wide).sized(kernel!("product"));
                     wgsl::tests::check_once(&kernel);
+                    let narrow = kernel.narrow("Entry").choose("NARROW", true);
+                    wgsl::tests::check_once(&narrow);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn narrow_operands_make_nearly_the_same_product() {
+        let (rows, columns, inner) = (33, 70, 300);
+        let (a, b) = (
+            random::<2>([rows, inner], 1, &cpu()),
+            random::<2>([inner, columns], 2, &cpu()),
+        );
+        let twin = a.clone().matmul(b.clone());
+        // Gradients are of a size where 16 bits have nothing left; values may be too large for them.
+        const SMALL: f32 = 1e-8;
+        for (gradient, [of_a, of_b]) in [
+            (Gradient::None, [1.0, 1.0]),
+            (Gradient::Left, [SMALL, 1.0]),
+            (Gradient::Right, [1.0, SMALL]),
+        ] {
+            each_narrow_device(|device| {
+                let (a, b) = (
+                    random::<2>([rows, inner], 1, device) * of_a,
+                    random::<2>([inner, columns], 2, device) * of_b,
+                );
+                let product = |a: Tensor<2>, b: Tensor<2>| {
+                    Tensor::<2>::from_dispatch(Dispatch::product(
+                        a.into_dispatch(),
+                        false,
+                        b.into_dispatch(),
+                        false,
+                        gradient,
+                    ))
+                };
+                let found = product(a.clone(), b.clone()) / (of_a * of_b);
+                assert_close(found.clone(), twin.clone(), 2e-3, "narrow product");
+                // The products of 32 bits are far closer: these were narrow.
+                let difference = values(found.to_device(&cpu()) - twin.clone());
+                assert!(difference.iter().any(|d| d.abs() > 1e-4));
+                let saturated = values(product(a * 1e30, b));
+                assert!(saturated.iter().all(|x| x.is_finite()));
+            });
         }
     }
 
@@ -412,6 +488,7 @@ mod tests {
                         a_transposed,
                         b.clone().into_dispatch(),
                         b_transposed,
+                        Gradient::None,
                     ));
                     let gradients = (y.clone() * g).sum().backward();
                     assert_close(y.inner(), y_twin.clone().inner(), 1e-5, "product");

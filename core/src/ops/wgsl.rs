@@ -51,6 +51,7 @@ pub struct Kernel {
     name: &'static str,
     source: &'static str,
     constants: Vec<(&'static str, String)>,
+    narrowed: Option<&'static str>,
 }
 
 impl Kernel {
@@ -60,6 +61,7 @@ impl Kernel {
             name,
             source,
             constants: Vec::new(),
+            narrowed: None,
         }
     }
 
@@ -75,10 +77,16 @@ impl Kernel {
         self
     }
 
+    /// Makes the file's `alias name = f32` 16 bits wide, which the adapter has to know.
+    pub fn narrow(mut self, name: &'static str) -> Self {
+        self.narrowed = Some(name);
+        self
+    }
+
     /// The source with the constants in place.
     ///
     /// # Panics
-    /// If the file has no constant of that name.
+    /// If the file has no constant or alias of that name.
     pub fn text(&self) -> String {
         let mut text = self.source.to_owned();
         for (name, value) in &self.constants {
@@ -91,6 +99,12 @@ impl Kernel {
                 panic!("{}.wgsl has no constant {name}", self.name);
             };
             text.replace_range(range, value);
+        }
+        if let Some(name) = self.narrowed {
+            let wide = format!("alias {name} = f32;");
+            assert!(text.contains(&wide), "{}.wgsl has no {wide}", self.name);
+            text = text.replace(&wide, &format!("alias {name} = f16;"));
+            text.insert_str(0, "enable f16;\n");
         }
         text
     }
@@ -145,7 +159,7 @@ impl KernelSource for Kernel {
     fn id(&self) -> KernelId {
         // Unchecked: cubecl would count the turns of every loop, though ours all end.
         KernelId::new::<Self>()
-            .info((self.name, self.constants.clone()))
+            .info((self.name, self.constants.clone(), self.narrowed))
             .mode(ExecutionMode::Unchecked)
     }
 

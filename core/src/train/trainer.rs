@@ -13,6 +13,7 @@ use crate::evaluate::{Exam, Learned};
 use crate::loss::barlow_twins;
 use crate::model::{BarlowTwins, Mode, Network};
 use crate::ops::augment;
+use crate::ops::precision::with_precision;
 use crate::optim::{Optimizer, Rates};
 use crate::random::{Purpose, Stream};
 
@@ -95,6 +96,7 @@ impl Trainer {
     /// If a setting cannot work.
     pub fn new(config: Config, pictures: &Pictures, device: &Device) -> Result<Self, TrainError> {
         config.check(pictures.count())?;
+        config.check_precision(device)?;
         let model = BarlowTwins::new(&config.encoder, &config.projector, config.seed, device);
         Ok(Self::with_model(config, pictures, device, model))
     }
@@ -110,6 +112,7 @@ impl Trainer {
         device: &Device,
     ) -> Result<Self, TrainError> {
         config.check(pictures.count())?;
+        config.check_precision(device)?;
         if checkpoint.pictures != pictures.count() {
             return Err(TrainError::OtherPictures {
                 expected: checkpoint.pictures,
@@ -352,9 +355,12 @@ impl Trainer {
                 .schedule
                 .rates(self.step, self.steps_per_epoch(), self.config.batch);
         // Both views go through the networks together; their batch statistics are each view's own.
-        let z = self.model.embed(views.autodiff(), Mode::Train { views: 2 });
-        let loss = barlow_twins(z, self.config.lambda);
-        let gradients = loss.loss.backward();
+        let (loss, gradients) = with_precision(self.config.precision, || {
+            let z = self.model.embed(views.autodiff(), Mode::Train { views: 2 });
+            let loss = barlow_twins(z, self.config.lambda);
+            let gradients = loss.loss.backward();
+            (loss, gradients)
+        });
 
         let width = loss.matrix.dims()[0];
         // One reading a step, which on a GPU waits for all of it.
@@ -432,7 +438,8 @@ mod tests {
 
     use super::*;
     use crate::data::emoji::emoji;
-    use crate::testing::cpu;
+    use crate::ops::precision::Precision;
+    use crate::testing::{cpu, each_device};
     use crate::train::encoder_weights;
 
     fn tiny() -> (Config, Pictures) {
@@ -495,6 +502,34 @@ mod tests {
             let (_, events) = run(&mut resumed, &[]);
             assert_eq!(steps(&events), expected[4..]);
         }
+    }
+
+    #[test]
+    fn sixteen_bits_learn_as_thirty_two_do() {
+        let (mut config, pictures) = tiny();
+        config.precision = Precision::F16;
+        let refused = Trainer::new(config.clone(), &pictures, &cpu()).err();
+        assert!(refused.is_some_and(|e| e.to_string().contains("16-bit")));
+        each_device(|device| {
+            if !Precision::F16.is_known_to(device) {
+                return;
+            }
+            let losses = |precision| {
+                let config = Config {
+                    precision,
+                    ..config.clone()
+                };
+                let mut trainer = Trainer::new(config, &pictures, device).unwrap();
+                (0..4)
+                    .map(|_| trainer.advance().unwrap().loss)
+                    .collect::<Vec<f64>>()
+            };
+            let (narrow, wide) = (losses(Precision::F16), losses(Precision::F32));
+            assert_ne!(narrow, wide);
+            for (narrow, wide) in narrow.iter().zip(&wide) {
+                assert!((narrow - wide).abs() < 0.02 * wide, "{narrow} {wide}");
+            }
+        });
     }
 
     #[test]

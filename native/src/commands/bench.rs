@@ -46,8 +46,10 @@ pub fn bench(arguments: &Bench) -> Result<()> {
     if let Some(batch) = arguments.batch {
         config.batch = batch;
     }
+    config.precision = arguments.precision.into();
     let preset = arguments.preset.name();
     config.check(config.batch)?;
+    config.check_precision(&opened.device)?;
     let pictures = pictures_for(&config, opened.limits)?;
     let start = Instant::now();
     let clock: Clock = Rc::new(move || start.elapsed().as_secs_f64());

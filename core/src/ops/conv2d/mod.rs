@@ -190,7 +190,7 @@ impl<B: Convolution, C: CheckpointStrategy> Convolution for Autodiff<B, C> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{assert_close, cpu, each_device, random};
+    use crate::testing::{assert_close, cpu, each_device, each_narrow_device, random};
 
     /// The convolution and its gradients for `Σ y·g`, by burn's own operations.
     fn twin(
@@ -208,6 +208,33 @@ mod tests {
             x.grad(&gradients).unwrap(),
             w.grad(&gradients).unwrap(),
         ]
+    }
+
+    #[test]
+    fn narrow_operands_make_nearly_the_same_gradients() {
+        let (stride, padding) = (2, 1);
+        let on = |device: &burn::tensor::Device| {
+            (
+                random([5, 24, 9, 8], 1, device),
+                random([33, 24, 3, 3], 2, device),
+                random([5, 33, 5, 4], 3, device),
+            )
+        };
+        let (x, w, g) = on(&cpu());
+        let [y_twin, x_twin, w_twin] = twin(x, w, g, stride, padding);
+        each_narrow_device(|device| {
+            let (x, w, g) = on(device);
+            let (x, w) = (x.autodiff().require_grad(), w.autodiff().require_grad());
+            let y = conv2d(x.clone(), w.clone(), stride, padding);
+            // As small as gradients are, where 16 bits alone have nothing left.
+            let small = 1e-8;
+            let gradients = (y.clone() * (g * small).autodiff()).sum().backward();
+            assert_close(y.inner(), y_twin.clone(), 2e-3, "y");
+            let by_x = x.grad(&gradients).unwrap() / small;
+            assert_close(by_x, x_twin.clone(), 2e-3, "by input");
+            let by_w = w.grad(&gradients).unwrap() / small;
+            assert_close(by_w, w_twin.clone(), 2e-3, "by weight");
+        });
     }
 
     #[test]

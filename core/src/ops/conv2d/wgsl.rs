@@ -41,7 +41,8 @@ impl Convolution for CubeBackend {
         let y = wgsl::empty(&x, [g.batch, g.out_channels, g.out_height, g.out_width]);
         let (rows, columns) = (g.out_channels, g.batch * g.positions());
         let tiles = Tiles::of(rows, columns, false);
-        tiles.variant(variant(Mode::Convolution, &g)).launch(
+        let kernel = tiles.variant(variant(Mode::Convolution, &g), &x.client);
+        kernel.launch(
             &x.client,
             tiles.workgroups(1),
             &[&weight.handle, &x.handle, &y.handle],
@@ -67,7 +68,8 @@ impl Convolution for CubeBackend {
         let phase = g.height.div_ceil(stride) * g.width.div_ceil(stride);
         let (rows, columns) = (g.channels, g.batch * phase);
         let tiles = Tiles::of(rows, columns, false);
-        tiles.variant(variant(Mode::InputGradient, &g)).launch(
+        let kernel = tiles.variant(variant(Mode::InputGradient, &g), &gradient.client);
+        kernel.launch(
             &gradient.client,
             tiles.workgroups(stride * stride),
             &[&weight.handle, &gradient.handle, &by_input.handle],

@@ -30,8 +30,12 @@ fn shaders() -> Vec<PathBuf> {
 pub fn check(name: &str, text: &str) {
     let module = naga::front::wgsl::parse_str(text)
         .unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(text)));
-    // No capability that WebGPU has not by default.
-    let mut validator = Validator::new(ValidationFlags::all(), Capabilities::empty());
+    // No capability that WebGPU has not by default, but for what only an adapter that has it is given.
+    let capabilities = match text.starts_with("enable f16;") {
+        true => Capabilities::SHADER_FLOAT16,
+        false => Capabilities::empty(),
+    };
+    let mut validator = Validator::new(ValidationFlags::all(), capabilities);
     let info = validator
         .validate(&module)
         .unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(text)));
@@ -94,7 +98,13 @@ pub fn check_once(kernel: &Kernel) {
     static CHECKED: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
     let text = kernel.text();
     if CHECKED.lock().unwrap().insert(text.clone()) {
-        check(&format!("{} {:?}", kernel.name, kernel.constants), &text);
+        check(
+            &format!(
+                "{} {:?} {:?}",
+                kernel.name, kernel.constants, kernel.narrowed
+            ),
+            &text,
+        );
     }
 }
 
