@@ -513,3 +513,19 @@ fn bench_measures_an_adapter() {
     assert!(rows.last().unwrap()["memory"].as_u64().unwrap() > 0);
     assert!(rows.iter().all(|row| row["burn_ms"].is_null()));
 }
+
+#[test]
+fn sixteen_bits_are_refused_where_nothing_computes_with_them() {
+    let place = TempDir::new().unwrap();
+    for arguments in [
+        ["bench", "--precision", "f16"],
+        ["train", "--set", "precision=f16"],
+    ] {
+        let all = [&arguments[..], &["--device", "cpu"]].concat();
+        fail(
+            place.path(),
+            &all,
+            &["precision: this device", "barlow devices"],
+        );
+    }
+}
