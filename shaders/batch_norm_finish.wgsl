@@ -1,7 +1,7 @@
 // Batch normalization, second of three: a channel's statistics in every view, and the running ones after it. A
 // workgroup takes a channel.
 
-// The parts of a channel, at most.
+// A power of two, and at least the parts of a channel.
 const THREADS: u32 = 64u;
 
 struct Sizes {

@@ -22,7 +22,7 @@ use burn::tensor::{Shape, Tensor, TensorData};
 use super::measure::{self, Call};
 use super::precision::Gradient;
 use super::product::{Matrices, Operand};
-use super::wgsl::{self, kernel};
+use super::wgsl::{self, THREADS, kernel};
 
 /// What [`correlate`] returns.
 #[derive(Debug, Clone)]
@@ -157,6 +157,9 @@ impl CrossCorrelation for Flex {}
 /// Workgroups that share the sums over C, at most.
 const PARTS: usize = 1024;
 
+/// Entries of C that are worth a workgroup of their own: eight a thread.
+const VALUES_A_PART: usize = 8 * THREADS;
+
 impl CrossCorrelation for CubeBackend {
     fn cross_correlation(z: CubeTensor, lambda: f64) -> (CubeTensor, CubeTensor, CubeTensor) {
         if !wgsl::available(&z) {
@@ -178,7 +181,7 @@ impl CrossCorrelation for CubeBackend {
             gradient: Gradient::None,
         }
         .multiply();
-        let count = width.min(PARTS);
+        let count = (width * width / VALUES_A_PART).clamp(1, width.min(PARTS));
         let client = &z.client;
         let parts = client.empty(3 * count * size_of::<f32>());
         kernel!("correlation_terms").launch(

@@ -8,8 +8,11 @@ use crate::ops::wgsl::{self, Kernel, THREADS, kernel};
 /// The parts that a channel of a view is cut into, at most: the threads that add them up.
 const PARTS: usize = 64;
 
-/// Values that are worth a workgroup of their own: eight a thread.
-const LEAST_SHARE: usize = 8 * THREADS;
+/// Values that are worth a thread of their own.
+const VALUES_A_THREAD: usize = 8;
+
+/// Values that are worth a workgroup of their own.
+const LEAST_SHARE: usize = VALUES_A_THREAD * THREADS;
 
 /// Channels that a workgroup takes where they lie side by side.
 const LANES: usize = 32;
@@ -60,9 +63,25 @@ impl Batch {
 
     /// `kernel` for sums over the parts, and its workgroups.
     fn sums(&self, kernel: Kernel) -> (Kernel, [usize; 3]) {
-        let kernel = self.of_values(kernel).set("LANES", self.lanes());
+        let kernel = self
+            .of_values(kernel)
+            .set("LANES", self.lanes())
+            .set("THREADS", self.threads());
         let blocks = self.channels.div_ceil(self.lanes());
         (kernel, [self.parts().0, blocks, self.views])
+    }
+
+    /// The threads that share a part. More than it keeps busy would only wait for each other, which costs most where
+    /// threads are simulated.
+    fn threads(&self) -> usize {
+        let wanted = (self.parts().1 * self.lanes()).div_ceil(VALUES_A_THREAD);
+        wanted.next_power_of_two().clamp(self.lanes(), THREADS)
+    }
+
+    /// `kernel` for what is made of a channel's parts, a thread a part, and its workgroups.
+    fn finish(&self, kernel: Kernel) -> (Kernel, [usize; 3]) {
+        let kernel = kernel.set("THREADS", self.parts().0.next_power_of_two());
+        (kernel, [self.channels, 1, 1])
     }
 
     /// `kernel` for every value.
@@ -145,9 +164,10 @@ impl BatchNormalization for CubeBackend {
         );
         let [mean, variance] = [(); 2].map(|()| wgsl::empty(&x, [how.views, channels]));
         let [new_mean, new_variance] = [(); 2].map(|()| wgsl::empty(&x, [channels]));
-        kernel!("batch_norm_finish").launch(
+        let (finish, workgroups) = batch.finish(kernel!("batch_norm_finish"));
+        finish.launch(
             client,
-            [channels, 1, 1],
+            workgroups,
             &[
                 &sums,
                 &mean.handle,
@@ -205,9 +225,10 @@ impl BatchNormalization for CubeBackend {
         );
         let coefficients = client.empty(4 * how.views * channels * size_of::<f32>());
         let [by_gamma, by_beta] = [(); 2].map(|()| wgsl::empty(&x, [channels]));
-        kernel!("batch_norm_gradient_finish").launch(
+        let (finish, workgroups) = batch.finish(kernel!("batch_norm_gradient_finish"));
+        finish.launch(
             client,
-            [channels, 1, 1],
+            workgroups,
             &[
                 &sums,
                 &gamma.handle,
