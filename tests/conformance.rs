@@ -481,7 +481,8 @@ fn trajectory() {
         for step in 0..case.count("steps") {
             let views =
                 ["view_a", "view_b"].map(|v| case.tensor::<4>(&format!("{v}.{step}"), device));
-            let report = trainer.learn(Tensor::cat(views.to_vec(), 0)).unwrap();
+            let views = Tensor::cat(views.to_vec(), 0);
+            let report = pollster::block_on(trainer.learn(views)).unwrap();
             let tolerance = if step < 3 { 1e-4 } else { 3e-2 };
             for (found, name) in [
                 (report.loss, "loss"),
@@ -510,7 +511,7 @@ fn trajectory() {
                 name,
             );
         }
-        let correlation = values(trainer.correlation().unwrap());
+        let correlation = pollster::block_on(trainer.correlation()).unwrap().1;
         // Ten steps amplify rounding: with views that differ by a few parts in ten million, C's entries came out between
         // 4e-6 and 3.2e-2 of the largest away from PyTorch's, in sixteen trials on the CPU and on lavapipe alike.
         assert_close(&correlation, &case.values("c.last"), 5e-2, "c.last");

@@ -2,12 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::augment::{Augmentation, Policy};
+use crate::augment::{Augmentation, Draw, Policy};
 use crate::data::Pictures;
 use crate::device::{Device, DeviceLimits};
+use crate::loss::Objective;
 use crate::model::{Architecture, EncoderConfig, ProjectorConfig, Stem};
 use crate::ops::precision::Precision;
 use crate::optim::{OptimizerConfig, Schedule};
+use crate::random::{Purpose, Stream};
 
 /// A run's settings. With the same settings, pictures and kind of device, a run comes out the same.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,6 +21,8 @@ pub struct Config {
     pub size: usize,
     /// Pictures in a step; the rest of an epoch that fills no batch is dropped.
     pub batch: usize,
+    /// What is minimized.
+    pub objective: Objective,
     /// The weight λ of the redundancy term.
     pub lambda: f64,
     /// How wide the numbers are that a step multiplies. Evaluations always use 32 bits.
@@ -46,6 +50,7 @@ impl Default for Config {
             seed: 0,
             size: 224,
             batch: 2048,
+            objective: Objective::BarlowTwins,
             lambda: 0.0051,
             precision: Precision::F32,
             evaluate_every: 10,
@@ -355,6 +360,29 @@ impl Config {
             );
         }
         Ok(())
+    }
+
+    /// The draws of both views of the pictures at `indices`, each of `height x width` pixels: the first view of every
+    /// picture, then the second of every one.
+    pub fn draw_views(
+        &self,
+        picture_size: (usize, usize),
+        indices: &[usize],
+        epoch: usize,
+    ) -> Vec<(usize, Draw)> {
+        let policies = [
+            (Purpose::ViewA, &self.augmentation.view_a),
+            (Purpose::ViewB, &self.augmentation.view_b),
+        ];
+        let draw = |purpose, policy, index: usize| {
+            let mut stream = Stream::new(self.seed, purpose, epoch as u64, index as u64);
+            let draw = Draw::from_policy(policy, picture_size, self.size, &mut stream);
+            (index, draw)
+        };
+        policies
+            .into_iter()
+            .flat_map(|(purpose, policy)| indices.iter().map(move |i| draw(purpose, policy, *i)))
+            .collect()
     }
 
     /// Whole batches in an epoch over `pictures` pictures.

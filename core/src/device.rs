@@ -56,6 +56,22 @@ pub async fn adapters() -> Vec<Adapter> {
         .collect()
 }
 
+/// Which of `adapters` is taken when nothing is said: the first GPU, discrete before others.
+pub fn preferred(adapters: &[Adapter]) -> Option<usize> {
+    let rank = |adapter: &Adapter| match adapter.info().device_type {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        _ => 2,
+    };
+    let hardware = adapters
+        .iter()
+        .enumerate()
+        .filter(|(_, adapter)| adapter.is_hardware());
+    hardware
+        .min_by_key(|(_, adapter)| rank(adapter))
+        .map(|(number, _)| number)
+}
+
 impl Adapter {
     /// Name, driver and kind.
     pub fn info(&self) -> wgpu::AdapterInfo {

@@ -1,6 +1,7 @@
 //! Choosing an adapter.
 
 use anyhow::{Result, bail};
+pub use barlow_core::device::preferred;
 use barlow_core::device::{self, Adapter, Device, DeviceLimits};
 
 use crate::cli::DeviceChoice;
@@ -18,22 +19,6 @@ pub struct Opened {
 /// All adapters.
 pub fn list() -> Vec<Adapter> {
     pollster::block_on(device::adapters())
-}
-
-/// Which of `adapters` is taken when nothing is said: the first GPU, discrete before integrated.
-pub fn preferred(adapters: &[Adapter]) -> Option<usize> {
-    let rank = |adapter: &Adapter| match adapter.kind() {
-        "discrete GPU" => 0,
-        "integrated GPU" => 1,
-        _ => 2,
-    };
-    let hardware = adapters
-        .iter()
-        .enumerate()
-        .filter(|(_, adapter)| adapter.is_hardware());
-    hardware
-        .min_by_key(|(_, adapter)| rank(adapter))
-        .map(|(number, _)| number)
 }
 
 /// Opens what was chosen.

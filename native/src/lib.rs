@@ -10,7 +10,6 @@ macro_rules! say {
 
 mod chart;
 mod cli;
-mod colors;
 mod commands;
 mod correlation;
 mod device;

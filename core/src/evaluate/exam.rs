@@ -153,9 +153,9 @@ impl Exam {
     }
 
     /// Retrieval, or kNN on a sample: seconds, to be repeated while training.
-    pub fn quick(&self, source: &mut dyn Source) -> Vec<Figure> {
+    pub async fn quick(&self, source: &mut impl Source) -> Vec<Figure> {
         if !self.retrieval.is_empty() {
-            return self.retrieve(source);
+            return self.retrieve(source).await;
         }
         let Some(classification) = &self.classification else {
             return Vec::new();
@@ -165,8 +165,8 @@ impl Exam {
         let (test, picked) = sample(&classification.test.pictures, QUICK_TEST);
         let test_classes = classes_at(&classification.test.labels, &picked);
         let accuracy = self.knn.accuracy(
-            (source.features(&train), &train_classes),
-            (source.features(&test), &test_classes),
+            (source.features(&train).await, &train_classes),
+            (source.features(&test).await, &test_classes),
         );
         vec![Figure::share(
             format!("kNN on {} pictures", test.count()),
@@ -175,14 +175,14 @@ impl Exam {
     }
 
     /// Everything.
-    pub fn full(&self, source: &mut dyn Source) -> Vec<Figure> {
-        let mut figures = self.retrieve(source);
+    pub async fn full(&self, source: &mut impl Source) -> Vec<Figure> {
+        let mut figures = self.retrieve(source).await;
         if let Some(Classification { train, test }) = &self.classification {
             let knn = self.knn;
             let name = format!("kNN, k = {}, T = {}", knn.neighbors, knn.temperature);
             let (train_classes, test_classes) = (&train.labels.of_picture, &test.labels.of_picture);
-            let train = source.features(&train.pictures);
-            let test = source.features(&test.pictures);
+            let train = source.features(&train.pictures).await;
+            let test = source.features(&test.pictures).await;
             let accuracy =
                 knn.accuracy((train.clone(), train_classes), (test.clone(), test_classes));
             figures.push(Figure::share(name, accuracy));
@@ -191,7 +191,7 @@ impl Exam {
                 .accuracy((train, train_classes), (test, test_classes));
             figures.push(Figure::share("linear probe", accuracy));
         }
-        let embeddings = source.embeddings(&self.sample);
+        let embeddings = source.embeddings(&self.sample).await;
         figures.push(Figure {
             name: format!("effective rank of {} embeddings", embeddings.count()),
             value: effective_rank(&embeddings),
@@ -200,11 +200,12 @@ impl Exam {
         figures
     }
 
-    fn retrieve(&self, source: &mut dyn Source) -> Vec<Figure> {
-        self.retrieval
-            .iter()
-            .map(|(name, task)| Figure::share(*name, task.top_1(source)))
-            .collect()
+    async fn retrieve(&self, source: &mut impl Source) -> Vec<Figure> {
+        let mut figures = Vec::new();
+        for (name, task) in &self.retrieval {
+            figures.push(Figure::share(*name, task.top_1(source).await));
+        }
+        figures
     }
 }
 

@@ -1,18 +1,18 @@
 //! Pictures as vectors: an encoder's features and embeddings, or the pixels themselves.
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 
 use crate::augment::{Draw, Normalization};
 use crate::config::Config;
 use crate::data::Pictures;
 use crate::model::{BarlowTwins, Mode};
-use crate::ops::{Orientation, augment, matrix_product, parallel_blocks};
+use crate::ops::{Orientation, augment, matrix_product, parallel_blocks, read};
 
 /// How many pictures go through the encoder at once, at most; no more than in training, whose size was checked.
 const BATCH: usize = 256;
 
 /// A vector for each picture, row after row.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Features {
     /// Numbers in a vector.
     pub width: usize,
@@ -23,7 +23,13 @@ pub struct Features {
 impl Features {
     /// How many vectors there are.
     pub fn count(&self) -> usize {
-        self.values.len() / self.width
+        self.values.len() / self.width.max(1)
+    }
+
+    /// Adds the rows of `vectors`.
+    async fn add(&mut self, vectors: Tensor<2>) {
+        self.width = vectors.dims()[1];
+        self.values.extend(read(vectors).await);
     }
 
     /// The vector of picture `index`.
@@ -89,13 +95,13 @@ impl Features {
     }
 }
 
-/// Something that makes vectors of pictures.
+/// Something that makes vectors of pictures. A browser cannot wait for a GPU, so it is asynchronous.
 pub trait Source {
     /// What is compared: an encoder's features.
-    fn features(&mut self, pictures: &Pictures) -> Features;
+    fn features(&mut self, pictures: &Pictures) -> impl Future<Output = Features>;
 
     /// What the loss sees: a projector's embeddings.
-    fn embeddings(&mut self, pictures: &Pictures) -> Features;
+    fn embeddings(&mut self, pictures: &Pictures) -> impl Future<Output = Features>;
 }
 
 /// The networks of a run.
@@ -119,45 +125,47 @@ impl Learned {
         }
     }
 
-    fn encode(&mut self, pictures: &Pictures, embed: bool) -> Features {
+    /// Features, and the embeddings that the projector makes of them.
+    pub async fn features_and_embeddings(&mut self, pictures: &Pictures) -> (Features, Features) {
+        let (mut features, mut embeddings) = (Features::default(), Features::default());
+        for views in self.batches(pictures) {
+            let out = self.model.encoder.forward(views, Mode::Evaluate);
+            let embedded = self.model.projector.forward(out.clone(), Mode::Evaluate);
+            features.add(out).await;
+            embeddings.add(embedded).await;
+        }
+        (features, embeddings)
+    }
+
+    /// The pictures as the encoder takes them, a batch at a time.
+    fn batches(&self, pictures: &Pictures) -> impl Iterator<Item = Tensor<4>> + use<> {
         let (height, width) = pictures.size();
-        let mut features = Features {
-            width: 1,
-            values: Vec::new(),
-        };
-        let indices: Vec<usize> = (0..pictures.count()).collect();
-        for batch in indices.chunks(self.batch) {
+        let (pictures, device) = (pictures.clone(), self.device.clone());
+        let (size, normalization, batch) = (self.size, self.normalization, self.batch);
+        (0..pictures.count()).step_by(batch).map(move |first| {
+            let last = (first + batch).min(pictures.count());
             // A batch is uploaded at a time: these pictures are seen once.
-            let uploaded = pictures.subset(batch.iter().copied()).upload(&self.device);
-            let draws: Vec<_> = (0..batch.len())
+            let uploaded = pictures.subset(first..last).upload(&device);
+            let draws: Vec<_> = (0..last - first)
                 .map(|i| (i, Draw::whole(height, width)))
                 .collect();
-            let views = augment(
-                &uploaded,
-                &draws,
-                self.size,
-                &self.normalization,
-                &self.device,
-            );
-            let out = if embed {
-                self.model.embed(views, Mode::Evaluate)
-            } else {
-                self.model.encoder.forward(views, Mode::Evaluate)
-            };
-            features.width = out.dims()[1];
-            features.values.extend(out.into_data().iter::<f32>());
-        }
-        features
+            augment(&uploaded, &draws, size, &normalization, &device)
+        })
     }
 }
 
 impl Source for Learned {
-    fn features(&mut self, pictures: &Pictures) -> Features {
-        self.encode(pictures, false)
+    async fn features(&mut self, pictures: &Pictures) -> Features {
+        let mut features = Features::default();
+        for views in self.batches(pictures) {
+            let out = self.model.encoder.forward(views, Mode::Evaluate);
+            features.add(out).await;
+        }
+        features
     }
 
-    fn embeddings(&mut self, pictures: &Pictures) -> Features {
-        self.encode(pictures, true)
+    async fn embeddings(&mut self, pictures: &Pictures) -> Features {
+        self.features_and_embeddings(pictures).await.1
     }
 }
 
@@ -165,7 +173,7 @@ impl Source for Learned {
 pub struct Pixels;
 
 impl Source for Pixels {
-    fn features(&mut self, pictures: &Pictures) -> Features {
+    async fn features(&mut self, pictures: &Pictures) -> Features {
         let (height, width) = pictures.size();
         let values = (0..pictures.count())
             .flat_map(|i| pictures.picture(i).iter().map(|b| f32::from(*b) / 255.0))
@@ -176,7 +184,7 @@ impl Source for Pixels {
         }
     }
 
-    fn embeddings(&mut self, pictures: &Pictures) -> Features {
-        self.features(pictures)
+    async fn embeddings(&mut self, pictures: &Pictures) -> Features {
+        self.features(pictures).await
     }
 }

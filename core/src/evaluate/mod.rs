@@ -5,6 +5,7 @@ mod exam;
 mod features;
 mod knn;
 mod linear;
+mod plane;
 mod rank;
 mod retrieval;
 
@@ -12,5 +13,6 @@ pub use exam::{Classification, Exam, Figure, Unit};
 pub use features::{Features, Learned, Pixels, Source};
 pub use knn::Knn;
 pub use linear::LinearProbe;
+pub use plane::principal_plane;
 pub use rank::effective_rank;
-pub use retrieval::Retrieval;
+pub use retrieval::{Retrieval, mirrored_and_cropped};

@@ -19,6 +19,7 @@ pub mod measure;
 mod pool;
 pub mod precision;
 mod product;
+mod read;
 #[macro_use]
 mod wgsl;
 
@@ -32,4 +33,5 @@ pub(crate) use cpu::{Orientation, matrix_product, parallel_blocks};
 pub use lars::{Lars, Rates, TrustRatio};
 pub use limits::{Limits, limits, release_memory, reserved_memory};
 pub use pool::{max_pool, mean_pool};
-pub use product::linear;
+pub use product::{linear, product};
+pub(crate) use read::read;

@@ -23,11 +23,19 @@ use super::wgsl::{self, Kernel, Number, kernel};
 
 /// `x weightᵀ`: `x [n, inputs]` and `weight [outputs, inputs]` to `[n, outputs]`, as PyTorch's `nn.Linear`.
 pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+    product((x, false), (weight, true))
+}
+
+/// The product of two matrices, each as it is or, where its flag is set, transposed.
+pub fn product(
+    (a, a_transposed): (Tensor<2>, bool),
+    (b, b_transposed): (Tensor<2>, bool),
+) -> Tensor<2> {
     Tensor::from_dispatch(Dispatch::product(
-        x.into_dispatch(),
-        false,
-        weight.into_dispatch(),
-        true,
+        a.into_dispatch(),
+        a_transposed,
+        b.into_dispatch(),
+        b_transposed,
         Gradient::None,
     ))
 }

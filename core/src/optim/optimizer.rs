@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{Network, Visitor};
 use crate::ops::measure::{self, Call};
-use crate::ops::{AdamW, Lars, Moved, Parameter, Rates, TrustRatio};
+use crate::ops::{AdamW, Lars, Moved, Parameter, Rates, TrustRatio, read};
 
 /// Which update rule, with its numbers. Tensors of one dimension take no weight decay.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -233,14 +233,18 @@ impl Optimizer {
     }
 
     /// Reads what is remembered about the parameters of `network`.
-    pub fn state(&self, network: &impl Network) -> OptimizerState {
+    pub async fn state(&self, network: &impl Network) -> OptimizerState {
         let mut save = Save {
             optimizer: self,
-            tensors: Vec::new(),
+            remembered: Vec::new(),
         };
         network.clone().visit("", &mut save);
+        let mut tensors = Vec::new();
+        for (name, shape, values) in save.remembered {
+            tensors.push((name, TensorData::new(read(values).await, shape)));
+        }
         OptimizerState {
-            tensors: save.tensors,
+            tensors,
             counters: BTreeMap::from([(STEPS.to_owned(), self.steps)]),
         }
     }
@@ -308,18 +312,18 @@ impl Visitor for Put<'_> {
     fn statistic(&mut self, _: &str, _: &mut Tensor<1>) {}
 }
 
+/// Lists what is remembered, with the shapes of the parameters that it is about.
 struct Save<'a> {
     optimizer: &'a Optimizer,
-    tensors: Vec<(String, TensorData)>,
+    remembered: Vec<(String, Vec<usize>, Tensor<1>)>,
 }
 
 impl Visitor for Save<'_> {
     fn parameter<const D: usize>(&mut self, name: &str, tensor: &mut Tensor<D>) {
         if let Some(memory) = self.optimizer.memory.get(name) {
             for (quantity, values) in self.optimizer.rule.quantities().iter().zip(memory) {
-                let values: Tensor<D> = values.clone().reshape(tensor.dims());
-                self.tensors
-                    .push((format!("{name}.{quantity}"), values.into_data()));
+                let (name, shape) = (format!("{name}.{quantity}"), tensor.dims().to_vec());
+                self.remembered.push((name, shape, values.clone()));
             }
         }
     }

@@ -8,6 +8,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::config::Config;
 use crate::model::{BarlowTwins, Network, ResNet, Visitor};
+use crate::ops::read;
 use crate::optim::OptimizerState;
 
 const OPTIMIZER: &str = "optimizer.";
@@ -48,14 +49,14 @@ impl Checkpoint {
     ///
     /// # Errors
     /// If a weight is not finite.
-    pub(super) fn write(
+    pub(super) async fn write(
         config: &Config,
         step: usize,
         pictures: usize,
         model: &BarlowTwins,
         optimizer: OptimizerState,
     ) -> Result<Vec<u8>, CheckpointError> {
-        let mut tensors = values_of(model)?;
+        let mut tensors = values_of(model).await?;
         for (name, data) in optimizer.tensors {
             tensors.push((format!("{OPTIMIZER}{name}"), data));
         }
@@ -165,28 +166,33 @@ impl Checkpoint {
 ///
 /// # Errors
 /// If a weight is not finite.
-pub fn encoder_weights(encoder: &ResNet) -> Result<Vec<u8>, CheckpointError> {
-    Ok(serialize(&values_of(encoder)?, None))
+pub async fn encoder_weights(encoder: &ResNet) -> Result<Vec<u8>, CheckpointError> {
+    Ok(serialize(&values_of(encoder).await?, None))
 }
 
-fn values_of(network: &impl Network) -> Result<Vec<(String, TensorData)>, CheckpointError> {
-    struct Read(Vec<(String, TensorData)>);
-    impl Visitor for Read {
+async fn values_of(network: &impl Network) -> Result<Vec<(String, TensorData)>, CheckpointError> {
+    // What is read is flat; the shapes are kept beside it.
+    struct List(Vec<(String, Vec<usize>, Tensor<1>)>);
+    impl Visitor for List {
         fn parameter<const D: usize>(&mut self, name: &str, tensor: &mut Tensor<D>) {
-            self.0.push((name.to_owned(), tensor.to_data()));
+            let flat = tensor.clone().flatten(0, D - 1);
+            self.0.push((name.to_owned(), tensor.dims().to_vec(), flat));
         }
         fn statistic(&mut self, name: &str, tensor: &mut Tensor<1>) {
             self.parameter(name, tensor);
         }
     }
-    let mut read = Read(Vec::new());
-    network.clone().visit("", &mut read);
-    for (name, data) in &read.0 {
-        if data.iter::<f32>().any(|x| !x.is_finite()) {
-            return Err(CheckpointError::NotFinite(name.clone()));
+    let mut list = List(Vec::new());
+    network.clone().visit("", &mut list);
+    let mut values = Vec::new();
+    for (name, shape, flat) in list.0 {
+        let numbers = read(flat).await;
+        if numbers.iter().any(|x| !x.is_finite()) {
+            return Err(CheckpointError::NotFinite(name));
         }
+        values.push((name, TensorData::new(numbers, shape)));
     }
-    Ok(read.0)
+    Ok(values)
 }
 
 fn serialize(

@@ -1,19 +1,16 @@
 //! The training loop.
 
-use std::sync::mpsc::Receiver;
-
+use async_channel::Receiver;
 use burn::tensor::{Device, Tensor};
 
 use super::{Checkpoint, CheckpointError, Command, Event, StepReport};
-use crate::augment::Draw;
 use crate::config::{Config, ConfigError};
 use crate::data::{DevicePictures, Pictures};
 use crate::device::uncaptured_errors;
 use crate::evaluate::{Exam, Learned};
-use crate::loss::barlow_twins;
 use crate::model::{BarlowTwins, Mode, Network};
-use crate::ops::augment;
 use crate::ops::precision::with_precision;
+use crate::ops::{augment, read};
 use crate::optim::{Optimizer, Rates};
 use crate::random::{Purpose, Stream};
 
@@ -156,9 +153,36 @@ impl Trainer {
         self.exam = Some(exam);
     }
 
+    /// Where it computes.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// The run's settings.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Goes on with other settings, from the next step on. Those that the networks, the optimizer's memory or the order of
+    /// the pictures hang on stay as they are: the encoder, the projector, the optimizer, the seed, the batch and the
+    /// size.
+    ///
+    /// # Errors
+    /// If a setting cannot work; the run then goes on as before.
+    pub fn retune(&mut self, config: Config) -> Result<(), TrainError> {
+        let config = Config {
+            seed: self.config.seed,
+            size: self.config.size,
+            batch: self.config.batch,
+            encoder: self.config.encoder.clone(),
+            projector: self.config.projector.clone(),
+            optimizer: self.config.optimizer.clone(),
+            ..config
+        };
+        config.check(self.pictures.count())?;
+        config.check_precision(&self.device)?;
+        self.config = config;
+        Ok(())
     }
 
     /// Steps in an epoch.
@@ -190,8 +214,8 @@ impl Trainer {
     ///
     /// # Errors
     /// If a weight is not finite.
-    pub fn checkpoint(&self) -> Result<Vec<u8>, CheckpointError> {
-        let optimizer = self.optimizer.state(&self.model);
+    pub async fn checkpoint(&self) -> Result<Vec<u8>, CheckpointError> {
+        let optimizer = self.optimizer.state(&self.model).await;
         Checkpoint::write(
             &self.config,
             self.step,
@@ -199,13 +223,14 @@ impl Trainer {
             &self.model,
             optimizer,
         )
+        .await
     }
 
     /// Runs to the end, or until it is told to stop. `emit` gets the events; `commands` are obeyed between steps.
     ///
     /// # Errors
     /// If the loss or a weight is no longer finite.
-    pub fn run(
+    pub async fn run(
         &mut self,
         commands: &Receiver<Command>,
         mut emit: impl FnMut(Event),
@@ -220,7 +245,7 @@ impl Trainer {
         });
         if self.step == 0 && self.config.evaluate_every > 0 {
             // Where an untrained encoder stands.
-            self.take_exam(&mut emit);
+            self.take_exam(&mut emit).await;
         }
         // A new run has nothing to go on from yet.
         let mut saved = (self.step > 0).then_some(self.step);
@@ -231,7 +256,7 @@ impl Trainer {
             loop {
                 let command = if paused {
                     // Nobody is left to command: go on.
-                    commands.recv().ok().or(Some(Command::Run))
+                    commands.recv().await.ok().or(Some(Command::Run))
                 } else {
                     commands.try_recv().ok()
                 };
@@ -249,7 +274,7 @@ impl Trainer {
                     Some(Command::ShowCorrelation) => show_correlation = true,
                     Some(Command::Stop) => {
                         if saved != Some(self.step) {
-                            let bytes = self.checkpoint()?;
+                            let bytes = self.checkpoint().await?;
                             self.check_device()?;
                             emit(Event::Checkpoint {
                                 step: self.step,
@@ -260,14 +285,14 @@ impl Trainer {
                     }
                 }
             }
-            emit(Event::Step(self.advance()?));
+            emit(Event::Step(self.advance().await?));
             let epoch_ends = self.step.is_multiple_of(self.steps_per_epoch());
             let epoch = self.step / self.steps_per_epoch();
             let due = |every: usize| epoch_ends && every > 0 && epoch.is_multiple_of(every);
             let checkpoint_due = due(self.config.checkpoint_every) || self.step == self.steps();
             let milestone = checkpoint_due || self.step == 1;
             if (show_correlation || milestone)
-                && let Some(event) = self.correlation_event(milestone)
+                && let Some(event) = self.correlation_event(milestone).await
             {
                 emit(event);
             }
@@ -276,7 +301,7 @@ impl Trainer {
             }
             // The state leaves before the evaluation begins, which may take long.
             if checkpoint_due {
-                let bytes = self.checkpoint()?;
+                let bytes = self.checkpoint().await?;
                 // Nothing that came of a failure is kept.
                 self.check_device()?;
                 emit(Event::Checkpoint {
@@ -286,7 +311,7 @@ impl Trainer {
                 saved = Some(self.step);
             }
             if due(self.config.evaluate_every) {
-                self.take_exam(&mut emit);
+                self.take_exam(&mut emit).await;
             }
         }
         Ok(Outcome::Finished)
@@ -304,9 +329,9 @@ impl Trainer {
         })
     }
 
-    fn take_exam(&self, emit: &mut impl FnMut(Event)) {
+    async fn take_exam(&self, emit: &mut impl FnMut(Event)) {
         if let Some(exam) = &self.exam {
-            let figures = exam.quick(&mut self.learned());
+            let figures = exam.quick(&mut self.learned()).await;
             let epoch = self.step / self.steps_per_epoch();
             emit(Event::Evaluation {
                 step: self.step,
@@ -316,15 +341,14 @@ impl Trainer {
         }
     }
 
-    /// The cross-correlation of the last step, `[d, d]`, if there was one.
-    pub fn correlation(&self) -> Option<Tensor<2>> {
-        self.correlation.clone()
+    /// The cross-correlation of the last step, if there was one: its width d, and its entries row after row.
+    pub async fn correlation(&self) -> Option<(usize, Vec<f32>)> {
+        let correlation = self.correlation.clone()?;
+        Some((correlation.dims()[0], read(correlation).await))
     }
 
-    fn correlation_event(&self, milestone: bool) -> Option<Event> {
-        let correlation = self.correlation()?;
-        let width = correlation.dims()[0];
-        let values = correlation.into_data().iter::<f32>().collect();
+    async fn correlation_event(&self, milestone: bool) -> Option<Event> {
+        let (width, values) = self.correlation().await?;
         Some(Event::Correlation {
             step: self.step,
             width,
@@ -337,18 +361,18 @@ impl Trainer {
     ///
     /// # Errors
     /// If the loss is no finite number, or the device failed; the weights are then as before the step.
-    pub fn advance(&mut self) -> Result<StepReport, TrainError> {
+    pub async fn advance(&mut self) -> Result<StepReport, TrainError> {
         let epoch = self.step / self.steps_per_epoch();
         let indices = self.batch_indices(epoch);
         let views = self.views(&indices, epoch);
-        self.learn(views)
+        self.learn(views).await
     }
 
     /// One step on given views, `[2 batch, 3, size, size]`: the first of every picture, then the second of every one.
     ///
     /// # Errors
     /// If the loss is no finite number, or the device failed; the weights are then as before the step.
-    pub fn learn(&mut self, views: Tensor<4>) -> Result<StepReport, TrainError> {
+    pub async fn learn(&mut self, views: Tensor<4>) -> Result<StepReport, TrainError> {
         let epoch = self.step / self.steps_per_epoch().max(1);
         let rates =
             self.config
@@ -357,15 +381,15 @@ impl Trainer {
         // Both views go through the networks together; their batch statistics are each view's own.
         let (loss, gradients) = with_precision(self.config.precision, || {
             let z = self.model.embed(views.autodiff(), Mode::Train { views: 2 });
-            let loss = barlow_twins(z, self.config.lambda);
+            let loss = self.config.objective.loss(z, self.config.lambda);
             let gradients = loss.loss.backward();
             (loss, gradients)
         });
 
         let width = loss.matrix.dims()[0];
         // One reading a step, which on a GPU waits for all of it.
-        let numbers: Vec<f64> = loss.terms.into_data().iter::<f64>().collect();
-        let [total, invariance, redundancy, trace] = [0, 1, 2, 3].map(|i| numbers[i]);
+        let numbers = read(loss.terms).await;
+        let [total, invariance, redundancy, trace] = [0, 1, 2, 3].map(|i| f64::from(numbers[i]));
         self.check_device()?;
         if !total.is_finite() {
             return Err(TrainError::Diverged {
@@ -406,27 +430,13 @@ impl Trainer {
 
     /// The first views of the pictures at `indices`, and then the second ones.
     fn views(&self, indices: &[usize], epoch: usize) -> Tensor<4> {
-        let augmentation = &self.config.augmentation;
-        let policies = [
-            (Purpose::ViewA, &augmentation.view_a),
-            (Purpose::ViewB, &augmentation.view_b),
-        ];
-        let (seed, size) = (self.config.seed, self.config.size);
-        let draws: Vec<(usize, Draw)> = policies
-            .into_iter()
-            .flat_map(|(purpose, policy)| {
-                indices.iter().map(move |index| {
-                    let mut stream = Stream::new(seed, purpose, epoch as u64, *index as u64);
-                    let draw = Draw::from_policy(policy, self.pictures.size(), size, &mut stream);
-                    (*index, draw)
-                })
-            })
-            .collect();
+        let draws = self.config.draw_views(self.pictures.size(), indices, epoch);
+        let normalization = &self.config.augmentation.normalization;
         augment(
             &self.pictures,
             &draws,
-            size,
-            &augmentation.normalization,
+            self.config.size,
+            normalization,
             &self.device,
         )
     }
@@ -434,7 +444,8 @@ impl Trainer {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::channel;
+    use async_channel::unbounded;
+    use pollster::block_on;
 
     use super::*;
     use crate::data::emoji::emoji;
@@ -466,11 +477,11 @@ mod tests {
 
     /// Runs with commands that wait before the first step.
     fn run(trainer: &mut Trainer, commands: &[Command]) -> (Outcome, Vec<Event>) {
-        let (sender, receiver) = channel();
-        commands.iter().for_each(|c| sender.send(*c).unwrap());
+        let (sender, receiver) = unbounded();
+        commands.iter().for_each(|c| sender.try_send(*c).unwrap());
         drop(sender);
         let mut events = Vec::new();
-        let outcome = trainer.run(&receiver, |event| events.push(event)).unwrap();
+        let outcome = block_on(trainer.run(&receiver, |event| events.push(event))).unwrap();
         (outcome, events)
     }
 
@@ -521,7 +532,7 @@ mod tests {
                 };
                 let mut trainer = Trainer::new(config, &pictures, device).unwrap();
                 (0..4)
-                    .map(|_| trainer.advance().unwrap().loss)
+                    .map(|_| block_on(trainer.advance()).unwrap().loss)
                     .collect::<Vec<f64>>()
             };
             let (narrow, wide) = (losses(Precision::F16), losses(Precision::F32));
@@ -560,6 +571,29 @@ mod tests {
     }
 
     #[test]
+    fn a_run_goes_on_with_other_settings() {
+        let (config, pictures) = tiny();
+        let mut trainer = Trainer::new(config.clone(), &pictures, &cpu()).unwrap();
+        block_on(trainer.advance()).unwrap();
+        let mut other = config.clone();
+        (other.lambda, other.batch, other.encoder.width) = (1.0, 32, 8);
+        trainer.retune(other).unwrap();
+        assert_eq!(trainer.config().lambda, 1.0);
+        assert_eq!(
+            (trainer.config().batch, trainer.config().encoder.width),
+            (16, 4)
+        );
+        let report = block_on(trainer.advance()).unwrap();
+        assert!((report.loss - report.invariance - report.redundancy).abs() < 1e-3 * report.loss);
+        let wrong = Config {
+            lambda: -1.0,
+            ..config
+        };
+        assert!(trainer.retune(wrong).is_err());
+        assert_eq!(trainer.config().lambda, 1.0);
+    }
+
+    #[test]
     fn divergence_names_the_step_and_keeps_the_weights() {
         let (mut config, pictures) = tiny();
         config.schedule.rate_weights = 1e30;
@@ -570,11 +604,11 @@ mod tests {
             weight_decay: 0.0,
         };
         let mut trainer = Trainer::new(config, &pictures, &cpu()).unwrap();
-        let (_sender, receiver) = channel();
+        let (_sender, receiver) = unbounded();
         let mut checkpoints = 0;
-        let error = trainer.run(&receiver, |event| {
+        let error = block_on(trainer.run(&receiver, |event| {
             checkpoints += usize::from(matches!(event, Event::Checkpoint { .. }));
-        });
+        }));
         let message = error.unwrap_err().to_string();
         assert!(message.contains("diverged"), "{message}");
         assert_eq!(checkpoints, 0);
@@ -584,12 +618,12 @@ mod tests {
     fn foreign_and_damaged_checkpoints_are_refused() {
         let (config, pictures) = tiny();
         let trainer = Trainer::new(config.clone(), &pictures, &cpu()).unwrap();
-        let bytes = trainer.checkpoint().unwrap();
+        let bytes = block_on(trainer.checkpoint()).unwrap();
         for length in [0, 7, 100, bytes.len() / 2, bytes.len() - 1] {
             let error = Checkpoint::read(&bytes[..length]).err().unwrap();
             assert!(matches!(error, CheckpointError::Damaged(_)), "{error}");
         }
-        let weights = encoder_weights(&trainer.model().encoder).unwrap();
+        let weights = block_on(encoder_weights(&trainer.model().encoder)).unwrap();
         let error = Checkpoint::read(&weights).err().unwrap();
         assert!(matches!(error, CheckpointError::Foreign(_)), "{error}");
 

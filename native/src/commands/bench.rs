@@ -171,7 +171,7 @@ impl Bencher {
         // A step ends by reading the loss; the update of the weights goes on behind it.
         let mut step = || -> Result<f64> {
             let start = now();
-            trainer.advance()?;
+            pollster::block_on(trainer.advance())?;
             measure::finish(&self.device);
             Ok(now() - start)
         };
@@ -188,7 +188,9 @@ impl Bencher {
         let step_seconds = seconds[seconds.len() / 2];
         let memory = reserved_memory(&self.device);
         let clock = self.clock.clone();
-        let (result, operations) = measure::record(clock, self.patience, || trainer.advance());
+        let (result, operations) = measure::record(clock, self.patience, || {
+            pollster::block_on(trainer.advance())
+        });
         result?;
         Ok(Side {
             first_seconds,

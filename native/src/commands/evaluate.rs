@@ -5,6 +5,7 @@ use barlow_core::config::Config;
 use barlow_core::device::Device;
 use barlow_core::evaluate::{Exam, Figure, Knn, Learned, Pixels};
 use barlow_core::model::BarlowTwins;
+use pollster::block_on;
 use serde::Serialize;
 
 use crate::cli::Evaluate;
@@ -63,9 +64,9 @@ pub fn evaluate(arguments: &Evaluate) -> Result<()> {
 /// Measures `learned`, raw pixels, and the same encoder as it was before training.
 pub fn examine(exam: &Exam, mut learned: Learned, config: &Config, device: &Device) -> Vec<Row> {
     let untrained = BarlowTwins::new(&config.encoder, &config.projector, config.seed, device);
-    let learned = exam.full(&mut learned);
-    let pixels = exam.full(&mut Pixels);
-    let untrained = exam.full(&mut Learned::new(untrained, config, device));
+    let learned = block_on(exam.full(&mut learned));
+    let pixels = block_on(exam.full(&mut Pixels));
+    let untrained = block_on(exam.full(&mut Learned::new(untrained, config, device)));
     learned
         .into_iter()
         .zip(pixels)

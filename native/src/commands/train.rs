@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use barlow_core::train::{Command, Outcome, Trainer, encoder_weights};
+use pollster::block_on;
 
 use super::evaluate::{examine, print_table};
 use crate::cli::Train;
@@ -103,7 +104,7 @@ pub fn train(arguments: &Train) -> Result<()> {
     }
     folder.write(
         "encoder.safetensors",
-        &encoder_weights(&trainer.model().encoder)?,
+        &block_on(encoder_weights(&trainer.model().encoder))?,
     )?;
     let table = examine(
         &loaded.exam,
@@ -141,7 +142,7 @@ fn quoted(path: &Path) -> String {
 
 /// Runs the trainer on a thread of its own, and reads its events here.
 fn run(trainer: &mut Trainer, mut watch: Watch<'_>) -> Result<Outcome> {
-    let (commands, receiver) = mpsc::channel();
+    let (commands, receiver) = async_channel::unbounded();
     let (sender, events) = mpsc::channel();
     stop_when_interrupted(commands.clone())?;
     let stop = commands.clone();
@@ -151,12 +152,12 @@ fn run(trainer: &mut Trainer, mut watch: Watch<'_>) -> Result<Outcome> {
             thread::Builder::new()
                 .name("trainer".into())
                 .spawn_scoped(scope, move || {
-                    trainer.run(&receiver, |event| {
+                    block_on(trainer.run(&receiver, |event| {
                         if sender.send(event).is_err() {
                             // Nobody reads any more: stop after this step.
-                            _ = stop.send(Command::Stop);
+                            _ = stop.try_send(Command::Stop);
                         }
-                    })
+                    }))
                 })?;
         let mut drawn = Instant::now();
         let mut failure = None;
@@ -165,11 +166,11 @@ fn run(trainer: &mut Trainer, mut watch: Watch<'_>) -> Result<Outcome> {
                 && let Err(error) = watch.read(event)
             {
                 // What cannot be kept need not be computed.
-                _ = commands.send(Command::Stop);
+                _ = commands.try_send(Command::Stop);
                 failure = Some(error);
             }
             if watch.wants_correlation() && drawn.elapsed() > DRAW_EVERY {
-                _ = commands.send(Command::ShowCorrelation);
+                _ = commands.try_send(Command::ShowCorrelation);
                 drawn = Instant::now();
             }
         }
@@ -183,10 +184,12 @@ fn run(trainer: &mut Trainer, mut watch: Watch<'_>) -> Result<Outcome> {
 }
 
 /// The first interrupt finishes the step and saves, a second one ends at once.
-fn stop_when_interrupted(commands: mpsc::Sender<Command>) -> Result<()> {
+fn stop_when_interrupted(commands: async_channel::Sender<Command>) -> Result<()> {
     let interrupts = Arc::new(AtomicUsize::new(0));
     ctrlc::set_handler(move || {
-        if interrupts.fetch_add(1, Ordering::SeqCst) > 0 || commands.send(Command::Stop).is_err() {
+        if interrupts.fetch_add(1, Ordering::SeqCst) > 0
+            || commands.try_send(Command::Stop).is_err()
+        {
             std::process::exit(INTERRUPTED);
         }
         eprintln!("\nfinishing the step and saving; once more ends at once");

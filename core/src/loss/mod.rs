@@ -3,7 +3,11 @@
 //! each view's embeddings are normalized over the batch on their own (biased variance, ε = 1e-5, no learned scale),
 //! `C = Z_Aᵀ Z_B / N`, and `L = Σ_i (1 - C_ii)² + λ Σ_{i≠j} C_ij²`.
 
+mod objective;
+
 use burn::tensor::Tensor;
+
+pub use objective::Objective;
 
 use crate::ops::{self, Correlation, Normalize, Statistics};
 

@@ -1,0 +1,89 @@
+//! The plane that shows most of vectors: their first two principal components.
+
+use nalgebra::DMatrix;
+
+use super::Features;
+
+/// For each vector, its place along the two directions in which the vectors vary most, the first one's first. Each axis
+/// points to where the vector of largest share lies, so that the same vectors make the same picture.
+pub fn principal_plane(features: &Features) -> Vec<[f32; 2]> {
+    let (count, width) = (features.count(), features.width);
+    let mean = features.mean();
+    let centered = DMatrix::from_fn(count, width, |i, j| f64::from(features.row(i)[j] - mean[j]));
+    // The smaller of the two products has the same nonzero eigenvalues.
+    let by_vectors = count < width;
+    let product = if by_vectors {
+        &centered * centered.transpose()
+    } else {
+        centered.tr_mul(&centered)
+    };
+    let eigen = product.symmetric_eigen();
+    let mut order: Vec<usize> = (0..eigen.eigenvalues.len()).collect();
+    order.sort_by(|a, b| eigen.eigenvalues[*b].total_cmp(&eigen.eigenvalues[*a]));
+    let axis = |which: usize| -> Vec<f64> {
+        let Some(index) = order.get(which) else {
+            return vec![0.0; count];
+        };
+        let vector = eigen.eigenvectors.column(*index);
+        let mut places: Vec<f64> = if by_vectors {
+            let length = eigen.eigenvalues[*index].max(0.0).sqrt();
+            vector.iter().map(|x| x * length).collect()
+        } else {
+            (&centered * vector).iter().copied().collect()
+        };
+        let farthest = places
+            .iter()
+            .copied()
+            .max_by(|a, b| a.abs().total_cmp(&b.abs()));
+        if farthest.is_some_and(|place| place < 0.0) {
+            places.iter_mut().for_each(|place| *place = -*place);
+        }
+        places
+    };
+    let (first, second) = (axis(0), axis(1));
+    first
+        .into_iter()
+        .zip(second)
+        .map(|(x, y)| [x as f32, y as f32])
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::{Purpose, Stream};
+
+    #[test]
+    fn finds_the_plane_that_vectors_lie_in() {
+        let mut stream = Stream::new(3, Purpose::Sample, 0, 0);
+        // More vectors than numbers, and fewer.
+        for (count, width) in [(50, 6), (20, 40)] {
+            let (mut a, mut b) = (vec![0.0f32; width], vec![0.0f32; width]);
+            (a[1], b[4]) = (1.0, 1.0);
+            let places: Vec<[f32; 2]> = (0..count)
+                .map(|_| [3.0 * stream.normal(), stream.normal()])
+                .collect();
+            let values = places
+                .iter()
+                .flat_map(|[x, y]| {
+                    (0..width)
+                        .map(|j| x * a[j] + y * b[j] + 7.0)
+                        .collect::<Vec<_>>()
+                })
+                .collect();
+            let found = principal_plane(&Features { width, values });
+            for (i, j) in [(0, 1), (2, 9), (4, 17)] {
+                let distance = |p: &[[f32; 2]]| (p[i][0] - p[j][0]).hypot(p[i][1] - p[j][1]);
+                let (expected, found) = (distance(&places), distance(&found));
+                assert!((expected - found).abs() < 1e-3, "{expected} {found}");
+            }
+            let spread = |axis: usize| found.iter().map(|p| p[axis] * p[axis]).sum::<f32>();
+            assert!(spread(0) > spread(1));
+        }
+        let one = Features {
+            width: 3,
+            values: vec![1.0; 3],
+        };
+        assert_eq!(principal_plane(&one), [[0.0, 0.0]]);
+    }
+}

@@ -1,0 +1,199 @@
+//! What a run can be told to minimize: the objective as published, and what is left of it when a part is taken away,
+//! so that each part can be seen at work. InfoNCE is there to be compared.
+
+use burn::tensor::{Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+
+use super::{barlow_twins, normalize};
+use crate::ops::{Correlation, correlate, product};
+
+/// What is minimized.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Objective {
+    /// Both terms, on embeddings that are normalized over the batch: Barlow Twins.
+    #[default]
+    BarlowTwins,
+    /// The diagonal's term alone: nothing keeps two dimensions from telling the same.
+    Invariance,
+    /// The other entries' term alone: nothing makes the views agree.
+    Redundancy,
+    /// Both terms, on embeddings as they are: C then is no correlation, and shrinks and grows with them.
+    Unnormalized,
+    /// InfoNCE (van den Oord et al. 2018, arXiv 1807.03748) as SimCLR has it (Chen et al. 2020, arXiv 2002.05709), with
+    /// the other view's pictures as negatives: pictures are told apart instead of dimensions.
+    InfoNce,
+}
+
+/// InfoNCE's temperature, SimCLR's for small batches.
+const TEMPERATURE: f64 = 0.1;
+
+/// Keeps the logarithm and the root of what may be 0 finite.
+const TINY: f64 = 1e-12;
+
+impl Objective {
+    /// The loss of embeddings `z [2 n, d]` of two views of the same `n` pictures, the first view's first. The terms and C
+    /// are those of [`barlow_twins`] but for the loss itself; without normalization they are of C as it is.
+    pub fn loss(self, z: Tensor<2>, lambda: f64) -> Correlation {
+        match self {
+            Self::BarlowTwins => barlow_twins(z, lambda),
+            Self::Invariance => barlow_twins(z, 0.0),
+            Self::Redundancy => {
+                let shown = correlate(normalize(untracked(z.clone())), lambda);
+                let matrix = cross_products(normalize(z));
+                let off = matrix.clone() - matrix.clone() * identity(&matrix);
+                replace_loss(shown, sum_of_squares(off) * lambda)
+            }
+            Self::Unnormalized => {
+                let shown = correlate(untracked(z.clone()), lambda);
+                let matrix = cross_products(z);
+                let diagonal = identity(&matrix);
+                let on = matrix.clone() * diagonal.clone();
+                let invariance = sum_of_squares(on.clone() - diagonal);
+                let loss = invariance + sum_of_squares(matrix - on) * lambda;
+                replace_loss(shown, loss)
+            }
+            Self::InfoNce => {
+                let shown = correlate(normalize(untracked(z.clone())), lambda);
+                replace_loss(shown, info_nce(z))
+            }
+        }
+    }
+}
+
+/// `z` without gradients.
+fn untracked(z: Tensor<2>) -> Tensor<2> {
+    if z.device().is_autodiff() {
+        z.inner()
+    } else {
+        z
+    }
+}
+
+/// The two views of `z [2 n, d]`.
+fn views(z: Tensor<2>) -> [Tensor<2>; 2] {
+    let [rows, width] = z.dims();
+    let n = rows / 2;
+    [
+        z.clone().slice([0..n, 0..width]),
+        z.slice([n..rows, 0..width]),
+    ]
+}
+
+/// `Z_Aᵀ Z_B / n`, tracked.
+fn cross_products(z: Tensor<2>) -> Tensor<2> {
+    let n = z.dims()[0] / 2;
+    let [a, b] = views(z);
+    product((a, true), (b, false)) / n as f64
+}
+
+/// 1 on the diagonal, 0 elsewhere, in the size of `like`.
+fn identity(like: &Tensor<2>) -> Tensor<2> {
+    let width = like.dims()[0];
+    let mut values = vec![0.0f32; width * width];
+    values.iter_mut().step_by(width + 1).for_each(|x| *x = 1.0);
+    Tensor::from_data(TensorData::new(values, [width, width]), &like.device())
+}
+
+fn sum_of_squares(x: Tensor<2>) -> Tensor<1> {
+    // Row by row first: adding many small numbers to one large one would lose digits.
+    (x.clone() * x).sum_dim(1).sum()
+}
+
+/// The mean over both directions of the cross-entropy of telling a picture's other view from those of the others.
+fn info_nce(z: Tensor<2>) -> Tensor<1> {
+    let norm = ((z.clone() * z.clone()).sum_dim(1) + TINY).sqrt();
+    let [a, b] = views(z / norm);
+    let n = a.dims()[0] as f64;
+    // Cosines are at most 1: less 1, no exponential overflows.
+    let logits = (product((a, false), (b, true)) - 1.0) / TEMPERATURE;
+    let right = (logits.clone() * identity(&logits)).sum_dim(1).sum();
+    let among_all = |dim: usize| (logits.clone().exp().sum_dim(dim) + TINY).log().sum();
+    (among_all(0) + among_all(1) - right * 2.0) / (2.0 * n)
+}
+
+/// `shown` with another loss.
+fn replace_loss(shown: Correlation, loss: Tensor<1>) -> Correlation {
+    let value = if loss.device().is_autodiff() {
+        loss.clone().inner()
+    } else {
+        loss.clone()
+    };
+    Correlation {
+        terms: Tensor::cat(vec![value, shown.terms.slice([1..4])], 0),
+        loss,
+        matrix: shown.matrix,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{each_device, random, values};
+
+    const ALL: [Objective; 5] = [
+        Objective::BarlowTwins,
+        Objective::Invariance,
+        Objective::Redundancy,
+        Objective::Unnormalized,
+        Objective::InfoNce,
+    ];
+
+    #[test]
+    fn gradients_are_the_slopes_of_each_objective() {
+        let (n, d, lambda) = (6, 5, 0.3);
+        each_device(|device| {
+            for objective in ALL {
+                let tracked = random::<2>([2 * n, d], 1, device).autodiff().require_grad();
+                let gradients = objective.loss(tracked.clone(), lambda).loss.backward();
+                let gradient = values(tracked.grad(&gradients).unwrap());
+                let z = values(tracked.inner());
+                // As in the test of `barlow_twins`.
+                let step = 1e-2;
+                for i in (0..2 * n * d).step_by(7) {
+                    let at = |offset: f32| {
+                        let mut z = z.clone();
+                        z[i] += offset;
+                        let z = Tensor::from_data(TensorData::new(z, [2 * n, d]), device);
+                        f64::from(values(objective.loss(z, lambda).terms)[0])
+                    };
+                    let slope = (at(step) - at(-step)) / f64::from(2.0 * step);
+                    let found = f64::from(gradient[i]);
+                    assert!(
+                        (slope - found).abs() < 1e-2,
+                        "{objective:?} {i}: {slope} {found}"
+                    );
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn parts_add_up_to_the_whole() {
+        each_device(|device| {
+            let z = random::<2>([24, 7], 2, device);
+            let terms = |objective: Objective| values(objective.loss(z.clone(), 0.3).terms);
+            let whole = terms(Objective::BarlowTwins);
+            let (invariance, redundancy) =
+                (terms(Objective::Invariance), terms(Objective::Redundancy));
+            assert!((whole[0] - invariance[0] - redundancy[0]).abs() < 1e-4 * whole[0]);
+            assert_eq!(whole[1..], invariance[1..]);
+            // What is off the diagonal is shown as it is, whatever is minimized.
+            assert!((whole[2] - redundancy[2]).abs() < 1e-4 * whole[2]);
+        });
+    }
+
+    #[test]
+    fn info_nce_is_small_for_views_that_tell_pictures_apart() {
+        each_device(|device| {
+            let apart =
+                Tensor::<2>::from_floats([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]], device);
+            let mixed =
+                Tensor::<2>::from_floats([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]], device);
+            let of = |z| values(Objective::InfoNce.loss(z, 0.0).terms)[0];
+            // ln(1 + e^-10) and ln(1 + e^10).
+            assert!(of(apart) < 1e-3);
+            assert!((of(mixed) - 10.0).abs() < 1e-2);
+        });
+    }
+}

@@ -1,0 +1,195 @@
+//! The start in a browser, and what the page's script can ask of the lab: `window.lab`.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use eframe::egui;
+use js_sys::{Object, Reflect};
+use serde_json::json;
+use wasm_bindgen::prelude::*;
+use wasm_bindgen_futures::spawn_local;
+use web_sys::{DedicatedWorkerGlobalScope, Document, HtmlCanvasElement, Window};
+
+use crate::accessible::Mirror;
+use crate::app::App;
+use crate::lab::Lab;
+use crate::page::Page;
+use crate::platform;
+use crate::run::Activity;
+
+/// Starts the page, or in a worker the trainer.
+pub fn start() {
+    let global = js_sys::global();
+    match global.dyn_into::<Window>() {
+        Ok(window) => spawn_local(async move {
+            if let Err(problem) = start_page(&window).await {
+                tell(&window, &format!("The lab cannot start here: {problem}"));
+            }
+        }),
+        Err(global) => platform::work(global.unchecked_into::<DedicatedWorkerGlobalScope>()),
+    }
+}
+
+/// Writes a message into the page itself.
+fn tell(window: &Window, message: &str) {
+    let place = window
+        .document()
+        .and_then(|document| document.get_element_by_id("loading"));
+    if let Some(place) = place {
+        place.set_text_content(Some(message));
+    }
+}
+
+fn words(error: &JsValue) -> String {
+    let message = Reflect::get(error, &"message".into())
+        .ok()
+        .and_then(|message| message.as_string());
+    message
+        .or_else(|| error.as_string())
+        .unwrap_or_else(|| format!("{error:?}"))
+}
+
+async fn start_page(window: &Window) -> Result<(), String> {
+    let document: Document = window.document().ok_or("there is no document")?;
+    let element = |id: &str| {
+        document
+            .get_element_by_id(id)
+            .ok_or_else(|| format!("the page has no element #{id}"))
+    };
+    let canvas: HtmlCanvasElement = element("canvas")?
+        .dyn_into()
+        .map_err(|_| "#canvas is no canvas")?;
+    let mirror = Mirror::new(element("accessible")?, element("spoken")?);
+    let window = window.clone();
+    let create: eframe::AppCreator<'static> = Box::new(move |creation| {
+        let context = &creation.egui_ctx;
+        context.enable_accesskit();
+        context.add_plugin(mirror);
+        let lab = Rc::new(RefCell::new(Lab::new(&platform::fragment(), context)));
+        if let Some(advice) = advice(&window) {
+            lab.borrow_mut().messages.push(advice);
+        }
+        publish(&window, &lab, context);
+        follow(&window, &lab, context);
+        Ok(Box::new(App::new(lab)))
+    });
+    let started = eframe::WebRunner::new()
+        .start(canvas, eframe::WebOptions::default(), create)
+        .await;
+    started.map_err(|error| {
+        format!("{}. It draws with WebGL 2: allow hardware acceleration in the browser's settings, or take another browser", words(&error))
+    })?;
+    element("loading")?.remove();
+    Ok(())
+}
+
+/// What to do where there is no WebGPU.
+fn advice(window: &Window) -> Option<String> {
+    if platform::has_gpu_api() {
+        return None;
+    }
+    let agent = window.navigator().user_agent().unwrap_or_default();
+    let has = |name: &str| agent.contains(name);
+    let todo = if !window.is_secure_context() {
+        "browsers offer it on https:// and on localhost only: open the page there"
+    } else if has("Firefox") {
+        "in Firefox, open about:config, set dom.webgpu.enabled to true, and load the page anew (or take Firefox 141 or later on Windows)"
+    } else if has("Chrome") || has("Edg") {
+        "update it to version 113 or later, allow “graphics acceleration” under Settings, System, and see chrome://gpu; on Linux \
+         start it with --enable-features=Vulkan --enable-unsafe-webgpu"
+    } else if has("Safari") {
+        "it is there from Safari 26 on; before, choose Develop, Feature Flags, WebGPU"
+    } else {
+        "a current Chrome, Edge, Firefox or Safari has it"
+    };
+    Some(format!(
+        "This browser has no WebGPU, so training runs on the CPU, at a smaller size. To have it: {todo}."
+    ))
+}
+
+/// Gives the page's script `window.lab`: its state, and a few commands. Tests and benchmarks use it, and whoever wants
+/// to put the lab into a page of their own.
+fn publish(window: &Window, lab: &Rc<RefCell<Lab>>, context: &egui::Context) {
+    let interface = Object::new();
+    let status = {
+        let lab = lab.clone();
+        Closure::<dyn Fn() -> String>::new(move || {
+            let mut lab = lab.borrow_mut();
+            lab.receive();
+            status(&lab)
+        })
+    };
+    let command = {
+        let (lab, context) = (lab.clone(), context.clone());
+        Closure::<dyn Fn(String)>::new(move |name: String| {
+            let mut lab = lab.borrow_mut();
+            match name.as_str() {
+                "play" => lab.play(),
+                "pause" => lab.pause(),
+                "step" => lab.step(),
+                "restart" => lab.restart(),
+                other => lab
+                    .messages
+                    .push(format!("window.lab knows no command {other}")),
+            }
+            context.request_repaint();
+        })
+    };
+    _ = Reflect::set(&interface, &"status".into(), status.as_ref());
+    _ = Reflect::set(&interface, &"command".into(), command.as_ref());
+    _ = Reflect::set(window, &"lab".into(), &interface);
+    status.forget();
+    command.forget();
+}
+
+/// The lab's state as JSON.
+fn status(lab: &Lab) -> String {
+    let runs = lab.runs.iter().map(|run| {
+        let last = run.history.steps.last();
+        let opened = run.opened.as_ref();
+        json!({
+            "step": last.map_or(0, |report| report.step),
+            "loss": last.map(|report| report.loss),
+            "losses": run.history.steps.iter().map(|report| report.loss).collect::<Vec<_>>(),
+            "diagonals": run.history.steps.iter().map(|report| report.diagonal).collect::<Vec<_>>(),
+            "step_ms": run.history.milliseconds,
+            "matrices": run.history.frames.len(),
+            "scores": run.history.probes.iter().map(|probe| (probe.step, probe.score)).collect::<Vec<_>>(),
+            "untrained": opened.map(|opened| opened.untrained),
+            "pixels": opened.map(|opened| opened.pixels),
+            "device": opened.map(|opened| &opened.device),
+            "on_cpu": opened.map(|opened| opened.on_cpu),
+            "setup": opened.map_or(&run.setup, |opened| &opened.setup),
+            "error": (run.activity == Activity::Failed).then_some("the run stopped"),
+        })
+    });
+    let runs: Vec<_> = runs.collect();
+    let mut status = runs
+        .first()
+        .cloned()
+        .unwrap_or_else(|| json!({ "step": 0 }));
+    status["runs"] = runs.into();
+    status["playing"] = lab.is_playing().into();
+    status["messages"] = lab.messages.clone().into();
+    status["own"] = lab.own.names.len().into();
+    status.to_string()
+}
+
+/// Follows the address: a link that is typed or clicked while the page is open.
+fn follow(window: &Window, lab: &Rc<RefCell<Lab>>, context: &egui::Context) {
+    let (lab, context) = (lab.clone(), context.clone());
+    let changed = Closure::<dyn Fn()>::new(move || {
+        let (page, unknown) = Page::parse(&platform::fragment());
+        let mut lab = lab.borrow_mut();
+        if !unknown.is_empty() {
+            lab.messages.push(format!(
+                "Not understood in the link: {}",
+                unknown.join(", ")
+            ));
+        }
+        lab.show(page);
+        context.request_repaint();
+    });
+    window.set_onhashchange(Some(changed.as_ref().unchecked_ref()));
+    changed.forget();
+}

@@ -1,0 +1,328 @@
+//! The lab's state, and what can be done with it. Drawing is in [`crate::panel`].
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use eframe::egui;
+
+use crate::dataset::{DatasetError, OwnPictures, Source, decode};
+use crate::page::Page;
+use crate::platform::{self, Link};
+use crate::protocol::Request;
+use crate::run::Run;
+use crate::setup::{DataChoice, Setup};
+
+/// Files that came from elsewhere, as from an asynchronous request.
+type Arrivals<T> = Rc<RefCell<Vec<T>>>;
+
+/// Pictures of the visitor's that are kept, at most.
+const MOST_OWN: usize = 5000;
+
+/// The lab.
+pub struct Lab {
+    /// What a link holds.
+    pub page: Page,
+    /// One run, or two side by side.
+    pub runs: Vec<Run>,
+    /// The visitor's pictures.
+    pub own: OwnPictures,
+    /// The fashion set's file, once it is there.
+    fashion: Option<Vec<u8>>,
+    fashion_arrives: Arrivals<Result<Vec<u8>, String>>,
+    fashion_asked: bool,
+    files_arrive: Arrivals<Result<(String, Vec<u8>), String>>,
+    /// What to tell the visitor.
+    pub messages: Vec<String>,
+    /// Milliseconds between steps.
+    pub pace: u32,
+    /// The picture whose neighbors are shown: one of the shown ones, or the visitor's last.
+    pub picked: Picked,
+    /// The last picture that was dropped.
+    pub query: Option<(String, Vec<u8>)>,
+    /// What it looks like: state of the drawing alone.
+    pub view: crate::panel::View,
+    context: egui::Context,
+}
+
+/// A picture whose neighbors are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Picked {
+    /// One of the shown pictures.
+    Shown(usize),
+    /// The one that was dropped last.
+    Query,
+}
+
+impl Lab {
+    /// The lab as a link describes it.
+    pub fn new(fragment: &str, context: &egui::Context) -> Self {
+        let (page, unknown) = Page::parse(fragment);
+        let mut lab = Self {
+            page: Page::default(),
+            runs: Vec::new(),
+            own: OwnPictures::default(),
+            fashion: None,
+            fashion_arrives: Arrivals::default(),
+            fashion_asked: false,
+            files_arrive: Arrivals::default(),
+            messages: Vec::new(),
+            pace: 0,
+            picked: Picked::Shown(0),
+            query: None,
+            view: crate::panel::View::default(),
+            context: context.clone(),
+        };
+        if !unknown.is_empty() {
+            lab.messages.push(format!(
+                "Not understood in the link, and left as usual: {}",
+                unknown.join(", ")
+            ));
+        }
+        lab.show(page);
+        lab
+    }
+
+    /// Goes to another state of the page.
+    pub fn show(&mut self, page: Page) {
+        let play = page.play;
+        self.page = Page {
+            play: false,
+            ..page
+        };
+        self.restart();
+        if play {
+            self.play();
+        }
+    }
+
+    fn source(&mut self, data: DataChoice) -> Source {
+        match data {
+            DataChoice::Emoji => Source::Embedded,
+            DataChoice::Own => Source::Own(self.own.clone()),
+            DataChoice::Fashion => match &self.fashion {
+                Some(bytes) => Source::File(bytes.clone()),
+                None => {
+                    if !self.fashion_asked {
+                        self.fashion_asked = true;
+                        let (arrives, context) =
+                            (self.fashion_arrives.clone(), self.context.clone());
+                        platform::fetch_fashion(move |result| {
+                            arrives.borrow_mut().push(result);
+                            context.request_repaint();
+                        });
+                    }
+                    Source::File(Vec::new())
+                }
+            },
+        }
+    }
+
+    /// Whether the pictures that are chosen are still on their way.
+    pub fn is_loading(&self) -> bool {
+        self.page.setup.data == DataChoice::Fashion && self.fashion.is_none()
+    }
+
+    /// Starts the runs anew, with the settings as they are.
+    pub fn restart(&mut self) {
+        let setups: Vec<Setup> = [Some(self.page.setup.clone()), self.page.other.clone()]
+            .into_iter()
+            .flatten()
+            .collect();
+        let source = self.source(self.page.setup.data);
+        if self.is_loading() {
+            // They start when it is there.
+            self.runs.clear();
+            return;
+        }
+        self.runs.truncate(setups.len());
+        for (index, setup) in setups.into_iter().enumerate() {
+            match self.runs.get_mut(index) {
+                Some(run) => run.restart(setup, source.clone()),
+                None => {
+                    let context = self.context.clone();
+                    let start = Box::new(move || {
+                        let context = context.clone();
+                        Link::new(move || context.request_repaint())
+                    });
+                    let mut run = Run::new(setup, source.clone(), start);
+                    run.send(Request::Pace(self.pace));
+                    self.runs.push(run);
+                }
+            }
+        }
+        self.send_query();
+    }
+
+    /// Takes over the settings: within the runs where that is possible.
+    pub fn apply(&mut self) {
+        let setups = [Some(self.page.setup.clone()), self.page.other.clone()];
+        let wanted = setups.iter().flatten().count();
+        let same_data = self
+            .runs
+            .iter()
+            .all(|run| run.setup.data == self.page.setup.data);
+        if self.runs.len() != wanted || !same_data || self.is_loading() {
+            let playing = self.is_playing();
+            self.restart();
+            if playing {
+                self.play();
+            }
+            return;
+        }
+        let source = self.source(self.page.setup.data);
+        let mut anew = false;
+        for (run, setup) in self.runs.iter_mut().zip(setups.into_iter().flatten()) {
+            if run.setup != setup {
+                anew |= !run.retune(setup, source.clone());
+            }
+        }
+        if anew && self.runs.len() > 1 {
+            // Two runs are compared step by step: both begin anew.
+            let playing = self.is_playing();
+            self.restart();
+            if playing {
+                self.play();
+            }
+        }
+    }
+
+    /// Whether it trains.
+    pub fn is_playing(&self) -> bool {
+        self.page.play || self.runs.iter().any(Run::is_playing)
+    }
+
+    /// Trains.
+    pub fn play(&mut self) {
+        if self.runs.is_empty() {
+            // The pictures are on their way.
+            self.page.play = true;
+        }
+        self.runs.iter_mut().for_each(Run::play);
+    }
+
+    /// Waits.
+    pub fn pause(&mut self) {
+        self.page.play = false;
+        self.runs.iter_mut().for_each(Run::pause);
+    }
+
+    /// Does one step.
+    pub fn step(&mut self) {
+        self.runs.iter_mut().for_each(Run::step);
+    }
+
+    /// Lets time pass between steps.
+    pub fn set_pace(&mut self, milliseconds: u32) {
+        self.pace = milliseconds;
+        self.runs
+            .iter_mut()
+            .for_each(|run| run.send(Request::Pace(milliseconds)));
+    }
+
+    /// Takes in what has come from trainers and from elsewhere.
+    pub fn receive(&mut self) {
+        for run in &mut self.runs {
+            run.receive();
+            if let Some(notice) = run.notice.take() {
+                self.messages.push(notice);
+            }
+            if let Some(weights) = run.weights.take() {
+                self.messages
+                    .push(platform::save("encoder.safetensors", &weights));
+            }
+        }
+        let files: Vec<_> = self.files_arrive.borrow_mut().drain(..).collect();
+        let (read, unread): (Vec<_>, Vec<_>) = files.into_iter().partition(Result::is_ok);
+        self.messages
+            .extend(unread.into_iter().filter_map(Result::err));
+        self.drop_files(read.into_iter().filter_map(Result::ok).collect());
+        let arrived: Vec<_> = self.fashion_arrives.borrow_mut().drain(..).collect();
+        for result in arrived {
+            match result {
+                Ok(bytes) => {
+                    self.fashion = Some(bytes);
+                    let playing = self.page.play;
+                    self.page.play = false;
+                    self.restart();
+                    if playing {
+                        self.play();
+                    }
+                }
+                Err(message) => {
+                    self.fashion_asked = false;
+                    self.messages.push(message);
+                    self.page.setup.data = DataChoice::Emoji;
+                    self.restart();
+                }
+            }
+        }
+    }
+
+    /// What takes in files as they arrive.
+    pub fn file_taker(&self) -> impl Fn(Result<(String, Vec<u8>), String>) + Clone + 'static {
+        let (arrive, context) = (self.files_arrive.clone(), self.context.clone());
+        move |file| {
+            arrive.borrow_mut().push(file);
+            context.request_repaint();
+        }
+    }
+
+    /// Takes in files that were dropped: pictures to look for, and, if there are enough, to learn from.
+    pub fn drop_files(&mut self, files: Vec<(String, Vec<u8>)>) {
+        let mut added = 0;
+        for (name, bytes) in files {
+            if self.own.names.len() >= MOST_OWN {
+                self.messages.push(format!(
+                    "{MOST_OWN} pictures are enough: {name} and what follows is left out."
+                ));
+                break;
+            }
+            match decode(&name, &bytes) {
+                Ok(planes) => {
+                    self.query = Some((name.clone(), planes.clone()));
+                    self.own.names.push(name);
+                    self.own.planes.extend(planes);
+                    added += 1;
+                }
+                Err(message) => self.messages.push(message),
+            }
+        }
+        if added == 0 {
+            return;
+        }
+        self.picked = Picked::Query;
+        self.send_query();
+        let enough = self.own.names.len() >= crate::dataset::FEWEST;
+        if self.page.setup.data == DataChoice::Own {
+            self.restart();
+        } else if enough {
+            self.messages.push(format!(
+                "{} pictures of your own: choose them under Pictures to learn from them. They do not leave this machine.",
+                self.own.names.len()
+            ));
+        } else {
+            self.messages.push(format!(
+                "Its nearest neighbors are shown under “What it has learned”. {}",
+                DatasetError::TooFew(self.own.names.len())
+            ));
+        }
+    }
+
+    fn send_query(&mut self) {
+        if let Some((_, planes)) = &self.query {
+            for run in &mut self.runs {
+                run.send(Request::Query(Some(planes.clone())));
+            }
+        }
+    }
+
+    /// Compares with a second run, or no longer.
+    pub fn compare(&mut self, other: Option<Setup>) {
+        self.page.other = other;
+        let playing = self.is_playing();
+        self.restart();
+        if playing {
+            self.play();
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The state of the page that a link holds: what is trained, what is shown, and where in the course one is.
+
+use crate::setup::Setup;
+
+/// What can be hidden for a class.
+pub const HIDEABLE: [&str; 6] = ["course", "controls", "matrix", "learned", "views", "data"];
+
+/// The page's state.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Page {
+    /// The run.
+    pub setup: Setup,
+    /// The run beside it, if there are two.
+    pub other: Option<Setup>,
+    /// The lesson, from 0.
+    pub lesson: usize,
+    /// What is hidden, of [`HIDEABLE`].
+    pub hidden: Vec<String>,
+    /// Whether it trains at once.
+    pub play: bool,
+}
+
+/// What the settings of the second run begin with in a link.
+const OTHER: &str = "b.";
+
+impl Page {
+    /// The state that a link holds, and what of it was not understood.
+    pub fn parse(fragment: &str) -> (Self, Vec<String>) {
+        let mut page = Self::default();
+        let mut unknown = Vec::new();
+        let pairs: Vec<_> = form_urlencoded::parse(fragment.as_bytes()).collect();
+        // The second run is told by what differs from the first, so the first comes first.
+        let (of_other, of_page): (Vec<_>, Vec<_>) =
+            pairs.iter().partition(|(name, _)| name.starts_with(OTHER));
+        for (name, text) in of_page {
+            let understood = match &**name {
+                "lesson" => text.parse::<usize>().is_ok_and(|number| {
+                    page.lesson = number.saturating_sub(1);
+                    number > 0
+                }),
+                "hide" => {
+                    let all = text.split(',').filter(|part| !part.is_empty());
+                    let (known, other): (Vec<_>, Vec<_>) =
+                        all.partition(|part| HIDEABLE.contains(part));
+                    page.hidden = known.into_iter().map(str::to_owned).collect();
+                    other.is_empty()
+                }
+                "play" => {
+                    page.play = &**text == "1";
+                    true
+                }
+                name => page.setup.set(name, text),
+            };
+            if !understood {
+                unknown.push(format!("{name}={text}"));
+            }
+        }
+        for (name, text) in of_other {
+            let mut setup = page.other.clone().unwrap_or_else(|| page.setup.clone());
+            let name = &name[OTHER.len()..];
+            if name == "same" || setup.set(name, text) {
+                page.other = Some(setup);
+            } else {
+                unknown.push(format!("{OTHER}{name}={text}"));
+            }
+        }
+        (page, unknown)
+    }
+
+    /// What a link holds of the state.
+    pub fn fragment(&self) -> String {
+        let mut fragment = form_urlencoded::Serializer::new(String::new());
+        for (name, text) in self.setup.to_pairs() {
+            fragment.append_pair(&name, &text);
+        }
+        if let Some(other) = &self.other {
+            let ours = self.setup.to_pairs();
+            let theirs = other.to_pairs();
+            let usual: Vec<(String, String)> = ours
+                .iter()
+                .filter(|(name, _)| theirs.iter().all(|(other, _)| other != name))
+                .map(|(name, _)| (name.clone(), Setup::default().text_of(name)))
+                .collect();
+            let changed: Vec<_> = theirs
+                .into_iter()
+                .filter(|pair| !ours.contains(pair))
+                .chain(usual)
+                .collect();
+            if changed.is_empty() {
+                fragment.append_pair("b.same", "1");
+            }
+            for (name, text) in changed {
+                fragment.append_pair(&format!("{OTHER}{name}"), &text);
+            }
+        }
+        if self.lesson > 0 {
+            fragment.append_pair("lesson", &(self.lesson + 1).to_string());
+        }
+        if !self.hidden.is_empty() {
+            fragment.append_pair("hide", &self.hidden.join(","));
+        }
+        if self.play {
+            fragment.append_pair("play", "1");
+        }
+        fragment.finish()
+    }
+
+    /// Whether a part of the page is shown.
+    pub fn shows(&self, part: &str) -> bool {
+        debug_assert!(HIDEABLE.contains(&part), "{part} can be hidden");
+        !self.hidden.iter().any(|hidden| hidden == part)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_restores_the_page() {
+        let setup = Setup {
+            lambda: 0.5,
+            flip_on: false,
+            ..Setup::default()
+        };
+        let page = Page {
+            other: Some(Setup {
+                lambda: 0.03,
+                batch: 16,
+                ..setup.clone()
+            }),
+            setup,
+            lesson: 3,
+            hidden: vec!["controls".into(), "data".into()],
+            play: true,
+        };
+        let fragment = page.fragment();
+        let (restored, unknown) = Page::parse(&fragment);
+        assert_eq!((restored, unknown.len()), (page, 0), "{fragment}");
+        assert_eq!(Page::default().fragment(), "");
+        let twins = Page {
+            other: Some(Setup::default()),
+            ..Page::default()
+        };
+        assert_eq!(Page::parse(&twins.fragment()).0, twins);
+    }
+
+    #[test]
+    fn what_a_link_does_not_say_right_is_told() {
+        let (page, unknown) =
+            Page::parse("lambda=0.1&colour=blue&batch=x&hide=controls,sky&lesson=0&b.nothing=1");
+        assert_eq!(page.setup.lambda, 0.1);
+        assert_eq!(page.hidden, ["controls"]);
+        assert_eq!(
+            unknown,
+            [
+                "colour=blue",
+                "batch=x",
+                "hide=controls,sky",
+                "lesson=0",
+                "b.nothing=1"
+            ]
+        );
+    }
+}

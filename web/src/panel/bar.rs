@@ -1,0 +1,147 @@
+//! The bar on top: play, pause, step, and what is going on.
+
+use eframe::egui::{self, Button, RichText, Ui};
+
+use super::sign_button;
+use crate::lab::Lab;
+use crate::run::Activity;
+use crate::{export, platform};
+
+/// Slow motion: a step a second can be followed.
+const SLOW: u32 = 1000;
+
+/// Messages that are shown at once.
+const MOST_MESSAGES: usize = 3;
+
+/// The bar.
+pub fn show(lab: &mut Lab, ui: &mut Ui) {
+    ui.add_space(4.0);
+    ui.horizontal_wrapped(|ui| {
+        let playing = lab.is_playing();
+        let words = if playing { "⏸  Pause" } else { "▶  Play" };
+        let play = ui.add(
+            Button::new(RichText::new(words).size(20.0).strong()).min_size([120.0, 36.0].into()),
+        );
+        let name = if playing { "Pause" } else { "Play" };
+        play.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, name));
+        if play.on_hover_text("Train, or wait (space)").clicked() {
+            if playing { lab.pause() } else { lab.play() }
+        }
+        if sign_button(ui, "⏭ Step", "One step", true) {
+            lab.step();
+        }
+        let mut slow = lab.pace > 0;
+        if ui
+            .toggle_value(&mut slow, "Slow motion")
+            .on_hover_text("Waits a second between steps")
+            .changed()
+        {
+            lab.set_pace(if slow { SLOW } else { 0 });
+        }
+        if sign_button(ui, "⟲ Restart", "Restart from an untrained network", true) {
+            lab.restart();
+        }
+        ui.separator();
+        ui.label(status(lab));
+        ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
+            ui.menu_button("Save …", |ui| saves(lab, ui));
+            ui.menu_button("Show", |ui| parts(lab, ui));
+        });
+    });
+    while lab.messages.len() > MOST_MESSAGES {
+        lab.messages.remove(0);
+    }
+    let mut dismissed = None;
+    for (index, message) in lab.messages.iter().enumerate() {
+        ui.horizontal_wrapped(|ui| {
+            if sign_button(ui, "✖", "Dismiss this message", true) {
+                dismissed = Some(index);
+            }
+            ui.label(RichText::new(message).color(ui.visuals().warn_fg_color));
+        });
+    }
+    if let Some(index) = dismissed {
+        lab.messages.remove(index);
+    }
+    ui.add_space(2.0);
+    let space = ui.input(|input| input.key_pressed(egui::Key::Space));
+    if space && ui.memory(|memory| memory.focused().is_none()) {
+        if lab.is_playing() {
+            lab.pause()
+        } else {
+            lab.play()
+        }
+    }
+}
+
+/// What is going on, in a line.
+pub fn status(lab: &Lab) -> String {
+    let Some(run) = lab.runs.first() else {
+        return "Loading pictures …".into();
+    };
+    let Some(opened) = &run.opened else {
+        return match run.activity {
+            Activity::Failed => "Stopped".into(),
+            _ => "Starting …".into(),
+        };
+    };
+    let step = run
+        .history
+        .steps
+        .last()
+        .map_or(opened.done, |report| report.step);
+    let mut words = match run.activity {
+        Activity::Finished => format!("Finished after {step} steps"),
+        Activity::Failed => format!("Stopped at step {step}"),
+        _ => format!("Step {step} of {}", opened.steps),
+    };
+    if let Some(milliseconds) = run.history.step_time() {
+        words += &format!(", {milliseconds:.0} ms each");
+    }
+    format!("{words} · {}", opened.device)
+}
+
+fn saves(lab: &mut Lab, ui: &mut Ui) {
+    if ui.button("Link to this page").clicked() {
+        let link = platform::link(&lab.page.fragment());
+        lab.messages.push(format!("Copied: {link}"));
+        ui.ctx().copy_text(link);
+        ui.close();
+    }
+    if ui.button("Encoder (safetensors)").clicked() {
+        if let Some(run) = lab.runs.first_mut() {
+            run.send(crate::protocol::Request::Weights);
+        }
+        ui.close();
+    }
+    let files: [(&str, fn(&Lab) -> Option<export::File>); 3] = [
+        ("C (PNG)", export::matrix),
+        ("Map (PNG)", export::map),
+        ("Metrics (CSV)", export::metrics),
+    ];
+    for (words, make) in files {
+        if ui.button(words).clicked() {
+            let told = match make(lab) {
+                Some(file) => platform::save(&file.name, &file.bytes),
+                None => "There is nothing to save yet: train first.".into(),
+            };
+            lab.messages.push(told);
+            ui.close();
+        }
+    }
+}
+
+/// What is shown can be chosen, as for a class that should not be distracted.
+fn parts(lab: &mut Lab, ui: &mut Ui) {
+    for part in crate::page::HIDEABLE {
+        let mut shown = lab.page.shows(part);
+        let mut words = part.to_owned();
+        words[..1].make_ascii_uppercase();
+        if ui.checkbox(&mut shown, words).changed() {
+            lab.page.hidden.retain(|hidden| hidden != part);
+            if !shown {
+                lab.page.hidden.push(part.to_owned());
+            }
+        }
+    }
+}

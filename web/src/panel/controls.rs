@@ -1,0 +1,393 @@
+//! The controls: each with a sentence that says what to look for, and a way back to what is usual.
+
+use std::ops::RangeInclusive;
+
+use barlow_core::loss::Objective;
+use eframe::egui::{self, ComboBox, RichText, Slider, Ui, emath::Numeric};
+
+use super::{sign_button, title};
+use crate::lab::Lab;
+use crate::platform;
+use crate::setup::{DataChoice, DeviceChoice, OptimizerChoice, Setup};
+
+/// All controls. Changes are taken over when they are made; those that need another network start it anew.
+pub fn show(lab: &mut Lab, ui: &mut Ui) {
+    let mut page = lab.page.clone();
+    if page.shows("data") {
+        data(lab, ui, &mut page.setup);
+    }
+    title(ui, "What is trained");
+    let comparing = page.other.is_some();
+    let mut compare = comparing;
+    if ui.checkbox(&mut compare, "Two runs side by side").changed() {
+        let other = compare.then(|| lab.page.setup.clone());
+        lab.compare(other);
+        return;
+    }
+    hint(
+        ui,
+        "From the same seed, step by step: whatever differs comes from what you change.",
+    );
+    match &mut page.other {
+        None => settings(ui, &mut page.setup),
+        Some(other) => {
+            let id = egui::Id::unique("which run");
+            let mut second = ui.data(|data| data.get_temp(id).unwrap_or(false));
+            ui.horizontal(|ui| {
+                ui.selectable_value(&mut second, false, "Settings of A");
+                ui.selectable_value(&mut second, true, "Settings of B");
+            });
+            ui.data_mut(|data| data.insert_temp(id, second));
+            settings(ui, if second { other } else { &mut page.setup });
+            // What both share.
+            (other.data, other.seed, other.device) =
+                (page.setup.data, page.setup.seed, page.setup.device);
+        }
+    }
+    if page != lab.page {
+        lab.page = page;
+        // Sliders start runs anew on release only: every network on the way would be one too many.
+        let held = ui.input(|input| input.pointer.any_down());
+        ui.data_mut(|data| data.insert_temp(held_id(), held));
+        if !held {
+            lab.apply();
+        }
+    } else if ui.data(|data| data.get_temp(held_id()).unwrap_or(false)) {
+        let can = lab
+            .runs
+            .first()
+            .is_some_and(|run| run.setup.can_become(&lab.page.setup))
+            && !comparing;
+        if can || !ui.input(|input| input.pointer.any_down()) {
+            let held = ui.input(|input| input.pointer.any_down());
+            ui.data_mut(|data| data.insert_temp(held_id(), held));
+            lab.apply();
+        }
+    }
+}
+
+fn held_id() -> egui::Id {
+    egui::Id::unique("a control is held")
+}
+
+fn data(lab: &Lab, ui: &mut Ui, setup: &mut Setup) {
+    title(ui, "Pictures");
+    ui.radio_value(
+        &mut setup.data,
+        DataChoice::Emoji,
+        "Emoji, drawn by Google and by Twitter",
+    );
+    ui.radio_value(
+        &mut setup.data,
+        DataChoice::Fashion,
+        "Fashion-MNIST: 3000 clothes (1.2 MB)",
+    );
+    let own = lab.own.names.len();
+    let enough = own >= crate::dataset::FEWEST;
+    ui.add_enabled_ui(enough, |ui| {
+        ui.radio_value(
+            &mut setup.data,
+            DataChoice::Own,
+            format!("Your own: {own} pictures"),
+        );
+    });
+    if platform::CAN_CHOOSE_FILES && ui.button("Choose files …").clicked() {
+        platform::choose_files(lab.file_taker());
+    }
+    hint(
+        ui,
+        "Or drop pictures anywhere onto the page. They never leave this machine.",
+    );
+}
+
+fn settings(ui: &mut Ui, setup: &mut Setup) {
+    let usual = Setup::default();
+    let old_optimizer = setup.optimizer;
+    choice(
+        ui,
+        "Objective",
+        &mut setup.objective,
+        usual.objective,
+        &[
+            (Objective::BarlowTwins, "Both terms"),
+            (Objective::Invariance, "Invariance only"),
+            (Objective::Redundancy, "Redundancy only"),
+            (
+                Objective::Unnormalized,
+                "No normalization of the embeddings",
+            ),
+            (Objective::InfoNce, "InfoNCE, to compare"),
+        ],
+    );
+    hint(
+        ui,
+        match setup.objective {
+            Objective::BarlowTwins => "Watch both happen: red on the diagonal, white elsewhere.",
+            Objective::Invariance => "Watch what is off the diagonal: nothing clears it.",
+            Objective::Redundancy => "Watch the diagonal: nothing feeds it.",
+            Objective::Unnormalized => "Watch the scale: entries are no correlations any more.",
+            Objective::InfoNce => "Watch C, which this objective does not know.",
+        },
+    );
+    slider(
+        ui,
+        "λ",
+        &mut setup.lambda,
+        usual.lambda,
+        0.0001..=10.0,
+        true,
+    );
+    hint(
+        ui,
+        "More of it clears the rest sooner, and feeds the diagonal later.",
+    );
+    slider(ui, "Batch", &mut setup.batch, usual.batch, 8..=512, true);
+    hint(
+        ui,
+        "Watch the grain of the raw matrix: its noise is 1/√batch. Starts anew.",
+    );
+    slider(
+        ui,
+        "Projector",
+        &mut setup.projector,
+        usual.projector,
+        8..=512,
+        true,
+    );
+    hint(
+        ui,
+        "The size of C. Wider finds more to tell apart. Starts anew.",
+    );
+    slider(
+        ui,
+        "Encoder",
+        &mut setup.encoder_width,
+        usual.encoder_width,
+        4..=64,
+        true,
+    );
+    hint(
+        ui,
+        "Channels of its first stage. Wider learns more, and slower. Starts anew.",
+    );
+    slider(
+        ui,
+        "Learning rate ×",
+        &mut setup.rate,
+        usual.rate,
+        0.01..=100.0,
+        true,
+    );
+    hint(
+        ui,
+        &format!(
+            "{:.4} at its peak. Too much of it, and the loss jumps.",
+            setup.rate * setup.usual_rate()
+        ),
+    );
+    slider(
+        ui,
+        "Warm-up epochs",
+        &mut setup.warmup,
+        usual.warmup,
+        0..=10,
+        false,
+    );
+    hint(
+        ui,
+        "Without one, watch the first steps: large rates meet a random network.",
+    );
+    slider(ui, "Epochs", &mut setup.epochs, usual.epochs, 1..=500, true);
+    hint(
+        ui,
+        "How often every picture is seen; the rate falls towards the end.",
+    );
+    choice(
+        ui,
+        "Optimizer",
+        &mut setup.optimizer,
+        usual.optimizer,
+        &[
+            (OptimizerChoice::AdamW, "AdamW"),
+            (OptimizerChoice::Lars, "LARS, the paper's"),
+            (OptimizerChoice::Sgd, "SGD with momentum"),
+        ],
+    );
+    hint(ui, "Watch the first hundred steps. Starts anew.");
+    if setup.optimizer != old_optimizer {
+        // The rates of one are no rates for another.
+        setup.rate = usual.rate;
+    }
+    title(ui, "How views are altered");
+    alteration(
+        ui,
+        "Crop",
+        "smallest part",
+        &mut setup.crop_on,
+        &mut setup.crop,
+        (usual.crop_on, usual.crop),
+        0.08..=1.0,
+    );
+    hint(
+        ui,
+        "Small parts make the network look at pieces; 1 shows all of it.",
+    );
+    alteration(
+        ui,
+        "Mirror",
+        "how often",
+        &mut setup.flip_on,
+        &mut setup.flip,
+        (usual.flip_on, usual.flip),
+        0.0..=1.0,
+    );
+    hint(ui, "Left and right become the same.");
+    alteration(
+        ui,
+        "Color",
+        "how much",
+        &mut setup.jitter_on,
+        &mut setup.jitter,
+        (usual.jitter_on, usual.jitter),
+        0.0..=2.0,
+    );
+    hint(
+        ui,
+        "Without it, color alone tells pictures apart. 1 is the paper's amount.",
+    );
+    alteration(
+        ui,
+        "Gray",
+        "how often",
+        &mut setup.gray_on,
+        &mut setup.gray,
+        (usual.gray_on, usual.gray),
+        0.0..=1.0,
+    );
+    hint(ui, "Shapes have to do without color.");
+    alteration(
+        ui,
+        "Blur",
+        "how often",
+        &mut setup.blur_on,
+        &mut setup.blur,
+        (usual.blur_on, usual.blur),
+        0.0..=1.0,
+    );
+    hint(ui, "Outlines have to do without detail.");
+    alteration(
+        ui,
+        "Solarize",
+        "how often",
+        &mut setup.solarize_on,
+        &mut setup.solarize,
+        (usual.solarize_on, usual.solarize),
+        0.0..=1.0,
+    );
+    hint(ui, "Bright parts of the second view are inverted.");
+    title(ui, "More");
+    slider(ui, "Seed", &mut setup.seed, usual.seed, 0..=99, false);
+    hint(
+        ui,
+        "Another one, another run: what stays the same is no accident. Starts anew.",
+    );
+    choice(
+        ui,
+        "Computes on",
+        &mut setup.device,
+        usual.device,
+        &[
+            (DeviceChoice::Auto, "A GPU if there is one"),
+            (DeviceChoice::Gpu, "The first adapter, even software"),
+            (DeviceChoice::Cpu, "The CPU"),
+        ],
+    );
+    hint(ui, "Watch the time of a step.");
+    if ui.button("Reset all settings").clicked() {
+        *setup = Setup {
+            data: setup.data,
+            ..usual
+        };
+    }
+}
+
+/// What to look for.
+fn hint(ui: &mut Ui, words: &str) {
+    ui.label(RichText::new(words).weak().small());
+    ui.add_space(4.0);
+}
+
+fn reset<T: PartialEq>(ui: &mut Ui, name: &str, value: &mut T, usual: T) {
+    let changed = *value != usual;
+    if sign_button(ui, "⟲", &format!("Reset {name}"), changed) {
+        *value = usual;
+    }
+}
+
+fn slider<N: Numeric>(
+    ui: &mut Ui,
+    name: &str,
+    value: &mut N,
+    usual: N,
+    range: RangeInclusive<N>,
+    logarithmic: bool,
+) {
+    ui.horizontal(|ui| {
+        ui.spacing_mut().slider_width = (ui.available_width() - 190.0).clamp(50.0, 160.0);
+        let slider = Slider::new(value, range)
+            .logarithmic(logarithmic)
+            .clamping(egui::SliderClamping::Edits);
+        ui.add(slider.text(name));
+        reset(ui, name, value, usual);
+    });
+}
+
+fn choice<T: Copy + PartialEq>(
+    ui: &mut Ui,
+    name: &str,
+    value: &mut T,
+    usual: T,
+    options: &[(T, &str)],
+) {
+    ui.horizontal(|ui| {
+        let current = options
+            .iter()
+            .find(|(option, _)| option == value)
+            .map_or("", |(_, words)| words);
+        let width = (ui.available_width() - 120.0).clamp(80.0, 200.0);
+        ComboBox::from_label(name)
+            .selected_text(current)
+            .width(width)
+            .truncate()
+            .show_ui(ui, |ui| {
+                for (option, words) in options {
+                    ui.selectable_value(value, *option, *words);
+                }
+            });
+        reset(ui, name, value, usual);
+    });
+}
+
+fn alteration(
+    ui: &mut Ui,
+    name: &str,
+    quantity: &str,
+    on: &mut bool,
+    strength: &mut f32,
+    usual: (bool, f32),
+    range: RangeInclusive<f32>,
+) {
+    ui.horizontal(|ui| {
+        ui.checkbox(on, name);
+        ui.spacing_mut().slider_width = (ui.available_width() - 190.0).clamp(40.0, 120.0);
+        ui.add_enabled(
+            *on,
+            Slider::new(strength, range)
+                .text(quantity)
+                .clamping(egui::SliderClamping::Edits),
+        );
+        let mut both = (*on, *strength);
+        reset(ui, name, &mut both, usual);
+        (*on, *strength) = both;
+    });
+}

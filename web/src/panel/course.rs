@@ -1,0 +1,69 @@
+//! The course.
+
+use eframe::egui::{Button, RichText, Ui};
+
+use super::{Tab, sign_button, title};
+use crate::lab::Lab;
+use crate::lessons::{Experiment, LESSONS};
+use crate::page::Page;
+use crate::setup::Setup;
+
+/// The lesson that is open.
+pub fn show(lab: &mut Lab, ui: &mut Ui) {
+    let last = LESSONS.len() - 1;
+    lab.page.lesson = lab.page.lesson.min(last);
+    let number = lab.page.lesson;
+    let lesson = LESSONS[number];
+    ui.horizontal(|ui| {
+        if sign_button(ui, "◀", "Previous lesson", number > 0) {
+            lab.page.lesson -= 1;
+        }
+        ui.label(format!("Lesson {} of {}", number + 1, LESSONS.len()));
+        if sign_button(ui, "▶", "Next lesson", number < last) {
+            lab.page.lesson += 1;
+        }
+    });
+    title(ui, lesson.title);
+    for paragraph in lesson.text {
+        ui.add_space(4.0);
+        ui.label(*paragraph);
+    }
+    ui.add_space(8.0);
+    ui.strong("Try it");
+    for experiment in lesson.experiments {
+        ui.add_space(4.0);
+        let sentence = RichText::new(format!("▶ {}", experiment.sentence));
+        if ui.add(Button::new(sentence).wrap()).clicked() {
+            run(lab, experiment);
+        }
+        ui.label(RichText::new(format!("Expect: {}", experiment.expect)).weak());
+    }
+    ui.add_space(12.0);
+    ui.separator();
+    ui.hyperlink_to(
+        "Barlow Twins (Zbontar et al. 2021)",
+        "https://arxiv.org/abs/2103.03230",
+    );
+}
+
+/// Sets the controls as an experiment wants them, and trains.
+fn run(lab: &mut Lab, experiment: &Experiment) {
+    let with = |pairs: &[(&str, &str)]| {
+        let mut setup = Setup {
+            device: lab.page.setup.device,
+            ..Setup::default()
+        };
+        for (name, text) in pairs {
+            setup.set(name, text);
+        }
+        setup
+    };
+    let page = Page {
+        setup: with(experiment.set),
+        other: experiment.beside.map(with),
+        play: true,
+        ..lab.page.clone()
+    };
+    lab.view.tab = Tab::Lab;
+    lab.show(page);
+}

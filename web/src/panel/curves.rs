@@ -1,0 +1,249 @@
+//! The run's numbers over its steps.
+
+use eframe::egui::{Color32, Ui};
+use egui_plot::{Corner, HLine, Legend, Line, LineStyle, Plot, PlotPoints};
+
+use super::RUN_COLORS;
+use crate::run::Run;
+
+/// Points of a line that are drawn: more cannot be told apart.
+const POINTS: usize = 300;
+
+/// The height of a plot.
+const HEIGHT: f32 = 130.0;
+
+/// A line of a plot.
+struct Curve {
+    name: String,
+    color: Color32,
+    style: LineStyle,
+    points: Vec<[f64; 2]>,
+}
+
+/// The losses' terms, C's two numbers, the effective rank and the score.
+pub fn show(ui: &mut Ui, runs: &[Run]) {
+    let mut losses = Vec::new();
+    let mut of_matrix = Vec::new();
+    let mut ranks = Vec::new();
+    let mut scores = Vec::new();
+    for (index, run) in runs.iter().enumerate() {
+        let which = if runs.len() > 1 {
+            ["A: ", "B: "][index]
+        } else {
+            ""
+        };
+        // One run: a color a quantity. Two: a color a run, and a style a quantity.
+        let look = |color: Color32, style: LineStyle| {
+            if runs.len() > 1 {
+                (RUN_COLORS[index], style)
+            } else {
+                (color, LineStyle::Solid)
+            }
+        };
+        let lambda = run.setup.lambda;
+        let steps = &run.history.steps;
+        let add = |plot: &mut Vec<Curve>,
+                   name: &str,
+                   (color, style): (Color32, LineStyle),
+                   value: &dyn Fn(usize) -> f64| {
+            plot.push(Curve {
+                name: format!("{which}{name}"),
+                color,
+                style,
+                points: thinned(steps.len(), |i| [steps[i].step as f64, value(i)]),
+            });
+        };
+        let log = |x: f64| x.max(1e-6).log10();
+        add(
+            &mut losses,
+            "loss",
+            look(Color32::GRAY, LineStyle::Solid),
+            &|i| log(steps[i].loss),
+        );
+        add(
+            &mut losses,
+            "invariance",
+            look(RED, LineStyle::dashed_dense()),
+            &|i| log(steps[i].invariance),
+        );
+        add(
+            &mut losses,
+            "λ · redundancy",
+            look(BLUE, LineStyle::dotted_dense()),
+            &|i| log(lambda * steps[i].redundancy),
+        );
+        add(
+            &mut of_matrix,
+            "mean diagonal",
+            look(RED, LineStyle::Solid),
+            &|i| steps[i].diagonal,
+        );
+        add(
+            &mut of_matrix,
+            "off-diagonal RMS",
+            look(BLUE, LineStyle::dashed_dense()),
+            &|i| steps[i].off_diagonal,
+        );
+        let probes = &run.history.probes;
+        let color = if runs.len() > 1 {
+            RUN_COLORS[index]
+        } else {
+            GREEN
+        };
+        let probe = |plot: &mut Vec<Curve>, name: &str, value: &dyn Fn(usize) -> f64| {
+            plot.push(Curve {
+                name: format!("{which}{name}"),
+                color,
+                style: LineStyle::Solid,
+                points: thinned(probes.len(), |i| [probes[i].step as f64, value(i)]),
+            });
+        };
+        probe(&mut ranks, "effective rank", &|i| probes[i].rank);
+        probe(&mut scores, "learned", &|i| 100.0 * probes[i].score);
+    }
+    let opened = runs.first().and_then(|run| run.opened.as_ref());
+    let measure = opened.map_or("", |opened| opened.measure.as_str());
+    let baselines = opened.map_or_else(Vec::new, |opened| {
+        vec![
+            ("raw pixels", 100.0 * opened.pixels),
+            ("untrained", 100.0 * opened.untrained),
+        ]
+    });
+    let now = runs
+        .iter()
+        .filter_map(|run| run.history.probes.last())
+        .map(|probe| format!("{:.1}%", 100.0 * probe.score));
+    let now: Vec<String> = now.collect();
+    plot(
+        ui,
+        &format!("{}: {measure}", now.join(" and ")),
+        "score",
+        scores,
+        &baselines,
+        false,
+    );
+    plot(ui, "The loss and its terms", "loss", losses, &[], true);
+    plot(
+        ui,
+        "C: mean diagonal, and RMS of the rest",
+        "matrix",
+        of_matrix,
+        &[],
+        false,
+    );
+    plot(
+        ui,
+        "Effective rank of the embeddings",
+        "rank",
+        ranks,
+        &[],
+        false,
+    );
+}
+
+const RED: Color32 = Color32::from_rgb(0xb2, 0x18, 0x2b);
+const BLUE: Color32 = Color32::from_rgb(0x21, 0x66, 0xac);
+const GREEN: Color32 = Color32::from_rgb(0x1b, 0x78, 0x37);
+
+/// At most [`POINTS`] of `count` points, the last one among them.
+fn thinned(count: usize, point: impl Fn(usize) -> [f64; 2]) -> Vec<[f64; 2]> {
+    let every = count.div_ceil(POINTS).max(1);
+    let mut points: Vec<[f64; 2]> = (0..count).step_by(every).map(&point).collect();
+    if every > 1 && count % every != 1 {
+        points.push(point(count - 1));
+    }
+    points
+}
+
+fn plot(
+    ui: &mut Ui,
+    title: &str,
+    id: &str,
+    curves: Vec<Curve>,
+    baselines: &[(&str, f64)],
+    logarithmic: bool,
+) {
+    ui.label(title);
+    let formatted = move |value: f64| match logarithmic {
+        true => format!("{:.3}", 10f64.powf(value)),
+        false => format!("{value:.2}"),
+    };
+    let plot = Plot::new(id)
+        .height(HEIGHT)
+        .allow_zoom(false)
+        .allow_drag(false)
+        .allow_scroll(false)
+        .allow_boxed_zoom(false)
+        .show_axes([true, true])
+        .legend(
+            Legend::default()
+                .position(Corner::RightTop)
+                .background_alpha(0.6),
+        )
+        .y_axis_formatter(move |mark, _| match logarithmic {
+            true => {
+                let value = 10f64.powf(mark.value);
+                if value >= 1.0 {
+                    format!("{value:.0}")
+                } else {
+                    format!("{value:.2}")
+                }
+            }
+            false => format!("{}", (mark.value * 100.0).round() / 100.0),
+        })
+        .label_formatter(move |at| {
+            let (name, value) = match at {
+                egui_plot::HoverPosition::NearDataPoint {
+                    plot_name,
+                    position,
+                    ..
+                } => (*plot_name, *position),
+                egui_plot::HoverPosition::Elsewhere { .. } => return None,
+            };
+            Some(format!(
+                "{name}\nstep {:.0}: {}",
+                value.x,
+                formatted(value.y)
+            ))
+        });
+    plot.show(ui, |ui| {
+        for (name, value) in baselines {
+            let color = if *name == "untrained" {
+                Color32::GRAY
+            } else {
+                Color32::from_rgb(0xb0, 0x80, 0x20)
+            };
+            ui.hline(
+                HLine::new(*name, *value)
+                    .color(color)
+                    .style(LineStyle::dashed_loose()),
+            );
+        }
+        for curve in curves {
+            ui.line(
+                Line::new(curve.name, PlotPoints::from(curve.points))
+                    .color(curve.color)
+                    .style(curve.style)
+                    .width(1.8),
+            );
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_point_is_always_drawn() {
+        for count in [0, 1, 2, 299, 300, 301, 599, 601, 10_000] {
+            let points = thinned(count, |i| [i as f64, 0.0]);
+            assert!(points.len() <= POINTS + 1);
+            assert_eq!(points.last().map(|p| p[0] as usize + 1).unwrap_or(0), count);
+            assert!(
+                points.windows(2).all(|pair| pair[0][0] < pair[1][0]),
+                "{count}"
+            );
+        }
+    }
+}

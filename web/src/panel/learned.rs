@@ -1,0 +1,264 @@
+//! What has been learned: the curves, neighbors before and now, and a map.
+
+use eframe::egui::{self, Color32, Rect, RichText, ScrollArea, Sense, Ui, Vec2, pos2, vec2};
+
+use super::pictures::key_of;
+use super::{RUN_COLORS, curves, title};
+use crate::lab::{Lab, Picked};
+use crate::protocol::Probe;
+use crate::run::Run;
+
+/// The side of the pictures among the neighbors, on the map, and to choose from.
+const NEIGHBOR_SIDE: f32 = 36.0;
+const ON_MAP_SIDE: f32 = 18.0;
+
+/// The map's side, at most.
+const LARGEST_MAP: f32 = 420.0;
+
+/// All of it.
+pub fn show(lab: &mut Lab, ui: &mut Ui) {
+    title(ui, "What it has learned");
+    fill_sheets(lab, ui.ctx());
+    curves::show(ui, &lab.runs);
+    ui.add_space(8.0);
+    neighbors(lab, ui);
+    ui.add_space(8.0);
+    maps(lab, ui);
+}
+
+fn fill_sheets(lab: &mut Lab, context: &egui::Context) {
+    if let Some(data) = lab.runs.first().and_then(|run| run.data.as_ref()) {
+        let key = key_of((&data.names, data.shown.picture(0)));
+        lab.view.shown.fill(context, key, || data.shown.clone());
+    }
+    if let Some((_, planes)) = &lab.query {
+        let side = crate::dataset::SIDE;
+        lab.view.query.fill(context, key_of(planes), || {
+            barlow_core::data::Pictures::new(side, side, planes.clone())
+        });
+    }
+}
+
+/// The probe that belongs to what is shown: now, or at a step of the replay.
+fn shown_probe(run: &Run, replay: Option<usize>) -> Option<&Probe> {
+    let probes = &run.history.probes;
+    match replay {
+        None => probes.last(),
+        Some(step) => probes.iter().rev().find(|probe| probe.step <= step),
+    }
+}
+
+fn neighbors(lab: &mut Lab, ui: &mut Ui) {
+    ui.strong("Nearest neighbors");
+    let picked = lab.picked;
+    ui.horizontal(|ui| {
+        let name = name_of(lab, picked);
+        match picked {
+            Picked::Shown(index) => {
+                lab.view
+                    .shown
+                    .show(ui, index, 2.0 * NEIGHBOR_SIDE, &name, Sense::hover())
+            }
+            Picked::Query => lab
+                .view
+                .query
+                .show(ui, 0, 2.0 * NEIGHBOR_SIDE, &name, Sense::hover()),
+        };
+        ui.vertical(|ui| {
+            for (index, run) in lab.runs.iter().enumerate() {
+                let now = shown_probe(run, lab.view.replay);
+                let before = run.history.probes.first().filter(|_| index == 0);
+                let which = if lab.runs.len() > 1 {
+                    ["now, A", "now, B"][index]
+                } else {
+                    "now"
+                };
+                for (when, probe) in [("before", before), (which, now)] {
+                    let found = probe.and_then(|probe| match picked {
+                        Picked::Shown(picture) => probe.neighbors.get(picture),
+                        Picked::Query => probe.of_query.as_ref(),
+                    });
+                    let (Some(found), Some(data)) = (found, &run.data) else {
+                        continue;
+                    };
+                    ui.horizontal(|ui| {
+                        let color = if when == "now, B" {
+                            RUN_COLORS[1]
+                        } else {
+                            ui.visuals().text_color()
+                        };
+                        ui.add_sized(
+                            [48.0, NEIGHBOR_SIDE],
+                            egui::Label::new(RichText::new(when).color(color)),
+                        );
+                        for neighbor in found.iter().map(|n| usize::from(*n)) {
+                            if ui.available_width() < NEIGHBOR_SIDE {
+                                break;
+                            }
+                            let name = data.names.get(neighbor).map_or("", String::as_str);
+                            lab.view
+                                .shown
+                                .show(ui, neighbor, NEIGHBOR_SIDE, name, Sense::hover());
+                        }
+                    });
+                }
+            }
+        });
+    });
+    ui.horizontal(|ui| {
+        ui.label("Choose:");
+        if let Some((name, _)) = &lab.query {
+            let side = 0.75 * NEIGHBOR_SIDE;
+            if lab
+                .view
+                .query
+                .show(ui, 0, side, &format!("Look for {name}"), Sense::click())
+                .clicked()
+            {
+                lab.picked = Picked::Query;
+            }
+        }
+        choose(lab, ui);
+    });
+}
+
+/// A strip of pictures to choose from.
+fn choose(lab: &mut Lab, ui: &mut Ui) {
+    let Some(data) = lab.runs.first().and_then(|run| run.data.as_ref()) else {
+        return;
+    };
+    const OFFERED: usize = 24;
+    let count = data.names.len() / 2;
+    ScrollArea::horizontal().id_salt("choose").show(ui, |ui| {
+        ui.horizontal(|ui| {
+            for picture in (0..OFFERED.min(count)).map(|i| i * count / OFFERED.min(count)) {
+                let words = format!("Look for {}", data.names[picture]);
+                if lab
+                    .view
+                    .shown
+                    .show(ui, picture, 0.75 * NEIGHBOR_SIDE, &words, Sense::click())
+                    .clicked()
+                {
+                    lab.picked = Picked::Shown(picture);
+                }
+            }
+        });
+    });
+}
+
+fn name_of(lab: &Lab, picked: Picked) -> String {
+    let data = lab.runs.first().and_then(|run| run.data.as_ref());
+    match picked {
+        Picked::Shown(index) => data
+            .and_then(|data| data.names.get(index))
+            .cloned()
+            .unwrap_or_default(),
+        Picked::Query => lab
+            .query
+            .as_ref()
+            .map_or_else(String::new, |(name, _)| name.clone()),
+    }
+}
+
+fn maps(lab: &mut Lab, ui: &mut Ui) {
+    ui.strong("A map of the pictures");
+    ui.label(
+        RichText::new(
+            "Near each other: alike to the network. The plane in which the features vary most.",
+        )
+        .weak(),
+    );
+    let count = lab.runs.len() as f32;
+    let side = ((ui.available_width() - 12.0 * (count - 1.0)) / count).min(LARGEST_MAP);
+    let mut clicked = None;
+    ui.horizontal(|ui| {
+        for run in &lab.runs {
+            let (rect, response) = ui.allocate_exact_size(Vec2::splat(side), Sense::click());
+            response.widget_info(|| {
+                egui::WidgetInfo::labeled(
+                    egui::Role::Image,
+                    true,
+                    "Map of the pictures; click one to see its neighbors",
+                )
+            });
+            ui.painter().rect_filled(rect, 4.0, Color32::from_gray(245));
+            let Some(probe) =
+                shown_probe(run, lab.view.replay).filter(|_| ui.is_rect_visible(rect))
+            else {
+                continue;
+            };
+            let inside = rect.shrink(ON_MAP_SIDE);
+            let places = on_square(&probe.places);
+            let drawn = |place: &[f32; 2]| {
+                let center = pos2(
+                    inside.min.x + place[0] * inside.width(),
+                    inside.min.y + (1.0 - place[1]) * inside.height(),
+                );
+                Rect::from_center_size(center, Vec2::splat(ON_MAP_SIDE))
+            };
+            for (index, place) in places.iter().enumerate() {
+                lab.view.shown.paint(ui.painter(), index, drawn(place));
+            }
+            let under = |at: egui::Pos2| {
+                (0..places.len())
+                    .rev()
+                    .find(|i| drawn(&places[*i]).contains(at))
+            };
+            if let Some(index) = response.hover_pos().and_then(under) {
+                let frame = drawn(&places[index]).expand2(vec2(1.0, 1.0));
+                ui.painter().rect_stroke(
+                    frame,
+                    0.0,
+                    ui.visuals().selection.stroke,
+                    egui::StrokeKind::Outside,
+                );
+                let name = run
+                    .data
+                    .as_ref()
+                    .and_then(|data| data.names.get(index))
+                    .cloned()
+                    .unwrap_or_default();
+                response.clone().on_hover_text_at_pointer(name);
+            }
+            if response.clicked() {
+                clicked = response.interact_pointer_pos().and_then(under);
+            }
+        }
+    });
+    if let Some(index) = clicked {
+        lab.picked = Picked::Shown(index);
+    }
+}
+
+/// Places between 0 and 1, the proportions of the plane kept.
+pub fn on_square(places: &[[f32; 2]]) -> Vec<[f32; 2]> {
+    let bound = |axis: usize, better: fn(f32, f32) -> f32, from: f32| {
+        places.iter().map(|p| p[axis]).fold(from, better)
+    };
+    let low = [0, 1].map(|axis| bound(axis, f32::min, f32::INFINITY));
+    let high = [0, 1].map(|axis| bound(axis, f32::max, f32::NEG_INFINITY));
+    let extent = (high[0] - low[0])
+        .max(high[1] - low[1])
+        .max(f32::MIN_POSITIVE);
+    let scaled =
+        |p: &[f32; 2], axis: usize| 0.5 + (p[axis] - 0.5 * (low[axis] + high[axis])) / extent;
+    places
+        .iter()
+        .map(|p| [scaled(p, 0), scaled(p, 1)])
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_map_fills_its_square() {
+        let places = on_square(&[[-3.0, 1.0], [1.0, 2.0], [0.0, 0.0]]);
+        assert_eq!(places[0][0], 0.0);
+        assert_eq!(places[1][0], 1.0);
+        assert!(places.iter().flatten().all(|x| (0.0..=1.0).contains(x)));
+        assert!(on_square(&[[1.0, 1.0]])[0].iter().all(|x| x.is_finite()));
+        assert!(on_square(&[]).is_empty());
+    }
+}

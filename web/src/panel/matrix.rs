@@ -1,0 +1,383 @@
+//! The cross-correlation matrix: live or as it was, smoothed or raw, an entry explained on demand.
+
+use eframe::egui::{
+    self, Color32, ColorImage, Key, Pos2, Rect, Response, RichText, Sense, Slider, Stroke,
+    StrokeKind, TextureHandle, TextureOptions, Ui, pos2, vec2,
+};
+
+use super::pictures::Sheet;
+use super::{RUN_COLORS, sign_button, title};
+use crate::colors::of_correlation;
+use crate::history::{History, diagonal_and_rest};
+use crate::lab::Lab;
+use crate::run::Run;
+
+/// The matrix's side, at most.
+const LARGEST: f32 = 460.0;
+
+/// Matrices of the replay that are shown in a second.
+const REPLAY_RATE: f64 = 12.0;
+
+/// The side of the pictures that excite a unit.
+const EXCITING_SIDE: f32 = 32.0;
+
+/// A matrix as it is drawn.
+#[derive(Default)]
+pub struct MatrixView {
+    texture: Option<TextureHandle>,
+    /// The step, and whether it is raw.
+    drawn: Option<(usize, bool, usize)>,
+    values: Vec<f32>,
+    step: usize,
+    /// The entry that is explained, row and column.
+    selected: Option<(usize, usize)>,
+}
+
+impl MatrixView {
+    /// Takes what is to be shown of `history`: now, or at a step of the replay.
+    fn update(
+        &mut self,
+        context: &egui::Context,
+        history: &History,
+        replay: Option<usize>,
+        raw: bool,
+    ) {
+        let Some((last, now)) = &history.last else {
+            self.values.clear();
+            self.drawn = None;
+            return;
+        };
+        let frame =
+            replay.and_then(|step| history.frames.iter().rev().find(|frame| frame.step <= step));
+        let step = frame.map_or(*last, |frame| frame.step);
+        let drawn = (step, raw || frame.is_some(), history.width);
+        if self.drawn == Some(drawn) {
+            return;
+        }
+        self.drawn = Some(drawn);
+        self.step = step;
+        self.values = match frame {
+            Some(frame) => frame.values(),
+            None if raw => now.clone(),
+            None => history.smoothed.clone(),
+        };
+        let width = history.width;
+        let pixels = self.values.iter().map(|value| {
+            let [r, g, b] = of_correlation(*value);
+            Color32::from_rgb(r, g, b)
+        });
+        let image = ColorImage::new([width, width], pixels.collect());
+        // Entries are sharp where they are larger than pixels, and averaged where they are smaller.
+        let options = TextureOptions {
+            minification: egui::TextureFilter::Linear,
+            ..TextureOptions::NEAREST
+        };
+        match &mut self.texture {
+            Some(texture) => texture.set(image, options),
+            None => self.texture = Some(context.load_texture("C", image, options)),
+        }
+    }
+}
+
+/// One matrix, or two side by side, and what they are replayed by.
+pub fn show(lab: &mut Lab, ui: &mut Ui) {
+    title(ui, "The cross-correlation matrix C");
+    ui.horizontal_wrapped(|ui| {
+        ui.selectable_value(&mut lab.view.raw, false, "Smoothed")
+            .on_hover_text("The mean of the last matrices");
+        ui.selectable_value(&mut lab.view.raw, true, "Raw")
+            .on_hover_text("Of the last batch alone");
+    });
+    let count = lab.runs.len();
+    let room = ui.available_width() - LEGEND_ROOM - 12.0 * (count as f32 - 1.0);
+    let side = (room / count as f32).clamp(80.0, LARGEST);
+    let shown = &mut lab.view.shown;
+    ui.horizontal_top(|ui| {
+        for (index, (run, view)) in lab.runs.iter_mut().zip(&mut lab.view.matrices).enumerate() {
+            ui.vertical(|ui| {
+                ui.set_width(side);
+                if count > 1 {
+                    ui.label(
+                        RichText::new(["Run A", "Run B"][index])
+                            .strong()
+                            .color(RUN_COLORS[index]),
+                    );
+                }
+                one(ui, run, view, shown, side, lab.view.replay, lab.view.raw);
+            });
+        }
+        legend(ui, side);
+    });
+    scrubber(lab, ui);
+}
+
+fn one(
+    ui: &mut Ui,
+    run: &Run,
+    view: &mut MatrixView,
+    shown: &mut Sheet,
+    side: f32,
+    replay: Option<usize>,
+    raw: bool,
+) {
+    let history = &run.history;
+    view.update(ui.ctx(), history, replay, raw);
+    let (rect, response) = ui.allocate_exact_size(vec2(side, side), Sense::click_and_drag());
+    ui.painter().rect_filled(rect, 0.0, Color32::WHITE);
+    let width = history.width;
+    let words = if view.values.is_empty() {
+        ui.painter().text(
+            rect.center(),
+            egui::Align2::CENTER_CENTER,
+            "Press Play: C appears\nwith the first step",
+            egui::FontId::proportional(16.0),
+            Color32::DARK_GRAY,
+        );
+        "Cross-correlation matrix, not there before the first step".to_owned()
+    } else {
+        if let Some(texture) = &view.texture {
+            let whole = Rect::from_min_max(Pos2::ZERO, pos2(1.0, 1.0));
+            ui.painter()
+                .image(texture.id(), rect, whole, Color32::WHITE);
+        }
+        let (diagonal, rest) = diagonal_and_rest(&view.values, width);
+        format!(
+            "Cross-correlation matrix at step {}, {width} by {width}: mean diagonal {diagonal:.2}, off-diagonal RMS {rest:.3}",
+            view.step
+        )
+    };
+    let border = if response.has_focus() {
+        ui.visuals().selection.stroke
+    } else {
+        Stroke::new(1.0, Color32::GRAY)
+    };
+    ui.painter()
+        .rect_stroke(rect, 0.0, border, StrokeKind::Outside);
+    response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Image, true, &words));
+    if !view.values.is_empty() {
+        explain(ui, run, view, shown, rect, &response);
+        let (diagonal, rest) = diagonal_and_rest(&view.values, width);
+        let batch = run.opened.as_ref().map_or(run.setup.batch, |opened| {
+            opened.setup.batch.min(opened.pictures)
+        });
+        ui.label(format!(
+            "Step {}: diagonal {diagonal:.2}, off-diagonal RMS {rest:.3}",
+            view.step
+        ));
+        ui.label(
+            RichText::new(format!(
+                "A batch of {batch} leaves noise of {:.3}",
+                1.0 / (batch as f64).sqrt()
+            ))
+            .weak(),
+        );
+    }
+}
+
+/// The entry under the pointer, or the one that was clicked and is moved by the arrow keys.
+fn explain(
+    ui: &mut Ui,
+    run: &Run,
+    view: &mut MatrixView,
+    shown: &mut Sheet,
+    rect: Rect,
+    response: &Response,
+) {
+    let width = run.history.width;
+    let at = |position: Pos2| {
+        let cell = (position - rect.min) / rect.size() * width as f32;
+        let index = |x: f32| (x.max(0.0) as usize).min(width - 1);
+        (index(cell.y), index(cell.x))
+    };
+    if response.clicked() {
+        response.request_focus();
+        view.selected = response.interact_pointer_pos().map(at);
+    }
+    if response.has_focus() {
+        let keys = ui.input(|input| {
+            let pressed = |key| usize::from(input.key_pressed(key));
+            [
+                Key::ArrowUp,
+                Key::ArrowDown,
+                Key::ArrowLeft,
+                Key::ArrowRight,
+            ]
+            .map(pressed)
+        });
+        ui.memory_mut(|memory| {
+            let arrows = egui::EventFilter {
+                horizontal_arrows: true,
+                vertical_arrows: true,
+                ..Default::default()
+            };
+            memory.set_focus_lock_filter(response.id, arrows);
+        });
+        let (row, column) = view.selected.unwrap_or((0, 0));
+        let moved =
+            |at: usize, back: usize, on: usize| (at + on).saturating_sub(back).min(width - 1);
+        view.selected = Some((
+            moved(row, keys[0], keys[1]),
+            moved(column, keys[2], keys[3]),
+        ));
+    } else if response.clicked_elsewhere() {
+        view.selected = None;
+    }
+    if let Some(position) = response.hover_pos() {
+        let entry = at(position);
+        frame_entry(ui, rect, entry, width);
+        response
+            .clone()
+            .on_hover_ui_at_pointer(|ui| entry_ui(ui, run, view, shown, entry));
+    }
+    if let Some(entry) = view
+        .selected
+        .filter(|(row, column)| *row < width && *column < width)
+    {
+        frame_entry(ui, rect, entry, width);
+        entry_ui(ui, run, view, shown, entry);
+    }
+}
+
+fn frame_entry(ui: &Ui, rect: Rect, (row, column): (usize, usize), width: usize) {
+    let cell = rect.size() / width as f32;
+    let corner = rect.min + vec2(column as f32 * cell.x, row as f32 * cell.y);
+    let frame = Rect::from_min_size(corner, cell).expand(1.0);
+    ui.painter().rect_stroke(
+        frame,
+        0.0,
+        Stroke::new(1.5, Color32::BLACK),
+        StrokeKind::Outside,
+    );
+}
+
+fn entry_ui(
+    ui: &mut Ui,
+    run: &Run,
+    view: &MatrixView,
+    shown: &mut Sheet,
+    (row, column): (usize, usize),
+) {
+    let value = view
+        .values
+        .get(row * run.history.width + column)
+        .copied()
+        .unwrap_or(0.0);
+    ui.strong(format!("C[{row}, {column}] = {value:.3}"));
+    ui.label(match (row == column, value) {
+        (true, v) if v > 0.7 => "The two views agree on this unit.",
+        (true, _) => "The two views do not agree on this unit yet.",
+        (false, v) if v.abs() > 0.3 => "These two units tell much the same.",
+        (false, _) => "These two units tell different things.",
+    });
+    let (Some(data), Some(probe)) = (&run.data, run.history.probes.last()) else {
+        return;
+    };
+    for unit in if row == column {
+        vec![row]
+    } else {
+        vec![row, column]
+    } {
+        let Some(exciting) = probe.exciting.get(unit) else {
+            continue;
+        };
+        ui.horizontal(|ui| {
+            ui.label(format!("unit {unit}:"));
+            for index in exciting.iter().map(|index| usize::from(*index)) {
+                let name = data.names.get(index).map_or("", String::as_str);
+                shown.show(ui, index, EXCITING_SIDE, name, Sense::hover());
+            }
+        });
+    }
+}
+
+/// Room to the right of the matrix.
+const LEGEND_ROOM: f32 = 52.0;
+
+fn legend(ui: &mut Ui, side: f32) {
+    let height = side.min(240.0);
+    let (rect, response) = ui.allocate_exact_size(vec2(40.0, height), Sense::hover());
+    response.widget_info(|| {
+        egui::WidgetInfo::labeled(
+            egui::Role::Image,
+            true,
+            "Legend: blue is minus 1, white is 0, red is 1",
+        )
+    });
+    let bar = Rect::from_min_size(rect.min, vec2(12.0, height));
+    let lines = height as usize;
+    for line in 0..lines {
+        let value = 1.0 - 2.0 * line as f32 / (lines - 1) as f32;
+        let [r, g, b] = of_correlation(value);
+        let top = bar.min + vec2(0.0, line as f32);
+        ui.painter().rect_filled(
+            Rect::from_min_size(top, vec2(12.0, 1.5)),
+            0.0,
+            Color32::from_rgb(r, g, b),
+        );
+    }
+    ui.painter().rect_stroke(
+        bar,
+        0.0,
+        Stroke::new(1.0, Color32::GRAY),
+        StrokeKind::Outside,
+    );
+    for (text, share) in [("1", 0.0), ("0", 0.5), ("−1", 1.0)] {
+        let align = match text {
+            "1" => egui::Align2::LEFT_TOP,
+            "0" => egui::Align2::LEFT_CENTER,
+            _ => egui::Align2::LEFT_BOTTOM,
+        };
+        let place = pos2(bar.max.x + 5.0, bar.min.y + share * height);
+        ui.painter().text(
+            place,
+            align,
+            text,
+            egui::FontId::proportional(12.0),
+            ui.visuals().text_color(),
+        );
+    }
+}
+
+/// Replays the run from its first step.
+fn scrubber(lab: &mut Lab, ui: &mut Ui) {
+    let steps: Vec<usize> = lab.runs.first().map_or_else(Vec::new, |run| {
+        run.history.frames.iter().map(|frame| frame.step).collect()
+    });
+    let (Some(first), Some(last)) = (steps.first().copied(), steps.last().copied()) else {
+        return;
+    };
+    if let Some(begin) = lab.view.replaying {
+        let frame = ((ui.input(|input| input.time) - begin) * REPLAY_RATE) as usize;
+        lab.view.replay = steps.get(frame).copied();
+        if lab.view.replay.is_none() {
+            lab.view.replaying = None;
+        }
+        ui.ctx().request_repaint();
+    }
+    ui.horizontal(|ui| {
+        let running = lab.view.replaying.is_some();
+        if sign_button(
+            ui,
+            if running { "⏹" } else { "⏵" },
+            if running {
+                "Stop the replay"
+            } else {
+                "Replay the run"
+            },
+            true,
+        ) {
+            lab.view.replaying = (!running).then(|| ui.input(|input| input.time));
+            lab.view.replay = None;
+        }
+        let mut step = lab.view.replay.unwrap_or(last).clamp(first, last);
+        ui.spacing_mut().slider_width = (ui.available_width() - 190.0).clamp(60.0, 300.0);
+        let slider = Slider::new(&mut step, first..=last).text("replay: step");
+        if ui.add_enabled(first < last, slider).changed() {
+            lab.view.replaying = None;
+            lab.view.replay = (step < last).then_some(step);
+        }
+        if lab.view.replay.is_some() && ui.button("Now").clicked() {
+            (lab.view.replay, lab.view.replaying) = (None, None);
+        }
+    });
+}

@@ -1,0 +1,164 @@
+//! The two views: pairs as the network sees them.
+
+use barlow_core::augment::Normalization;
+use barlow_core::config::Config;
+use barlow_core::data::Pictures;
+use barlow_core::device::cpu;
+use barlow_core::ops::augment;
+use eframe::egui::{RichText, Sense, Ui};
+
+use super::pictures::{Sheet, key_of};
+use super::{sign_button, title};
+use crate::lab::Lab;
+
+/// Pairs that are shown, at most.
+const PAIRS: usize = 8;
+
+/// The side of a view on the page.
+const SIDE: f32 = 52.0;
+
+/// The pairs that are shown.
+#[derive(Default)]
+pub struct Pairs {
+    sheet: Sheet,
+    /// How often they were redrawn.
+    redrawn: usize,
+}
+
+/// Which pictures: other ones each time.
+fn chosen(redrawn: usize, count: usize) -> Vec<usize> {
+    // A prime far from any set's size, so that neighbors in the set do not follow each other.
+    (0..PAIRS.min(count))
+        .map(|i| (redrawn * PAIRS + i) * 7919 % count)
+        .collect()
+}
+
+/// Both views of each picture, the first views first, as the trainer makes them in that epoch.
+fn views_of(config: &Config, pictures: &Pictures, indices: &[usize], epoch: usize) -> Pictures {
+    let device = cpu();
+    let draws = config.draw_views(pictures.size(), indices, epoch);
+    // The network's own normalization is left out: it is not made for eyes.
+    let views = augment(
+        &pictures.upload(&device),
+        &draws,
+        config.size,
+        &Normalization::NONE,
+        &device,
+    );
+    let values = views.into_data();
+    let bytes = values
+        .iter::<f32>()
+        .map(|x| (x.clamp(0.0, 1.0) * 255.0).round() as u8);
+    Pictures::new(config.size, config.size, bytes.collect())
+}
+
+/// The pairs, and a button for other ones.
+pub fn show(lab: &mut Lab, ui: &mut Ui) {
+    title(ui, "The two views");
+    let pairs = &mut lab.view.pairs;
+    ui.horizontal_wrapped(|ui| {
+        ui.label(RichText::new("Each column is one picture, twice.").weak());
+        if sign_button(ui, "⟲ Redraw", "Redraw the two views", true) {
+            pairs.redrawn += 1;
+        }
+    });
+    let Some(run) = lab.runs.first() else { return };
+    let Some(data) = &run.data else { return };
+    let config = run.setup.config(data.train.count(), data.train.size().0);
+    let indices = chosen(pairs.redrawn, data.train.count());
+    // The settings as they are stored tell whether the views are others.
+    let settings = serde_json::to_string(&(&config.augmentation, config.seed)).unwrap_or_default();
+    let key = key_of((
+        settings,
+        pairs.redrawn,
+        data.train.count(),
+        data.train.picture(indices[0]),
+    ));
+    pairs.sheet.fill(ui.ctx(), key, || {
+        views_of(&config, &data.train, &indices, pairs.redrawn)
+    });
+    let fit = ((ui.available_width() / (SIDE + 6.0)) as usize).clamp(1, indices.len());
+    for (view, words) in [(0, "First view"), (1, "Second view")] {
+        ui.horizontal(|ui| {
+            for i in 0..fit {
+                pairs.sheet.show(
+                    ui,
+                    view * indices.len() + i,
+                    SIDE,
+                    &format!("{words} of picture {}", i + 1),
+                    Sense::hover(),
+                );
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataset::{Dataset, Source};
+    use crate::setup::{DataChoice, Setup};
+
+    #[test]
+    fn switches_change_what_is_shown() {
+        let data = Dataset::new(DataChoice::Emoji, &Source::Embedded).unwrap();
+        let indices = chosen(0, data.train.count());
+        let with = |setup: Setup| {
+            let views = views_of(
+                &setup.config(data.train.count(), 32),
+                &data.train,
+                &indices,
+                0,
+            );
+            (0..views.count())
+                .map(|i| views.picture(i).to_vec())
+                .collect::<Vec<_>>()
+        };
+        let none = Setup {
+            crop_on: false,
+            flip_on: false,
+            jitter_on: false,
+            ..Setup::default()
+        };
+        let plain = with(none.clone());
+        // Without alterations both views are the picture itself.
+        for (i, index) in indices.iter().enumerate() {
+            assert_eq!(plain[i], data.train.picture(*index));
+            assert_eq!(plain[i], plain[PAIRS + i]);
+        }
+        let switched: [Setup; 6] = [
+            Setup {
+                crop_on: true,
+                ..none.clone()
+            },
+            Setup {
+                flip_on: true,
+                ..none.clone()
+            },
+            Setup {
+                jitter_on: true,
+                ..none.clone()
+            },
+            Setup {
+                gray_on: true,
+                gray: 1.0,
+                ..none.clone()
+            },
+            Setup {
+                blur_on: true,
+                blur: 1.0,
+                ..none.clone()
+            },
+            Setup {
+                solarize_on: true,
+                solarize: 1.0,
+                ..none.clone()
+            },
+        ];
+        for setup in switched {
+            assert_ne!(with(setup.clone()), plain, "{setup:?}");
+        }
+        assert_ne!(chosen(0, 100), chosen(1, 100));
+        assert_eq!(chosen(3, 2).len(), 2);
+    }
+}

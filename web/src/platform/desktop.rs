@@ -1,0 +1,147 @@
+//! A window's side: the trainer is a thread, and files are written.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use async_channel::Sender;
+use eframe::egui;
+use pollster::block_on;
+
+use super::Received;
+use crate::protocol::{Request, Update};
+use crate::session;
+
+/// Whether this is a browser.
+pub const IS_WEB: bool = false;
+
+/// What GPUs are reached through, for people.
+pub const GPU_API: &str = "wgpu";
+
+/// Whether there may be GPUs.
+pub fn has_gpu_api() -> bool {
+    true
+}
+
+/// Waits.
+pub async fn sleep(duration: Duration) {
+    // The trainer's thread has nothing else to do.
+    thread::sleep(duration);
+}
+
+/// A trainer on a thread of its own. It ends with its link.
+pub struct Link {
+    requests: Sender<Request>,
+    updates: mpsc::Receiver<Update>,
+    trainer: Option<thread::JoinHandle<()>>,
+}
+
+impl Link {
+    /// Starts a trainer; `wake` is called when there is something to receive.
+    pub fn new(wake: impl Fn() + Send + 'static) -> Self {
+        let (requests, receiver) = async_channel::unbounded();
+        let (sender, updates) = mpsc::channel();
+        let trainer = thread::Builder::new()
+            .name("trainer".into())
+            .spawn(move || {
+                block_on(session::serve(&receiver, &|update| {
+                    // A panel that has gone needs no answer.
+                    _ = sender.send(update);
+                    wake();
+                }));
+            });
+        Self {
+            requests,
+            updates,
+            trainer: trainer.ok(),
+        }
+    }
+
+    /// Sends a request.
+    pub fn send(&self, request: Request) {
+        // A trainer that is gone is noticed on receiving.
+        _ = self.requests.try_send(request);
+    }
+
+    /// The next thing that came, if any.
+    pub fn receive(&mut self) -> Option<Received> {
+        match self.updates.try_recv() {
+            Ok(update) => Some(Received::Update(Box::new(update))),
+            Err(mpsc::TryRecvError::Empty) => None,
+            Err(mpsc::TryRecvError::Disconnected) => {
+                let trainer = self.trainer.take()?;
+                let lost = match trainer.join() {
+                    Ok(()) => "it ended".to_owned(),
+                    Err(panic) => panic
+                        .downcast_ref::<String>()
+                        .map(String::as_str)
+                        .or(panic.downcast_ref::<&str>().copied())
+                        .unwrap_or("a fault of the program")
+                        .to_owned(),
+                };
+                Some(Received::Lost(lost))
+            }
+        }
+    }
+}
+
+/// Writes a file into the current folder, under a name that is free; returns what to tell.
+pub fn save(name: &str, bytes: &[u8]) -> String {
+    let (stem, extension) = name.rsplit_once('.').unwrap_or((name, "bin"));
+    let free = (1..).map(|number| match number {
+        1 => PathBuf::from(name),
+        number => PathBuf::from(format!("{stem}-{number}.{extension}")),
+    });
+    let path = free
+        .into_iter()
+        .find(|path| !path.exists())
+        .unwrap_or_else(|| name.into());
+    match fs::write(&path, bytes) {
+        Ok(()) => format!(
+            "Saved as {}",
+            fs::canonicalize(&path).unwrap_or(path).display()
+        ),
+        Err(error) => format!("{} cannot be written: {error}", path.display()),
+    }
+}
+
+/// Whether files can be chosen here, besides being dropped.
+pub const CAN_CHOOSE_FILES: bool = false;
+
+/// Nothing: on the desktop files are dropped.
+pub fn choose_files(_: impl Fn(Result<(String, Vec<u8>), String>) + Clone + 'static) {}
+
+/// Reads a file that was dropped.
+pub fn read_dropped(
+    file: &egui::DroppedFileHandle,
+    done: impl FnOnce(Result<(String, Vec<u8>), String>),
+) {
+    let name = file
+        .path()
+        .file_name()
+        .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    done(match file.bytes() {
+        Ok(bytes) => Ok((name, bytes)),
+        Err(error) => Err(format!("{name} cannot be read: {error}")),
+    });
+}
+
+/// The file of a data set that is not embedded. On the desktop it is part of the program.
+pub fn fetch_fashion(done: impl FnOnce(Result<Vec<u8>, String>) + 'static) {
+    done(Ok(include_bytes!("../../data/fashion-mnist.png").to_vec()));
+}
+
+/// A window has no address to keep the state in.
+pub fn set_fragment(_: &str) {}
+
+/// A window was opened without a link.
+pub fn fragment() -> String {
+    String::new()
+}
+
+/// The link that opens the lab as it is.
+pub fn link(fragment: &str) -> String {
+    format!("#{fragment}")
+}

@@ -1,0 +1,19 @@
+//! What differs between a browser and a window: where the trainer lives, how one waits, where files go.
+
+#[cfg(not(target_family = "wasm"))]
+mod desktop;
+#[cfg(target_family = "wasm")]
+mod web;
+
+#[cfg(not(target_family = "wasm"))]
+pub use desktop::*;
+#[cfg(target_family = "wasm")]
+pub use web::*;
+
+/// What came of a link to a trainer.
+pub enum Received {
+    /// Something was told.
+    Update(Box<crate::protocol::Update>),
+    /// The trainer is gone, and why, for people.
+    Lost(String),
+}

@@ -1,0 +1,273 @@
+//! A run as the panel knows it: its trainer, its past, and what it is doing.
+
+use crate::dataset::{Dataset, Source};
+use crate::history::History;
+use crate::platform::{Link, Received};
+use crate::protocol::{Failure, Opened, Request, Update};
+use crate::setup::{DeviceChoice, Setup};
+
+/// What a run is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activity {
+    /// The trainer is being started, or opens the run.
+    Starting,
+    /// It waits.
+    Paused,
+    /// It trains.
+    Playing,
+    /// Every epoch is done.
+    Finished,
+    /// It could not go on.
+    Failed,
+}
+
+/// How often a lost trainer is replaced in a row.
+const RECOVERIES: usize = 2;
+
+/// A run.
+pub struct Run {
+    /// What was asked for.
+    pub setup: Setup,
+    /// Its pictures, as the panel draws them.
+    pub data: Option<Dataset>,
+    /// What the trainer said of it.
+    pub opened: Option<Opened>,
+    /// Its past.
+    pub history: History,
+    /// What it is doing.
+    pub activity: Activity,
+    /// What went wrong, or was noteworthy, for people.
+    pub notice: Option<String>,
+    /// The last weights that were asked for.
+    pub weights: Option<Vec<u8>>,
+    source: Source,
+    link: Link,
+    /// Makes a link to another trainer.
+    start: Box<dyn Fn() -> Link>,
+    /// The last state, to go on from.
+    checkpoint: Option<(usize, Vec<u8>)>,
+    /// Lost trainers without a step between them.
+    lost: usize,
+    /// What is to be done once the run is open.
+    then: Option<Request>,
+}
+
+impl Run {
+    /// A run of `setup` by a trainer of its own, whose updates make `wake` be called.
+    pub fn new(setup: Setup, source: Source, start: Box<dyn Fn() -> Link>) -> Self {
+        let mut run = Self {
+            data: None,
+            opened: None,
+            history: History::default(),
+            activity: Activity::Starting,
+            notice: None,
+            weights: None,
+            link: start(),
+            start,
+            checkpoint: None,
+            lost: 0,
+            then: None,
+            setup,
+            source,
+        };
+        run.open(None);
+        run
+    }
+
+    fn open(&mut self, checkpoint: Option<Vec<u8>>) {
+        self.activity = Activity::Starting;
+        self.data = Dataset::new(self.setup.data, &self.source).ok();
+        let (setup, source) = (self.setup.clone(), self.source.clone());
+        self.link.send(Request::Open {
+            setup,
+            source,
+            checkpoint,
+        });
+    }
+
+    /// Starts anew.
+    pub fn restart(&mut self, setup: Setup, source: Source) {
+        (self.setup, self.source) = (setup, source);
+        self.history = History::default();
+        (self.opened, self.checkpoint, self.notice, self.then) = (None, None, None, None);
+        self.open(None);
+    }
+
+    /// Goes on with other settings if it can, and else starts anew. True if it goes on.
+    pub fn retune(&mut self, setup: Setup, source: Source) -> bool {
+        if self.activity != Activity::Failed && self.setup.can_become(&setup) {
+            self.setup = setup.clone();
+            self.send(Request::Retune(setup));
+            return true;
+        }
+        let playing = self.is_playing();
+        self.restart(setup, source);
+        if playing {
+            self.play();
+        }
+        false
+    }
+
+    /// Sends a request, after the run is open.
+    pub fn send(&mut self, request: Request) {
+        self.link.send(request);
+    }
+
+    /// Whether it trains, or will as soon as it can.
+    pub fn is_playing(&self) -> bool {
+        self.activity == Activity::Playing || matches!(self.then, Some(Request::Play))
+    }
+
+    /// Trains until told otherwise.
+    pub fn play(&mut self) {
+        match self.activity {
+            Activity::Starting => self.then = Some(Request::Play),
+            Activity::Paused => {
+                self.activity = Activity::Playing;
+                self.send(Request::Play);
+                self.send(Request::Correlation);
+            }
+            Activity::Playing => {}
+            Activity::Finished | Activity::Failed => {
+                self.restart(self.setup.clone(), self.source.clone());
+                self.then = Some(Request::Play);
+            }
+        }
+    }
+
+    /// Waits after the step in progress.
+    pub fn pause(&mut self) {
+        self.then = None;
+        if self.activity == Activity::Playing {
+            self.activity = Activity::Paused;
+            self.send(Request::Pause);
+        }
+    }
+
+    /// Does one step.
+    pub fn step(&mut self) {
+        match self.activity {
+            Activity::Starting => self.then = Some(Request::Step),
+            Activity::Failed | Activity::Finished => {}
+            Activity::Playing | Activity::Paused => {
+                self.activity = Activity::Paused;
+                self.send(Request::Correlation);
+                self.send(Request::Step);
+            }
+        }
+    }
+
+    /// Takes in what the trainer told. True if something came.
+    pub fn receive(&mut self) -> bool {
+        let mut any = false;
+        while let Some(received) = self.link.receive() {
+            any = true;
+            match received {
+                Received::Update(update) => self.take(*update),
+                Received::Lost(message) => self.recover(&Failure {
+                    message,
+                    device_lost: true,
+                }),
+            }
+        }
+        any
+    }
+
+    fn take(&mut self, update: Update) {
+        match update {
+            Update::Opened(opened) => {
+                if opened.done == 0 {
+                    self.history = History::default();
+                } else {
+                    // What was done after the checkpoint is done again.
+                    let done = opened.done;
+                    self.history.steps.truncate(done);
+                    self.history.milliseconds.truncate(done);
+                    self.history.probes.retain(|probe| probe.step <= done);
+                    self.history.frames.retain(|frame| frame.step <= done);
+                }
+                if opened.setup != self.setup && opened.on_cpu {
+                    self.notice = Some(format!(
+                        "Training on the {}, at a smaller size: batch {}, encoder {}, projector {}.",
+                        opened.device,
+                        opened.setup.batch,
+                        opened.setup.encoder_width,
+                        opened.setup.projector
+                    ));
+                }
+                self.opened = Some(opened);
+                self.activity = Activity::Paused;
+                match self.then.take() {
+                    Some(Request::Play) => self.play(),
+                    Some(Request::Step) => self.step(),
+                    _ => {}
+                }
+            }
+            Update::Step {
+                report,
+                milliseconds,
+            } => {
+                self.lost = 0;
+                self.history.add_step(report, milliseconds);
+            }
+            Update::Correlation(matrix) => {
+                self.history.add_matrix(&matrix);
+                if self.activity == Activity::Playing {
+                    // The next one, only now: however fast steps are, matrices come as fast as they are drawn.
+                    self.send(Request::Correlation);
+                }
+            }
+            Update::Probe(probe) => {
+                // A look may be repeated, as for another query, and the untrained encoder's comes first.
+                self.history.probes.retain(|old| old.step < probe.step);
+                self.history.probes.push(probe);
+            }
+            Update::Weights(bytes) => self.weights = Some(bytes),
+            Update::Checkpoint { step, bytes } => self.checkpoint = Some((step, bytes)),
+            Update::Paused => {
+                if self.activity == Activity::Playing {
+                    self.activity = Activity::Paused;
+                }
+            }
+            Update::Finished => self.activity = Activity::Finished,
+            Update::Refused(message) => self.notice = Some(message),
+            Update::Failed(failure) if failure.device_lost => self.recover(&failure),
+            Update::Failed(failure) => {
+                self.activity = Activity::Failed;
+                self.notice = Some(failure.message);
+            }
+        }
+    }
+
+    /// Another trainer goes on from the last state.
+    fn recover(&mut self, failure: &Failure) {
+        let playing = self.is_playing();
+        self.lost += 1;
+        if self.lost > RECOVERIES {
+            self.activity = Activity::Failed;
+            self.notice = Some(format!(
+                "The trainer was lost again ({}). Choose the CPU under “Computes on”, or load the page anew.",
+                failure.message
+            ));
+            return;
+        }
+        let from = self.checkpoint.as_ref().map_or(0, |(step, _)| *step);
+        // Twice in a row: the device is no longer to be trusted, or its memory does not suffice.
+        let on_cpu = self.lost == RECOVERIES
+            && self.setup.device != DeviceChoice::Cpu
+            && self.checkpoint.is_none();
+        if on_cpu {
+            self.setup.device = DeviceChoice::Cpu;
+        }
+        self.notice = Some(format!(
+            "The trainer was lost ({}). Another one goes on from step {from}{}.",
+            failure.message,
+            if on_cpu { ", on the CPU" } else { "" }
+        ));
+        self.link = (self.start)();
+        self.open(self.checkpoint.as_ref().map(|(_, bytes)| bytes.clone()));
+        if playing {
+            self.then = Some(Request::Play);
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! The lab for browsers: built into `web/dist`, a folder of static files with relative links, and served from there.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, anyhow};
+use tiny_http::{Header, Response, Server};
+use wasm_bindgen_cli_support::Bindgen;
+
+use crate::{cargo, has, root, run, wasm};
+
+/// Where it is served unless another port is asked for.
+pub const PORT: u16 = 8080;
+
+/// What becomes of the module's size by npm's package of that version; Debian's wasm-opt breaks modules.
+const BINARYEN: &str = "binaryen@132.0.0";
+
+/// What the module may use: what every browser with WebGPU has. `--all-features` makes one that Chromium rejects.
+const FEATURES: [&str; 7] = [
+    "bulk-memory",
+    "multivalue",
+    "mutable-globals",
+    "nontrapping-float-to-int",
+    "reference-types",
+    "sign-ext",
+    "simd",
+];
+
+/// The files that are taken as they are.
+const STATIC: [&str; 3] = ["index.html", "worker.js", "data/fashion-mnist.png"];
+
+/// The folder of the built lab.
+fn dist() -> PathBuf {
+    root().join("web/dist")
+}
+
+/// Builds the lab.
+pub fn build() -> Result<()> {
+    let toolchain = wasm::toolchain()?;
+    run(&mut wasm::cargo_for_lab("build", &toolchain))?;
+    let dist = dist();
+    fs::create_dir_all(&dist).with_context(|| format!("cannot make {}", dist.display()))?;
+    let built = target_folder()?
+        .join(wasm::TARGET)
+        .join("lab/barlow-lab.wasm");
+    Bindgen::new()
+        .input_path(&built)
+        .out_name("lab")
+        .typescript(false)
+        .web(true)
+        .and_then(|bindgen| bindgen.generate(&dist))
+        .context("wasm-bindgen")?;
+    let module = dist.join("lab_bg.wasm");
+    shrink(&module)?;
+    for name in STATIC {
+        let from = root().join("web").join(name);
+        let to = dist.join(from.file_name().context("a file's name")?);
+        fs::copy(&from, &to).with_context(|| format!("cannot copy {}", from.display()))?;
+    }
+    report(&dist)
+}
+
+/// cargo's target folder.
+fn target_folder() -> Result<PathBuf> {
+    let output = cargo()
+        .args(["metadata", "--format-version", "1", "--no-deps", "--quiet"])
+        .current_dir(root())
+        .output()
+        .context("cannot start cargo")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    // One field of a long line does not need a reader of JSON.
+    let (_, rest) = text
+        .split_once("\"target_directory\":\"")
+        .ok_or_else(|| anyhow!("cargo metadata names no target folder"))?;
+    let (folder, _) = rest
+        .split_once('"')
+        .ok_or_else(|| anyhow!("cargo metadata is cut short"))?;
+    Ok(PathBuf::from(folder.replace("\\\\", "\\")))
+}
+
+/// Optimizes the module, where npm is there to bring wasm-opt. Without it, the lab works and is larger.
+fn shrink(module: &Path) -> Result<()> {
+    if !has("npx") {
+        println!("npm is not here to bring wasm-opt: the module stays larger than it could be");
+        return Ok(());
+    }
+    let small = module.with_extension("small");
+    let mut command = Command::new("npx");
+    command.args(["--yes", "--package", BINARYEN, "wasm-opt", "-Os"]);
+    command.args(FEATURES.map(|feature| format!("--enable-{feature}")));
+    run(command.arg(module).arg("--output").arg(&small))?;
+    fs::rename(&small, module).context("cannot replace the module")
+}
+
+/// Tells what a visitor downloads.
+fn report(dist: &Path) -> Result<()> {
+    let mut total = 0;
+    println!("{}:", dist.display());
+    for name in ["index.html", "lab.js", "worker.js", "lab_bg.wasm"] {
+        let bytes = fs::read(dist.join(name)).with_context(|| format!("there is no {name}"))?;
+        let mut zipped = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        zipped.write_all(&bytes)?;
+        let zipped = zipped.finish()?.len();
+        total += zipped;
+        println!(
+            "  {name}: {} KB, {} KB compressed",
+            bytes.len() >> 10,
+            zipped >> 10
+        );
+    }
+    println!(
+        "  together: {:.2} MB compressed (gzip), emoji included",
+        total as f64 / 1e6
+    );
+    Ok(())
+}
+
+/// Builds the lab, and serves it on this machine.
+pub fn serve(port: u16) -> Result<()> {
+    build()?;
+    let server = Server::http(("127.0.0.1", port)).map_err(|error| {
+        anyhow!("port {port} cannot be had ({error}): take another with --port")
+    })?;
+    println!("the lab is at http://localhost:{port}/ (Ctrl-C ends it)");
+    for request in server.incoming_requests() {
+        let path = request
+            .url()
+            .split(['?', '#'])
+            .next()
+            .unwrap_or("/")
+            .trim_start_matches('/');
+        let name = if path.is_empty() { "index.html" } else { path }.to_owned();
+        // Every file lies in the folder itself: no name leads out of it.
+        let file = (!name.contains(['/', '\\']))
+            .then(|| File::open(dist().join(&name)).ok())
+            .flatten();
+        // A visitor who has gone is no error.
+        _ = match file {
+            Some(file) => {
+                request.respond(Response::from_file(file).with_header(content_type(&name)))
+            }
+            None => request.respond(Response::from_string("not found").with_status_code(404)),
+        };
+    }
+    Ok(())
+}
+
+fn content_type(name: &str) -> Header {
+    let kind = match name.rsplit('.').next() {
+        Some("html") => "text/html; charset=utf-8",
+        Some("js") => "text/javascript",
+        Some("wasm") => "application/wasm",
+        Some("png") => "image/png",
+        _ => "application/octet-stream",
+    };
+    Header::from_bytes("Content-Type", kind).expect("a fixed header is sound")
+}

@@ -1,0 +1,74 @@
+//! All tests: the workspace's, and the lab's in a browser.
+
+use std::env;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::{cargo, debian, has, lab, root, run};
+
+/// All tests, in release: training in debug takes an hour. With arguments, those of `cargo test` they choose.
+pub fn test(arguments: &[String]) -> Result<()> {
+    let cpu_only = env::var("BARLOW_TEST_DEVICE").as_deref() == Ok("cpu");
+    if cfg!(target_os = "linux") && !cpu_only && !has_vulkan_driver() {
+        println!("there is no Vulkan driver");
+        debian::install(
+            &["mesa-vulkan-drivers", "libvulkan1"],
+            "the tests need a Vulkan driver: install your GPU's, or Mesa's lavapipe (Debian and Ubuntu: apt-get install \
+             mesa-vulkan-drivers libvulkan1), or set BARLOW_TEST_DEVICE=cpu",
+        )?;
+    }
+    let mut command = cargo();
+    if env::var_os("XDG_RUNTIME_DIR").is_none() {
+        // Mesa complains on standard error where there is no desktop session.
+        command.env("XDG_RUNTIME_DIR", env::temp_dir());
+    }
+    // The whole workspace: one package alone would resolve other features, and rebuild burn.
+    run(command
+        .args(["test", "--release", "--workspace"])
+        .args(arguments))?;
+    if arguments.is_empty() {
+        browser()?;
+    }
+    Ok(())
+}
+
+fn has_vulkan_driver() -> bool {
+    let named = ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"]
+        .iter()
+        .any(|name| env::var_os(name).is_some());
+    let folders = [
+        "/usr/share/vulkan/icd.d",
+        "/etc/vulkan/icd.d",
+        "/usr/local/share/vulkan/icd.d",
+    ];
+    let installed = folders
+        .iter()
+        .any(|folder| std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()));
+    named || installed
+}
+
+/// The lab in a real browser.
+fn browser() -> Result<()> {
+    if !has("node") || !has("npm") {
+        bail!(
+            "the lab's tests need Node.js 20 or later, with npm (https://nodejs.org); `cargo xtask test --quiet` runs the others"
+        );
+    }
+    let known = ["chromium", "google-chrome", "chromium-browser"];
+    if env::var_os("CHROMIUM").is_none() && !known.iter().any(|name| has(name)) {
+        println!("there is no Chromium");
+        debian::install(
+            &["chromium", "fonts-dejavu-core"],
+            "the lab's tests need Chromium or Chrome 113 or later: install it, or say where it is with CHROMIUM=PATH",
+        )?;
+    }
+    lab::build()?;
+    let folder = root().join("tests/browser");
+    run(Command::new("npm")
+        .args(["ci", "--no-audit", "--no-fund", "--silent"])
+        .current_dir(&folder))?;
+    run(Command::new("node")
+        .args(["--test", "--test-concurrency=1", "lab.test.mjs"])
+        .current_dir(&folder))
+}
