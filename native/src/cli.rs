@@ -27,6 +27,8 @@ pub enum Command {
     Devices,
     /// Measure each operation of a training step beside burn's own, and beside what the device can do
     Bench(Bench),
+    /// Open the lab in a window: train before your eyes, or follow a run
+    Lab(Lab),
 }
 
 /// `barlow train`
@@ -110,6 +112,16 @@ pub struct Bench {
     /// Print an object a line
     #[arg(long)]
     pub json: bool,
+}
+
+/// `barlow lab`
+#[derive(Debug, Args)]
+pub struct Lab {
+    /// A run's folder to look into, also while it trains [default: train in the lab itself]
+    pub run: Option<PathBuf>,
+    /// Where to compute what is shown of the run: auto (a GPU if there is one), cpu, gpu, or an adapter's number
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
 }
 
 /// The recipes.

@@ -13,6 +13,7 @@ mod cli;
 mod commands;
 mod correlation;
 mod device;
+mod follow;
 mod pictures;
 mod run_folder;
 mod settings;
@@ -29,6 +30,7 @@ pub fn main() -> ExitCode {
         cli::Command::Evaluate(arguments) => commands::evaluate(&arguments),
         cli::Command::Devices => commands::devices(),
         cli::Command::Bench(arguments) => commands::bench(&arguments),
+        cli::Command::Lab(arguments) => commands::lab(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

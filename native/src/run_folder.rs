@@ -139,6 +139,11 @@ impl RunFolder {
         Ok(found)
     }
 
+    /// The step of the last checkpoint, if there is one.
+    pub fn last_step(&self) -> Option<usize> {
+        self.checkpoints().ok()?.last().map(|(step, _)| *step)
+    }
+
     /// Reads the last checkpoint.
     ///
     /// # Errors

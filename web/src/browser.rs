@@ -1,9 +1,9 @@
 //! The start in a browser, and what the page's script can ask of the lab: `window.lab`.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::pin::Pin;
 use std::rc::Rc;
 
-use eframe::egui;
 use js_sys::{Object, Reflect};
 use serde_json::json;
 use wasm_bindgen::prelude::*;
@@ -49,7 +49,22 @@ fn words(error: &JsValue) -> String {
         .unwrap_or_else(|| format!("{error:?}"))
 }
 
+/// The lab, once it is there: it outlives what it is drawn with.
+type Known = Rc<RefCell<Option<Rc<RefCell<Lab>>>>>;
+
 async fn start_page(window: &Window) -> Result<(), String> {
+    draw(window.clone(), Known::default()).await?;
+    if let Some(loading) = window
+        .document()
+        .and_then(|document| document.get_element_by_id("loading"))
+    {
+        loading.remove();
+    }
+    Ok(())
+}
+
+/// Draws the lab on the page's canvas, and on a new one should the GPU forget this one.
+async fn draw(window: Window, known: Known) -> Result<(), String> {
     let document: Document = window.document().ok_or("there is no document")?;
     let element = |id: &str| {
         document
@@ -60,27 +75,71 @@ async fn start_page(window: &Window) -> Result<(), String> {
         .dyn_into()
         .map_err(|_| "#canvas is no canvas")?;
     let mirror = Mirror::new(element("accessible")?, element("spoken")?);
-    let window = window.clone();
-    let create: eframe::AppCreator<'static> = Box::new(move |creation| {
-        let context = &creation.egui_ctx;
-        context.enable_accesskit();
-        context.add_plugin(mirror);
-        let lab = Rc::new(RefCell::new(Lab::new(&platform::fragment(), context)));
-        if let Some(advice) = advice(&window) {
-            lab.borrow_mut().messages.push(advice);
-        }
-        publish(&window, &lab, context);
-        follow(&window, &lab, context);
-        Ok(Box::new(App::new(lab)))
-    });
-    let started = eframe::WebRunner::new()
-        .start(canvas, eframe::WebOptions::default(), create)
+    let runner = eframe::WebRunner::new();
+    let create: eframe::AppCreator<'static> = {
+        let (window, known) = (window.clone(), known.clone());
+        Box::new(move |creation| {
+            let context = &creation.egui_ctx;
+            context.enable_accesskit();
+            context.add_plugin(mirror);
+            let mut known = known.borrow_mut();
+            let lab = match &*known {
+                Some(lab) => {
+                    let mut drawn = lab.borrow_mut();
+                    drawn.draw_with(context);
+                    drawn
+                        .messages
+                        .push("The GPU was reset, and the page is drawn anew.".into());
+                    lab.clone()
+                }
+                None => {
+                    let lab = Rc::new(RefCell::new(Lab::new(&platform::fragment(), context)));
+                    lab.borrow_mut().messages.extend(advice(&window));
+                    publish(&window, &lab);
+                    follow(&window, &lab);
+                    lab
+                }
+            };
+            *known = Some(lab.clone());
+            Ok(Box::new(App::new(lab)))
+        })
+    };
+    let started = runner
+        .start(canvas.clone(), eframe::WebOptions::default(), create)
         .await;
     started.map_err(|error| {
         format!("{}. It draws with WebGL 2: allow hardware acceleration in the browser's settings, or take another browser", words(&error))
     })?;
-    element("loading")?.remove();
+    redraw_when_lost(window, &canvas, runner, known);
     Ok(())
+}
+
+/// A canvas whose context is lost stays blank: another one takes its place.
+fn redraw_when_lost(
+    window: Window,
+    canvas: &HtmlCanvasElement,
+    runner: eframe::WebRunner,
+    known: Known,
+) {
+    let lost = canvas.clone();
+    let on_lost = Closure::<dyn FnMut()>::once(move || {
+        runner.destroy();
+        if let Ok(fresh) = lost.clone_node() {
+            _ = lost.replace_with_with_node_1(&fresh);
+        }
+        if let Some(place) = window
+            .document()
+            .and_then(|document| document.get_element_by_id("accessible"))
+        {
+            place.set_text_content(None);
+        }
+        let again: Pin<Box<dyn Future<Output = Result<(), String>>>> =
+            Box::pin(draw(window, known));
+        spawn_local(async { _ = again.await });
+    });
+    _ = canvas
+        .add_event_listener_with_callback("webglcontextlost", on_lost.as_ref().unchecked_ref());
+    on_lost.forget();
 }
 
 /// What to do where there is no WebGPU.
@@ -109,7 +168,7 @@ fn advice(window: &Window) -> Option<String> {
 
 /// Gives the page's script `window.lab`: its state, and a few commands. Tests and benchmarks use it, and whoever wants
 /// to put the lab into a page of their own.
-fn publish(window: &Window, lab: &Rc<RefCell<Lab>>, context: &egui::Context) {
+fn publish(window: &Window, lab: &Rc<RefCell<Lab>>) {
     let interface = Object::new();
     let status = {
         let lab = lab.clone();
@@ -120,7 +179,7 @@ fn publish(window: &Window, lab: &Rc<RefCell<Lab>>, context: &egui::Context) {
         })
     };
     let command = {
-        let (lab, context) = (lab.clone(), context.clone());
+        let lab = lab.clone();
         Closure::<dyn Fn(String)>::new(move |name: String| {
             let mut lab = lab.borrow_mut();
             match name.as_str() {
@@ -132,7 +191,7 @@ fn publish(window: &Window, lab: &Rc<RefCell<Lab>>, context: &egui::Context) {
                     .messages
                     .push(format!("window.lab knows no command {other}")),
             }
-            context.request_repaint();
+            lab.wake.wake();
         })
     };
     _ = Reflect::set(&interface, &"status".into(), status.as_ref());
@@ -155,6 +214,7 @@ fn status(lab: &Lab) -> String {
             "step_ms": run.history.milliseconds,
             "matrices": run.history.frames.len(),
             "scores": run.history.probes.iter().map(|probe| (probe.step, probe.score)).collect::<Vec<_>>(),
+            "kept": run.kept(),
             "untrained": opened.map(|opened| opened.untrained),
             "pixels": opened.map(|opened| opened.pixels),
             "device": opened.map(|opened| &opened.device),
@@ -175,21 +235,45 @@ fn status(lab: &Lab) -> String {
     status.to_string()
 }
 
-/// Follows the address: a link that is typed or clicked while the page is open.
-fn follow(window: &Window, lab: &Rc<RefCell<Lab>>, context: &egui::Context) {
-    let (lab, context) = (lab.clone(), context.clone());
-    let changed = Closure::<dyn Fn()>::new(move || {
-        let (page, unknown) = Page::parse(&platform::fragment());
-        let mut lab = lab.borrow_mut();
-        if !unknown.is_empty() {
-            lab.messages.push(format!(
-                "Not understood in the link: {}",
-                unknown.join(", ")
-            ));
-        }
-        lab.show(page);
-        context.request_repaint();
-    });
+/// Follows the address, for a link that is typed or clicked while the page is open, and the page's being seen.
+fn follow(window: &Window, lab: &Rc<RefCell<Lab>>) {
+    let changed = {
+        let lab = lab.clone();
+        Closure::<dyn Fn()>::new(move || {
+            let (page, unknown) = Page::parse(&platform::fragment());
+            let mut lab = lab.borrow_mut();
+            if !unknown.is_empty() {
+                lab.messages.push(format!(
+                    "Not understood in the link: {}",
+                    unknown.join(", ")
+                ));
+            }
+            lab.show(page);
+            lab.wake.wake();
+        })
+    };
     window.set_onhashchange(Some(changed.as_ref().unchecked_ref()));
     changed.forget();
+    let Some(document) = window.document() else {
+        return;
+    };
+    let (lab, seen) = (lab.clone(), document.clone());
+    let left = Cell::new(None);
+    let visible = Closure::<dyn Fn()>::new(move || {
+        let mut lab = lab.borrow_mut();
+        let steps = |lab: &Lab| lab.runs.first().map_or(0, |run| run.history.steps.len());
+        if seen.hidden() {
+            left.set(Some(steps(&lab)));
+        } else if let Some(before) = left.take().filter(|_| lab.is_playing()) {
+            // A page that is not seen is not drawn, but its worker goes on.
+            lab.receive();
+            let done = steps(&lab).saturating_sub(before);
+            lab.messages.push(format!(
+                "While this page was in the background, {done} steps were done."
+            ));
+        }
+    });
+    _ = document
+        .add_event_listener_with_callback("visibilitychange", visible.as_ref().unchecked_ref());
+    visible.forget();
 }

@@ -1,9 +1,10 @@
 //! The pictures of a run, and those that are looked at while it learns.
 
 use std::io::Cursor;
+use std::sync::OnceLock;
 
 use barlow_core::data::Pictures;
-use barlow_core::data::emoji::{self, emoji};
+use barlow_core::data::emoji::{self, Emoji};
 use barlow_core::evaluate::mirrored_and_cropped;
 use image::imageops::FilterType;
 use image::{ImageReader, Limits, RgbImage};
@@ -93,10 +94,40 @@ impl Dataset {
     }
 }
 
+impl Dataset {
+    /// Square pictures of any size, of which nothing but names is known.
+    pub fn unlabelled(train: Pictures, names: &[String]) -> Self {
+        let picked = spread(train.count(), SHOWN / 2);
+        let originals = train.subset(picked.iter().copied());
+        let copies = picked
+            .iter()
+            .map(|i| format!("{}, mirrored and cropped", names[*i]));
+        Self {
+            names: picked
+                .iter()
+                .map(|i| names[*i].clone())
+                .chain(copies)
+                .collect(),
+            shown: join(&originals, &mirrored_and_cropped(&originals)),
+            train,
+            question: Question::Pairs,
+            measure: "the mirrored and cropped copy found at once",
+        }
+    }
+}
+
 /// `most` of `count` numbers, evenly spread.
 fn spread(count: usize, most: usize) -> Vec<usize> {
     let most = most.min(count);
     (0..most).map(|i| i * count / most).collect()
+}
+
+/// A copy of the core's sheet in a fifth of the bytes: it is downloaded.
+static SHEET: &[u8] = include_bytes!("../data/emoji.webp");
+
+fn emoji() -> &'static Emoji {
+    static EMOJI: OnceLock<Emoji> = OnceLock::new();
+    EMOJI.get_or_init(|| emoji::unpack(SHEET))
 }
 
 fn of_emoji() -> Dataset {
@@ -120,7 +151,8 @@ fn join(first: &Pictures, second: &Pictures) -> Pictures {
     let bytes = [first, second]
         .into_iter()
         .flat_map(|set| (0..set.count()).flat_map(|i| set.picture(i).iter().copied()));
-    Pictures::new(SIDE, SIDE, bytes.collect())
+    let (height, width) = first.size();
+    Pictures::new(height, width, bytes.collect())
 }
 
 /// Fashion-MNIST's side.
@@ -196,19 +228,7 @@ fn of_own(own: &OwnPictures) -> Result<Dataset, DatasetError> {
         return Err(DatasetError::TooFew(count));
     }
     let train = Pictures::new(SIDE, SIDE, own.planes.clone());
-    let picked = spread(count, SHOWN / 2);
-    let originals = train.subset(picked.iter().copied());
-    let names = picked.iter().map(|i| own.names[*i].clone());
-    let copies = picked
-        .iter()
-        .map(|i| format!("{}, mirrored and cropped", own.names[*i]));
-    Ok(Dataset {
-        names: names.chain(copies).collect(),
-        shown: join(&originals, &mirrored_and_cropped(&originals)),
-        train,
-        question: Question::Pairs,
-        measure: "the mirrored and cropped copy found at once",
-    })
+    Ok(Dataset::unlabelled(train, &own.names))
 }
 
 /// The most memory that decoding a visitor's picture may take, and the most pixels a side.
@@ -244,6 +264,28 @@ pub fn decode(name: &str, bytes: &[u8]) -> Result<Vec<u8>, String> {
                 .collect::<Vec<_>>()
         })
         .collect())
+}
+
+/// Square pictures of any size as [`OwnPictures`], to be drawn.
+pub fn thumbnails(pictures: &Pictures, names: Vec<String>) -> OwnPictures {
+    let (height, width) = pictures.size();
+    let small = |index: usize| {
+        let picture = drawn(pictures.picture(index), height, width);
+        image::imageops::resize(&picture, SIDE as u32, SIDE as u32, FilterType::Triangle)
+    };
+    let planes = (0..pictures.count()).flat_map(|index| {
+        let small = small(index);
+        (0..3).flat_map(move |color| {
+            small
+                .pixels()
+                .map(|pixel| pixel.0[color])
+                .collect::<Vec<_>>()
+        })
+    });
+    OwnPictures {
+        planes: planes.collect(),
+        names,
+    }
 }
 
 /// A picture as it is drawn.

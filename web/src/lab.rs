@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use eframe::egui;
 
@@ -39,9 +40,26 @@ pub struct Lab {
     pub picked: Picked,
     /// The last picture that was dropped.
     pub query: Option<(String, Vec<u8>)>,
+    /// The run that is followed, if it is trained elsewhere.
+    pub following: Option<String>,
     /// What it looks like: state of the drawing alone.
     pub view: crate::panel::View,
-    context: egui::Context,
+    /// What has it drawn again.
+    pub wake: Wake,
+}
+
+/// What has the panel drawn again, from wherever something has changed. What it is drawn with may change.
+#[derive(Clone)]
+pub struct Wake(Arc<Mutex<egui::Context>>);
+
+impl Wake {
+    /// Has the panel drawn again.
+    pub fn wake(&self) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .request_repaint();
+    }
 }
 
 /// A picture whose neighbors are shown.
@@ -57,7 +75,20 @@ impl Lab {
     /// The lab as a link describes it.
     pub fn new(fragment: &str, context: &egui::Context) -> Self {
         let (page, unknown) = Page::parse(fragment);
-        let mut lab = Self {
+        let mut lab = Self::empty(context);
+        if !unknown.is_empty() {
+            lab.messages.push(format!(
+                "Not understood in the link, and left as usual: {}",
+                unknown.join(", ")
+            ));
+        }
+        lab.show(page);
+        lab
+    }
+
+    fn empty(context: &egui::Context) -> Self {
+        context.set_fonts(crate::panel::fonts());
+        Self {
             page: Page::default(),
             runs: Vec::new(),
             own: OwnPictures::default(),
@@ -69,17 +100,34 @@ impl Lab {
             pace: 0,
             picked: Picked::Shown(0),
             query: None,
+            following: None,
             view: crate::panel::View::default(),
-            context: context.clone(),
-        };
-        if !unknown.is_empty() {
-            lab.messages.push(format!(
-                "Not understood in the link, and left as usual: {}",
-                unknown.join(", ")
-            ));
+            wake: Wake(Arc::new(Mutex::new(context.clone()))),
         }
-        lab.show(page);
+    }
+
+    /// The lab on a run that is trained elsewhere: `start` begins to follow it.
+    pub fn following(
+        name: &str,
+        setup: Setup,
+        source: Source,
+        start: Box<dyn Fn() -> Link>,
+        context: &egui::Context,
+    ) -> Self {
+        let mut lab = Self::empty(context);
+        lab.page.setup = setup.clone();
+        lab.page.hidden = ["course", "controls"].map(str::to_owned).to_vec();
+        lab.following = Some(name.to_owned());
+        lab.runs = vec![Run::new(setup, source, start)];
         lab
+    }
+
+    /// Goes on being drawn with another context, as the last one was lost.
+    pub fn draw_with(&mut self, context: &egui::Context) {
+        context.set_fonts(crate::panel::fonts());
+        *self.wake.0.lock().unwrap_or_else(PoisonError::into_inner) = context.clone();
+        // Its textures are gone.
+        self.view = crate::panel::View::default();
     }
 
     /// Goes to another state of the page.
@@ -104,11 +152,10 @@ impl Lab {
                 None => {
                     if !self.fashion_asked {
                         self.fashion_asked = true;
-                        let (arrives, context) =
-                            (self.fashion_arrives.clone(), self.context.clone());
+                        let (arrives, wake) = (self.fashion_arrives.clone(), self.wake.clone());
                         platform::fetch_fashion(move |result| {
                             arrives.borrow_mut().push(result);
-                            context.request_repaint();
+                            wake.wake();
                         });
                     }
                     Source::File(Vec::new())
@@ -139,10 +186,10 @@ impl Lab {
             match self.runs.get_mut(index) {
                 Some(run) => run.restart(setup, source.clone()),
                 None => {
-                    let context = self.context.clone();
+                    let wake = self.wake.clone();
                     let start = Box::new(move || {
-                        let context = context.clone();
-                        Link::new(move || context.request_repaint())
+                        let wake = wake.clone();
+                        Link::new(move || wake.wake())
                     });
                     let mut run = Run::new(setup, source.clone(), start);
                     run.send(Request::Pace(self.pace));
@@ -260,10 +307,10 @@ impl Lab {
 
     /// What takes in files as they arrive.
     pub fn file_taker(&self) -> impl Fn(Result<(String, Vec<u8>), String>) + Clone + 'static {
-        let (arrive, context) = (self.files_arrive.clone(), self.context.clone());
+        let (arrive, wake) = (self.files_arrive.clone(), self.wake.clone());
         move |file| {
             arrive.borrow_mut().push(file);
-            context.request_repaint();
+            wake.wake();
         }
     }
 

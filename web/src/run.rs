@@ -113,6 +113,11 @@ impl Run {
         self.link.send(request);
     }
 
+    /// The step whose state is kept, 0 for none.
+    pub fn kept(&self) -> usize {
+        self.checkpoint.as_ref().map_or(0, |(step, _)| *step)
+    }
+
     /// Whether it trains, or will as soon as it can.
     pub fn is_playing(&self) -> bool {
         self.activity == Activity::Playing || matches!(self.then, Some(Request::Play))
@@ -251,7 +256,7 @@ impl Run {
             ));
             return;
         }
-        let from = self.checkpoint.as_ref().map_or(0, |(step, _)| *step);
+        let from = self.kept();
         // Twice in a row: the device is no longer to be trusted, or its memory does not suffice.
         let on_cpu = self.lost == RECOVERIES
             && self.setup.device != DeviceChoice::Cpu

@@ -37,12 +37,16 @@ pub struct Emoji {
 /// The embedded emoji, unpacked on first use.
 pub fn emoji() -> &'static Emoji {
     static EMOJI: OnceLock<Emoji> = OnceLock::new();
-    EMOJI.get_or_init(unpack)
+    EMOJI.get_or_init(|| unpack(SHEET))
 }
 
-fn unpack() -> Emoji {
+/// The emoji of another copy of the sheet, such as a smaller one.
+///
+/// # Panics
+/// If it is no WebP of that size.
+pub fn unpack(sheet: &[u8]) -> Emoji {
     let table: Table = serde_json::from_str(TABLE).expect("the embedded table is sound");
-    let sheet = ImageReader::with_format(Cursor::new(SHEET), ImageFormat::WebP)
+    let sheet = ImageReader::with_format(Cursor::new(sheet), ImageFormat::WebP)
         .decode()
         .expect("the embedded sheet is sound")
         .to_rgb8();

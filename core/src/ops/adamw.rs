@@ -9,7 +9,7 @@ use burn::tensor::{Tensor, TensorData};
 use super::arena::{Arena, Moved, Parameter, arenas};
 use super::cpu;
 use super::lars::Rates;
-use super::measure::twins_asked;
+use super::measure::{fall_back, twins_asked};
 use super::wgsl::{self, kernel};
 use crate::device::runs_on_cpu;
 
@@ -50,7 +50,7 @@ impl AdamW {
             if runs_on_cpu(&parameter.value.device()) && !twins_asked() {
                 self.on_cpu(parameter, factors)
             } else {
-                self.twin(parameter, factors)
+                fall_back(|| self.twin(parameter, factors))
             }
         };
         parameters.iter().map(one).collect()

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::arena::{Arena, Moved, Parameter, arenas};
 use super::cpu;
-use super::measure::twins_asked;
+use super::measure::{fall_back, twins_asked};
 use super::wgsl::{self, kernel};
 use crate::device::runs_on_cpu;
 
@@ -70,7 +70,7 @@ impl Lars {
             if runs_on_cpu(&parameter.value.device()) && !twins_asked() {
                 self.on_cpu(parameter, rates.of(parameter.is_weight))
             } else {
-                self.twin(parameter, rates.of(parameter.is_weight))
+                fall_back(|| self.twin(parameter, rates.of(parameter.is_weight)))
             }
         };
         parameters.iter().map(one).collect()

@@ -27,8 +27,21 @@ pub fn with_twins<T>(task: impl FnOnce() -> T) -> T {
 }
 
 /// Whether burn's own operations are asked for.
+#[inline(always)]
 pub fn twins_asked() -> bool {
-    TWINS.get()
+    // A browser is not measured, and does not load what it would be measured against.
+    !cfg!(target_family = "wasm") && TWINS.get()
+}
+
+/// Runs burn's own operations, as kernels of ours do not run where the tensors are. In a browser there is no such place,
+/// and that they cannot be reached there leaves burn's products, megabytes of them, out of the download.
+#[inline(always)]
+pub fn fall_back<T>(twin: impl FnOnce() -> T) -> T {
+    assert!(
+        !cfg!(target_family = "wasm"),
+        "kernels of ours run wherever a browser computes"
+    );
+    twin()
 }
 
 /// What an operation does.

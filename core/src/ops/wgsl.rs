@@ -25,8 +25,11 @@ pub const WORKGROUPS_AN_AXIS: usize = 65_535;
 
 /// Whether kernels of ours run where `tensor` is: on a wgpu device for which cubecl chose its WGSL compiler, outside of
 /// [`with_twins`](super::measure::with_twins).
+#[inline(always)]
 pub fn available(tensor: &CubeTensor) -> bool {
-    !twins_asked() && tensor.client.name() == "wgpu<wgsl>"
+    // In a browser there is nothing but WGSL. That this is known when the program is built leaves out burn's own
+    // products and convolutions, megabytes of them.
+    !twins_asked() && (cfg!(target_family = "wasm") || tensor.client.name() == "wgpu<wgsl>")
 }
 
 /// Reads a kernel's source into the program.

@@ -347,6 +347,17 @@ impl Trainer {
         Some((correlation.dims()[0], read(correlation).await))
     }
 
+    /// The cross-correlation of the next step's views by the networks as they are, with which nothing is learned: its
+    /// width d, and its entries row after row.
+    pub async fn look_at_correlation(&mut self) -> (usize, Vec<f32>) {
+        let epoch = self.step / self.steps_per_epoch();
+        let indices = self.batch_indices(epoch);
+        let views = self.views(&indices, epoch);
+        let z = self.model().embed(views, Mode::Train { views: 2 });
+        let matrix = self.config.objective.loss(z, self.config.lambda).matrix;
+        (matrix.dims()[0], read(matrix).await)
+    }
+
     async fn correlation_event(&self, milestone: bool) -> Option<Event> {
         let (width, values) = self.correlation().await?;
         Some(Event::Correlation {
@@ -583,7 +594,9 @@ mod tests {
             (trainer.config().batch, trainer.config().encoder.width),
             (16, 4)
         );
+        let (_, before) = block_on(trainer.look_at_correlation());
         let report = block_on(trainer.advance()).unwrap();
+        assert_eq!(block_on(trainer.correlation()).unwrap().1, before);
         assert!((report.loss - report.invariance - report.redundancy).abs() < 1e-3 * report.loss);
         let wrong = Config {
             lambda: -1.0,

@@ -17,31 +17,11 @@ const MOST_MESSAGES: usize = 3;
 pub fn show(lab: &mut Lab, ui: &mut Ui) {
     ui.add_space(4.0);
     ui.horizontal_wrapped(|ui| {
-        let playing = lab.is_playing();
-        let words = if playing { "⏸  Pause" } else { "▶  Play" };
-        let play = ui.add(
-            Button::new(RichText::new(words).size(20.0).strong()).min_size([120.0, 36.0].into()),
-        );
-        let name = if playing { "Pause" } else { "Play" };
-        play.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, name));
-        if play.on_hover_text("Train, or wait (space)").clicked() {
-            if playing { lab.pause() } else { lab.play() }
+        // What another process trains is watched, not commanded.
+        if lab.following.is_none() {
+            commands(lab, ui);
+            ui.separator();
         }
-        if sign_button(ui, "⏭ Step", "One step", true) {
-            lab.step();
-        }
-        let mut slow = lab.pace > 0;
-        if ui
-            .toggle_value(&mut slow, "Slow motion")
-            .on_hover_text("Waits a second between steps")
-            .changed()
-        {
-            lab.set_pace(if slow { SLOW } else { 0 });
-        }
-        if sign_button(ui, "⟲ Restart", "Restart from an untrained network", true) {
-            lab.restart();
-        }
-        ui.separator();
         ui.label(status(lab));
         ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
             ui.menu_button("Save …", |ui| saves(lab, ui));
@@ -54,7 +34,7 @@ pub fn show(lab: &mut Lab, ui: &mut Ui) {
     let mut dismissed = None;
     for (index, message) in lab.messages.iter().enumerate() {
         ui.horizontal_wrapped(|ui| {
-            if sign_button(ui, "✖", "Dismiss this message", true) {
+            if sign_button(ui, "×", "Dismiss this message", true) {
                 dismissed = Some(index);
             }
             ui.label(RichText::new(message).color(ui.visuals().warn_fg_color));
@@ -65,12 +45,39 @@ pub fn show(lab: &mut Lab, ui: &mut Ui) {
     }
     ui.add_space(2.0);
     let space = ui.input(|input| input.key_pressed(egui::Key::Space));
-    if space && ui.memory(|memory| memory.focused().is_none()) {
+    if space && lab.following.is_none() && ui.memory(|memory| memory.focused().is_none()) {
         if lab.is_playing() {
             lab.pause()
         } else {
             lab.play()
         }
+    }
+}
+
+/// Play, pause, step, and the rest.
+fn commands(lab: &mut Lab, ui: &mut Ui) {
+    let playing = lab.is_playing();
+    let words = if playing { "‖  Pause" } else { "▶  Play" };
+    let play = ui
+        .add(Button::new(RichText::new(words).size(20.0).strong()).min_size([120.0, 36.0].into()));
+    let name = if playing { "Pause" } else { "Play" };
+    play.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, name));
+    if play.on_hover_text("Train, or wait (space)").clicked() {
+        if playing { lab.pause() } else { lab.play() }
+    }
+    if sign_button(ui, "▶| Step", "One step", true) {
+        lab.step();
+    }
+    let mut slow = lab.pace > 0;
+    if ui
+        .toggle_value(&mut slow, "Slow motion")
+        .on_hover_text("Waits a second between steps")
+        .changed()
+    {
+        lab.set_pace(if slow { SLOW } else { 0 });
+    }
+    if sign_button(ui, "↺ Restart", "Restart from an untrained network", true) {
+        lab.restart();
     }
 }
 

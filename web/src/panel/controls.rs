@@ -319,7 +319,7 @@ fn hint(ui: &mut Ui, words: &str) {
 
 fn reset<T: PartialEq>(ui: &mut Ui, name: &str, value: &mut T, usual: T) {
     let changed = *value != usual;
-    if sign_button(ui, "⟲", &format!("Reset {name}"), changed) {
+    if sign_button(ui, "↺", &format!("Reset {name}"), changed) {
         *value = usual;
     }
 }

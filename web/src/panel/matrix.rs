@@ -358,7 +358,7 @@ fn scrubber(lab: &mut Lab, ui: &mut Ui) {
         let running = lab.view.replaying.is_some();
         if sign_button(
             ui,
-            if running { "⏹" } else { "⏵" },
+            if running { "■" } else { "▶" },
             if running {
                 "Stop the replay"
             } else {

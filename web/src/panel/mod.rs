@@ -9,7 +9,11 @@ mod matrix;
 mod pictures;
 mod views;
 
-use eframe::egui::{self, CentralPanel, Panel, ScrollArea, Ui};
+use std::sync::Arc;
+
+use eframe::egui::{
+    self, CentralPanel, FontData, FontDefinitions, FontFamily, Panel, ScrollArea, Ui,
+};
 
 use crate::lab::Lab;
 pub use learned::on_square;
@@ -145,6 +149,17 @@ impl Lab {
                 }
             });
     }
+}
+
+/// The panel's letters: a small font of their own, as egui's default ones are a megabyte to download.
+pub fn fonts() -> FontDefinitions {
+    let mut fonts = FontDefinitions::empty();
+    let inter = FontData::from_static(include_bytes!("../../data/inter.otf"));
+    fonts.font_data.insert("Inter".into(), Arc::new(inter));
+    for family in [FontFamily::Proportional, FontFamily::Monospace] {
+        fonts.families.insert(family, vec!["Inter".into()]);
+    }
+    fonts
 }
 
 /// A title of a part of the page.

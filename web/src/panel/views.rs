@@ -58,7 +58,7 @@ pub fn show(lab: &mut Lab, ui: &mut Ui) {
     let pairs = &mut lab.view.pairs;
     ui.horizontal_wrapped(|ui| {
         ui.label(RichText::new("Each column is one picture, twice.").weak());
-        if sign_button(ui, "⟲ Redraw", "Redraw the two views", true) {
+        if sign_button(ui, "↺ Redraw", "Redraw the two views", true) {
             pairs.redrawn += 1;
         }
     });

@@ -1,16 +1,20 @@
 //! A window's side: the trainer is a thread, and files are written.
 
+use std::cell::RefCell;
 use std::fs;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use async_channel::Sender;
+use async_channel::{Receiver, Sender};
 use eframe::egui;
 use pollster::block_on;
 
 use super::Received;
+use crate::app::App;
+use crate::lab::Lab;
 use crate::protocol::{Request, Update};
 use crate::session;
 
@@ -41,16 +45,27 @@ pub struct Link {
 impl Link {
     /// Starts a trainer; `wake` is called when there is something to receive.
     pub fn new(wake: impl Fn() + Send + 'static) -> Self {
+        Self::to(
+            |requests, send| block_on(session::serve(requests, send)),
+            wake,
+        )
+    }
+
+    /// Starts whatever else answers requests.
+    pub fn to(
+        serve: impl FnOnce(&Receiver<Request>, &dyn Fn(Update)) + Send + 'static,
+        wake: impl Fn() + Send + 'static,
+    ) -> Self {
         let (requests, receiver) = async_channel::unbounded();
         let (sender, updates) = mpsc::channel();
         let trainer = thread::Builder::new()
             .name("trainer".into())
             .spawn(move || {
-                block_on(session::serve(&receiver, &|update| {
+                serve(&receiver, &|update| {
                     // A panel that has gone needs no answer.
                     _ = sender.send(update);
                     wake();
-                }));
+                });
             });
         Self {
             requests,
@@ -144,4 +159,27 @@ pub fn fragment() -> String {
 /// The link that opens the lab as it is.
 pub fn link(fragment: &str) -> String {
     format!("#{fragment}")
+}
+
+/// Opens the lab in a window, until it is closed.
+///
+/// # Errors
+/// If there is no display, or nothing to draw with.
+pub fn window(
+    title: &str,
+    make: impl FnOnce(&egui::Context) -> Lab + 'static,
+) -> Result<(), String> {
+    let options = eframe::NativeOptions {
+        viewport: egui::ViewportBuilder::default()
+            .with_title(title)
+            .with_inner_size([1440.0, 900.0]),
+        ..eframe::NativeOptions::default()
+    };
+    let create: eframe::AppCreator<'static> = Box::new(move |creation| {
+        let lab = make(&creation.egui_ctx);
+        Ok(Box::new(App::new(Rc::new(RefCell::new(lab)))))
+    });
+    eframe::run_native(title, options, create).map_err(|error| {
+        format!("no window can be opened ({error}): the lab needs a display with OpenGL, or runs in a browser by `cargo xtask lab`")
+    })
 }

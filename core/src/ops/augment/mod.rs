@@ -12,7 +12,7 @@ mod wgsl;
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-use super::measure::{self, Call};
+use super::measure::{self, Call, fall_back};
 use crate::augment::{Draw, Normalization};
 use crate::data::DevicePictures;
 use crate::device::runs_on_cpu;
@@ -81,8 +81,10 @@ fn make_views(
                 let views = wgsl::augment(&pictures, picture, draws, size, normalization);
                 return wgsl::tensor(views, words);
             }
-            let x = twin::unpack(words, draws, picture, device);
-            twin::augment_batch(x, draws, size, normalization, device)
+            fall_back(|| {
+                let x = twin::unpack(words, draws, picture, device);
+                twin::augment_batch(x, draws, size, normalization, device)
+            })
         }
     }
 }

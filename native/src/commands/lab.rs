@@ -1,0 +1,87 @@
+//! `barlow lab`: the lab in a window, by itself or on a run.
+
+use std::sync::Arc;
+
+use anyhow::{Result, anyhow};
+use barlow_core::data::Pictures;
+use barlow_lab::dataset::{Dataset, Source, thumbnails};
+use barlow_lab::lab::Lab as Panel;
+use barlow_lab::platform::{Link, window};
+use barlow_lab::setup::{DataChoice, Setup};
+
+use crate::cli::Lab;
+use crate::follow::{Followed, follow};
+use crate::run_folder::RunFolder;
+use crate::settings::Settings;
+use crate::{device, pictures};
+
+/// Pictures of a run that the panel knows, at most.
+const KNOWN: usize = 2000;
+
+/// Opens the window, until it is closed.
+pub fn lab(arguments: &Lab) -> Result<()> {
+    let Some(path) = &arguments.run else {
+        return window("Barlow lab", |context| Panel::new("", context))
+            .map_err(|error| anyhow!(error));
+    };
+    let folder = RunFolder::open(path)?;
+    let settings = Settings::read(&path.join("config.toml"))?;
+    let opened = device::open(arguments.device)?;
+    let pictures = pictures::load(&settings.data)?.pictures;
+    let name = path.display().to_string();
+    let (source, data) = match settings.data.folder {
+        None => {
+            let source = Source::Embedded;
+            let data = Dataset::new(DataChoice::Emoji, &source)?;
+            (source, data)
+        }
+        Some(_) => of_pictures(&pictures),
+    };
+    let config = &settings.training;
+    let setup = Setup {
+        data: match source {
+            Source::Embedded => DataChoice::Emoji,
+            _ => DataChoice::Own,
+        },
+        objective: config.objective,
+        lambda: config.lambda,
+        batch: config.batch,
+        projector: config.projector.embedding(),
+        encoder_width: config.encoder.width,
+        epochs: config.schedule.epochs,
+        warmup: config.schedule.warmup_epochs,
+        seed: config.seed,
+        ..Setup::default()
+    };
+    let followed = Arc::new(Followed {
+        name: name.clone(),
+        folder,
+        pictures,
+        data,
+        device: opened.device,
+        setup: setup.clone(),
+    });
+    window(&format!("Barlow lab: {name}"), move |context| {
+        let wake = context.clone();
+        let start = Box::new(move || {
+            let (followed, wake) = (followed.clone(), wake.clone());
+            Link::to(
+                move |requests, send| follow(&followed, requests, send),
+                move || wake.request_repaint(),
+            )
+        });
+        Panel::following(&name, setup, source, start, context)
+    })
+    .map_err(|error| anyhow!(error))
+}
+
+/// A sample of a run's pictures: small, as the panel draws them, and as the run sees them.
+fn of_pictures(pictures: &Pictures) -> (Source, Dataset) {
+    let count = pictures.count().min(KNOWN);
+    let sample = pictures.subset((0..count).map(|i| i * pictures.count() / count));
+    let names: Vec<String> = (1..=count)
+        .map(|number| format!("picture {number}"))
+        .collect();
+    let own = thumbnails(&sample, names.clone());
+    (Source::Own(own), Dataset::unlabelled(sample, &names))
+}

@@ -1,0 +1,152 @@
+// A real Chromium, and the lab in it: what the tests and the measurements share.
+
+import { createServer } from "node:http";
+import { readFile, mkdir, mkdtemp, rm } from "node:fs/promises";
+import { existsSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, extname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import puppeteer from "puppeteer-core";
+
+const here = dirname(fileURLToPath(import.meta.url));
+const dist = join(here, "../../web/dist");
+export const screenshots = join(here, "screenshots");
+
+const TYPES = { ".html": "text/html; charset=utf-8", ".js": "text/javascript", ".wasm": "application/wasm", ".png": "image/png" };
+
+/** Serves web/dist below a folder of its own, so that a link that is not relative is found out. */
+export async function serve() {
+  const server = createServer(async (request, response) => {
+    const name = new URL(request.url, "http://x").pathname.replace(/^\/some\/folder\//, "") || "index.html";
+    try {
+      if (name.includes("/")) throw new Error("outside the folder");
+      response.setHeader("content-type", TYPES[extname(name)] ?? "application/octet-stream");
+      response.end(await readFile(join(dist, name)));
+    } catch {
+      response.statusCode = 404;
+      response.end();
+    }
+  });
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  return { address: `http://127.0.0.1:${server.address().port}/some/folder/`, close: () => server.close() };
+}
+
+const QUIET = [
+  "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+];
+// Chromium's own software Vulkan, for machines without a GPU.
+const WEBGPU = [
+  "--enable-unsafe-webgpu", "--use-angle=swiftshader", "--enable-features=Vulkan", "--use-vulkan=swiftshader", "--ignore-gpu-blocklist",
+];
+// A canvas that can be drawn on, and no WebGPU.
+const NO_WEBGPU = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--disable-features=WebGPU", "--disable-blink-features=WebGPU"];
+
+function executable() {
+  const known = ["/usr/bin/chromium", "/usr/bin/google-chrome", "/usr/bin/chromium-browser"];
+  const found = process.env.CHROMIUM ?? known.find(existsSync);
+  if (!found) throw new Error("install Chromium, or say where it is with CHROMIUM=PATH");
+  return found;
+}
+
+/** Starts a browser; `close` ends it and removes its profile. */
+export async function start({ webgpu = true } = {}) {
+  const profile = await mkdtemp(join(tmpdir(), "barlow-lab-"));
+  const browser = await puppeteer.launch({
+    executablePath: executable(),
+    userDataDir: profile,
+    args: [...QUIET, ...(webgpu ? WEBGPU : NO_WEBGPU)],
+    protocolTimeout: 600_000,
+  });
+  return {
+    browser,
+    close: async () => {
+      await browser.close();
+      await rm(profile, { recursive: true, force: true, maxRetries: 5 });
+    },
+  };
+}
+
+/** Opens the lab, as a link with `fragment` describes it. */
+export async function open(browser, address, fragment = "", { width = 1440, height = 900 } = {}) {
+  const page = await browser.newPage();
+  await page.setViewport({ width, height });
+  const lab = new Lab(page);
+  await page.goto(`${address}#${fragment}`);
+  await page.waitForFunction(() => window.lab, { timeout: 120_000 });
+  return lab;
+}
+
+/** The lab on a page. */
+export class Lab {
+  constructor(page) {
+    this.page = page;
+    /** What should never be said: panics, invalid calls, requests to other hosts. */
+    this.complaints = [];
+    page.on("pageerror", (error) => this.complaints.push(String(error)));
+    page.on("console", (message) => {
+      const text = message.text();
+      if (/panicked|uncaptured|Invalid|RuntimeError|unreachable/.test(text)) this.complaints.push(text);
+    });
+    page.on("request", (request) => {
+      const url = new URL(request.url());
+      if (!["127.0.0.1", ""].includes(url.hostname)) this.complaints.push(`a request to ${url.hostname}`);
+    });
+  }
+
+  status() {
+    return this.page.evaluate(() => JSON.parse(window.lab.status()));
+  }
+
+  /** Waits until the lab's state is as wished, and returns it. */
+  async until(wish, words, milliseconds = 300_000) {
+    const end = Date.now() + milliseconds;
+    for (;;) {
+      const status = await this.status();
+      if (status.error) throw new Error(`${status.error}: ${status.messages.join("; ")}`);
+      if (wish(status)) return status;
+      if (Date.now() > end) {
+        const { losses, step_ms, runs, ...short } = status;
+        throw new Error(`waited in vain until ${words}: ${JSON.stringify(short)}; complaints: ${this.complaints.join("; ")}`);
+      }
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+  }
+
+  /** The place of the widget of that name, as screen readers know it. */
+  async place(name, role) {
+    const selector = `#accessible [aria-label="${name}"]${role ? `[role="${role}"]` : ""}`;
+    const element = await this.page.waitForSelector(selector, { timeout: 20_000 });
+    // The mirror follows the panel a few times a second.
+    await new Promise((resolve) => setTimeout(resolve, 600));
+    return (await this.page.$(selector) ?? element).boundingBox();
+  }
+
+  /** Clicks a widget where it is drawn. */
+  async click(name, role) {
+    const { x, y, width, height } = await this.place(name, role);
+    await this.page.mouse.click(x + Math.min(width / 2, 20), y + height / 2);
+  }
+
+  /** All that a screen reader would read. */
+  words() {
+    return this.page.evaluate(() =>
+      [...document.querySelectorAll("#accessible > *")].map((e) => e.getAttribute("aria-label") ?? e.textContent),
+    );
+  }
+
+  /** Keeps a picture of the page, to be looked at. */
+  async picture(name) {
+    await mkdir(screenshots, { recursive: true });
+    return this.page.screenshot({ path: join(screenshots, `${name}.png`) });
+  }
+
+  /** Drops files onto the page: names and bytes. */
+  async drop(files) {
+    await this.page.evaluate((files) => {
+      const transfer = new DataTransfer();
+      for (const { name, bytes } of files) transfer.items.add(new File([new Uint8Array(bytes)], name));
+      const canvas = document.getElementById("canvas");
+      for (const type of ["dragover", "drop"]) canvas.dispatchEvent(new DragEvent(type, { dataTransfer: transfer, bubbles: true }));
+    }, files.map(({ name, bytes }) => ({ name, bytes: [...bytes] })));
+  }
+}

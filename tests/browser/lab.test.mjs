@@ -1,0 +1,226 @@
+// The lab in a real Chromium, by way of what a visitor does: clicks, keys, links and dropped files.
+
+import assert from "node:assert/strict";
+import { after, before, describe, test } from "node:test";
+import { PNG } from "pngjs";
+import { open, serve, start } from "./browser.mjs";
+
+// Small enough for a WebGPU that is software on two cores, large enough to learn something in a minute.
+const SMALL = "batch=32&projector=32&encoder_width=4&warmup=0&epochs=4";
+
+const mean = (numbers) => numbers.reduce((sum, x) => sum + x, 0) / numbers.length;
+
+/** A picture of one color with a square of another. */
+function png(red, green, blue, corner) {
+  const picture = new PNG({ width: 40, height: 40 });
+  for (let y = 0; y < 40; y++)
+    for (let x = 0; x < 40; x++) {
+      const inside = x >= corner && x < corner + 14 && y >= corner && y < corner + 14;
+      picture.data.set(inside ? [255 - red, 255 - green, 255 - blue, 255] : [red, green, blue, 255], 4 * (40 * y + x));
+    }
+  return PNG.sync.write(picture);
+}
+
+let server;
+before(async () => (server = await serve()));
+after(() => server.close());
+
+describe("with WebGPU", () => {
+  let chromium;
+  before(async () => (chromium = await start()));
+  after(() => chromium.close());
+  const lab = (fragment, size) => open(chromium.browser, server.address, fragment, size);
+
+  test("a click trains, and the matrix becomes more like the identity", async () => {
+    const page = await lab(`device=gpu&${SMALL}`);
+    const opened = await page.until((s) => s.device, "a device is open");
+    assert.match(opened.device, /WebGPU/);
+    assert.equal(opened.step, 0);
+    await page.picture("1440x900-before");
+    await page.click("Play");
+    const status = await page.until((s) => s.step >= 150 && s.scores.length > 3, "150 steps are done");
+    await page.click("Pause");
+    const { losses, diagonals } = status;
+    assert.ok(mean(losses.slice(-20)) < 0.7 * mean(losses.slice(0, 5)), `the loss falls: ${losses}`);
+    assert.ok(mean(diagonals.slice(-20)) > mean(diagonals.slice(0, 5)) + 0.1, `the diagonal rises: ${diagonals}`);
+    const best = Math.max(...status.scores.map(([, score]) => score));
+    assert.ok(best > status.untrained + 0.03, `more is found than by an untrained encoder: ${best}, ${status.untrained}`);
+    assert.ok(status.matrices > 3, "matrices came");
+    const stopped = await page.until((s) => !s.playing, "it waits");
+    await page.picture("1440x900");
+    for (const [width, height] of [[1024, 768], [390, 844]]) {
+      await page.page.setViewport({ width, height });
+      await new Promise((resolve) => setTimeout(resolve, 1500));
+      await page.picture(`${width}x${height}`);
+    }
+    await page.page.setViewport({ width: 1440, height: 900 });
+    await page.click("One step");
+    await page.until((s) => s.step === stopped.step + 1, "one step more is done");
+    const words = (await page.words()).join(" | ");
+    assert.match(words, /Cross-correlation matrix at step \d+, 32 by 32: mean diagonal/);
+    assert.deepEqual(page.complaints, []);
+    await page.page.close();
+  });
+
+  test("the GPU and the CPU compute the same losses", async () => {
+    const losses = [];
+    for (const device of ["gpu", "cpu"]) {
+      for (const objective of ["barlow-twins", "redundancy", "unnormalized", "info-nce"]) {
+        const page = await lab(`device=${device}&${SMALL}&objective=${objective}&blur_on=true&gray_on=true&solarize_on=true`);
+        for (let step = 1; step <= 3; step++) {
+          await page.page.evaluate(() => window.lab.command("step"));
+          await page.until((s) => s.step === step, `step ${step} is done`);
+        }
+        losses.push((await page.status()).losses);
+        assert.deepEqual(page.complaints, []);
+        await page.page.close();
+      }
+    }
+    const [gpu, cpu] = [losses.slice(0, 4).flat(), losses.slice(4).flat()];
+    gpu.forEach((loss, i) => assert.ok(Math.abs(loss - cpu[i]) < 2e-3 * Math.abs(cpu[i]), `${gpu} and ${cpu}`));
+  });
+
+  test("a switch changes the views and the run at once", async () => {
+    const page = await lab(`device=gpu&${SMALL}`);
+    await page.until((s) => s.device, "a device is open");
+    const views = async () => {
+      const { x, y } = await page.place("First view of picture 1");
+      return page.page.screenshot({ clip: { x, y, width: 300, height: 100 } });
+    };
+    const before = await views();
+    await page.click("Color", "checkbox");
+    await page.until((s) => s.setup && !s.runs[0].setup.jitter_on, "color is off").catch(() => {});
+    const status = await page.status();
+    assert.ok(!before.equals(await views()), "the views are others");
+    assert.equal(status.step, 0, "nothing starts anew");
+    assert.match(await page.page.evaluate(() => location.hash), /jitter_on=false/);
+    assert.deepEqual(page.complaints, []);
+    await page.page.close();
+  });
+
+  test("a link restores a state, and follows it", async () => {
+    const page = await lab(`device=cpu&${SMALL}&lambda=0.5&flip_on=false&objective=invariance&lesson=3&hide=controls&b.objective=redundancy`);
+    const status = await page.until((s) => s.device && s.runs.length === 2 && s.runs[1].device, "both runs are open");
+    assert.equal(status.runs[0].setup.lambda, 0.5);
+    assert.equal(status.runs[0].setup.objective, "invariance");
+    assert.equal(status.runs[1].setup.objective, "redundancy");
+    assert.equal(status.runs[1].setup.flip_on, false);
+    await page.place("Next lesson");
+    const words = (await page.words()).join(" | ");
+    assert.match(words, /Lesson 3 of 8/);
+    assert.doesNotMatch(words, /Batch/);
+    await page.click("Next lesson");
+    await page.page.waitForFunction(() => location.hash.includes("lesson=4"));
+    await page.picture("two-runs");
+    // An address that is typed while the page is open.
+    await page.page.evaluate(() => (location.hash = "device=cpu&batch=16&projector=16&encoder_width=4"));
+    await page.until((s) => s.runs.length === 1 && s.setup.batch === 16, "the new link is followed");
+    assert.deepEqual(page.complaints, []);
+    await page.page.close();
+  });
+
+  test("a lesson's sentence sets the controls and trains", async () => {
+    const page = await lab("device=cpu&lesson=4");
+    await page.until((s) => s.device, "a device is open");
+    await page.click("▶ Take all alterations away.");
+    const status = await page.until((s) => s.step >= 1, "it trains", 600_000);
+    assert.equal(status.setup.crop_on, false);
+    assert.match(await page.page.evaluate(() => location.hash), /crop_on=false/);
+    assert.deepEqual(page.complaints, []);
+    await page.page.close();
+  });
+
+  test("keys alone do", async () => {
+    const page = await lab(`device=cpu&${SMALL}`);
+    await page.until((s) => s.device, "a device is open");
+    await page.page.focus("#canvas");
+    await page.page.keyboard.press("Space");
+    await page.until((s) => s.playing, "the space bar plays");
+    await page.until((s) => s.step >= 1, "a step is done");
+    await page.page.keyboard.press("Space");
+    await page.until((s) => !s.playing, "the space bar pauses");
+    // Tab goes to the first button, Enter presses it, and what has the focus is said.
+    await page.page.keyboard.press("Tab");
+    await page.page.waitForFunction(() => /Play/.test(document.getElementById("spoken").textContent), { timeout: 20_000 });
+    await page.page.keyboard.press("Enter");
+    await page.until((s) => s.playing, "the first button plays");
+    // What a screen reader does to an element is done to its widget.
+    await page.page.evaluate(() => document.querySelector('#accessible [aria-label="Pause"]')?.click());
+    await page.until((s) => !s.playing, "the mirrored button pauses").catch(async () => {
+      await page.page.evaluate(() => document.querySelector('#accessible [aria-label="Pause"]').click());
+      await page.until((s) => !s.playing, "the mirrored button pauses");
+    });
+    assert.deepEqual(page.complaints, []);
+    await page.page.close();
+  });
+
+  test("dropped pictures are looked for, and learned from", async () => {
+    const page = await lab(`device=gpu&${SMALL}`);
+    await page.until((s) => s.device, "a device is open");
+    await page.drop([{ name: "red.png", bytes: png(220, 30, 30, 5) }, { name: "notes.txt", bytes: Buffer.from("no picture") }]);
+    const status = await page.until((s) => s.own === 1, "the picture is taken in");
+    assert.ok(status.messages.some((message) => /notes\.txt cannot be read/.test(message)), `${status.messages}`);
+    await page.place("Look for red.png");
+    await page.picture("dropped");
+    const many = Array.from({ length: 40 }, (_, i) => ({ name: `${i}.png`, bytes: png(6 * i, 255 - 6 * i, (37 * i) % 256, i % 26) }));
+    await page.drop(many);
+    await page.until((s) => s.own === 41, "all are taken in");
+    await page.click("Your own: 41 pictures");
+    await page.until((s) => s.setup.data === "own" && s.device, "they are the data");
+    await page.click("Play");
+    const trained = await page.until((s) => s.step >= 3, "it learns from them");
+    assert.equal(trained.setup.data, "own");
+    assert.deepEqual(page.complaints, []);
+    await page.page.close();
+  });
+
+  test("clothes are fetched when they are chosen", async () => {
+    const page = await lab(`device=cpu&${SMALL}`);
+    const asked = [];
+    page.page.on("request", (request) => asked.push(request.url()));
+    await page.until((s) => s.device, "a device is open");
+    assert.ok(!asked.some((url) => /fashion/.test(url)));
+    await page.click("Fashion-MNIST: 3000 clothes (1.2 MB)");
+    const status = await page.until((s) => s.setup?.data === "fashion" && s.device, "they are there");
+    assert.ok(status.pixels > 0.4, "the nearest neighbors tell clothes");
+    await page.picture("fashion");
+    assert.deepEqual(page.complaints, []);
+    await page.page.close();
+  });
+
+  test("training goes on when the trainer is lost", async () => {
+    const page = await lab(`device=cpu&${SMALL}`);
+    await page.until((s) => s.device, "a device is open");
+    await page.page.evaluate(() => window.lab.command("play"));
+    await page.until((s) => s.step >= 2, "it trains");
+    await page.page.evaluate(() => window.lab.command("pause"));
+    const before = await page.until((s) => !s.playing && s.kept > 0, "its state is kept");
+    // As a lost device would: the worker fails, with all that it holds.
+    const [worker] = page.page.workers();
+    await worker.evaluate(() => void setTimeout(() => { throw new Error("lost for a test"); }));
+    await page.until((s) => s.messages.some((message) => /was lost/.test(message)) && s.device, "another trainer is there");
+    await page.page.evaluate(() => window.lab.command("play"));
+    const after = await page.until((s) => s.step > before.step, "it goes on");
+    assert.deepEqual(after.losses.slice(0, before.step), before.losses, "nothing was forgotten");
+    await page.page.close();
+  });
+});
+
+test("without WebGPU it says so, and trains on the CPU", async () => {
+  const chromium = await start({ webgpu: false });
+  try {
+    const page = await open(chromium.browser, server.address, "warmup=0&epochs=4");
+    assert.equal(await page.page.evaluate(() => typeof navigator.gpu), "undefined");
+    const opened = await page.until((s) => s.device, "the CPU is open");
+    assert.match(opened.device, /CPU/);
+    assert.ok(opened.messages.some((message) => /has no WebGPU.*To have it/.test(message)), `${opened.messages}`);
+    assert.equal(opened.setup.batch, 32, "at a smaller size");
+    await page.click("Play");
+    const status = await page.until((s) => s.step >= 60, "60 steps are done");
+    assert.ok(mean(status.losses.slice(-10)) < 0.8 * mean(status.losses.slice(0, 5)), `the loss falls: ${status.losses}`);
+    await page.picture("without-webgpu");
+    assert.deepEqual(page.complaints, []);
+  } finally {
+    await chromium.close();
+  }
+});

@@ -1,0 +1,208 @@
+//! The panel by its labels, as a screen reader or a tester's hand finds them, with a trainer on a thread.
+
+use std::time::{Duration, Instant};
+
+use barlow_lab::lab::Lab;
+use eframe::egui::{self, Key, Vec2};
+use egui_kittest::Harness;
+use egui_kittest::kittest::{NodeT as _, Queryable as _};
+
+/// Nothing here waits longer for a trainer.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// A run that a test can wait for.
+const TINY: &str = "device=cpu&batch=16&projector=8&encoder_width=4&warmup=0";
+
+const DESKTOP: Vec2 = Vec2::new(1440.0, 2400.0);
+const PHONE: Vec2 = Vec2::new(390.0, 3000.0);
+
+fn panel(fragment: &'static str, size: Vec2) -> Harness<'static, Option<Lab>> {
+    let show = move |ui: &mut egui::Ui, lab: &mut Option<Lab>| {
+        let context = ui.ctx().clone();
+        match lab {
+            // The font is there from the next frame on.
+            None => *lab = Some(Lab::new(fragment, &context)),
+            Some(lab) => lab.ui(ui),
+        }
+    };
+    let mut harness = Harness::builder()
+        .with_size(size)
+        .build_ui_state(show, None);
+    wait(&mut harness, "the run is open", |lab| {
+        lab.runs.iter().all(|run| run.opened.is_some())
+    });
+    harness
+}
+
+fn lab<'a>(harness: &'a Harness<'static, Option<Lab>>) -> &'a Lab {
+    harness.state().as_ref().unwrap()
+}
+
+fn wait(harness: &mut Harness<'static, Option<Lab>>, words: &str, wish: impl Fn(&Lab) -> bool) {
+    let start = Instant::now();
+    loop {
+        harness.step();
+        if harness.state().as_ref().is_some_and(&wish) {
+            // What has changed is drawn.
+            harness.run_steps(2);
+            return;
+        }
+        assert!(
+            start.elapsed() < PATIENCE,
+            "waited in vain until {words}: {:?}",
+            lab(harness).messages
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn play_trains_and_pause_waits() {
+    let mut harness = panel(TINY, DESKTOP);
+    harness.get_by_label("Cross-correlation matrix, not there before the first step");
+    harness.get_by_label("Play").click();
+    wait(&mut harness, "steps and matrices are there", |lab| {
+        lab.runs[0].history.steps.len() >= 12 && lab.runs[0].history.frames.len() >= 3
+    });
+    harness.get_by_label("Pause").click();
+    wait(&mut harness, "it waits", |lab| !lab.is_playing());
+    harness.get_by_label_contains("8 by 8: mean diagonal");
+    harness.get_by_label("Replay the run").click();
+    wait(&mut harness, "the replay is over", |_| true);
+    // One step more, and no other.
+    let done = lab(&harness).runs[0].history.steps.len();
+    harness.get_by_label("One step").click();
+    wait(&mut harness, "one step more is done", |lab| {
+        lab.runs[0].history.steps.len() > done
+    });
+    let report = lab(&harness).runs[0].history.steps.last().unwrap().clone();
+    assert!(report.loss.is_finite());
+    harness
+        .get_by_label("Restart from an untrained network")
+        .click();
+    wait(&mut harness, "it is new", |lab| {
+        lab.runs[0].history.steps.is_empty() && lab.runs[0].opened.is_some()
+    });
+}
+
+#[test]
+fn switches_act_within_the_run_and_sizes_start_anew() {
+    let mut harness = panel(TINY, DESKTOP);
+    harness.get_by_label("One step").click();
+    wait(&mut harness, "a step is done", |lab| {
+        lab.runs[0].history.steps.len() == 1
+    });
+    harness.get_by_label("Mirror").click();
+    wait(&mut harness, "the switch is off", |lab| {
+        !lab.runs[0].setup.flip_on
+    });
+    assert_eq!(lab(&harness).runs[0].history.steps.len(), 1);
+    assert!(lab(&harness).page.fragment().contains("flip_on=false"));
+    // Its way back.
+    harness.get_by_label("Reset Mirror").click();
+    wait(&mut harness, "the switch is on", |lab| {
+        lab.runs[0].setup.flip_on
+    });
+    harness.get_by_label("Reset Projector").click();
+    wait(&mut harness, "the projector is the usual one", |lab| {
+        lab.runs[0].setup.projector == 128
+    });
+    wait(&mut harness, "it began anew", |lab| {
+        lab.runs[0].history.steps.is_empty() && lab.runs[0].opened.is_some()
+    });
+}
+
+#[test]
+fn a_sentence_of_the_course_sets_the_controls() {
+    let mut harness = panel("device=cpu&lesson=3", DESKTOP);
+    harness.get_by_label("Lesson 3 of 8");
+    harness
+        .get_by_label("▶ Train with the invariance term alone, beside both terms.")
+        .click();
+    wait(&mut harness, "two runs play", |lab| {
+        lab.runs.len() == 2 && lab.is_playing()
+    });
+    assert_eq!(
+        lab(&harness).page.fragment(),
+        "device=cpu&b.objective=invariance&lesson=3"
+    );
+    harness.get_by_label("Run B");
+    harness.get_by_label("Pause").click();
+    wait(&mut harness, "both wait", |lab| !lab.is_playing());
+}
+
+#[test]
+fn two_runs_start_alike() {
+    let mut harness = panel(
+        "device=cpu&batch=16&projector=8&encoder_width=4&warmup=0&b.lambda=0.5",
+        DESKTOP,
+    );
+    harness.get_by_label("One step").click();
+    wait(&mut harness, "both did a step", |lab| {
+        lab.runs.iter().all(|run| run.history.steps.len() == 1)
+    });
+    let [a, b] = [0, 1].map(|run| lab(&harness).runs[run].history.steps[0].clone());
+    // The first step's loss differs by its weights alone.
+    assert_eq!((a.invariance, a.redundancy), (b.invariance, b.redundancy));
+    assert_ne!(a.loss, b.loss);
+}
+
+#[test]
+fn what_is_hidden_is_not_there() {
+    let harness = panel(
+        "device=cpu&batch=16&projector=8&encoder_width=4&hide=controls,course",
+        DESKTOP,
+    );
+    assert!(harness.query_by_label("Mirror").is_none());
+    assert!(harness.query_by_label("Next lesson").is_none());
+    harness.get_by_label("Play");
+}
+
+#[test]
+fn a_phone_shows_a_part_at_a_time() {
+    let mut harness = panel(TINY, PHONE);
+    assert!(harness.query_by_label("Mirror").is_none());
+    harness.get_by_label("Controls").click();
+    harness.run_steps(3);
+    harness.get_by_label("Mirror");
+    harness.get_by_label("Course").click();
+    harness.run_steps(3);
+    harness.get_by_label("Next lesson").click();
+    harness.run_steps(3);
+    harness.get_by_label("Lesson 2 of 8");
+    for node in harness.root().children_recursive() {
+        let right = node
+            .accesskit_node()
+            .bounding_box()
+            .map_or(0.0, |bounds| bounds.x1);
+        assert!(
+            right <= f64::from(PHONE.x) + 1.0,
+            "{:?} reaches out of the screen to {right}",
+            node.accesskit_node().label()
+        );
+    }
+}
+
+#[test]
+fn keys_play_and_find_their_way() {
+    let mut harness = panel(TINY, DESKTOP);
+    harness.key_press(Key::Space);
+    wait(&mut harness, "the space bar plays", Lab::is_playing);
+    harness.key_press(Key::Space);
+    wait(&mut harness, "the space bar pauses", |lab| {
+        !lab.is_playing()
+    });
+    harness.key_press(Key::Tab);
+    harness.run_steps(2);
+    harness.key_press(Key::Enter);
+    wait(&mut harness, "the first button is Play", Lab::is_playing);
+}
+
+#[test]
+fn a_wrong_link_is_explained() {
+    let harness = panel(
+        "device=cpu&batch=16&projector=8&encoder_width=4&lambda=much",
+        DESKTOP,
+    );
+    harness.get_by_label_contains("Not understood in the link, and left as usual: lambda=much");
+}
