@@ -49,6 +49,8 @@ const TILE_ROWS: u32 = 8u * THREAD_ROWS;
 const TILE_COLUMNS: u32 = 4u * QUADS * THREAD_COLUMNS;
 // Both tiles have to fit in 16 KiB.
 const TILE_INNER: u32 = 16u;
+// Where a thread's patches or pixels are found once, it has a column of quads of its own.
+const_assert !WIDE || MODE == MATRICES || MODE == WEIGHT_GRADIENT;
 
 // The convolution.
 const CHANNELS: u32 = 1u;
@@ -90,6 +92,10 @@ const RIGHT_PITCH: u32 = TILE_COLUMNS / 4u + 1u;
 var<workgroup> left_tile: array<vec4<Entry>, TILE_INNER * LEFT_PITCH>;
 var<workgroup> right_tile: array<vec4<Entry>, TILE_INNER * RIGHT_PITCH>;
 
+// Of the gradient by the weight: the places in a patch that the tile's columns are.
+const PLACES: u32 = select(1u, TILE_COLUMNS, MODE == WEIGHT_GRADIENT);
+var<workgroup> places: array<vec3<u32>, PLACES>;
+
 fn entries(values: vec4<f32>, scale: f32) -> vec4<Entry> {
     if NARROW {
         return vec4<Entry>(clamp(scale * values, vec4(-LARGEST_NARROW), vec4(LARGEST_NARROW)));
@@ -101,17 +107,32 @@ fn entries(values: vec4<f32>, scale: f32) -> vec4<Entry> {
 const LEFT_ALONG_INNER: bool = (MODE == MATRICES && !LEFT_TRANSPOSED) || MODE == CONVOLUTION || MODE == WEIGHT_GRADIENT;
 const RIGHT_ALONG_INNER: bool = (MODE == MATRICES && RIGHT_TRANSPOSED) || MODE == WEIGHT_GRADIENT;
 
-// The input's value under the kernel at `place` (channel, u, v), with the kernel at `position` (picture, i, j).
-// Outside the picture the unsigned coordinates wrap around to large ones.
-fn patch_value(place: u32, position: u32) -> f32 {
-    let channel = place / (KERNEL_HEIGHT * KERNEL_WIDTH);
-    let u = place / KERNEL_WIDTH % KERNEL_HEIGHT;
-    let v = place % KERNEL_WIDTH;
-    let picture = position / POSITIONS;
-    let y = position / OUT_WIDTH % OUT_HEIGHT * STRIDE + u - PADDING;
-    let x = position % OUT_WIDTH * STRIDE + v - PADDING;
-    if y < HEIGHT && x < WIDTH {
-        return right[((picture * CHANNELS + channel) * HEIGHT + y) * WIDTH + x];
+// Divisions are what finding an entry costs, most of all where threads are simulated. So a patch's entry is found by
+// two places, each divided once and used for many: where in a patch (channel, u, v), and which patch (picture, y, x).
+
+// Of `k`, an entry of every patch: the offset of its channel, and its row and column under the kernel.
+fn place_of(k: u32) -> vec3<u32> {
+    return vec3(
+        k / (KERNEL_HEIGHT * KERNEL_WIDTH) * (HEIGHT * WIDTH),
+        k / KERNEL_WIDTH % KERNEL_HEIGHT,
+        k % KERNEL_WIDTH,
+    );
+}
+
+// Of a patch: the offset of its picture, and the row and column of its corner, which may lie outside of the picture.
+fn corner_of(position: u32) -> vec3<u32> {
+    return vec3(
+        position / POSITIONS * (CHANNELS * HEIGHT * WIDTH),
+        position / OUT_WIDTH % OUT_HEIGHT * STRIDE - PADDING,
+        position % OUT_WIDTH * STRIDE - PADDING,
+    );
+}
+
+// The input's value there. Outside the picture the unsigned coordinates wrap around to large ones.
+fn patch_value(place: vec3<u32>, corner: vec3<u32>) -> f32 {
+    let at = place + corner;
+    if at.y < HEIGHT && at.z < WIDTH {
+        return right[at.x + at.y * WIDTH + at.z];
     }
     return 0.0;
 }
@@ -153,37 +174,23 @@ fn tap_place(tap: u32, taps_x: u32) -> vec2<u32> {
     return vec2(row, tap - row * taps_x);
 }
 
-fn left_value(row: u32, k: u32, phase: Phase) -> f32 {
+// Where the left operand's column k starts, and how far its rows are apart.
+fn left_place(k: u32, phase: Phase) -> vec2<u32> {
     if MODE == MATRICES && LEFT_TRANSPOSED {
-        return left[sizes.left_start + k * sizes.rows + row];
+        return vec2(sizes.left_start + k * sizes.rows, 1u);
     } else if MODE == INPUT_GRADIENT {
         let tap = tap_place(k / OUT_CHANNELS, phase.taps_x);
         let u = phase.first_u + STRIDE * tap.x;
         let v = phase.first_v + STRIDE * tap.y;
-        return left[((k % OUT_CHANNELS * CHANNELS + row) * KERNEL_HEIGHT + u) * KERNEL_WIDTH + v];
+        return vec2((k % OUT_CHANNELS * CHANNELS * KERNEL_HEIGHT + u) * KERNEL_WIDTH + v, KERNEL_HEIGHT * KERNEL_WIDTH);
     } else if MODE == WEIGHT_GRADIENT {
-        return left[(k / POSITIONS * OUT_CHANNELS + row) * POSITIONS + k % POSITIONS];
+        return vec2(k / POSITIONS * (OUT_CHANNELS * POSITIONS) + k % POSITIONS, POSITIONS);
     }
-    return left[sizes.left_start + row * sizes.inner + k];
+    return vec2(sizes.left_start + k, sizes.inner);
 }
 
-fn right_value(k: u32, column: u32, phase: Phase) -> f32 {
-    if MODE == CONVOLUTION {
-        return patch_value(k, column);
-    } else if MODE == WEIGHT_GRADIENT {
-        return patch_value(column, k);
-    } else if MODE == INPUT_GRADIENT {
-        let tap = tap_place(k / OUT_CHANNELS, phase.taps_x);
-        let picture = column / (PHASE_HEIGHT * PHASE_WIDTH);
-        let y = column / PHASE_WIDTH % PHASE_HEIGHT * STRIDE + phase.y;
-        let x = column % PHASE_WIDTH * STRIDE + phase.x;
-        let i = (y + PADDING - phase.first_u) / STRIDE - tap.x;
-        let j = (x + PADDING - phase.first_v) / STRIDE - tap.y;
-        if i < OUT_HEIGHT && j < OUT_WIDTH {
-            return right[((picture * OUT_CHANNELS + k % OUT_CHANNELS) * OUT_HEIGHT + i) * OUT_WIDTH + j];
-        }
-        return 0.0;
-    }
+// Of matrices: an entry of the right one.
+fn right_value(k: u32, column: u32) -> f32 {
     let index = select(k * sizes.columns + column, column * sizes.inner + k, RIGHT_TRANSPOSED);
     var value = 0.0;
     if RIGHT_IS_LEFT {
@@ -195,6 +202,35 @@ fn right_value(k: u32, column: u32, phase: Phase) -> f32 {
         return 2.0 * select(sizes.lambda * value, value - 1.0, k == column);
     }
     return value;
+}
+
+// Of the gradient by the input: the offset of the picture that a pixel of the phase lies in, and the output's row and
+// column that its first tap reaches.
+fn reach_of(column: u32, phase: Phase) -> vec3<u32> {
+    let y = column / PHASE_WIDTH % PHASE_HEIGHT * STRIDE + phase.y;
+    let x = column % PHASE_WIDTH * STRIDE + phase.x;
+    return vec3(
+        column / (PHASE_HEIGHT * PHASE_WIDTH) * (OUT_CHANNELS * POSITIONS),
+        (y + PADDING - phase.first_u) / STRIDE,
+        (x + PADDING - phase.first_v) / STRIDE,
+    );
+}
+
+// The gradient by the output of `channel`, an offset, that a tap away reaches. Outside, coordinates wrap around.
+fn reached_value(channel: u32, tap: vec2<u32>, reach: vec3<u32>) -> f32 {
+    let at = reach.yz - tap;
+    if at.x < OUT_HEIGHT && at.y < OUT_WIDTH {
+        return right[reach.x + channel + at.x * OUT_WIDTH + at.y];
+    }
+    return 0.0;
+}
+
+// What the right operand's column of that number is: a patch, or a pixel.
+fn across_of(column: u32, phase: Phase) -> vec3<u32> {
+    if MODE == INPUT_GRADIENT {
+        return reach_of(column, phase);
+    }
+    return corner_of(column);
 }
 
 fn store(row: u32, column: u32, split: u32, phase: Phase, value: f32) {
@@ -267,6 +303,26 @@ fn main(
     var sum_7 = vec4(0.0);
     var further_sum_7 = vec4(0.0);
 
+    // A thread brings the same four patches or pixels in every step, as such tiles have a column of quads a thread...
+    let own_column = first_column + 4u * (thread % (TILE_COLUMNS / 4u));
+    var across_0: vec3<u32>;
+    var across_1: vec3<u32>;
+    var across_2: vec3<u32>;
+    var across_3: vec3<u32>;
+    if MODE == CONVOLUTION || MODE == INPUT_GRADIENT {
+        across_0 = across_of(own_column, phase);
+        across_1 = across_of(own_column + 1u, phase);
+        across_2 = across_of(own_column + 2u, phase);
+        across_3 = across_of(own_column + 3u, phase);
+    }
+    // ... and where the columns are places in a patch, all are found once.
+    if MODE == WEIGHT_GRADIENT {
+        for (var i = thread; i < PLACES; i += THREADS) {
+            places[i] = place_of(first_column + i);
+        }
+        workgroupBarrier();
+    }
+
     for (var step = start; step < inner; step += TILE_INNER) {
         for (var i = thread; i < TILE_INNER * TILE_ROWS / 4u; i += THREADS) {
             let along = select(i / (TILE_ROWS / 4u), i % TILE_INNER, LEFT_ALONG_INNER);
@@ -275,10 +331,11 @@ fn main(
             let row = first_row + 4u * quad;
             var values = vec4(0.0);
             if k < inner {
-                if row < sizes.rows { values.x = left_value(row, k, phase); }
-                if row + 1u < sizes.rows { values.y = left_value(row + 1u, k, phase); }
-                if row + 2u < sizes.rows { values.z = left_value(row + 2u, k, phase); }
-                if row + 3u < sizes.rows { values.w = left_value(row + 3u, k, phase); }
+                let place = left_place(k, phase);
+                if row < sizes.rows { values.x = left[place.x + row * place.y]; }
+                if row + 1u < sizes.rows { values.y = left[place.x + (row + 1u) * place.y]; }
+                if row + 2u < sizes.rows { values.z = left[place.x + (row + 2u) * place.y]; }
+                if row + 3u < sizes.rows { values.w = left[place.x + (row + 3u) * place.y]; }
             }
             left_tile[along * LEFT_PITCH + quad] = entries(values, LEFT_SCALE);
         }
@@ -289,10 +346,32 @@ fn main(
             let column = first_column + 4u * quad;
             var values = vec4(0.0);
             if k < inner {
-                if column < sizes.columns { values.x = right_value(k, column, phase); }
-                if column + 1u < sizes.columns { values.y = right_value(k, column + 1u, phase); }
-                if column + 2u < sizes.columns { values.z = right_value(k, column + 2u, phase); }
-                if column + 3u < sizes.columns { values.w = right_value(k, column + 3u, phase); }
+                let inside = vec4(column, column + 1u, column + 2u, column + 3u) < vec4(sizes.columns);
+                if MODE == CONVOLUTION {
+                    let place = place_of(k);
+                    if inside.x { values.x = patch_value(place, across_0); }
+                    if inside.y { values.y = patch_value(place, across_1); }
+                    if inside.z { values.z = patch_value(place, across_2); }
+                    if inside.w { values.w = patch_value(place, across_3); }
+                } else if MODE == INPUT_GRADIENT {
+                    let channel = k % OUT_CHANNELS * POSITIONS;
+                    let tap = tap_place(k / OUT_CHANNELS, phase.taps_x);
+                    if inside.x { values.x = reached_value(channel, tap, across_0); }
+                    if inside.y { values.y = reached_value(channel, tap, across_1); }
+                    if inside.z { values.z = reached_value(channel, tap, across_2); }
+                    if inside.w { values.w = reached_value(channel, tap, across_3); }
+                } else if MODE == WEIGHT_GRADIENT {
+                    let corner = corner_of(k);
+                    if inside.x { values.x = patch_value(places[4u * quad], corner); }
+                    if inside.y { values.y = patch_value(places[4u * quad + 1u], corner); }
+                    if inside.z { values.z = patch_value(places[4u * quad + 2u], corner); }
+                    if inside.w { values.w = patch_value(places[4u * quad + 3u], corner); }
+                } else {
+                    if inside.x { values.x = right_value(k, column); }
+                    if inside.y { values.y = right_value(k, column + 1u); }
+                    if inside.z { values.z = right_value(k, column + 2u); }
+                    if inside.w { values.w = right_value(k, column + 3u); }
+                }
             }
             right_tile[along * RIGHT_PITCH + quad] = entries(values, RIGHT_SCALE);
         }

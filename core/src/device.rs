@@ -3,8 +3,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::backend::DispatchDevice;
+
 pub use burn::tensor::Device;
 use burn::tensor::wgpu::{WgpuSetup, wgpu};
+use cubecl::Device as CubeDevice;
 use cubecl::config::autotune::AutotuneLevel;
 use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
 
@@ -148,6 +150,7 @@ impl Adapter {
             .await
             .map_err(|e| failed(e.to_string()))?;
         let backend = self.info().backend;
+        let simulated = !self.is_hardware();
         let setup = WgpuSetup {
             instance: self.instance,
             adapter: self.adapter,
@@ -159,6 +162,10 @@ impl Adapter {
             .setup(setup)
             .init()
             .map_err(|e| failed(e.to_string()))?;
+        if simulated {
+            let mut simulated = SIMULATED.lock().unwrap_or_else(PoisonError::into_inner);
+            simulated.push(opened.as_dispatch().clone());
+        }
         // After burn's own listener, which panics on a thread that nobody waits for.
         listen(&device, |error| {
             let mut errors = UNCAPTURED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -166,6 +173,17 @@ impl Adapter {
         });
         Ok(opened)
     }
+}
+
+/// The wgpu devices that are software.
+static SIMULATED: Mutex<Vec<DispatchDevice>> = Mutex::new(Vec::new());
+
+/// Whether a wgpu device is software, which simulates its threads: those that wait for each other then cost the most.
+pub(crate) fn is_simulated(device: &CubeDevice) -> bool {
+    let simulated = SIMULATED.lock().unwrap_or_else(PoisonError::into_inner);
+    simulated
+        .iter()
+        .any(|known| matches!(known, DispatchDevice::Cube(known) if known == device))
 }
 
 /// What wgpu devices reported that no call was there to return: invalid calls, or memory that ran out.

@@ -97,6 +97,9 @@ pub struct Bench {
     /// Pictures in a step [default: the recipe's]
     #[arg(long)]
     pub batch: Option<usize>,
+    /// Any setting of config.toml, such as `encoder.width=8`
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    pub set: Vec<String>,
     /// How wide the numbers are that products multiply; burn's are 32 bits wide either way
     #[arg(long, value_enum, default_value_t = PrecisionChoice::F32)]
     pub precision: PrecisionChoice,

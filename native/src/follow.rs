@@ -121,7 +121,8 @@ fn try_to_follow(
             Ok(Request::Query(picture)) => {
                 query = picture;
                 if let Some((trainer, matrix)) = &last {
-                    let found = probe(&mut trainer.learned(), data, query.as_deref(), matrix.step);
+                    let mut learned = trainer.learned();
+                    let found = probe(&mut learned, data, query.as_deref(), matrix.step);
                     send(Update::Probe(block_on(found)));
                 }
             }

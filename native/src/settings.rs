@@ -104,6 +104,22 @@ impl Settings {
         Ok(())
     }
 
+    /// The settings of a run on the emoji with `training`, changed by `name=value`s.
+    ///
+    /// # Errors
+    /// If a name or a value cannot be understood.
+    pub fn changed(training: Config, changes: &[String]) -> Result<Config> {
+        let data = Data {
+            folder: None,
+            side: training.size,
+        };
+        let mut settings = Self { data, training };
+        for change in changes {
+            settings.set(change)?;
+        }
+        Ok(settings.training)
+    }
+
     /// Applies one `name=value`; names are those of `config.toml`, with `training.` left out or not.
     fn set(&mut self, setting: &str) -> Result<()> {
         let (name, value) = setting

@@ -36,7 +36,7 @@ const chromiumFlags = [
 const contenders = {
   jax: { name: "jax-js 0.1.25", prepare: () => bundle("jax.js"), train: trainPeer, hash: "" },
   tfjs: { name: "TensorFlow.js 4.22.0", prepare: () => bundle("tfjs.js"), train: trainPeer, hash: "" },
-  barlow: { name: "Barlow", prepare: openDist, train: trainBarlow, hash: "#encoder_width=8&projector=64&batch=32&bench=1" },
+  barlow: { name: "Barlow", prepare: openDist, train: trainBarlow, hash: "#device=gpu&encoder_width=8&projector=64&batch=32&hide=course,controls,matrix,learned,views,data" },
 };
 
 const { values: options } = parseArgs({

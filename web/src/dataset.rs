@@ -7,7 +7,7 @@ use barlow_core::data::Pictures;
 use barlow_core::data::emoji::{self, Emoji};
 use barlow_core::evaluate::mirrored_and_cropped;
 use image::imageops::FilterType;
-use image::{ImageReader, Limits, RgbImage};
+use image::{ImageReader, RgbImage};
 use serde::{Deserialize, Serialize};
 
 use crate::setup::DataChoice;
@@ -231,41 +231,6 @@ fn of_own(own: &OwnPictures) -> Result<Dataset, DatasetError> {
     Ok(Dataset::unlabelled(train, &own.names))
 }
 
-/// The most memory that decoding a visitor's picture may take, and the most pixels a side.
-const DECODING_BYTES: u64 = 512 << 20;
-const MOST_PIXELS_A_SIDE: u32 = 20_000;
-
-/// A visitor's file as a small picture: its middle square, on white. `Err` says in words what is wrong.
-pub fn decode(name: &str, bytes: &[u8]) -> Result<Vec<u8>, String> {
-    let reader = ImageReader::new(Cursor::new(bytes));
-    let mut reader = reader
-        .with_guessed_format()
-        .map_err(|e| format!("{name}: {e}"))?;
-    let mut limits = Limits::default();
-    limits.max_alloc = Some(DECODING_BYTES);
-    (limits.max_image_width, limits.max_image_height) =
-        (Some(MOST_PIXELS_A_SIDE), Some(MOST_PIXELS_A_SIDE));
-    reader.limits(limits);
-    let picture = reader
-        .decode()
-        .map_err(|e| format!("{name} cannot be read ({e}): JPEG, PNG and WebP are known"))?;
-    let small = picture
-        .resize_to_fill(SIDE as u32, SIDE as u32, FilterType::Triangle)
-        .to_rgba8();
-    let on_white = |pixel: &image::Rgba<u8>, color: usize| {
-        let (value, alpha) = (u32::from(pixel.0[color]), u32::from(pixel.0[3]));
-        ((value * alpha + 255 * (255 - alpha)) / 255) as u8
-    };
-    Ok((0..3)
-        .flat_map(|color| {
-            small
-                .pixels()
-                .map(move |pixel| on_white(pixel, color))
-                .collect::<Vec<_>>()
-        })
-        .collect())
-}
-
 /// Square pictures of any size as [`OwnPictures`], to be drawn.
 pub fn thumbnails(pictures: &Pictures, names: Vec<String>) -> OwnPictures {
     let (height, width) = pictures.size();
@@ -322,7 +287,7 @@ mod tests {
             let picture = RgbImage::from_pixel(70, 50, image::Rgb([shade * 10, 30, 200]));
             let mut png = Cursor::new(Vec::new());
             picture.write_to(&mut png, image::ImageFormat::Png).unwrap();
-            let planes = decode("x.png", png.get_ref()).unwrap();
+            let planes = crate::platform::decode("x.png", png.get_ref()).unwrap();
             assert_eq!(planes[0], shade * 10);
             own.planes.extend(planes);
             own.names.push(format!("{shade}.png"));
@@ -336,7 +301,7 @@ mod tests {
 
     #[test]
     fn what_is_no_picture_is_named() {
-        let error = decode("notes.txt", b"hello").unwrap_err();
+        let error = crate::platform::decode("notes.txt", b"hello").unwrap_err();
         assert!(
             error.contains("notes.txt") && error.contains("JPEG"),
             "{error}"

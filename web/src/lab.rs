@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use eframe::egui;
 
-use crate::dataset::{DatasetError, OwnPictures, Source, decode};
+use crate::dataset::{DatasetError, OwnPictures, Source};
 use crate::page::Page;
-use crate::platform::{self, Link};
+use crate::platform::{self, Link, Picture};
 use crate::protocol::Request;
 use crate::run::Run;
 use crate::setup::{DataChoice, Setup};
@@ -31,7 +31,7 @@ pub struct Lab {
     fashion: Option<Vec<u8>>,
     fashion_arrives: Arrivals<Result<Vec<u8>, String>>,
     fashion_asked: bool,
-    files_arrive: Arrivals<Result<(String, Vec<u8>), String>>,
+    files_arrive: Arrivals<Result<Picture, String>>,
     /// What to tell the visitor.
     pub messages: Vec<String>,
     /// Milliseconds between steps.
@@ -87,7 +87,7 @@ impl Lab {
     }
 
     fn empty(context: &egui::Context) -> Self {
-        context.set_fonts(crate::panel::fonts());
+        crate::panel::dress(context);
         Self {
             page: Page::default(),
             runs: Vec::new(),
@@ -124,7 +124,7 @@ impl Lab {
 
     /// Goes on being drawn with another context, as the last one was lost.
     pub fn draw_with(&mut self, context: &egui::Context) {
-        context.set_fonts(crate::panel::fonts());
+        crate::panel::dress(context);
         *self.wake.0.lock().unwrap_or_else(PoisonError::into_inner) = context.clone();
         // Its textures are gone.
         self.view = crate::panel::View::default();
@@ -306,7 +306,7 @@ impl Lab {
     }
 
     /// What takes in files as they arrive.
-    pub fn file_taker(&self) -> impl Fn(Result<(String, Vec<u8>), String>) + Clone + 'static {
+    pub fn file_taker(&self) -> impl Fn(Result<Picture, String>) + Clone + 'static {
         let (arrive, wake) = (self.files_arrive.clone(), self.wake.clone());
         move |file| {
             arrive.borrow_mut().push(file);
@@ -315,24 +315,19 @@ impl Lab {
     }
 
     /// Takes in files that were dropped: pictures to look for, and, if there are enough, to learn from.
-    pub fn drop_files(&mut self, files: Vec<(String, Vec<u8>)>) {
+    pub fn drop_files(&mut self, pictures: Vec<Picture>) {
         let mut added = 0;
-        for (name, bytes) in files {
+        for Picture { name, planes } in pictures {
             if self.own.names.len() >= MOST_OWN {
                 self.messages.push(format!(
                     "{MOST_OWN} pictures are enough: {name} and what follows is left out."
                 ));
                 break;
             }
-            match decode(&name, &bytes) {
-                Ok(planes) => {
-                    self.query = Some((name.clone(), planes.clone()));
-                    self.own.names.push(name);
-                    self.own.planes.extend(planes);
-                    added += 1;
-                }
-                Err(message) => self.messages.push(message),
-            }
+            self.query = Some((name.clone(), planes.clone()));
+            self.own.names.push(name);
+            self.own.planes.extend(planes);
+            added += 1;
         }
         if added == 0 {
             return;

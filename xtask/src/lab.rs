@@ -49,6 +49,9 @@ pub fn build() -> Result<()> {
         .input_path(&built)
         .out_name("lab")
         .typescript(false)
+        .omit_default_module_path(false)
+        .remove_name_section(true)
+        .remove_producers_section(true)
         .web(true)
         .and_then(|bindgen| bindgen.generate(&dist))
         .context("wasm-bindgen")?;
@@ -82,7 +85,7 @@ fn target_folder() -> Result<PathBuf> {
 
 /// Optimizes the module, where npm is there to bring wasm-opt. Without it, the lab works and is larger.
 fn shrink(module: &Path) -> Result<()> {
-    if !has("npx") {
+    if !has("npx") || std::env::var_os("BARLOW_NO_WASM_OPT").is_some() {
         println!("npm is not here to bring wasm-opt: the module stays larger than it could be");
         return Ok(());
     }

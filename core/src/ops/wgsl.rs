@@ -16,6 +16,7 @@ use cubecl::server::{Handle, KernelArguments, MetadataBindingInfo};
 use cubecl::{CubeCount, CubeDim, client::Client};
 
 use super::measure::twins_asked;
+use crate::device::is_simulated;
 
 /// The threads of a workgroup in kernels whose workgroups are a line; WebGPU's default limit.
 pub const THREADS: usize = 256;
@@ -216,6 +217,17 @@ pub fn empty(like: &CubeTensor, shape: impl Into<Shape>) -> CubeTensor {
         handle,
         DType::F32,
     )
+}
+
+/// Threads that share a workgroup's work where they have to wait for each other at every turn: all that a workgroup has
+/// on a GPU, and few where they are simulated.
+pub fn sharing_threads(tensor: &CubeTensor) -> usize {
+    const SIMULATED: usize = 32;
+    if is_simulated(&tensor.device) {
+        SIMULATED
+    } else {
+        THREADS
+    }
 }
 
 /// Workgroups for a loop over `count` values, a value a thread and several where a dispatch has no room for more.

@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use crate::cli::Bench;
 use crate::device;
+use crate::settings::Settings;
 
 /// A row of the table: an operation of a step, or the step itself.
 #[derive(Debug, Serialize)]
@@ -42,7 +43,7 @@ struct Row {
 /// Measures each operation of a training step beside burn's own, and beside what the device can do.
 pub fn bench(arguments: &Bench) -> Result<()> {
     let opened = device::open(arguments.device)?;
-    let mut config = arguments.preset.config();
+    let mut config = Settings::changed(arguments.preset.config(), &arguments.set)?;
     if let Some(batch) = arguments.batch {
         config.batch = batch;
     }

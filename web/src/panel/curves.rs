@@ -170,6 +170,9 @@ fn plot(
     };
     let plot = Plot::new(id)
         .height(HEIGHT)
+        // An empty plot begins where the run will.
+        .include_x(0.0)
+        .include_x(10.0)
         .allow_zoom(false)
         .allow_drag(false)
         .allow_scroll(false)

@@ -12,7 +12,8 @@ mod views;
 use std::sync::Arc;
 
 use eframe::egui::{
-    self, CentralPanel, FontData, FontDefinitions, FontFamily, Panel, ScrollArea, Ui,
+    self, CentralPanel, FontData, FontDefinitions, FontFamily, FontId, Panel, ScrollArea,
+    TextStyle, Ui,
 };
 
 use crate::lab::Lab;
@@ -30,7 +31,7 @@ pub const RUN_COLORS: [egui::Color32; 2] = [
 const WIDE: f32 = 1000.0;
 
 /// From here on what has been learned stands beside the matrix, not below it.
-const TWO_COLUMNS: f32 = 760.0;
+const TWO_COLUMNS: f32 = 620.0;
 
 /// What of the page a narrow screen shows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -151,8 +152,24 @@ impl Lab {
     }
 }
 
+/// Gives a context the panel's look.
+pub fn dress(context: &egui::Context) {
+    context.set_fonts(fonts());
+    context.all_styles_mut(|style| {
+        let sizes = [
+            (TextStyle::Small, 11.5),
+            (TextStyle::Body, 13.5),
+            (TextStyle::Button, 13.5),
+            (TextStyle::Heading, 17.0),
+        ];
+        for (text, size) in sizes {
+            style.text_styles.insert(text, FontId::proportional(size));
+        }
+    });
+}
+
 /// The panel's letters: a small font of their own, as egui's default ones are a megabyte to download.
-pub fn fonts() -> FontDefinitions {
+fn fonts() -> FontDefinitions {
     let mut fonts = FontDefinitions::empty();
     let inter = FontData::from_static(include_bytes!("../../data/inter.otf"));
     fonts.font_data.insert("Inter".into(), Arc::new(inter));

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::fs;
+use std::io::Cursor;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::mpsc;
@@ -10,10 +11,13 @@ use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
 use eframe::egui;
+use image::imageops::FilterType;
+use image::{ImageReader, Limits};
 use pollster::block_on;
 
-use super::Received;
+use super::{Picture, Received};
 use crate::app::App;
+use crate::dataset::SIDE;
 use crate::lab::Lab;
 use crate::protocol::{Request, Update};
 use crate::session;
@@ -122,25 +126,59 @@ pub fn save(name: &str, bytes: &[u8]) -> String {
     }
 }
 
+/// The most memory that decoding a visitor's picture may take, and the most pixels a side.
+const DECODING_BYTES: u64 = 512 << 20;
+const MOST_PIXELS_A_SIDE: u32 = 20_000;
+
+/// A visitor's file as a small picture: its middle square, on white. `Err` says in words what is wrong.
+pub fn decode(name: &str, bytes: &[u8]) -> Result<Vec<u8>, String> {
+    let reader = ImageReader::new(Cursor::new(bytes));
+    let mut reader = reader
+        .with_guessed_format()
+        .map_err(|e| format!("{name}: {e}"))?;
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(DECODING_BYTES);
+    (limits.max_image_width, limits.max_image_height) =
+        (Some(MOST_PIXELS_A_SIDE), Some(MOST_PIXELS_A_SIDE));
+    reader.limits(limits);
+    let picture = reader
+        .decode()
+        .map_err(|e| format!("{name} cannot be read ({e}): JPEG, PNG and WebP are known"))?;
+    let small = picture
+        .resize_to_fill(SIDE as u32, SIDE as u32, FilterType::Triangle)
+        .to_rgba8();
+    let on_white = |pixel: &image::Rgba<u8>, color: usize| {
+        let (value, alpha) = (u32::from(pixel.0[color]), u32::from(pixel.0[3]));
+        ((value * alpha + 255 * (255 - alpha)) / 255) as u8
+    };
+    Ok((0..3)
+        .flat_map(|color| {
+            small
+                .pixels()
+                .map(move |pixel| on_white(pixel, color))
+                .collect::<Vec<_>>()
+        })
+        .collect())
+}
+
 /// Whether files can be chosen here, besides being dropped.
 pub const CAN_CHOOSE_FILES: bool = false;
 
 /// Nothing: on the desktop files are dropped.
-pub fn choose_files(_: impl Fn(Result<(String, Vec<u8>), String>) + Clone + 'static) {}
+pub fn choose_files(_: impl Fn(Result<Picture, String>) + Clone + 'static) {}
 
-/// Reads a file that was dropped.
-pub fn read_dropped(
-    file: &egui::DroppedFileHandle,
-    done: impl FnOnce(Result<(String, Vec<u8>), String>),
-) {
-    let name = file
-        .path()
-        .file_name()
-        .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-    done(match file.bytes() {
-        Ok(bytes) => Ok((name, bytes)),
-        Err(error) => Err(format!("{name} cannot be read: {error}")),
-    });
+/// Reads a picture that was dropped.
+pub fn read_dropped(file: &egui::DroppedFileHandle, done: impl FnOnce(Result<Picture, String>)) {
+    let name = file.path().file_name();
+    let name = name.map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    let bytes = file
+        .bytes()
+        .map_err(|error| format!("{name} cannot be read: {error}"));
+    done(
+        bytes
+            .and_then(|bytes| decode(&name, &bytes))
+            .map(|planes| Picture { name, planes }),
+    );
 }
 
 /// The file of a data set that is not embedded. On the desktop it is part of the program.

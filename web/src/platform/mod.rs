@@ -17,3 +17,11 @@ pub enum Received {
     /// The trainer is gone, and why, for people.
     Lost(String),
 }
+
+/// A visitor's picture, made small.
+pub struct Picture {
+    /// The file's name.
+    pub name: String,
+    /// Three planes of [`SIDE`](crate::dataset::SIDE) x `SIDE`.
+    pub planes: Vec<u8>,
+}

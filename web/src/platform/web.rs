@@ -12,11 +12,13 @@ use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::{JsFuture, spawn_local};
 use web_sys::{
     Blob, BlobPropertyBag, DedicatedWorkerGlobalScope, HtmlAnchorElement, HtmlInputElement,
-    MessageEvent, Response, Url, Worker, WorkerOptions, WorkerType,
+    ImageBitmap, MessageEvent, OffscreenCanvas, OffscreenCanvasRenderingContext2d, Response, Url,
+    Worker, WorkerOptions, WorkerType,
 };
 use web_time::Duration;
 
-use super::Received;
+use super::{Picture, Received};
+use crate::dataset::SIDE;
 use crate::protocol::{Failure, Request, Update};
 use crate::session;
 
@@ -215,29 +217,21 @@ fn download(name: &str, bytes: &[u8]) -> Result<(), JsValue> {
 pub const CAN_CHOOSE_FILES: bool = true;
 
 /// Lets the visitor choose pictures.
-pub fn choose_files(done: impl Fn(Result<(String, Vec<u8>), String>) + Clone + 'static) {
-    let input = web_sys::window()
-        .and_then(|window| window.document())
-        .and_then(|document| document.create_element("input").ok());
+pub fn choose_files(done: impl Fn(Result<Picture, String>) + Clone + 'static) {
+    let document = web_sys::window().and_then(|window| window.document());
+    let input = document.and_then(|document| document.create_element("input").ok());
     let Some(input) = input.map(JsCast::unchecked_into::<HtmlInputElement>) else {
         return;
     };
     input.set_type("file");
     input.set_multiple(true);
-    input.set_accept("image/jpeg,image/png,image/webp");
+    input.set_accept("image/*");
     let chosen = input.clone();
     let on_change = Closure::<dyn FnMut()>::once(move || {
         let files = chosen.files();
         for file in (0..).map_while(|index| files.as_ref().and_then(|files| files.get(index))) {
             let done = done.clone();
-            spawn_local(async move {
-                let name = file.name();
-                let content = JsFuture::from(file.array_buffer()).await;
-                done(match content {
-                    Ok(content) => Ok((name, Uint8Array::new(&content).to_vec())),
-                    Err(_) => Err(format!("{name} cannot be read")),
-                });
-            });
+            spawn_local(async move { done(picture_of(file.name(), &file).await) });
         }
     });
     input.set_onchange(Some(on_change.as_ref().unchecked_ref()));
@@ -245,19 +239,72 @@ pub fn choose_files(done: impl Fn(Result<(String, Vec<u8>), String>) + Clone + '
     input.click();
 }
 
-/// Reads a file that was dropped.
+/// Reads a picture that was dropped.
 pub fn read_dropped(
     file: &egui::DroppedFileHandle,
-    done: impl FnOnce(Result<(String, Vec<u8>), String>) + 'static,
+    done: impl FnOnce(Result<Picture, String>) + 'static,
 ) {
     let file = file.clone();
     spawn_local(async move {
         let name = file.path().display().to_string();
-        done(match file.bytes_async().await {
-            Ok(bytes) => Ok((name, bytes)),
-            Err(error) => Err(format!("{name} cannot be read: {error}")),
+        let blob = match file.bytes_async().await {
+            Ok(bytes) => {
+                Blob::new_with_u8_array_sequence(&Array::of1(&Uint8Array::from(&bytes[..])))
+            }
+            Err(error) => Err(error.into()),
+        };
+        done(match blob {
+            Ok(blob) => picture_of(name, &blob).await,
+            Err(_) => Err(format!("{name} cannot be read")),
         });
     });
+}
+
+/// A file as a small picture, by the browser's own means, which know more kinds of files than one would want to download.
+async fn picture_of(name: String, file: &Blob) -> Result<Picture, String> {
+    let planes = planes_of(file).await;
+    let planes = planes.map_err(|_| {
+        format!("{name} cannot be read: this browser does not know it as a picture")
+    })?;
+    Ok(Picture { name, planes })
+}
+
+/// The middle square of a picture, on white.
+async fn planes_of(file: &Blob) -> Result<Vec<u8>, JsValue> {
+    let window = web_sys::window().ok_or("no window")?;
+    let bitmap = JsFuture::from(window.create_image_bitmap_with_blob(file)?).await?;
+    let bitmap: ImageBitmap = bitmap.dyn_into()?;
+    let canvas = OffscreenCanvas::new(SIDE as u32, SIDE as u32)?;
+    let context = canvas.get_context("2d")?.ok_or("no context")?;
+    let context: OffscreenCanvasRenderingContext2d = context.dyn_into()?;
+    let side = SIDE as f64;
+    context.set_fill_style_str("white");
+    context.fill_rect(0.0, 0.0, side, side);
+    Reflect::set(&context, &"imageSmoothingQuality".into(), &"high".into())?;
+    let [width, height] = [bitmap.width(), bitmap.height()].map(f64::from);
+    let square = width.min(height);
+    context.draw_image_with_image_bitmap_and_sw_and_sh_and_dx_and_dy_and_dw_and_dh(
+        &bitmap,
+        (width - square) / 2.0,
+        (height - square) / 2.0,
+        square,
+        square,
+        0.0,
+        0.0,
+        side,
+        side,
+    )?;
+    let pixels = context.get_image_data(0.0, 0.0, side, side)?.data();
+    Ok((0..3)
+        .flat_map(|color| {
+            pixels
+                .iter()
+                .skip(color)
+                .step_by(4)
+                .copied()
+                .collect::<Vec<u8>>()
+        })
+        .collect())
 }
 
 /// Fetches the file of a data set that is not embedded.

@@ -5,7 +5,7 @@ use burn::backend::{BackendTensor, DispatchTensorKind};
 use burn::tensor::{DType, Int, Tensor};
 
 use crate::augment::{Draw, Jitter, Normalization};
-use crate::ops::wgsl::{self, THREADS, kernel};
+use crate::ops::wgsl::{self, kernel};
 
 /// Numbers that workgroup memory has room for, by WebGPU's default limit of 16 KiB.
 const WORKGROUP_NUMBERS: usize = 4096;
@@ -76,7 +76,8 @@ pub fn augment(
     let described = client.create_from_slice(&bytes);
     let plane = size * size;
     // A color resized in one direction, a color blurred in one direction, or the threads' sums.
-    let scratch = (height * size).max(plane).max(THREADS);
+    let threads = wgsl::sharing_threads(pictures);
+    let scratch = (height * size).max(plane).max(threads);
     let in_workgroup = 3 * plane + scratch <= WORKGROUP_NUMBERS;
     let scratch_space = if in_workgroup {
         wgsl::nothing(client)
@@ -86,6 +87,7 @@ pub fn augment(
     let views = wgsl::empty(pictures, [draws.len(), 3, size, size]);
     let one_if_unused = |numbers| if in_workgroup { numbers } else { 1 };
     let kernel = kernel!("augment")
+        .set("THREADS", threads)
         .set("HEIGHT", height)
         .set("WIDTH", width)
         .set("SIZE", size)

@@ -8,11 +8,8 @@ use crate::ops::wgsl::{self, Kernel, THREADS, kernel};
 /// The parts that a channel of a view is cut into, at most: the threads that add them up.
 const PARTS: usize = 64;
 
-/// Values that are worth a thread of their own.
-const VALUES_A_THREAD: usize = 8;
-
 /// Values that are worth a workgroup of their own.
-const LEAST_SHARE: usize = VALUES_A_THREAD * THREADS;
+const LEAST_SHARE: usize = 8 * THREADS;
 
 /// Channels that a workgroup takes where they lie side by side.
 const LANES: usize = 32;
@@ -25,6 +22,8 @@ struct Batch {
     views: usize,
     /// Pictures in a view.
     pictures: usize,
+    /// Threads that share a workgroup's sums.
+    sharing: usize,
 }
 
 impl Batch {
@@ -36,6 +35,7 @@ impl Batch {
             positions: shape.num_elements() / (pictures * channels),
             views,
             pictures: pictures / views,
+            sharing: wgsl::sharing_threads(x),
         }
     }
 
@@ -74,8 +74,9 @@ impl Batch {
     /// The threads that share a part. More than it keeps busy would only wait for each other, which costs most where
     /// threads are simulated.
     fn threads(&self) -> usize {
-        let wanted = (self.parts().1 * self.lanes()).div_ceil(VALUES_A_THREAD);
-        wanted.next_power_of_two().clamp(self.lanes(), THREADS)
+        let values_a_thread = LEAST_SHARE / self.sharing;
+        let wanted = (self.parts().1 * self.lanes()).div_ceil(values_a_thread);
+        wanted.next_power_of_two().clamp(self.lanes(), self.sharing)
     }
 
     /// `kernel` for what is made of a channel's parts, a thread a part, and its workgroups.
