@@ -3,30 +3,15 @@
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, anyhow};
 use tiny_http::{Header, Response, Server};
 use wasm_bindgen_cli_support::Bindgen;
 
-use crate::{cargo, has, root, run, wasm};
+use crate::{cargo, root, run, wasm};
 
 /// Where it is served unless another port is asked for.
 pub const PORT: u16 = 8080;
-
-/// What becomes of the module's size by npm's package of that version; Debian's wasm-opt breaks modules.
-const BINARYEN: &str = "binaryen@132.0.0";
-
-/// What the module may use: what every browser with WebGPU has. `--all-features` makes one that Chromium rejects.
-const FEATURES: [&str; 7] = [
-    "bulk-memory",
-    "multivalue",
-    "mutable-globals",
-    "nontrapping-float-to-int",
-    "reference-types",
-    "sign-ext",
-    "simd",
-];
 
 /// The files that are taken as they are.
 const STATIC: [&str; 3] = ["index.html", "worker.js", "data/fashion-mnist.png"];
@@ -55,8 +40,6 @@ pub fn build() -> Result<()> {
         .web(true)
         .and_then(|bindgen| bindgen.generate(&dist))
         .context("wasm-bindgen")?;
-    let module = dist.join("lab_bg.wasm");
-    shrink(&module)?;
     for name in STATIC {
         let from = root().join("web").join(name);
         let to = dist.join(from.file_name().context("a file's name")?);
@@ -81,20 +64,6 @@ fn target_folder() -> Result<PathBuf> {
         .split_once('"')
         .ok_or_else(|| anyhow!("cargo metadata is cut short"))?;
     Ok(PathBuf::from(folder.replace("\\\\", "\\")))
-}
-
-/// Optimizes the module, where npm is there to bring wasm-opt. Without it, the lab works and is larger.
-fn shrink(module: &Path) -> Result<()> {
-    if !has("npx") || std::env::var_os("BARLOW_NO_WASM_OPT").is_some() {
-        println!("npm is not here to bring wasm-opt: the module stays larger than it could be");
-        return Ok(());
-    }
-    let small = module.with_extension("small");
-    let mut command = Command::new("npx");
-    command.args(["--yes", "--package", BINARYEN, "wasm-opt", "-Os"]);
-    command.args(FEATURES.map(|feature| format!("--enable-{feature}")));
-    run(command.arg(module).arg("--output").arg(&small))?;
-    fs::rename(&small, module).context("cannot replace the module")
 }
 
 /// Tells what a visitor downloads.
