@@ -39,7 +39,7 @@ const WEBGPU = [
   "--enable-unsafe-webgpu", "--use-angle=swiftshader", "--enable-features=Vulkan", "--use-vulkan=swiftshader", "--ignore-gpu-blocklist",
 ];
 // A canvas that can be drawn on, and no WebGPU.
-const NO_WEBGPU = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--disable-features=WebGPU", "--disable-blink-features=WebGPU"];
+const NO_WEBGPU = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"];
 
 function executable() {
   const known = ["/usr/bin/chromium", "/usr/bin/google-chrome", "/usr/bin/chromium-browser"];
@@ -105,7 +105,7 @@ export class Lab {
       if (status.error) throw new Error(`${status.error}: ${status.messages.join("; ")}`);
       if (wish(status)) return status;
       if (Date.now() > end) {
-        const { losses, step_ms, runs, ...short } = status;
+        const { losses, diagonals, step_ms, frames_ms, runs, ...short } = status;
         throw new Error(`waited in vain until ${words}: ${JSON.stringify(short)}; complaints: ${this.complaints.join("; ")}`);
       }
       await new Promise((resolve) => setTimeout(resolve, 100));

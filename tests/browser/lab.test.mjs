@@ -38,7 +38,7 @@ describe("with WebGPU", () => {
     assert.equal(opened.step, 0);
     await page.picture("1440x900-before");
     await page.click("Play");
-    const status = await page.until((s) => s.step >= 150 && s.scores.length > 3, "150 steps are done");
+    const status = await page.until((s) => s.step >= 60 && s.scores.length > 3, "60 steps are done", 600_000);
     await page.click("Pause");
     const { losses, diagonals } = status;
     assert.ok(mean(losses.slice(-20)) < 0.7 * mean(losses.slice(0, 5)), `the loss falls: ${losses}`);
@@ -216,10 +216,10 @@ test("without WebGPU it says so, and trains on the CPU", async () => {
   const chromium = await start({ webgpu: false });
   try {
     const page = await open(chromium.browser, server.address, "warmup=0&epochs=4");
-    assert.equal(await page.page.evaluate(() => typeof navigator.gpu), "undefined");
+    assert.equal(await page.page.evaluate(async () => (await navigator.gpu?.requestAdapter()) ?? null), null);
     const opened = await page.until((s) => s.device, "the CPU is open");
     assert.match(opened.device, /CPU/);
-    assert.ok(opened.messages.some((message) => /has no WebGPU.*To have it/.test(message)), `${opened.messages}`);
+    assert.ok(opened.messages.some((message) => /runs on the CPU.*To have a GPU/.test(message)), `${opened.messages}`);
     assert.equal(opened.setup.batch, 32, "at a smaller size");
     await page.click("Play");
     const status = await page.until((s) => s.step >= 60, "60 steps are done");

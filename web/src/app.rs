@@ -25,8 +25,11 @@ impl App {
 }
 
 impl eframe::App for App {
-    fn ui(&mut self, ui: &mut egui::Ui, _: &mut eframe::Frame) {
+    fn ui(&mut self, ui: &mut egui::Ui, frame: &mut eframe::Frame) {
         let mut lab = self.lab.borrow_mut();
+        if let Some(seconds) = frame.info().cpu_usage {
+            lab.note_frame(1e3 * seconds);
+        }
         let dropped = ui.input(|input| input.raw.dropped_files.clone());
         for file in &dropped {
             platform::read_dropped(file, lab.file_taker());

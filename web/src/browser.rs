@@ -94,7 +94,6 @@ async fn draw(window: Window, known: Known) -> Result<(), String> {
                 }
                 None => {
                     let lab = Rc::new(RefCell::new(Lab::new(&platform::fragment(), context)));
-                    lab.borrow_mut().messages.extend(advice(&window));
                     publish(&window, &lab);
                     follow(&window, &lab);
                     lab
@@ -140,30 +139,6 @@ fn redraw_when_lost(
     _ = canvas
         .add_event_listener_with_callback("webglcontextlost", on_lost.as_ref().unchecked_ref());
     on_lost.forget();
-}
-
-/// What to do where there is no WebGPU.
-fn advice(window: &Window) -> Option<String> {
-    if platform::has_gpu_api() {
-        return None;
-    }
-    let agent = window.navigator().user_agent().unwrap_or_default();
-    let has = |name: &str| agent.contains(name);
-    let todo = if !window.is_secure_context() {
-        "browsers offer it on https:// and on localhost only: open the page there"
-    } else if has("Firefox") {
-        "in Firefox, open about:config, set dom.webgpu.enabled to true, and load the page anew (or take Firefox 141 or later on Windows)"
-    } else if has("Chrome") || has("Edg") {
-        "update it to version 113 or later, allow “graphics acceleration” under Settings, System, and see chrome://gpu; on Linux \
-         start it with --enable-features=Vulkan --enable-unsafe-webgpu"
-    } else if has("Safari") {
-        "it is there from Safari 26 on; before, choose Develop, Feature Flags, WebGPU"
-    } else {
-        "a current Chrome, Edge, Firefox or Safari has it"
-    };
-    Some(format!(
-        "This browser has no WebGPU, so training runs on the CPU, at a smaller size. To have it: {todo}."
-    ))
 }
 
 /// Gives the page's script `window.lab`: its state, and a few commands. Tests and benchmarks use it, and whoever wants
@@ -215,6 +190,7 @@ fn status(lab: &Lab) -> String {
             "matrices": run.history.frames.len(),
             "scores": run.history.probes.iter().map(|probe| (probe.step, probe.score)).collect::<Vec<_>>(),
             "kept": run.kept(),
+            "rank": run.history.probes.last().map(|probe| probe.rank),
             "untrained": opened.map(|opened| opened.untrained),
             "pixels": opened.map(|opened| opened.pixels),
             "device": opened.map(|opened| &opened.device),
@@ -232,6 +208,7 @@ fn status(lab: &Lab) -> String {
     status["playing"] = lab.is_playing().into();
     status["messages"] = lab.messages.clone().into();
     status["own"] = lab.own.names.len().into();
+    status["frames_ms"] = lab.frames.iter().copied().collect::<Vec<_>>().into();
     status.to_string()
 }
 

@@ -47,7 +47,7 @@ pub enum DatasetError {
     Damaged(String),
     /// There are too few.
     #[error(
-        "there are {0} pictures of your own: drop at least {FEWEST} of them onto the page to learn from them"
+        "To learn from pictures of your own, drop at least {FEWEST} of them onto the page; so far there are {0}"
     )]
     TooFew(usize),
 }

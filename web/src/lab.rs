@@ -1,6 +1,7 @@
 //! The lab's state, and what can be done with it. Drawing is in [`crate::panel`].
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -44,6 +45,8 @@ pub struct Lab {
     pub following: Option<String>,
     /// What it looks like: state of the drawing alone.
     pub view: crate::panel::View,
+    /// How long the last frames took the processor, in milliseconds.
+    pub frames: VecDeque<f32>,
     /// What has it drawn again.
     pub wake: Wake,
 }
@@ -101,6 +104,7 @@ impl Lab {
             picked: Picked::Shown(0),
             query: None,
             following: None,
+            frames: VecDeque::new(),
             view: crate::panel::View::default(),
             wake: Wake(Arc::new(Mutex::new(context.clone()))),
         }
@@ -128,6 +132,15 @@ impl Lab {
         *self.wake.0.lock().unwrap_or_else(PoisonError::into_inner) = context.clone();
         // Its textures are gone.
         self.view = crate::panel::View::default();
+    }
+
+    /// Notes how long a frame took, in milliseconds.
+    pub fn note_frame(&mut self, milliseconds: f32) {
+        const KEPT: usize = 300;
+        self.frames.push_back(milliseconds);
+        if self.frames.len() > KEPT {
+            self.frames.pop_front();
+        }
     }
 
     /// Goes to another state of the page.

@@ -2,7 +2,7 @@
 
 use crate::dataset::{Dataset, Source};
 use crate::history::History;
-use crate::platform::{Link, Received};
+use crate::platform::{self, Link, Received};
 use crate::protocol::{Failure, Opened, Request, Update};
 use crate::setup::{DeviceChoice, Setup};
 
@@ -191,13 +191,18 @@ impl Run {
                     self.history.probes.retain(|probe| probe.step <= done);
                     self.history.frames.retain(|frame| frame.step <= done);
                 }
-                if opened.setup != self.setup && opened.on_cpu {
+                let wanted_gpu = self.setup.device != DeviceChoice::Cpu;
+                if let Some(advice) = platform::advice().filter(|_| opened.on_cpu && wanted_gpu) {
+                    let Setup {
+                        batch,
+                        encoder_width,
+                        projector,
+                        ..
+                    } = opened.setup;
                     self.notice = Some(format!(
-                        "Training on the {}, at a smaller size: batch {}, encoder {}, projector {}.",
-                        opened.device,
-                        opened.setup.batch,
-                        opened.setup.encoder_width,
-                        opened.setup.projector
+                        "Training runs on the {}, at a smaller size (batch {batch}, encoder {encoder_width}, projector \
+                         {projector}). To have a GPU: {advice}.",
+                        opened.device
                     ));
                 }
                 self.opened = Some(opened);

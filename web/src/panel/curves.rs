@@ -178,6 +178,7 @@ fn plot(
         .allow_scroll(false)
         .allow_boxed_zoom(false)
         .show_axes([true, true])
+        .show_grid([false, true])
         .legend(
             Legend::default()
                 .position(Corner::RightTop)

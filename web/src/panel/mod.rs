@@ -12,8 +12,8 @@ mod views;
 use std::sync::Arc;
 
 use eframe::egui::{
-    self, CentralPanel, FontData, FontDefinitions, FontFamily, FontId, Panel, ScrollArea,
-    TextStyle, Ui,
+    self, Align, CentralPanel, FontData, FontDefinitions, FontFamily, FontId, Layout, Panel,
+    ScrollArea, TextStyle, Ui,
 };
 
 use crate::lab::Lab;
@@ -131,11 +131,15 @@ impl Lab {
                 let two = ui.available_width() >= TWO_COLUMNS && self.runs.len() == 1;
                 if two && self.page.shows("matrix") && self.page.shows("learned") {
                     ui.columns(2, |columns| {
-                        matrix::show(self, &mut columns[0]);
-                        if self.page.shows("views") {
-                            views::show(self, &mut columns[0]);
-                        }
-                        learned::show(self, &mut columns[1]);
+                        // Columns would stretch their lines to their width.
+                        let lines = Layout::top_down(Align::LEFT);
+                        columns[0].with_layout(lines, |ui| {
+                            matrix::show(self, ui);
+                            if self.page.shows("views") {
+                                views::show(self, ui);
+                            }
+                        });
+                        columns[1].with_layout(lines, |ui| learned::show(self, ui));
                     });
                     return;
                 }

@@ -33,6 +33,11 @@ pub fn has_gpu_api() -> bool {
     true
 }
 
+/// What to do to train on a GPU here: nothing that would be particular to the lab.
+pub fn advice() -> Option<&'static str> {
+    None
+}
+
 /// Waits.
 pub async fn sleep(duration: Duration) {
     // The trainer's thread has nothing else to do.

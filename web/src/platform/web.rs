@@ -35,6 +35,26 @@ pub fn has_gpu_api() -> bool {
     gpu.is_ok_and(|gpu| !gpu.is_undefined() && !gpu.is_null())
 }
 
+/// What to do to train on a GPU here, where that is not possible so far.
+pub fn advice() -> Option<&'static str> {
+    let window = web_sys::window()?;
+    let agent = window.navigator().user_agent().unwrap_or_default();
+    let has = |name: &str| agent.contains(name);
+    Some(if !window.is_secure_context() {
+        "browsers offer WebGPU on https:// and on localhost only: open the page there"
+    } else if has("Firefox") {
+        "in Firefox, open about:config, set dom.webgpu.enabled to true, and load the page anew (or take Firefox 141 or later on \
+         Windows)"
+    } else if has("Chrome") || has("Edg") {
+        "take version 113 or later, allow “graphics acceleration” under Settings, System, and see what chrome://gpu says of \
+         WebGPU; on Linux start the browser with --enable-features=Vulkan --enable-unsafe-webgpu"
+    } else if has("Safari") {
+        "Safari has WebGPU from version 26 on; before, choose Develop, Feature Flags, WebGPU"
+    } else {
+        "a current Chrome, Edge, Firefox or Safari has WebGPU"
+    })
+}
+
 /// Waits, and lets messages in meanwhile.
 pub async fn sleep(duration: Duration) {
     let milliseconds = JsValue::from(duration.as_millis() as u32);
