@@ -23,10 +23,7 @@ pub fn test(arguments: &[String]) -> Result<()> {
         // Mesa complains on standard error where there is no desktop session.
         command.env("XDG_RUNTIME_DIR", env::temp_dir());
     }
-    // The whole workspace: one package alone would resolve other features, and rebuild burn.
-    run(command
-        .args(["test", "--release", "--workspace"])
-        .args(arguments))?;
+    run(command.args(["test", "--release"]).args(arguments))?;
     if arguments.is_empty() {
         browser()?;
     }
