@@ -120,7 +120,7 @@ fn replace_loss(shown: Correlation, loss: Tensor<1>) -> Correlation {
         loss.clone()
     };
     Correlation {
-        terms: Tensor::cat(vec![value, shown.terms.slice([1..4])], 0),
+        terms: Tensor::cat(vec![value, shown.terms.narrow(0, 1, 3)], 0),
         loss,
         matrix: shown.matrix,
     }

@@ -108,6 +108,16 @@ pub fn status(lab: &Lab) -> String {
     format!("{words} · {}", opened.device)
 }
 
+/// Makes a file of the lab's state, if there is something to save.
+type MakeFile = fn(&Lab) -> Option<export::File>;
+
+/// What the panel itself can save, and what it is called.
+const FILES: [(&str, MakeFile); 3] = [
+    ("C (PNG)", export::matrix),
+    ("Map (PNG)", export::map),
+    ("Metrics (CSV)", export::metrics),
+];
+
 fn saves(lab: &mut Lab, ui: &mut Ui) {
     if ui.button("Link to this page").clicked() {
         let link = platform::link(&lab.page.fragment());
@@ -121,12 +131,7 @@ fn saves(lab: &mut Lab, ui: &mut Ui) {
         }
         ui.close();
     }
-    let files: [(&str, fn(&Lab) -> Option<export::File>); 3] = [
-        ("C (PNG)", export::matrix),
-        ("Map (PNG)", export::map),
-        ("Metrics (CSV)", export::metrics),
-    ];
-    for (words, make) in files {
+    for (words, make) in FILES {
         if ui.button(words).clicked() {
             let told = match make(lab) {
                 Some(file) => platform::save(&file.name, &file.bytes),
