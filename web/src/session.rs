@@ -130,13 +130,13 @@ async fn open_device(choice: DeviceChoice) -> (Device, String) {
     };
     let adapter = adapters.swap_remove(number);
     let info = adapter.info();
-    let name = if info.name.is_empty() {
-        platform::GPU_API.to_owned()
-    } else {
-        info.name
+    // Browsers do not always tell what it is.
+    let name = match info.name.as_str() {
+        "" => platform::GPU_API.to_owned(),
+        name => format!("{name} ({})", platform::GPU_API),
     };
     match adapter.open().await {
-        Ok(device) => (device, format!("{name} ({})", platform::GPU_API)),
+        Ok(device) => (device, name),
         Err(error) => cpu(&format!(" ({error})")),
     }
 }

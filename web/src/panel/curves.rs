@@ -12,6 +12,9 @@ const POINTS: usize = 300;
 /// The height of a plot.
 const HEIGHT: f32 = 130.0;
 
+/// How much wider a plot is than its lines are long: the legend stands there.
+const LEGEND_ROOM: f64 = 1.55;
+
 /// A line of a plot.
 struct Curve {
     name: String,
@@ -168,11 +171,15 @@ fn plot(
         true => format!("{:.3}", 10f64.powf(value)),
         false => format!("{value:.2}"),
     };
+    let last = curves
+        .iter()
+        .filter_map(|curve| Some(curve.points.last()?[0]))
+        .fold(0.0, f64::max);
     let plot = Plot::new(id)
         .height(HEIGHT)
-        // An empty plot begins where the run will.
+        // An empty plot begins where the run will, and the legend has a place of its own.
         .include_x(0.0)
-        .include_x(10.0)
+        .include_x((LEGEND_ROOM * last).max(10.0))
         .allow_zoom(false)
         .allow_drag(false)
         .allow_scroll(false)
