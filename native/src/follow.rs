@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::Result;
 use async_channel::{Receiver, TryRecvError};
 use barlow_core::data::Pictures;
 use barlow_core::device::{Device, runs_on_cpu};
@@ -52,6 +52,13 @@ fn try_to_follow(
     requests: &Receiver<Request>,
     send: &dyn Fn(Update),
 ) -> Result<()> {
+    let number = loop {
+        match requests.recv_blocking() {
+            Ok(Request::Open { number, .. }) => break number,
+            Ok(_) => {}
+            Err(_) => return Ok(()),
+        }
+    };
     let Followed {
         folder,
         data,
@@ -73,6 +80,7 @@ fn try_to_follow(
     ));
     let steps_per_epoch = config.steps_per_epoch(followed.pictures.count());
     send(Update::Opened(Opened {
+        number,
         device: format!("following {}", followed.name),
         on_cpu: runs_on_cpu(device),
         setup: followed.setup.clone(),
@@ -119,18 +127,20 @@ fn try_to_follow(
             Err(TryRecvError::Closed) => return Ok(()),
             Err(TryRecvError::Empty) => std::thread::sleep(EVERY),
             Ok(Request::Query(picture)) => {
-                query = picture;
+                query = Some(picture);
                 if let Some((trainer, matrix)) = &last {
                     let mut learned = trainer.learned();
                     let found = probe(&mut learned, data, query.as_deref(), matrix.step);
                     send(Update::Probe(block_on(found)));
                 }
             }
-            Ok(Request::Weights) => {
-                let (trainer, _) = last.as_ref().context("there is no checkpoint yet")?;
-                let weights = block_on(encoder_weights(&trainer.model().encoder));
-                send(Update::Weights(weights.map_err(|error| anyhow!(error))?));
-            }
+            Ok(Request::Weights) => send(match &last {
+                None => Update::Refused("there is no checkpoint yet: wait for the first".into()),
+                Some((trainer, _)) => match block_on(encoder_weights(&trainer.model().encoder)) {
+                    Ok(weights) => Update::Weights(weights),
+                    Err(error) => Update::Refused(error.to_string()),
+                },
+            }),
             // Another process trains: it is not told anything.
             Ok(_) => {}
         }
@@ -215,6 +225,13 @@ mod tests {
             setup: Setup::default(),
         };
         let (requests, receiver) = async_channel::unbounded();
+        let open = Request::Open {
+            number: 1,
+            setup: Setup::default(),
+            source: Source::Embedded,
+            checkpoint: None,
+        };
+        requests.try_send(open).unwrap();
         let updates = RefCell::new(Vec::new());
         follow(&followed, &receiver, &|update| {
             if matches!(&update, Update::Probe(probe) if probe.step == 3) {

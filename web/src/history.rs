@@ -66,6 +66,14 @@ impl History {
         self.milliseconds.push(milliseconds);
     }
 
+    /// Takes in a look. One may be repeated, as for another query, and that at the untrained encoder comes again when a run
+    /// goes on from a checkpoint.
+    pub fn add_probe(&mut self, probe: Probe) {
+        self.probes.retain(|old| old.step != probe.step);
+        let place = self.probes.partition_point(|old| old.step < probe.step);
+        self.probes.insert(place, probe);
+    }
+
     /// Takes in a matrix.
     pub fn add_matrix(&mut self, matrix: &Matrix) {
         let values = matrix.values();
@@ -219,13 +227,12 @@ mod tests {
             of_query: None,
             exciting: Vec::new(),
         };
-        history.probes = vec![
-            Probe {
-                step: 0,
-                ..probe.clone()
-            },
-            probe,
-        ];
+        history.add_probe(probe.clone());
+        history.add_probe(probe.clone());
+        // As when a run goes on.
+        history.add_probe(Probe { step: 0, ..probe });
+        let steps: Vec<usize> = history.probes.iter().map(|probe| probe.step).collect();
+        assert_eq!(steps, [0, 2]);
         let csv = history.csv();
         let lines: Vec<&str> = csv.lines().collect();
         assert_eq!(lines.len(), 4);

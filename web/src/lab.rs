@@ -184,10 +184,11 @@ impl Lab {
 
     /// Starts the runs anew, with the settings as they are.
     pub fn restart(&mut self) {
-        let setups: Vec<Setup> = [Some(self.page.setup.clone()), self.page.other.clone()]
-            .into_iter()
-            .flatten()
-            .collect();
+        if self.following.is_some() {
+            // It is another process that could.
+            return;
+        }
+        let setups: Vec<Setup> = self.setups().cloned().collect();
         let source = self.source(self.page.setup.data);
         if self.is_loading() {
             // They start when it is there.
@@ -213,35 +214,46 @@ impl Lab {
         self.send_query();
     }
 
-    /// Takes over the settings: within the runs where that is possible.
+    /// Starts the runs anew, and trains them if they were trained.
+    fn restart_as_it_was(&mut self) {
+        let playing = self.is_playing();
+        self.restart();
+        if playing {
+            self.play();
+        }
+    }
+
+    /// The settings of each run, as the page has them.
+    fn setups(&self) -> impl Iterator<Item = &Setup> {
+        std::iter::once(&self.page.setup).chain(&self.page.other)
+    }
+
+    /// Whether the page's settings are not the runs' yet.
+    pub fn has_changes(&self) -> bool {
+        !self.is_loading() && !self.setups().eq(self.runs.iter().map(|run| &run.setup))
+    }
+
+    /// Whether the runs could go on with the page's settings.
+    pub fn can_go_on(&self) -> bool {
+        self.setups().count() == self.runs.len()
+            && self
+                .runs
+                .iter()
+                .zip(self.setups())
+                .all(|(run, setup)| run.can_become(setup))
+    }
+
+    /// Takes over the page's settings: within the runs where that is possible. Two runs are compared step by step, so
+    /// that both begin anew if one has to.
     pub fn apply(&mut self) {
-        let setups = [Some(self.page.setup.clone()), self.page.other.clone()];
-        let wanted = setups.iter().flatten().count();
-        let same_data = self
-            .runs
-            .iter()
-            .all(|run| run.setup.data == self.page.setup.data);
-        if self.runs.len() != wanted || !same_data || self.is_loading() {
-            let playing = self.is_playing();
-            self.restart();
-            if playing {
-                self.play();
-            }
+        if !self.can_go_on() {
+            self.restart_as_it_was();
             return;
         }
-        let source = self.source(self.page.setup.data);
-        let mut anew = false;
-        for (run, setup) in self.runs.iter_mut().zip(setups.into_iter().flatten()) {
+        let setups: Vec<Setup> = self.setups().cloned().collect();
+        for (run, setup) in self.runs.iter_mut().zip(setups) {
             if run.setup != setup {
-                anew |= !run.retune(setup, source.clone());
-            }
-        }
-        if anew && self.runs.len() > 1 {
-            // Two runs are compared step by step: both begin anew.
-            let playing = self.is_playing();
-            self.restart();
-            if playing {
-                self.play();
+                run.retune(setup);
             }
         }
     }
@@ -301,8 +313,7 @@ impl Lab {
             match result {
                 Ok(bytes) => {
                     self.fashion = Some(bytes);
-                    let playing = self.page.play;
-                    self.page.play = false;
+                    let playing = std::mem::take(&mut self.page.play);
                     self.restart();
                     if playing {
                         self.play();
@@ -349,7 +360,7 @@ impl Lab {
         self.send_query();
         let enough = self.own.names.len() >= crate::dataset::FEWEST;
         if self.page.setup.data == DataChoice::Own {
-            self.restart();
+            self.restart_as_it_was();
         } else if enough {
             self.messages.push(format!(
                 "{} pictures of your own: choose them under Pictures to learn from them. They do not leave this machine.",
@@ -366,7 +377,7 @@ impl Lab {
     fn send_query(&mut self) {
         if let Some((_, planes)) = &self.query {
             for run in &mut self.runs {
-                run.send(Request::Query(Some(planes.clone())));
+                run.send(Request::Query(planes.clone()));
             }
         }
     }
@@ -374,10 +385,6 @@ impl Lab {
     /// Compares with a second run, or no longer.
     pub fn compare(&mut self, other: Option<Setup>) {
         self.page.other = other;
-        let playing = self.is_playing();
-        self.restart();
-        if playing {
-            self.play();
-        }
+        self.restart_as_it_was();
     }
 }

@@ -12,6 +12,8 @@ use crate::setup::Setup;
 pub enum Request {
     /// A new run, instead of the one there may be. It waits for [`Self::Play`] or [`Self::Step`].
     Open {
+        /// Which one it is of those that the panel asked for.
+        number: u64,
         /// Its settings.
         setup: Setup,
         /// Where its pictures come from.
@@ -32,12 +34,10 @@ pub enum Request {
     Pace(u32),
     /// Send C: the next step's, or if none comes the last one's.
     Correlation,
-    /// Look at what has been learned, now.
-    Probe,
     /// Send the encoder's weights.
     Weights,
-    /// A picture to look for among the shown ones, as three planes; `None` for no longer.
-    Query(#[serde(with = "serde_bytes")] Option<Vec<u8>>),
+    /// A picture to look for among the shown ones, as three planes.
+    Query(#[serde(with = "serde_bytes")] Vec<u8>),
 }
 
 /// What the trainer tells.
@@ -88,6 +88,8 @@ pub struct Failure {
 /// A run that stands ready.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Opened {
+    /// The number that it was asked for by.
+    pub number: u64,
     /// Where it computes, for people.
     pub device: String,
     /// Whether that is the CPU.

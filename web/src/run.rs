@@ -46,8 +46,12 @@ pub struct Run {
     start: Box<dyn Fn() -> Link>,
     /// The last state, to go on from.
     checkpoint: Option<(usize, Vec<u8>)>,
+    /// How often the trainer was asked to open the run: what it tells of earlier ones is out of date.
+    opens: u64,
     /// Lost trainers without a step between them.
     lost: usize,
+    /// Whether the device that was chosen is given up.
+    on_cpu: bool,
     /// What is to be done once the run is open.
     then: Option<Request>,
 }
@@ -65,7 +69,9 @@ impl Run {
             link: start(),
             start,
             checkpoint: None,
+            opens: 0,
             lost: 0,
+            on_cpu: false,
             then: None,
             setup,
             source,
@@ -77,8 +83,13 @@ impl Run {
     fn open(&mut self, checkpoint: Option<Vec<u8>>) {
         self.activity = Activity::Starting;
         self.data = Dataset::new(self.setup.data, &self.source).ok();
-        let (setup, source) = (self.setup.clone(), self.source.clone());
+        self.opens += 1;
+        let (mut setup, source) = (self.setup.clone(), self.source.clone());
+        if self.on_cpu {
+            setup.device = DeviceChoice::Cpu;
+        }
         self.link.send(Request::Open {
+            number: self.opens,
             setup,
             source,
             checkpoint,
@@ -90,22 +101,19 @@ impl Run {
         (self.setup, self.source) = (setup, source);
         self.history = History::default();
         (self.opened, self.checkpoint, self.notice, self.then) = (None, None, None, None);
+        (self.lost, self.on_cpu) = (0, false);
         self.open(None);
     }
 
-    /// Goes on with other settings if it can, and else starts anew. True if it goes on.
-    pub fn retune(&mut self, setup: Setup, source: Source) -> bool {
-        if self.activity != Activity::Failed && self.setup.can_become(&setup) {
-            self.setup = setup.clone();
-            self.send(Request::Retune(setup));
-            return true;
-        }
-        let playing = self.is_playing();
-        self.restart(setup, source);
-        if playing {
-            self.play();
-        }
-        false
+    /// Whether it can go on with other settings.
+    pub fn can_become(&self, setup: &Setup) -> bool {
+        self.activity != Activity::Failed && self.setup.can_become(setup)
+    }
+
+    /// Goes on with other settings, which have to be such that it can.
+    pub fn retune(&mut self, setup: Setup) {
+        self.setup = setup.clone();
+        self.send(Request::Retune(setup));
     }
 
     /// Sends a request, after the run is open.
@@ -156,17 +164,16 @@ impl Run {
             Activity::Failed | Activity::Finished => {}
             Activity::Playing | Activity::Paused => {
                 self.activity = Activity::Paused;
-                self.send(Request::Correlation);
                 self.send(Request::Step);
+                // Of that step: asked for before it, C would be the last one's.
+                self.send(Request::Correlation);
             }
         }
     }
 
-    /// Takes in what the trainer told. True if something came.
-    pub fn receive(&mut self) -> bool {
-        let mut any = false;
+    /// Takes in what the trainer told.
+    pub fn receive(&mut self) {
         while let Some(received) = self.link.receive() {
-            any = true;
             match received {
                 Received::Update(update) => self.take(*update),
                 Received::Lost(message) => self.recover(&Failure {
@@ -175,11 +182,11 @@ impl Run {
                 }),
             }
         }
-        any
     }
 
     fn take(&mut self, update: Update) {
         match update {
+            Update::Opened(opened) if opened.number != self.opens => {}
             Update::Opened(opened) => {
                 if opened.done == 0 {
                     self.history = History::default();
@@ -200,8 +207,8 @@ impl Run {
                         ..
                     } = opened.setup;
                     self.notice = Some(format!(
-                        "Training runs on the {}, at a smaller size (batch {batch}, encoder {encoder_width}, projector \
-                         {projector}). To have a GPU: {advice}.",
+                        "Training runs on the {}, with a batch of {batch}, an encoder {encoder_width} wide and a projector \
+                         of {projector}. To have a GPU: {advice}.",
                         opened.device
                     ));
                 }
@@ -213,6 +220,13 @@ impl Run {
                     _ => {}
                 }
             }
+            Update::Failed(failure) if failure.device_lost => self.recover(&failure),
+            Update::Failed(failure) => {
+                self.activity = Activity::Failed;
+                self.notice = Some(failure.message);
+            }
+            // Whatever else comes before the run is open is of the one before it.
+            _ if self.activity == Activity::Starting => {}
             Update::Step {
                 report,
                 milliseconds,
@@ -228,9 +242,7 @@ impl Run {
                 }
             }
             Update::Probe(probe) => {
-                // A look may be repeated, as for another query, and the untrained encoder's comes first.
-                self.history.probes.retain(|old| old.step < probe.step);
-                self.history.probes.push(probe);
+                self.history.add_probe(probe);
             }
             Update::Weights(bytes) => self.weights = Some(bytes),
             Update::Checkpoint { step, bytes } => self.checkpoint = Some((step, bytes)),
@@ -241,11 +253,6 @@ impl Run {
             }
             Update::Finished => self.activity = Activity::Finished,
             Update::Refused(message) => self.notice = Some(message),
-            Update::Failed(failure) if failure.device_lost => self.recover(&failure),
-            Update::Failed(failure) => {
-                self.activity = Activity::Failed;
-                self.notice = Some(failure.message);
-            }
         }
     }
 
@@ -263,16 +270,11 @@ impl Run {
         }
         let from = self.kept();
         // Twice in a row: the device is no longer to be trusted, or its memory does not suffice.
-        let on_cpu = self.lost == RECOVERIES
-            && self.setup.device != DeviceChoice::Cpu
-            && self.checkpoint.is_none();
-        if on_cpu {
-            self.setup.device = DeviceChoice::Cpu;
-        }
+        self.on_cpu |= self.lost == RECOVERIES;
         self.notice = Some(format!(
             "The trainer was lost ({}). Another one goes on from step {from}{}.",
             failure.message,
-            if on_cpu { ", on the CPU" } else { "" }
+            if self.on_cpu { ", on the CPU" } else { "" }
         ));
         self.link = (self.start)();
         self.open(self.checkpoint.as_ref().map(|(_, bytes)| bytes.clone()));

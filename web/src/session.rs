@@ -60,6 +60,7 @@ pub async fn serve(requests: &Receiver<Request>, send: &dyn Fn(Update)) {
         let outcome = match (request, &mut run) {
             (
                 Some(Request::Open {
+                    number,
                     setup,
                     source,
                     checkpoint,
@@ -77,7 +78,7 @@ pub async fn serve(requests: &Receiver<Request>, send: &dyn Fn(Update)) {
                 match &opened {
                     None => Ok(()),
                     Some((_, device, name)) => {
-                        Run::open(&setup, &source, checkpoint, device, name, send)
+                        Run::open(number, &setup, &source, checkpoint, (device, name), send)
                             .await
                             .map(|new| run = Some(new))
                     }
@@ -169,16 +170,17 @@ fn refused(error: impl std::fmt::Display) -> Failure {
 
 impl Run {
     async fn open(
+        number: u64,
         setup: &Setup,
         source: &Source,
         checkpoint: Option<Vec<u8>>,
-        device: &Device,
-        name: &str,
+        (device, name): (&Device, &str),
         send: &dyn Fn(Update),
     ) -> Result<Self, Failure> {
         let data = Dataset::new(setup.data, source).map_err(refused)?;
         let on_cpu = device::runs_on_cpu(device);
-        let setup = if on_cpu && platform::IS_WEB {
+        // What was begun on a GPU that is lost goes on as large as it is.
+        let setup = if on_cpu && platform::IS_WEB && checkpoint.is_none() {
             setup.smaller()
         } else {
             setup.clone()
@@ -221,6 +223,7 @@ impl Run {
             data,
         };
         send(Update::Opened(Opened {
+            number,
             device: name.to_owned(),
             on_cpu,
             setup,
@@ -270,7 +273,6 @@ impl Run {
                     self.send_correlation(send).await;
                 }
             }
-            Request::Probe => self.probe(send).await?,
             Request::Weights => {
                 let weights = encoder_weights(&self.trainer.model().encoder).await;
                 match weights {
@@ -279,7 +281,7 @@ impl Run {
                 }
             }
             Request::Query(query) => {
-                self.query = query;
+                self.query = Some(query);
                 self.probe(send).await?;
             }
             // Served above.
@@ -394,6 +396,7 @@ mod tests {
 
     fn open(setup: Setup, checkpoint: Option<Vec<u8>>) -> Request {
         Request::Open {
+            number: 1,
             setup,
             source: Source::Embedded,
             checkpoint,

@@ -75,6 +75,11 @@ fn play_trains_and_pause_waits() {
     wait(&mut harness, "one step more is done", |lab| {
         lab.runs[0].history.steps.len() > done
     });
+    wait(&mut harness, "its matrix came", |lab| {
+        let history = &lab.runs[0].history;
+        history.last.as_ref().map(|(step, _)| *step)
+            == history.steps.last().map(|report| report.step)
+    });
     let report = lab(&harness).runs[0].history.steps.last().unwrap().clone();
     assert!(report.loss.is_finite());
     harness
@@ -145,6 +150,30 @@ fn two_runs_start_alike() {
     // The first step's loss differs by its weights alone.
     assert_eq!((a.invariance, a.redundancy), (b.invariance, b.redundancy));
     assert_ne!(a.loss, b.loss);
+}
+
+#[test]
+fn what_is_told_of_an_earlier_run_is_not_taken_for_the_last_ones() {
+    let mut harness = panel(TINY, DESKTOP);
+    // Each begins anew before the one before it is open.
+    for _ in 0..3 {
+        harness
+            .get_by_label("Restart from an untrained network")
+            .click();
+        harness.get_by_label("Play").click();
+        harness.step();
+    }
+    wait(&mut harness, "it trains", |lab| {
+        lab.runs[0].history.steps.len() >= 5
+    });
+    assert!(lab(&harness).is_playing());
+    let steps: Vec<usize> = lab(&harness).runs[0]
+        .history
+        .steps
+        .iter()
+        .map(|report| report.step)
+        .collect();
+    assert_eq!(steps, (1..=steps.len()).collect::<Vec<_>>());
 }
 
 #[test]

@@ -52,34 +52,36 @@ mod tests {
         f64::from(values(tensor)[0])
     }
 
-    fn loss_of(z: Vec<f32>, shape: [usize; 2], lambda: f64, device: &Device) -> f64 {
-        let z = TensorData::new(z, shape);
-        value(barlow_twins(Tensor::from_data(z, device), lambda).loss)
+    /// Whether the gradient by embeddings `[2 n, d]` is the slope of the loss, up to `tolerance`.
+    pub fn check_slopes(
+        [n, d]: [usize; 2],
+        device: &Device,
+        tolerance: f64,
+        loss: impl Fn(Tensor<2>) -> Tensor<1>,
+    ) {
+        let tracked = random::<2>([2 * n, d], 1, device).autodiff().require_grad();
+        let gradients = loss(tracked.clone()).backward();
+        let gradient = values(tracked.grad(&gradients).unwrap());
+        let z = values(tracked.inner());
+        // Central differences: rounding costs about 1e-6 / step of the loss's size, curvature about step².
+        let step = 1e-2;
+        for i in (0..2 * n * d).step_by(7) {
+            let at = |offset: f32| {
+                let mut z = z.clone();
+                z[i] += offset;
+                let z = TensorData::new(z, [2 * n, d]);
+                value(loss(Tensor::from_data(z, device)))
+            };
+            let slope = (at(step) - at(-step)) / f64::from(2.0 * step);
+            let found = f64::from(gradient[i]);
+            assert!((slope - found).abs() < tolerance, "{i}: {slope} {found}");
+        }
     }
 
     #[test]
     fn gradients_are_the_slopes_of_the_loss() {
-        let (n, d, lambda) = (8, 5, 0.1);
         each_device(|device| {
-            let tracked = random::<2>([2 * n, d], 1, device).autodiff().require_grad();
-            let gradients = barlow_twins(tracked.clone(), lambda).loss.backward();
-            let gradient = values(tracked.grad(&gradients).unwrap());
-            let z = values(tracked.inner());
-            // Central differences: rounding costs about 1e-6 / step of the loss's size, curvature about step².
-            let step = 1e-2;
-            for i in (0..2 * n * d).step_by(7) {
-                let at = |offset: f32| {
-                    let mut z = z.clone();
-                    z[i] += offset;
-                    loss_of(z, [2 * n, d], lambda, device)
-                };
-                let slope = (at(step) - at(-step)) / f64::from(2.0 * step);
-                assert!(
-                    (slope - f64::from(gradient[i])).abs() < 5e-3,
-                    "{i}: {slope} {}",
-                    gradient[i]
-                );
-            }
+            check_slopes([8, 5], device, 5e-3, |z| barlow_twins(z, 0.1).loss);
         });
     }
 

@@ -128,6 +128,7 @@ fn replace_loss(shown: Correlation, loss: Tensor<1>) -> Correlation {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::check_slopes;
     use super::*;
     use crate::testing::{each_device, random, values};
 
@@ -141,29 +142,9 @@ mod tests {
 
     #[test]
     fn gradients_are_the_slopes_of_each_objective() {
-        let (n, d, lambda) = (6, 5, 0.3);
         each_device(|device| {
             for objective in ALL {
-                let tracked = random::<2>([2 * n, d], 1, device).autodiff().require_grad();
-                let gradients = objective.loss(tracked.clone(), lambda).loss.backward();
-                let gradient = values(tracked.grad(&gradients).unwrap());
-                let z = values(tracked.inner());
-                // As in the test of `barlow_twins`.
-                let step = 1e-2;
-                for i in (0..2 * n * d).step_by(7) {
-                    let at = |offset: f32| {
-                        let mut z = z.clone();
-                        z[i] += offset;
-                        let z = Tensor::from_data(TensorData::new(z, [2 * n, d]), device);
-                        f64::from(values(objective.loss(z, lambda).terms)[0])
-                    };
-                    let slope = (at(step) - at(-step)) / f64::from(2.0 * step);
-                    let found = f64::from(gradient[i]);
-                    assert!(
-                        (slope - found).abs() < 1e-2,
-                        "{objective:?} {i}: {slope} {found}"
-                    );
-                }
+                check_slopes([6, 5], device, 1e-2, |z| objective.loss(z, 0.3).loss);
             }
         });
     }

@@ -17,8 +17,7 @@ pub fn show(lab: &mut Lab, ui: &mut Ui) {
         data(lab, ui, &mut page.setup);
     }
     title(ui, "What is trained");
-    let comparing = page.other.is_some();
-    let mut compare = comparing;
+    let mut compare = page.other.is_some();
     if ui.checkbox(&mut compare, "Two runs side by side").changed() {
         let other = compare.then(|| lab.page.setup.clone());
         lab.compare(other);
@@ -44,30 +43,12 @@ pub fn show(lab: &mut Lab, ui: &mut Ui) {
                 (page.setup.data, page.setup.seed, page.setup.device);
         }
     }
-    if page != lab.page {
-        lab.page = page;
-        // Sliders start runs anew on release only: every network on the way would be one too many.
-        let held = ui.input(|input| input.pointer.any_down());
-        ui.data_mut(|data| data.insert_temp(held_id(), held));
-        if !held {
-            lab.apply();
-        }
-    } else if ui.data(|data| data.get_temp(held_id()).unwrap_or(false)) {
-        let can = lab
-            .runs
-            .first()
-            .is_some_and(|run| run.setup.can_become(&lab.page.setup))
-            && !comparing;
-        if can || !ui.input(|input| input.pointer.any_down()) {
-            let held = ui.input(|input| input.pointer.any_down());
-            ui.data_mut(|data| data.insert_temp(held_id(), held));
-            lab.apply();
-        }
+    lab.page = page;
+    // What starts a run anew waits until the slider is let go: every network on the way would be one too many.
+    let held = ui.input(|input| input.pointer.any_down());
+    if lab.has_changes() && (lab.can_go_on() || !held) {
+        lab.apply();
     }
-}
-
-fn held_id() -> egui::Id {
-    egui::Id::unique("a control is held")
 }
 
 fn data(lab: &Lab, ui: &mut Ui, setup: &mut Setup) {

@@ -69,7 +69,7 @@ impl Lab {
         let width = ui.available_width();
         Panel::top("bar").show(ui, |ui| bar::show(self, ui));
         if width >= WIDE {
-            if self.page.shows("course") {
+            if self.teaches("course") {
                 Panel::left("course")
                     .default_size((width * 0.22).clamp(240.0, 320.0))
                     .resizable(true)
@@ -79,7 +79,7 @@ impl Lab {
                             .show(ui, |ui| course::show(self, ui));
                     });
             }
-            if self.page.shows("controls") {
+            if self.teaches("controls") {
                 Panel::right("controls")
                     .default_size((width * 0.22).clamp(250.0, 320.0))
                     .resizable(true)
@@ -95,10 +95,10 @@ impl Lab {
         CentralPanel::default().show(ui, |ui| {
             ui.horizontal(|ui| {
                 ui.selectable_value(&mut self.view.tab, Tab::Lab, "Lab");
-                if self.page.shows("course") {
+                if self.teaches("course") {
                     ui.selectable_value(&mut self.view.tab, Tab::Course, "Course");
                 }
-                if self.page.shows("controls") {
+                if self.teaches("controls") {
                     ui.selectable_value(&mut self.view.tab, Tab::Controls, "Controls");
                 }
             });
@@ -117,6 +117,11 @@ impl Lab {
                 }
             }
         });
+    }
+
+    /// Whether a part is shown that sets what is trained. A run that another process trains has no use for it.
+    fn teaches(&self, part: &str) -> bool {
+        self.following.is_none() && self.page.shows(part)
     }
 
     fn center(&mut self, ui: &mut Ui) {
