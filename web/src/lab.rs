@@ -228,9 +228,12 @@ impl Lab {
         std::iter::once(&self.page.setup).chain(&self.page.other)
     }
 
-    /// Whether the page's settings are not the runs' yet.
+    /// Whether the page's settings are not the runs' yet. There is no run while pictures are on their way.
     pub fn has_changes(&self) -> bool {
-        !self.is_loading() && !self.setups().eq(self.runs.iter().map(|run| &run.setup))
+        if self.is_loading() {
+            return !self.runs.is_empty();
+        }
+        !self.setups().eq(self.runs.iter().map(|run| &run.setup))
     }
 
     /// Whether the runs could go on with the page's settings.
@@ -310,20 +313,25 @@ impl Lab {
         self.drop_files(read.into_iter().filter_map(Result::ok).collect());
         let arrived: Vec<_> = self.fashion_arrives.borrow_mut().drain(..).collect();
         for result in arrived {
+            let awaited = self.is_loading();
             match result {
-                Ok(bytes) => {
-                    self.fashion = Some(bytes);
-                    let playing = std::mem::take(&mut self.page.play);
-                    self.restart();
-                    if playing {
-                        self.play();
-                    }
-                }
+                Ok(bytes) => self.fashion = Some(bytes),
                 Err(message) => {
                     self.fashion_asked = false;
                     self.messages.push(message);
-                    self.page.setup.data = DataChoice::Emoji;
-                    self.restart();
+                }
+            }
+            if awaited {
+                if self.fashion.is_none() {
+                    let Page { setup, other, .. } = &mut self.page;
+                    for setup in std::iter::once(setup).chain(other) {
+                        setup.data = DataChoice::Emoji;
+                    }
+                }
+                let playing = std::mem::take(&mut self.page.play);
+                self.restart();
+                if playing {
+                    self.play();
                 }
             }
         }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use barlow_lab::lab::Lab;
+use barlow_lab::setup::DataChoice;
 use eframe::egui::{self, Key, Vec2};
 use egui_kittest::Harness;
 use egui_kittest::kittest::{NodeT as _, Queryable as _};
@@ -115,6 +116,24 @@ fn switches_act_within_the_run_and_sizes_start_anew() {
     wait(&mut harness, "it began anew", |lab| {
         lab.runs[0].history.steps.is_empty() && lab.runs[0].opened.is_some()
     });
+}
+
+#[test]
+fn another_data_set_starts_anew_and_goes_on_playing() {
+    let mut harness = panel(TINY, DESKTOP);
+    harness.get_by_label("Play").click();
+    wait(&mut harness, "it trains", |lab| {
+        lab.runs[0].history.steps.len() >= 2
+    });
+    harness
+        .get_by_label("Fashion-MNIST: 3000 clothes (1.2 MB)")
+        .click();
+    wait(&mut harness, "it trains on clothes", |lab| {
+        lab.runs.first().is_some_and(|run| {
+            run.setup.data == DataChoice::Fashion && !run.history.steps.is_empty()
+        })
+    });
+    assert!(lab(&harness).is_playing());
 }
 
 #[test]
