@@ -40,9 +40,12 @@ fn main() -> ExitCode {
     }
 }
 
-/// The repository's root.
+/// The repository's root, as cargo tells it when it runs this: a target folder that several checkouts share may hold
+/// what another one of them built.
 fn root() -> PathBuf {
-    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let package =
+        env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    let package = Path::new(&package);
     package.parent().unwrap_or(package).to_owned()
 }
 
