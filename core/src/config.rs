@@ -3,7 +3,6 @@
 use serde::{Deserialize, Serialize};
 
 use crate::augment::{Augmentation, Draw, Policy};
-use crate::data::Pictures;
 use crate::device::{Device, DeviceLimits};
 use crate::loss::Objective;
 use crate::model::{Architecture, EncoderConfig, ProjectorConfig, Stem};
@@ -25,10 +24,15 @@ pub struct Config {
     pub objective: Objective,
     /// The weight λ of the redundancy term.
     pub lambda: f64,
+    /// Multiplies the whole loss, which moves biases by as much, and weights too where the trust ratio is clipped.
+    pub loss_weight: f64,
     /// How wide the numbers are that a step multiplies. Evaluations always use 32 bits.
     pub precision: Precision,
     /// Epochs between evaluations; 0 evaluates at the end only.
     pub evaluate_every: usize,
+    /// Whether a linear classifier learns beside the run, from the features as they become, where the pictures have classes.
+    /// The encoder does not learn from it.
+    pub online_probe: bool,
     /// Epochs between checkpoints; 0 keeps one at the end only.
     pub checkpoint_every: usize,
     /// The network that is trained.
@@ -52,8 +56,10 @@ impl Default for Config {
             batch: 2048,
             objective: Objective::BarlowTwins,
             lambda: 0.0051,
+            loss_weight: 1.0,
             precision: Precision::F32,
             evaluate_every: 10,
+            online_probe: true,
             checkpoint_every: 1,
             encoder: EncoderConfig::default(),
             projector: ProjectorConfig::default(),
@@ -90,14 +96,16 @@ const MOST_CELLS: usize = 16;
 const WIDEST_PROJECTOR: usize = 32_768;
 
 impl Config {
-    /// Whether the largest tensors of a run on `pictures` fit what a device can bind at once.
+    /// Whether the largest tensors of a run fit what a device can bind at once, with `held` pictures of `picture_size`
+    /// pixels (rows, columns) in its memory.
     ///
     /// # Errors
     /// Names the setting that makes one too large.
     pub fn check_device(
         &self,
         limits: &DeviceLimits,
-        pictures: &Pictures,
+        picture_size: (usize, usize),
+        held: usize,
     ) -> Result<(), ConfigError> {
         let most = limits.binding_bytes;
         let too_large = |setting: &str, what: String, bytes: u64, advice: String| {
@@ -118,7 +126,7 @@ impl Config {
             let advice = format!("make it at most {widest} wide");
             return too_large("projector.widths", what, bytes, advice);
         }
-        let (height, width) = pictures.size();
+        let (height, width) = picture_size;
         // The picture resized in one direction is scratch space of the augmentation.
         let view = (3 * self.size * self.size).max(height * self.size);
         let view = view.max(self.encoder.largest_activation(self.size));
@@ -130,9 +138,9 @@ impl Config {
             let advice = format!("make it at most {fits}, or the views smaller");
             return too_large("batch", what, activations, advice);
         }
-        let bytes = (pictures.count() * 3 * height * width) as u64;
+        let bytes = (held as u64).saturating_mul((3 * height * width) as u64);
         if bytes > most {
-            let what = format!("{} pictures make a tensor", pictures.count());
+            let what = format!("{held} pictures make a tensor");
             return too_large("data.side", what, bytes, "keep them smaller".into());
         }
         Ok(())
@@ -264,6 +272,15 @@ impl Config {
                     "the weight of the redundancy term is a number from 0 up, not {}: the paper's \
                          is 0.0051",
                     self.lambda
+                ),
+            );
+        }
+        if !(self.loss_weight > 0.0 && self.loss_weight.is_finite()) {
+            return fail(
+                "loss_weight",
+                format!(
+                    "what multiplies the loss is a number above 0, not {}",
+                    self.loss_weight
                 ),
             );
         }
@@ -407,20 +424,19 @@ mod tests {
         let limits = DeviceLimits {
             binding_bytes: 128 << 20,
         };
-        let pictures = Pictures::new(1, 1, vec![0; 300]);
         let mut config = Config::emoji();
-        config.check_device(&limits, &pictures).unwrap();
+        config.check_device(&limits, (1, 1), 100).unwrap();
         config.batch = 1 << 14;
-        let error = config.check_device(&limits, &pictures).unwrap_err();
+        let error = config.check_device(&limits, (1, 1), 100).unwrap_err();
         assert!(
             error.setting == "batch" && error.problem.contains("at most 2730"),
             "{error}"
         );
         config.batch = 64;
-        let error = config.check_device(&limits, &Pictures::new(1, 1, vec![0; 150 << 20]));
+        let error = config.check_device(&limits, (1, 1), 50 << 20);
         assert_eq!(error.unwrap_err().setting, "data.side");
         config.projector.widths = vec![8192; 3];
-        let error = config.check_device(&limits, &pictures).unwrap_err();
+        let error = config.check_device(&limits, (1, 1), 100).unwrap_err();
         assert!(error.problem.contains("at most 5792 wide"), "{error}");
         config.projector.widths = vec![1 << 20];
         assert_eq!(config.check(3000).unwrap_err().setting, "projector.widths");

@@ -19,6 +19,8 @@ pub enum Purpose {
     Sample = 5,
     /// The linear probe's weights and batches.
     Probe = 6,
+    /// Which pictures keep their labels, for learning from a few.
+    Labels = 7,
 }
 
 /// A stream of random numbers, determined by its key.

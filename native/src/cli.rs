@@ -34,7 +34,8 @@ pub enum Command {
 /// `barlow train`
 #[derive(Debug, Args)]
 pub struct Train {
-    /// A folder of pictures, at any depth; class folders (and train/ and test/ above them) are used for evaluation only
+    /// A folder of pictures, at any depth; class folders (and train/ and test/ above them) are used for evaluation only.
+    /// Also a tar archive, a list of files, or the files of CIFAR, STL-10 or MNIST
     /// [default: the emoji in the box]
     pub folder: Option<PathBuf>,
     /// The recipe to start from [default: emoji without a folder, photos with one]
@@ -43,8 +44,8 @@ pub struct Train {
     /// A configuration file, such as a run's config.toml, instead of a recipe
     #[arg(long, value_name = "FILE", conflicts_with = "preset")]
     pub config: Option<PathBuf>,
-    /// Go on with this run from its last checkpoint
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["folder", "preset", "config", "out"])]
+    /// Go on with this run from its last checkpoint; `auto` goes on with the one that the other arguments name, or begins it
+    #[arg(long, value_name = "RUN")]
     pub resume: Option<PathBuf>,
     /// The folder to keep the run in [default: runs/NAME-NUMBER]
     #[arg(long, value_name = "RUN")]

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use anyhow::Result;
 use async_channel::{Receiver, TryRecvError};
-use barlow_core::data::Pictures;
 use barlow_core::device::{Device, runs_on_cpu};
 use barlow_core::evaluate::Learned;
 use barlow_core::model::{BarlowTwins, Network as _};
@@ -15,6 +14,7 @@ use barlow_lab::protocol::{Failure, Matrix, Opened, Request, Update};
 use barlow_lab::setup::Setup;
 use pollster::block_on;
 
+use crate::data::Set;
 use crate::run_folder::RunFolder;
 use crate::settings::Settings;
 
@@ -28,7 +28,7 @@ pub struct Followed {
     /// Where it is kept.
     pub folder: RunFolder,
     /// What it learns from.
-    pub pictures: Pictures,
+    pub set: Set,
     /// What of it is looked at.
     pub data: Dataset,
     /// Where features are computed.
@@ -78,13 +78,13 @@ fn try_to_follow(
         None,
         0,
     ));
-    let steps_per_epoch = config.steps_per_epoch(followed.pictures.count());
+    let steps_per_epoch = config.steps_per_epoch(followed.set.count());
     send(Update::Opened(Opened {
         number,
         device: format!("following {}", followed.name),
         on_cpu: runs_on_cpu(device),
         setup: followed.setup.clone(),
-        pictures: followed.pictures.count(),
+        pictures: followed.set.count(),
         steps: config.schedule.epochs * steps_per_epoch,
         steps_per_epoch,
         done: 0,
@@ -110,9 +110,9 @@ fn try_to_follow(
         if let Some(step) = folder.last_step().filter(|step| *step > seen) {
             let checkpoint = folder.last_checkpoint()?;
             let config = checkpoint.config.clone();
-            let mut trainer = Trainer::resume(checkpoint, config, &followed.pictures, device)?;
+            let mut trainer = Trainer::resume(checkpoint, config, followed.set.open()?.0, device)?;
             seen = step;
-            let (width, values) = block_on(trainer.look_at_correlation());
+            let (width, values) = block_on(trainer.look_at_correlation())?;
             let matrix = Matrix::new(step, width, &values);
             send(Update::Correlation(matrix.clone()));
             send(Update::Probe(block_on(probe(
@@ -195,7 +195,9 @@ mod tests {
             data: crate::settings::Data {
                 folder: None,
                 side: 32,
+                stream: crate::settings::Streaming::Auto,
             },
+            keep: crate::settings::Keep::default(),
             training: config.clone(),
         };
         folder
@@ -212,14 +214,14 @@ mod tests {
         }
         folder.write("metrics.jsonl", lines.as_bytes()).unwrap();
         folder
-            .write_checkpoint(3, &block_on(trainer.checkpoint()).unwrap())
+            .write_checkpoint(3, &block_on(trainer.checkpoint()).unwrap(), 2)
             .unwrap();
 
         let data = Dataset::new(DataChoice::Emoji, &Source::Embedded).unwrap();
         let followed = Followed {
             name: "x".into(),
             folder,
-            pictures,
+            set: Set::Held(pictures),
             data,
             device: cpu(),
             setup: Setup::default(),

@@ -12,11 +12,12 @@ mod chart;
 mod cli;
 mod commands;
 mod correlation;
+mod data;
 mod device;
 mod follow;
-mod pictures;
 mod run_folder;
 mod settings;
+mod tensorboard;
 mod watch;
 
 use std::process::ExitCode;

@@ -10,8 +10,8 @@ use barlow_core::train::Checkpoint;
 use fd_lock::RwLock;
 use tempfile::NamedTempFile;
 
-/// How many checkpoints are kept: the last, and one to fall back on.
-const KEPT_CHECKPOINTS: usize = 2;
+/// The checkpoint whose evaluation was the best.
+const BEST: &str = "checkpoints/best.safetensors";
 const CHECKPOINTS: &str = "checkpoints";
 const METRICS: &str = "metrics.jsonl";
 
@@ -61,6 +61,27 @@ impl RunFolder {
         })
     }
 
+    /// The last run of the same name in `runs/`, or the one in `path`, if there is any.
+    pub fn find(path: Option<&Path>, name: &str) -> Option<Self> {
+        if let Some(path) = path {
+            return Self::open(path).ok();
+        }
+        let numbers = fs::read_dir("runs").ok()?.filter_map(|entry| {
+            let entry = entry.ok()?.file_name();
+            let number = entry.to_str()?.strip_prefix(name)?.strip_prefix('-')?;
+            number.parse::<usize>().ok()
+        });
+        let mut numbers: Vec<usize> = numbers.collect();
+        numbers.sort_unstable();
+        let paths = numbers
+            .iter()
+            .rev()
+            .map(|number| format!("runs/{name}-{number}"));
+        paths
+            .filter_map(|path| Self::open(Path::new(&path)).ok())
+            .next()
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
@@ -93,6 +114,9 @@ impl RunFolder {
             file.write_all(bytes)?;
             file.as_file().sync_all()?;
             file.persist(&path)?;
+            // The name too, should the power fail.
+            #[cfg(unix)]
+            File::open(folder)?.sync_all()?;
             Ok(())
         };
         write().with_context(|| {
@@ -104,18 +128,55 @@ impl RunFolder {
         })
     }
 
-    /// Keeps a checkpoint, and of the older ones as many as are of use.
+    /// Keeps a checkpoint, and of the older ones as many as make `last` of them.
     ///
     /// # Errors
     /// If it cannot be written; the older ones are then untouched.
-    pub fn write_checkpoint(&self, step: usize, bytes: &[u8]) -> Result<()> {
-        self.write(&format!("{CHECKPOINTS}/step-{step:08}.safetensors"), bytes)?;
+    pub fn write_checkpoint(&self, step: usize, bytes: &[u8], last: usize) -> Result<()> {
+        self.write(&checkpoint_name(step), bytes)?;
         let checkpoints = self.checkpoints()?;
-        for (_, old) in checkpoints.iter().rev().skip(KEPT_CHECKPOINTS) {
+        for (_, old) in checkpoints.iter().rev().skip(last.max(1)) {
             // One too many does no harm.
             _ = fs::remove_file(old);
         }
         Ok(())
+    }
+
+    /// Keeps the checkpoint of that step as the best one. Returns whether there was one of that step.
+    ///
+    /// # Errors
+    /// If it cannot be written; the best one so far is then untouched.
+    pub fn keep_as_best(&self, step: usize) -> Result<bool> {
+        let path = self.path.join(checkpoint_name(step));
+        if !path.exists() {
+            return Ok(false);
+        }
+        // The same file under a second name, where the file system can; it is never written to again.
+        let new = self.path.join(format!("{CHECKPOINTS}/.best"));
+        _ = fs::remove_file(&new);
+        let kept = fs::hard_link(&path, &new).and_then(|()| fs::rename(&new, self.path.join(BEST)));
+        if kept.is_err() {
+            let bytes =
+                fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            self.write(BEST, &bytes)?;
+        }
+        Ok(true)
+    }
+
+    /// Reads the checkpoint whose evaluation was the best.
+    ///
+    /// # Errors
+    /// If there is none, or it cannot be read.
+    pub fn best_checkpoint(&self) -> Result<Checkpoint> {
+        let path = self.path.join(BEST);
+        let bytes = fs::read(&path).with_context(|| {
+            format!(
+                "cannot read {}, which is kept once a run was evaluated",
+                path.display()
+            )
+        })?;
+        Checkpoint::read(&bytes)
+            .with_context(|| format!("the checkpoint {} cannot be used", path.display()))
     }
 
     /// The checkpoints with their steps, the last one last.
@@ -139,32 +200,52 @@ impl RunFolder {
         Ok(found)
     }
 
+    /// Whether there is a checkpoint.
+    pub fn has_checkpoint(&self) -> bool {
+        self.last_step().is_some()
+    }
+
     /// The step of the last checkpoint, if there is one.
     pub fn last_step(&self) -> Option<usize> {
         self.checkpoints().ok()?.last().map(|(step, _)| *step)
     }
 
-    /// Reads the last checkpoint.
+    /// Reads the last checkpoint; if it is damaged, the one before, and says so.
     ///
     /// # Errors
-    /// If there is none, or it cannot be read.
+    /// If there is none that can be read.
     pub fn last_checkpoint(&self) -> Result<Checkpoint> {
-        let checkpoints = self.checkpoints()?;
-        let Some((_, path)) = checkpoints.last() else {
+        let mut checkpoints = self.checkpoints()?;
+        if checkpoints.is_empty() {
             bail!(
                 "the run in {} has no checkpoint yet: start it anew in another folder with --config {}",
                 self.path.display(),
                 self.path.join("config.toml").display()
             );
-        };
-        let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-        Checkpoint::read(&bytes).with_context(|| {
-            let advice = match checkpoints.len() {
-                1 => "it is the only one, so the run has to start anew".to_owned(),
-                n => format!("delete it to go on from {}", checkpoints[n - 2].1.display()),
-            };
-            format!("the checkpoint {} cannot be used; {advice}", path.display())
-        })
+        }
+        let mut problems = Vec::new();
+        while let Some((_, path)) = checkpoints.pop() {
+            let read = fs::read(&path)
+                .map_err(anyhow::Error::from)
+                .and_then(|bytes| Ok(Checkpoint::read(&bytes)?));
+            match read {
+                Ok(checkpoint) => {
+                    for problem in problems {
+                        eprintln!("warning: {problem}; going on from {}", path.display());
+                    }
+                    return Ok(checkpoint);
+                }
+                Err(error) => problems.push(format!(
+                    "the checkpoint {} cannot be used: {error:#}",
+                    path.display()
+                )),
+            }
+        }
+        bail!(
+            "{}. There is no other, so the run has to start anew: --config {} in another folder",
+            problems.join("; "),
+            self.path.join("config.toml").display()
+        )
     }
 
     /// Opens the metrics to add to them, without those of steps after `done`, which are going to be done again.
@@ -205,6 +286,10 @@ impl RunFolder {
     }
 }
 
+fn checkpoint_name(step: usize) -> String {
+    format!("{CHECKPOINTS}/step-{step:08}.safetensors")
+}
+
 /// A file without a name that others may know, readable as any file is.
 fn new_file(folder: &Path) -> std::io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
@@ -222,19 +307,27 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let folder = RunFolder::create(Some(&place.path().join("run")), "x").unwrap();
         for step in [5, 10, 15] {
-            folder.write_checkpoint(step, b"not really one").unwrap();
+            folder.write_checkpoint(step, b"not really one", 2).unwrap();
         }
-        let steps: Vec<_> = folder
-            .checkpoints()
-            .unwrap()
-            .into_iter()
-            .map(|c| c.0)
-            .collect();
-        assert_eq!(steps, [10, 15]);
+        let steps = |folder: &RunFolder| -> Vec<usize> {
+            let checkpoints = folder.checkpoints().unwrap();
+            checkpoints.into_iter().map(|c| c.0).collect()
+        };
+        assert_eq!(steps(&folder), [10, 15]);
         let message = format!("{:#}", folder.last_checkpoint().err().unwrap());
-        assert!(
-            message.contains("step-00000010") && message.contains("damaged"),
-            "{message}"
+        for part in ["step-00000015", "step-00000010", "damaged"] {
+            assert!(message.contains(part), "{message}");
+        }
+        // The best one outlives its turn.
+        assert!(folder.keep_as_best(15).unwrap());
+        assert!(!folder.keep_as_best(5).unwrap());
+        for step in [20, 25] {
+            folder.write_checkpoint(step, b"another", 2).unwrap();
+        }
+        assert_eq!(steps(&folder), [20, 25]);
+        assert_eq!(
+            fs::read(folder.path().join(BEST)).unwrap(),
+            b"not really one"
         );
 
         let mut metrics = folder.metrics(0).unwrap();

@@ -14,19 +14,61 @@ use crate::cli::{Preset, Train};
 pub struct Settings {
     /// The pictures.
     pub data: Data,
+    /// What is kept of the run.
+    #[serde(default)]
+    pub keep: Keep,
     /// Everything else.
     pub training: Config,
+}
+
+/// What is kept of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Keep {
+    /// Minutes between checkpoints, besides those at the ends of epochs; 0 for none.
+    pub every_minutes: f64,
+    /// How many of the last checkpoints.
+    pub last: usize,
+    /// Whether the checkpoint whose evaluation was the best, too.
+    pub best: bool,
+}
+
+impl Default for Keep {
+    /// The last checkpoint, and one to fall back on.
+    fn default() -> Self {
+        Self {
+            every_minutes: 15.0,
+            last: 2,
+            best: true,
+        }
+    }
 }
 
 /// Where pictures come from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Data {
-    /// A folder; without one, the emoji in the box.
+    /// A folder, an archive, a list, or a data set's files; without one, the emoji in the box.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub folder: Option<PathBuf>,
     /// Pixels a side that pictures are kept at: their shorter side is resized to it and the middle kept.
     pub side: usize,
+    /// Whether pictures are read as they are needed, instead of all at the beginning.
+    #[serde(default)]
+    pub stream: Streaming,
+}
+
+/// Whether pictures are read as they are needed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Streaming {
+    /// If they take more than a gigabyte, or more than the device binds at once.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
 }
 
 /// A side that is not known before the views' size is.
@@ -38,26 +80,22 @@ impl Settings {
     /// # Errors
     /// If a file or a value cannot be understood.
     pub fn from_arguments(arguments: &Train) -> Result<Self> {
-        let folder = arguments.folder.as_deref().map(absolute).transpose()?;
         let mut settings = match &arguments.config {
-            Some(file) => {
-                let mut settings = Self::read(file)?;
-                if folder.is_some() {
-                    settings.data.folder = folder;
-                }
-                settings
-            }
+            Some(file) => Self::read(file)?,
             None => {
-                let preset = arguments.preset.unwrap_or(match folder {
+                let preset = arguments.preset.unwrap_or(match arguments.folder {
                     None => Preset::Emoji,
                     Some(_) => Preset::Photos,
                 });
-                let training = preset.config();
-                let data = Data {
-                    folder,
-                    side: AS_THE_VIEWS_NEED,
-                };
-                Self { data, training }
+                Self {
+                    data: Data {
+                        folder: None,
+                        side: AS_THE_VIEWS_NEED,
+                        stream: Streaming::Auto,
+                    },
+                    keep: Keep::default(),
+                    training: preset.config(),
+                }
             }
         };
         settings.apply(arguments)?;
@@ -69,6 +107,9 @@ impl Settings {
     /// # Errors
     /// If a name or a value cannot be understood.
     pub fn apply(&mut self, arguments: &Train) -> Result<()> {
+        if let Some(folder) = &arguments.folder {
+            self.data.folder = Some(absolute(folder)?);
+        }
         let training = &mut self.training;
         if let Some(epochs) = arguments.epochs {
             training.schedule.epochs = epochs;
@@ -95,6 +136,12 @@ impl Settings {
                 size
             };
         }
+        if !(self.keep.every_minutes >= 0.0 && self.keep.every_minutes.is_finite()) {
+            bail!(
+                "keep.every_minutes: a number of minutes, or 0 for none, not {}",
+                self.keep.every_minutes
+            );
+        }
         if self.data.side == 0 || self.data.side > 8192 {
             bail!(
                 "data.side: pictures are kept at 1 to 8192 pixels a side, not {}",
@@ -112,8 +159,14 @@ impl Settings {
         let data = Data {
             folder: None,
             side: training.size,
+            stream: Streaming::Auto,
         };
-        let mut settings = Self { data, training };
+        let keep = Keep::default();
+        let mut settings = Self {
+            data,
+            keep,
+            training,
+        };
         for change in changes {
             settings.set(change)?;
         }
@@ -132,7 +185,7 @@ impl Settings {
             .unwrap_or_else(|| toml::Value::String(value.to_owned()));
         let mut table = toml::Table::try_from(&*self)?;
         let path = match name.split('.').next() {
-            Some("data" | "training") => name.to_owned(),
+            Some("data" | "keep" | "training") => name.to_owned(),
             _ => format!("training.{name}"),
         };
         let mut keys: Vec<&str> = path.split('.').collect();
@@ -191,7 +244,9 @@ mod tests {
             data: Data {
                 folder: None,
                 side: 32,
+                stream: Streaming::Auto,
             },
+            keep: Keep::default(),
             training: Config::emoji(),
         }
     }

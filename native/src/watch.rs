@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{Cursor, IsTerminal as _, Write as _};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -13,7 +14,10 @@ use serde_json::{Value, json};
 
 use crate::chart;
 use crate::correlation;
+use crate::data::Waited;
 use crate::run_folder::RunFolder;
+use crate::settings::{Keep, Settings};
+use crate::tensorboard::EventFile;
 
 /// Steps between lines of `metrics.jsonl`.
 const METRICS_EVERY: usize = 10;
@@ -28,8 +32,16 @@ const SPEED_STEPS: usize = 50;
 pub struct Watch<'a> {
     folder: &'a RunFolder,
     metrics: File,
+    events: EventFile,
     lambda: f64,
     batch: usize,
+    keep: Keep,
+    /// The best evaluation so far, by its first figure.
+    best: Option<f64>,
+    /// The step of a better one whose checkpoint is not there yet, and whether it was asked for.
+    best_unsaved: Option<(usize, bool)>,
+    /// How long was waited for pictures, if they are streamed.
+    waited: Option<Arc<Waited>>,
     steps_per_epoch: usize,
     steps: usize,
     epochs: usize,
@@ -44,11 +56,17 @@ pub struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    /// A reader that adds to `metrics`.
+    /// A reader that adds to `metrics`, of a run that goes on after the step `done`.
     ///
     /// # Errors
-    /// If the terminal's display cannot be set up.
-    pub fn new(folder: &'a RunFolder, metrics: File, lambda: f64, batch: usize) -> Result<Self> {
+    /// If the terminal's display cannot be set up, or the folder not be written.
+    pub fn new(
+        folder: &'a RunFolder,
+        metrics: File,
+        done: usize,
+        settings: &Settings,
+        waited: Option<Arc<Waited>>,
+    ) -> Result<Self> {
         let style = ProgressStyle::with_template("{msg}\n{bar:40.blue/white.dim} {percent:>3}%")
             .context("the progress bar's template")?;
         let terminal = std::io::stderr().is_terminal() && std::io::stdout().is_terminal();
@@ -56,8 +74,13 @@ impl<'a> Watch<'a> {
         Ok(Self {
             folder,
             metrics,
-            lambda,
-            batch,
+            events: EventFile::create(folder.path(), done)?,
+            lambda: settings.training.lambda,
+            batch: settings.training.batch,
+            keep: settings.keep.clone(),
+            best: best_so_far(folder),
+            best_unsaved: None,
+            waited,
             steps_per_epoch: 1,
             steps: 1,
             epochs: 1,
@@ -68,6 +91,14 @@ impl<'a> Watch<'a> {
             last_evaluation: String::new(),
             printed: 0,
         })
+    }
+
+    /// Whether the state as it is now is to be kept, as the best so far, and is not yet.
+    pub fn wants_checkpoint(&mut self) -> bool {
+        // Asked for once: it comes before the next step.
+        self.best_unsaved
+            .as_mut()
+            .is_some_and(|(_, asked)| !std::mem::replace(asked, true))
     }
 
     /// Whether C is to be shown as it changes.
@@ -128,10 +159,19 @@ impl<'a> Watch<'a> {
                     correlation::picture(values, *width).write_to(&mut png, ImageFormat::Png)?;
                     let name = format!("correlation/step-{step:08}.png");
                     self.folder.write(&name, png.get_ref())?;
+                    self.events
+                        .picture(*step, "correlation", *width, png.get_ref())?;
                 }
             }
-            Event::Evaluation { epoch, figures, .. } => {
+            Event::Evaluation {
+                step,
+                epoch,
+                figures,
+            } => {
                 self.log(&event)?;
+                let numbers = figures.iter().map(|f| (f.name.as_str(), f.value));
+                self.events.numbers(*step, numbers)?;
+                self.note_best(*step, figures.first().map(|figure| figure.value))?;
                 self.draw_curves()?;
                 let figures: Vec<_> = figures.iter().map(|f| format!("{} {f}", f.name)).collect();
                 let when = match epoch {
@@ -145,10 +185,29 @@ impl<'a> Watch<'a> {
             }
             Event::Checkpoint { step, bytes } => {
                 self.metrics.sync_data()?;
-                self.folder.write_checkpoint(*step, bytes)?;
+                self.folder.write_checkpoint(*step, bytes, self.keep.last)?;
+                if self.best_unsaved.is_some_and(|(best, _)| best == *step) {
+                    self.folder.keep_as_best(*step)?;
+                    self.best_unsaved = None;
+                }
                 self.draw_curves()?;
             }
             Event::Paused { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn note_best(&mut self, step: usize, value: Option<f64>) -> Result<()> {
+        let Some(value) = value.filter(|value| self.best.is_none_or(|best| *value > best)) else {
+            return Ok(());
+        };
+        // An untrained encoder is nothing to keep.
+        if !self.keep.best || step == 0 {
+            return Ok(());
+        }
+        self.best = Some(value);
+        if !self.folder.keep_as_best(step)? {
+            self.best_unsaved = Some((step, false));
         }
         Ok(())
     }
@@ -168,6 +227,16 @@ impl<'a> Watch<'a> {
         let ends_epoch = report.step.is_multiple_of(self.steps_per_epoch);
         if report.step == 1 || report.step.is_multiple_of(METRICS_EVERY) || ends_epoch {
             self.log(event)?;
+            let numbers = [
+                ("loss", report.loss),
+                ("loss/invariance", report.invariance),
+                ("loss/redundancy", report.redundancy),
+                ("correlation/diagonal", report.diagonal),
+                ("correlation/off-diagonal", report.off_diagonal),
+                ("rate/weights", report.rates.weights),
+                ("rate/biases", report.rates.biases),
+            ];
+            self.events.numbers(report.step, numbers)?;
         }
         let (speed, left) = self.speed(report.step);
         let line = format!(
@@ -217,6 +286,9 @@ impl<'a> Watch<'a> {
                 let epochs = report.step as f64 / self.steps_per_epoch as f64;
                 fields.insert("epochs".into(), json!(epochs));
             }
+            if let Some(waited) = &self.waited {
+                fields.insert("waited".into(), json!(waited.time().as_secs_f64()));
+            }
             fields.insert(
                 "seconds".into(),
                 json!(self.started.elapsed().as_secs_f64()),
@@ -229,6 +301,15 @@ impl<'a> Watch<'a> {
         let svg = chart::curves(&self.folder.read_metrics(), self.lambda)?;
         self.folder.write("curves.svg", svg.as_bytes())
     }
+}
+
+/// The best evaluation that the metrics hold, by its first figure.
+fn best_so_far(folder: &RunFolder) -> Option<f64> {
+    let lines = folder.read_metrics().into_iter();
+    let evaluations = lines.filter(|line| line["event"] == "evaluation" && line["step"] != 0);
+    evaluations
+        .filter_map(|line| line["figures"][0]["value"].as_f64())
+        .max_by(f64::total_cmp)
 }
 
 /// A number of parameters, for people.

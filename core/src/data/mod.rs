@@ -2,5 +2,7 @@
 
 pub mod emoji;
 mod pictures;
+mod stream;
 
 pub use pictures::{DevicePictures, LabelledPictures, Labels, Pictures};
+pub use stream::{PictureStream, TrainingSet};

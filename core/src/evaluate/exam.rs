@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::retrieval::mirrored_and_cropped;
-use super::{Knn, LinearProbe, Retrieval, Source, effective_rank};
+use super::{Classifier, Knn, LinearProbe, Retrieval, Source, effective_rank, right};
 use crate::data::emoji::Emoji;
 use crate::data::{LabelledPictures, Labels, Pictures};
 use crate::random::{Purpose, Stream};
@@ -152,8 +152,8 @@ impl Exam {
         }
     }
 
-    /// Retrieval, or kNN on a sample: seconds, to be repeated while training.
-    pub async fn quick(&self, source: &mut impl Source) -> Vec<Figure> {
+    /// Retrieval, or kNN on a sample: seconds, to be repeated while training. `probe` tells the classes beside it.
+    pub async fn quick(&self, source: &mut impl Source, probe: Option<&Classifier>) -> Vec<Figure> {
         if !self.retrieval.is_empty() {
             return self.retrieve(source).await;
         }
@@ -164,14 +164,21 @@ impl Exam {
         let train_classes = classes_at(&classification.train.labels, &picked);
         let (test, picked) = sample(&classification.test.pictures, QUICK_TEST);
         let test_classes = classes_at(&classification.test.labels, &picked);
-        let accuracy = self.knn.accuracy(
-            (source.features(&train).await, &train_classes),
-            (source.features(&test).await, &test_classes),
-        );
-        vec![Figure::share(
-            format!("kNN on {} pictures", test.count()),
-            accuracy,
-        )]
+        let train = source.features(&train).await;
+        let test = source.features(&test).await;
+        let count = test.count();
+        let online = probe
+            .filter(|probe| probe.width == test.width)
+            .map(|probe| {
+                let right = right(&probe.scores(&test.values), &test_classes);
+                let name = format!("online linear probe on {count} pictures");
+                Figure::share(name, right as f64 / count.max(1) as f64)
+            });
+        let accuracy = self
+            .knn
+            .accuracy((train, &train_classes), (test, &test_classes));
+        let knn = Figure::share(format!("kNN on {count} pictures"), accuracy);
+        std::iter::once(knn).chain(online).collect()
     }
 
     /// Everything.

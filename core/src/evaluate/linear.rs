@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Features;
-use crate::ops::{Orientation::*, matrix_product};
+use super::classifier::{Classifier, Descent, right};
 use crate::random::{Purpose, Stream};
 
 /// Stochastic gradient descent with momentum and a cosine rate, on features of zero mean and unit variance.
@@ -47,10 +47,7 @@ impl LinearProbe {
             .map_or(0, |c| c + 1);
         standardize(&mut train, &mut test);
         let (width, count) = (train.width, train.count());
-        let mut weight = vec![0.0; classes * width];
-        let mut bias = vec![0.0; classes];
-        let mut weight_momentum = vec![0.0; classes * width];
-        let mut bias_momentum = vec![0.0; classes];
+        let mut classifier = Classifier::new(classes, width);
         let batch = self.batch.clamp(1, count);
         let steps = self.epochs * (count / batch);
         let mut order: Vec<usize> = (0..count).collect();
@@ -64,63 +61,19 @@ impl LinearProbe {
             for (row, index) in rows.chunks_exact_mut(width).zip(indices) {
                 row.copy_from_slice(train.row(*index));
             }
-            let mut errors = self.scores(&rows, width, &weight, &bias);
-            for (scores, index) in errors.chunks_exact_mut(classes).zip(indices) {
-                softmax(scores);
-                scores[train_classes[*index]] -= 1.0;
-                scores.iter_mut().for_each(|e| *e /= batch as f32);
-            }
-            let mut by_weight = vec![0.0; classes * width];
-            matrix_product(
-                (classes, batch, width),
-                (&errors, Transposed),
-                (&rows, Plain),
-                &mut by_weight,
-                false,
-            );
+            let batch_classes: Vec<usize> = indices.iter().map(|i| train_classes[*i]).collect();
             let progress = step as f32 / steps as f32;
-            let rate = self.rate * 0.5 * (1.0 + (std::f32::consts::PI * progress).cos());
-            for ((w, m), g) in weight.iter_mut().zip(&mut weight_momentum).zip(by_weight) {
-                *m = self.momentum * *m + g + self.weight_decay * *w;
-                *w -= rate * *m;
-            }
-            for (class, (b, m)) in bias.iter_mut().zip(&mut bias_momentum).enumerate() {
-                let g: f32 = errors.chunks_exact(classes).map(|e| e[class]).sum();
-                *m = self.momentum * *m + g;
-                *b -= rate * *m;
-            }
+            let descent = Descent {
+                rate: self.rate * 0.5 * (1.0 + (std::f32::consts::PI * progress).cos()),
+                momentum: self.momentum,
+                weight_decay: self.weight_decay,
+                decay_bias: false,
+            };
+            classifier.learn(&rows, &batch_classes, descent);
         }
-        let scores = self.scores(&test.values, width, &weight, &bias);
-        let right = scores
-            .chunks_exact(classes)
-            .zip(test_classes)
-            .filter(|(scores, class)| {
-                let best = scores.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
-                best.is_some_and(|(best, _)| best == **class)
-            });
-        right.count() as f64 / test.count().max(1) as f64
+        let found = right(&classifier.scores(&test.values), test_classes);
+        found as f64 / test.count().max(1) as f64
     }
-
-    /// `rows weightᵀ + bias`, `[rows, classes]`.
-    fn scores(&self, rows: &[f32], width: usize, weight: &[f32], bias: &[f32]) -> Vec<f32> {
-        let count = rows.len() / width;
-        let mut scores = bias.repeat(count);
-        matrix_product(
-            (count, width, bias.len()),
-            (rows, Plain),
-            (weight, Transposed),
-            &mut scores,
-            true,
-        );
-        scores
-    }
-}
-
-fn softmax(scores: &mut [f32]) {
-    let highest = scores.iter().fold(f32::NEG_INFINITY, |m, s| m.max(*s));
-    scores.iter_mut().for_each(|s| *s = (*s - highest).exp());
-    let sum: f32 = scores.iter().sum();
-    scores.iter_mut().for_each(|s| *s /= sum);
 }
 
 /// Shifts and scales every dimension by the training pictures' mean and deviation.

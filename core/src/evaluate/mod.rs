@@ -1,6 +1,7 @@
 //! What the encoder has learned, measured without it having seen a label: weighted kNN, a linear probe, retrieval of
 //! the same thing in another style, and the effective rank of the embeddings.
 
+mod classifier;
 mod exam;
 mod features;
 mod knn;
@@ -9,6 +10,7 @@ mod plane;
 mod rank;
 mod retrieval;
 
+pub use classifier::{Classifier, Descent, right, right_within};
 pub use exam::{Classification, Exam, Figure, Unit};
 pub use features::{Features, Learned, Pixels, Source};
 pub use knn::Knn;

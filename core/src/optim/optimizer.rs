@@ -193,12 +193,19 @@ pub struct OptimizerState {
 const STEPS: &str = "steps";
 
 impl Optimizer {
-    /// Moves every parameter of `network` that `gradients` reach.
-    pub fn step(&mut self, network: &mut impl Network, gradients: Gradients, rates: Rates) {
+    /// Moves every parameter of `network` that `gradients` reach; these are `scale` times what they should be.
+    pub fn step(
+        &mut self,
+        network: &mut impl Network,
+        gradients: Gradients,
+        rates: Rates,
+        scale: f64,
+    ) {
         self.steps += 1;
         let mut collect = Collect {
             optimizer: self,
             gradients,
+            scale,
             names: Vec::new(),
             parameters: Vec::new(),
         };
@@ -266,6 +273,7 @@ impl Optimizer {
 struct Collect<'a> {
     optimizer: &'a mut Optimizer,
     gradients: Gradients,
+    scale: f64,
     names: Vec<String>,
     parameters: Vec<Parameter>,
 }
@@ -282,6 +290,10 @@ impl Visitor for Collect<'_> {
             // Each its own: the kernels write none of them twice.
             (0..quantities).map(|_| value.zeros_like()).collect()
         });
+        let gradient = match self.scale {
+            1.0 => gradient,
+            scale => gradient.div_scalar(scale),
+        };
         self.names.push(name.to_owned());
         self.parameters.push(Parameter {
             value,

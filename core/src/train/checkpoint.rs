@@ -1,5 +1,5 @@
 //! The whole state of a run as one safetensors file: weights and running statistics under the official code's names,
-//! the optimizer's memory below `optimizer.`, and settings and progress in the file's metadata.
+//! the optimizer's memory below `optimizer.`, the online probe below `probe.`, and settings and progress in the file's metadata.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -7,24 +7,39 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::config::Config;
+use crate::evaluate::Classifier;
 use crate::model::{BarlowTwins, Network, ResNet, Visitor};
 use crate::ops::read;
 use crate::optim::OptimizerState;
 
 const OPTIMIZER: &str = "optimizer.";
+const PROBE: &str = "probe.";
 /// The version of this layout.
 const FORMAT: &str = "2";
+
+/// How far a run has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// In steps, on that many pictures.
+    Steps {
+        /// Steps done.
+        done: usize,
+        /// Pictures in the set.
+        pictures: usize,
+    },
+    /// In epochs, where it was begun elsewhere and their length is not known.
+    Epochs(usize),
+}
 
 /// A run's state, read from a file.
 pub struct Checkpoint {
     /// The run's settings.
     pub config: Config,
-    /// Steps done.
-    pub step: usize,
-    /// How many pictures it learns from.
-    pub pictures: usize,
+    /// How far the run has come.
+    pub progress: Progress,
     tensors: BTreeMap<String, TensorData>,
-    optimizer: OptimizerState,
+    pub(super) optimizer: OptimizerState,
+    pub(super) probe: Option<Classifier>,
 }
 
 /// Why a checkpoint cannot be used.
@@ -51,27 +66,81 @@ impl Checkpoint {
     /// If a weight is not finite.
     pub(super) async fn write(
         config: &Config,
-        step: usize,
-        pictures: usize,
+        progress: Progress,
         model: &BarlowTwins,
         optimizer: OptimizerState,
+        probe: Option<&Classifier>,
     ) -> Result<Vec<u8>, CheckpointError> {
         let mut tensors = values_of(model).await?;
         for (name, data) in optimizer.tensors {
             tensors.push((format!("{OPTIMIZER}{name}"), data));
         }
+        if let Some(probe) = probe {
+            let (classes, width) = (probe.classes(), probe.width);
+            for (name, values, shape) in [
+                ("weight", &probe.weight, vec![classes, width]),
+                ("bias", &probe.bias, vec![classes]),
+                (
+                    "weight_momentum",
+                    &probe.weight_momentum,
+                    vec![classes, width],
+                ),
+                ("bias_momentum", &probe.bias_momentum, vec![classes]),
+            ] {
+                let data = TensorData::new(values.clone(), shape);
+                tensors.push((format!("{PROBE}{name}"), data));
+            }
+        }
+        Ok(Self::file(config, progress, &tensors, &optimizer.counters))
+    }
+
+    /// The content of a file for a run that was begun elsewhere: settings, epochs done, the networks' tensors, and what
+    /// the optimizer remembers, as `PARAMETER.QUANTITY`.
+    ///
+    /// # Errors
+    /// If a number is not finite.
+    pub fn imported(
+        config: &Config,
+        epochs: usize,
+        tensors: Vec<(String, TensorData)>,
+        memory: Vec<(String, TensorData)>,
+    ) -> Result<Vec<u8>, CheckpointError> {
+        let memory = memory
+            .into_iter()
+            .map(|(name, data)| (format!("{OPTIMIZER}{name}"), data));
+        let tensors: Vec<_> = tensors.into_iter().chain(memory).collect();
+        for (name, data) in &tensors {
+            if data.iter::<f32>().any(|x| !x.is_finite()) {
+                return Err(CheckpointError::NotFinite(name.clone()));
+            }
+        }
+        let progress = Progress::Epochs(epochs);
+        Ok(Self::file(config, progress, &tensors, &BTreeMap::new()))
+    }
+
+    fn file(
+        config: &Config,
+        progress: Progress,
+        tensors: &[(String, TensorData)],
+        counters: &BTreeMap<String, u64>,
+    ) -> Vec<u8> {
         let json = |value: serde_json::Result<String>| value.expect("plain values serialize");
-        let metadata = HashMap::from([
+        let mut metadata = HashMap::from([
             ("barlow".to_owned(), FORMAT.to_owned()),
-            ("step".to_owned(), step.to_string()),
-            ("pictures".to_owned(), pictures.to_string()),
             ("config".to_owned(), json(serde_json::to_string(config))),
-            (
-                "counters".to_owned(),
-                json(serde_json::to_string(&optimizer.counters)),
-            ),
+            ("counters".to_owned(), json(serde_json::to_string(counters))),
         ]);
-        Ok(serialize(&tensors, Some(metadata)))
+        let mut number = |name: &str, value: usize| {
+            metadata.insert(name.to_owned(), value.to_string());
+        };
+        match progress {
+            Progress::Steps { done, pictures } => {
+                number("step", done);
+                number("pictures", pictures);
+            }
+            Progress::Epochs(epochs) => number("epochs", epochs),
+        }
+        serialize(tensors, Some(metadata))
     }
 
     /// Reads the content of a file.
@@ -97,10 +166,18 @@ impl Checkpoint {
         }
         let config = serde_json::from_str(field("config")?)
             .map_err(|e| CheckpointError::Foreign(format!("its settings: {e}")))?;
-        let number = |name: &str| {
+        let number = |name: &str| -> Result<usize, CheckpointError> {
             field(name)?
                 .parse()
                 .map_err(|_| foreign(&format!("`{name}` is no number")))
+        };
+        let progress = if metadata.contains_key("epochs") {
+            Progress::Epochs(number("epochs")?)
+        } else {
+            Progress::Steps {
+                done: number("step")?,
+                pictures: number("pictures")?,
+            }
         };
         let counters = serde_json::from_str(field("counters")?)
             .map_err(|e| CheckpointError::Foreign(format!("its counters: {e}")))?;
@@ -109,19 +186,23 @@ impl Checkpoint {
             counters,
         };
         let mut tensors = BTreeMap::new();
+        let mut probe = BTreeMap::new();
         for (name, view) in file.tensors() {
             let data = data_of(&name, &view)?;
-            match name.strip_prefix(OPTIMIZER) {
-                Some(name) => optimizer.tensors.push((name.to_owned(), data)),
-                None => _ = tensors.insert(name, data),
+            if let Some(name) = name.strip_prefix(OPTIMIZER) {
+                optimizer.tensors.push((name.to_owned(), data));
+            } else if let Some(name) = name.strip_prefix(PROBE) {
+                probe.insert(name.to_owned(), data);
+            } else {
+                tensors.insert(name, data);
             }
         }
         Ok(Self {
             config,
-            step: number("step")?,
-            pictures: number("pictures")?,
+            progress,
             tensors,
             optimizer,
+            probe: read_probe(probe),
         })
     }
 
@@ -156,10 +237,31 @@ impl Checkpoint {
         Err(CheckpointError::OtherModel(problems.join("; ") + &more))
     }
 
-    /// What the optimizer remembers.
-    pub(super) fn into_optimizer(self) -> OptimizerState {
-        self.optimizer
+    /// Steps done, where the length of an epoch is known.
+    pub fn step(&self) -> Option<usize> {
+        match self.progress {
+            Progress::Steps { done, .. } => Some(done),
+            Progress::Epochs(_) => None,
+        }
     }
+}
+
+/// The online probe's classifier, if its tensors fit together.
+fn read_probe(mut tensors: BTreeMap<String, TensorData>) -> Option<Classifier> {
+    let width = *tensors.get("weight")?.shape().to_vec().get(1)?;
+    let mut take = |name: &str| -> Option<Vec<f32>> { tensors.remove(name)?.try_to_vec().ok() };
+    let classifier = Classifier {
+        width,
+        weight: take("weight")?,
+        bias: take("bias")?,
+        weight_momentum: take("weight_momentum")?,
+        bias_momentum: take("bias_momentum")?,
+    };
+    let weights = classifier.classes() * width;
+    let fits = classifier.weight.len() == weights
+        && classifier.weight_momentum.len() == weights
+        && classifier.bias_momentum.len() == classifier.classes();
+    fits.then_some(classifier)
 }
 
 /// The encoder alone as a safetensors file, under torchvision's names.
@@ -170,7 +272,13 @@ pub async fn encoder_weights(encoder: &ResNet) -> Result<Vec<u8>, CheckpointErro
     Ok(serialize(&values_of(encoder).await?, None))
 }
 
-async fn values_of(network: &impl Network) -> Result<Vec<(String, TensorData)>, CheckpointError> {
+/// The tensors of a network with their names, in its order.
+///
+/// # Errors
+/// If a weight is not finite.
+pub async fn values_of(
+    network: &impl Network,
+) -> Result<Vec<(String, TensorData)>, CheckpointError> {
     // What is read is flat; the shapes are kept beside it.
     struct List(Vec<(String, Vec<usize>, Tensor<1>)>);
     impl Visitor for List {

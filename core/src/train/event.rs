@@ -94,6 +94,8 @@ pub enum Command {
     Pause,
     /// Do one step, then wait.
     Step,
+    /// Save after the step in progress, and go on.
+    Save,
     /// Save after the step in progress, and end.
     Stop,
     /// Send the cross-correlation matrix after the step in progress.

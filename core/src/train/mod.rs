@@ -2,8 +2,10 @@
 
 mod checkpoint;
 mod event;
+mod loss_scale;
+mod online_probe;
 mod trainer;
 
-pub use checkpoint::{Checkpoint, CheckpointError, encoder_weights};
+pub use checkpoint::{Checkpoint, CheckpointError, Progress, encoder_weights, values_of};
 pub use event::{Command, Event, StepReport};
 pub use trainer::{Outcome, TrainError, Trainer};

@@ -1,13 +1,17 @@
 //! The training loop.
 
+use std::collections::VecDeque;
+
 use async_channel::Receiver;
 use burn::tensor::{Device, Tensor};
 
-use super::{Checkpoint, CheckpointError, Command, Event, StepReport};
+use super::loss_scale::{LossScale, are_finite};
+use super::online_probe::OnlineProbe;
+use super::{Checkpoint, CheckpointError, Command, Event, Progress, StepReport};
 use crate::config::{Config, ConfigError};
-use crate::data::{DevicePictures, Pictures};
+use crate::data::{DevicePictures, Labels, PictureStream, TrainingSet};
 use crate::device::uncaptured_errors;
-use crate::evaluate::{Exam, Learned};
+use crate::evaluate::{Classifier, Exam, Learned};
 use crate::model::{BarlowTwins, Mode, Network};
 use crate::ops::precision::with_precision;
 use crate::ops::{augment, read};
@@ -33,6 +37,9 @@ pub enum TrainError {
         /// Pictures now.
         found: usize,
     },
+    /// Pictures that are read as they are needed cannot be.
+    #[error("{0}. What was learned until the last checkpoint is safe")]
+    Pictures(String),
     /// The device failed in a way that no call returns.
     #[error(
         "the device failed at step {step}: {errors}. What was learned until the last checkpoint is safe: go on with \
@@ -73,17 +80,41 @@ pub enum Outcome {
 pub struct Trainer {
     config: Config,
     device: Device,
-    pictures: DevicePictures,
+    feed: Feed,
     /// On the autodiff side of the device.
     model: BarlowTwins,
     optimizer: Optimizer,
     /// Steps done.
     step: usize,
-    /// The order of the pictures in the epoch of that number.
-    order: (usize, Vec<usize>),
+    /// The order of the pictures in the epochs of those numbers: the present one, and the next where its pictures are
+    /// being read.
+    orders: VecDeque<(usize, Vec<usize>)>,
+    loss_scale: LossScale,
+    probe: Option<OnlineProbe>,
     /// The last step's cross-correlation.
     correlation: Option<Tensor<2>>,
     exam: Option<Exam>,
+}
+
+/// Where a step's pictures come from.
+#[expect(clippy::large_enum_variant, reason = "a run has one")]
+enum Feed {
+    /// They are where they are used.
+    Held(DevicePictures),
+    /// They are read when they are needed, and announced some steps before: until the step of that number, not included.
+    Streamed(Box<dyn PictureStream>, usize),
+}
+
+/// How many steps ahead pictures are announced: enough that a slow file is waited for by none.
+const STEPS_AHEAD: usize = 3;
+
+impl Feed {
+    fn count(&self) -> usize {
+        match self {
+            Self::Held(pictures) => pictures.count(),
+            Self::Streamed(stream, _) => stream.count(),
+        }
+    }
 }
 
 impl Trainer {
@@ -91,7 +122,12 @@ impl Trainer {
     ///
     /// # Errors
     /// If a setting cannot work.
-    pub fn new(config: Config, pictures: &Pictures, device: &Device) -> Result<Self, TrainError> {
+    pub fn new(
+        config: Config,
+        pictures: impl Into<TrainingSet>,
+        device: &Device,
+    ) -> Result<Self, TrainError> {
+        let pictures = pictures.into();
         config.check(pictures.count())?;
         config.check_precision(device)?;
         let model = BarlowTwins::new(&config.encoder, &config.projector, config.seed, device);
@@ -105,23 +141,34 @@ impl Trainer {
     pub fn resume(
         checkpoint: Checkpoint,
         config: Config,
-        pictures: &Pictures,
+        pictures: impl Into<TrainingSet>,
         device: &Device,
     ) -> Result<Self, TrainError> {
+        let pictures = pictures.into();
         config.check(pictures.count())?;
         config.check_precision(device)?;
-        if checkpoint.pictures != pictures.count() {
-            return Err(TrainError::OtherPictures {
-                expected: checkpoint.pictures,
-                found: pictures.count(),
-            });
-        }
+        let steps_per_epoch = config.steps_per_epoch(pictures.count());
+        let step = match checkpoint.progress {
+            Progress::Steps {
+                done,
+                pictures: then,
+            } if then == pictures.count() => done,
+            Progress::Steps { pictures: then, .. } => {
+                return Err(TrainError::OtherPictures {
+                    expected: then,
+                    found: pictures.count(),
+                });
+            }
+            Progress::Epochs(epochs) => epochs * steps_per_epoch,
+        };
         let model = checkpoint.model(&config, device)?;
         let mut trainer = Self::with_model(config, pictures, device, model);
-        trainer.step = checkpoint.step;
+        trainer.step = step;
+        trainer.loss_scale = LossScale::restored(&checkpoint.optimizer.counters);
+        trainer.probe = checkpoint.probe.map(OnlineProbe::new);
         trainer
             .optimizer
-            .restore(&trainer.model, checkpoint.into_optimizer());
+            .restore(&trainer.model, checkpoint.optimizer);
         Ok(trainer)
     }
 
@@ -131,18 +178,24 @@ impl Trainer {
     /// If the settings do not fit the pictures (see [`Config::check`]).
     pub fn with_model(
         config: Config,
-        pictures: &Pictures,
+        pictures: impl Into<TrainingSet>,
         device: &Device,
         model: BarlowTwins,
     ) -> Self {
+        let feed = match pictures.into() {
+            TrainingSet::Held(pictures) => Feed::Held(pictures.upload(device)),
+            TrainingSet::Streamed(stream) => Feed::Streamed(stream, 0),
+        };
         Self {
             optimizer: config.optimizer.init(),
-            pictures: pictures.upload(device),
+            feed,
             model: model.tracked(),
             device: device.clone(),
             config,
             step: 0,
-            order: (usize::MAX, Vec::new()),
+            orders: VecDeque::new(),
+            loss_scale: LossScale::default(),
+            probe: None,
             correlation: None,
             exam: None,
         }
@@ -151,6 +204,24 @@ impl Trainer {
     /// Takes `exam` every few epochs.
     pub fn set_exam(&mut self, exam: Exam) {
         self.exam = Some(exam);
+    }
+
+    /// Trains a linear classifier of these classes beside the run, if the settings say so. It goes on from the checkpoint's
+    /// if that has one for as many classes.
+    pub fn set_labels(&mut self, labels: &Labels) {
+        if !self.config.online_probe || labels.names.len() < 2 {
+            self.probe = None;
+            return;
+        }
+        let classes = labels.names.len();
+        let width = self.config.encoder.features();
+        let fits = |probe: &OnlineProbe| {
+            probe.classifier.classes() == classes && probe.classifier.width == width
+        };
+        let known = self.probe.take().filter(fits);
+        let mut probe = known.unwrap_or_else(|| OnlineProbe::new(Classifier::new(classes, width)));
+        probe.classes = labels.of_picture.clone();
+        self.probe = Some(probe);
     }
 
     /// Where it computes.
@@ -179,7 +250,7 @@ impl Trainer {
             optimizer: self.config.optimizer.clone(),
             ..config
         };
-        config.check(self.pictures.count())?;
+        config.check(self.feed.count())?;
         config.check_precision(&self.device)?;
         self.config = config;
         Ok(())
@@ -187,7 +258,7 @@ impl Trainer {
 
     /// Steps in an epoch.
     pub fn steps_per_epoch(&self) -> usize {
-        self.config.steps_per_epoch(self.pictures.count())
+        self.config.steps_per_epoch(self.feed.count())
     }
 
     /// Steps in the whole run.
@@ -215,13 +286,18 @@ impl Trainer {
     /// # Errors
     /// If a weight is not finite.
     pub async fn checkpoint(&self) -> Result<Vec<u8>, CheckpointError> {
-        let optimizer = self.optimizer.state(&self.model).await;
+        let mut optimizer = self.optimizer.state(&self.model).await;
+        self.loss_scale.save(&mut optimizer.counters);
+        let progress = Progress::Steps {
+            done: self.step,
+            pictures: self.feed.count(),
+        };
         Checkpoint::write(
             &self.config,
-            self.step,
-            self.pictures.count(),
+            progress,
             &self.model,
             optimizer,
+            self.probe.as_ref().map(|probe| &probe.classifier),
         )
         .await
     }
@@ -236,7 +312,7 @@ impl Trainer {
         mut emit: impl FnMut(Event),
     ) -> Result<Outcome, TrainError> {
         emit(Event::Started {
-            pictures: self.pictures.count(),
+            pictures: self.feed.count(),
             steps_per_epoch: self.steps_per_epoch(),
             steps: self.steps(),
             done: self.step,
@@ -272,14 +348,15 @@ impl Trainer {
                         break;
                     }
                     Some(Command::ShowCorrelation) => show_correlation = true,
+                    Some(Command::Save) => {
+                        if saved != Some(self.step) {
+                            self.save(&mut emit).await?;
+                            saved = Some(self.step);
+                        }
+                    }
                     Some(Command::Stop) => {
                         if saved != Some(self.step) {
-                            let bytes = self.checkpoint().await?;
-                            self.check_device()?;
-                            emit(Event::Checkpoint {
-                                step: self.step,
-                                bytes,
-                            });
+                            self.save(&mut emit).await?;
                         }
                         return Ok(Outcome::Stopped);
                     }
@@ -301,13 +378,7 @@ impl Trainer {
             }
             // The state leaves before the evaluation begins, which may take long.
             if checkpoint_due {
-                let bytes = self.checkpoint().await?;
-                // Nothing that came of a failure is kept.
-                self.check_device()?;
-                emit(Event::Checkpoint {
-                    step: self.step,
-                    bytes,
-                });
+                self.save(&mut emit).await?;
                 saved = Some(self.step);
             }
             if due(self.config.evaluate_every) {
@@ -315,6 +386,17 @@ impl Trainer {
             }
         }
         Ok(Outcome::Finished)
+    }
+
+    async fn save(&self, emit: &mut impl FnMut(Event)) -> Result<(), TrainError> {
+        let bytes = self.checkpoint().await?;
+        // Nothing that came of a failure is kept.
+        self.check_device()?;
+        emit(Event::Checkpoint {
+            step: self.step,
+            bytes,
+        });
+        Ok(())
     }
 
     /// Whether the device has failed in a way that no call returned.
@@ -331,7 +413,8 @@ impl Trainer {
 
     async fn take_exam(&self, emit: &mut impl FnMut(Event)) {
         if let Some(exam) = &self.exam {
-            let figures = exam.quick(&mut self.learned()).await;
+            let classifier = self.probe.as_ref().map(|probe| &probe.classifier);
+            let figures = exam.quick(&mut self.learned(), classifier).await;
             let epoch = self.step / self.steps_per_epoch();
             emit(Event::Evaluation {
                 step: self.step,
@@ -349,13 +432,11 @@ impl Trainer {
 
     /// The cross-correlation of the next step's views by the networks as they are, with which nothing is learned: its
     /// width d, and its entries row after row.
-    pub async fn look_at_correlation(&mut self) -> (usize, Vec<f32>) {
-        let epoch = self.step / self.steps_per_epoch();
-        let indices = self.batch_indices(epoch);
-        let views = self.views(&indices, epoch);
+    pub async fn look_at_correlation(&mut self) -> Result<(usize, Vec<f32>), TrainError> {
+        let (_, views) = self.next_views()?;
         let z = self.model().embed(views, Mode::Train { views: 2 });
         let matrix = self.config.objective.loss(z, self.config.lambda).matrix;
-        (matrix.dims()[0], read(matrix).await)
+        Ok((matrix.dims()[0], read(matrix).await))
     }
 
     async fn correlation_event(&self, milestone: bool) -> Option<Event> {
@@ -373,10 +454,8 @@ impl Trainer {
     /// # Errors
     /// If the loss is no finite number, or the device failed; the weights are then as before the step.
     pub async fn advance(&mut self) -> Result<StepReport, TrainError> {
-        let epoch = self.step / self.steps_per_epoch();
-        let indices = self.batch_indices(epoch);
-        let views = self.views(&indices, epoch);
-        self.learn(views).await
+        let (indices, views) = self.next_views()?;
+        self.learn_from(views, Some(&indices)).await
     }
 
     /// One step on given views, `[2 batch, 3, size, size]`: the first of every picture, then the second of every one.
@@ -384,17 +463,33 @@ impl Trainer {
     /// # Errors
     /// If the loss is no finite number, or the device failed; the weights are then as before the step.
     pub async fn learn(&mut self, views: Tensor<4>) -> Result<StepReport, TrainError> {
+        self.learn_from(views, None).await
+    }
+
+    /// As [`Self::learn`]; the views are of the pictures at `indices`, if that is known.
+    async fn learn_from(
+        &mut self,
+        views: Tensor<4>,
+        indices: Option<&[usize]>,
+    ) -> Result<StepReport, TrainError> {
         let epoch = self.step / self.steps_per_epoch().max(1);
         let rates =
             self.config
                 .schedule
                 .rates(self.step, self.steps_per_epoch(), self.config.batch);
         // Both views go through the networks together; their batch statistics are each view's own.
-        let (loss, gradients) = with_precision(self.config.precision, || {
-            let z = self.model.embed(views.autodiff(), Mode::Train { views: 2 });
+        let weight = self.config.loss_weight * self.loss_scale.of(self.config.precision);
+        let (features, loss, gradients) = with_precision(self.config.precision, || {
+            let mode = Mode::Train { views: 2 };
+            let features = self.model.encoder.forward(views.autodiff(), mode);
+            let z = self.model.projector.forward(features.clone(), mode);
             let loss = self.config.objective.loss(z, self.config.lambda);
-            let gradients = loss.loss.backward();
-            (loss, gradients)
+            let weighted = match weight {
+                1.0 => loss.loss.clone(),
+                weight => loss.loss.clone().mul_scalar(weight),
+            };
+            let gradients = weighted.backward();
+            (features.inner(), loss, gradients)
         });
 
         let width = loss.matrix.dims()[0];
@@ -412,7 +507,20 @@ impl Trainer {
                 },
             });
         }
-        self.optimizer.step(&mut self.model, gradients, rates);
+        let scale = self.loss_scale.of(self.config.precision);
+        if scale == 1.0 {
+            self.optimizer.step(&mut self.model, gradients, rates, 1.0);
+        } else {
+            let finite = are_finite(&self.model, &gradients).await;
+            if finite {
+                self.optimizer
+                    .step(&mut self.model, gradients, rates, scale);
+            }
+            self.loss_scale.note(finite);
+        }
+        if let (Some(probe), Some(indices)) = (&mut self.probe, indices) {
+            probe.learn(&read(features).await, indices);
+        }
         self.correlation = Some(loss.matrix);
         self.step += 1;
         let off_diagonals = (width * width.saturating_sub(1)).max(1) as f64;
@@ -428,28 +536,57 @@ impl Trainer {
         })
     }
 
-    /// The pictures of the next step.
-    fn batch_indices(&mut self, epoch: usize) -> Vec<usize> {
-        if self.order.0 != epoch {
-            let mut order: Vec<usize> = (0..self.pictures.count()).collect();
-            Stream::new(self.config.seed, Purpose::Order, epoch as u64, 0).shuffle(&mut order);
-            self.order = (epoch, order);
-        }
-        let first = self.step % self.steps_per_epoch() * self.config.batch;
-        self.order.1[first..first + self.config.batch].to_vec()
+    /// The pictures of a step.
+    fn batch_indices(&mut self, step: usize) -> Vec<usize> {
+        let epoch = step / self.steps_per_epoch();
+        let count = self.feed.count();
+        let seed = self.config.seed;
+        let known = self.orders.iter().position(|(of, _)| *of == epoch);
+        let known = known.unwrap_or_else(|| {
+            let mut order: Vec<usize> = (0..count).collect();
+            Stream::new(seed, Purpose::Order, epoch as u64, 0).shuffle(&mut order);
+            // The present epoch's and the next one's.
+            self.orders.truncate(1);
+            self.orders.push_front((epoch, order));
+            0
+        });
+        let first = step % self.steps_per_epoch() * self.config.batch;
+        self.orders[known].1[first..first + self.config.batch].to_vec()
     }
 
-    /// The first views of the pictures at `indices`, and then the second ones.
-    fn views(&self, indices: &[usize], epoch: usize) -> Tensor<4> {
-        let draws = self.config.draw_views(self.pictures.size(), indices, epoch);
+    /// The pictures of the next step, and their first views, and then their second ones.
+    fn next_views(&mut self) -> Result<(Vec<usize>, Tensor<4>), TrainError> {
+        let epoch = self.step / self.steps_per_epoch();
+        let indices = self.batch_indices(self.step);
+        if let Feed::Streamed(_, announced) = self.feed {
+            for step in announced.max(self.step)..(self.step + STEPS_AHEAD).min(self.steps()) {
+                let ahead = self.batch_indices(step);
+                if let Feed::Streamed(stream, announced) = &mut self.feed {
+                    stream.announce(&ahead);
+                    *announced = step + 1;
+                }
+            }
+        }
+        let batch;
+        let (pictures, in_batch) = match &mut self.feed {
+            Feed::Held(pictures) => (&*pictures, false),
+            Feed::Streamed(stream, _) => {
+                let read = stream.read(&indices).map_err(TrainError::Pictures)?;
+                batch = read.upload(&self.device);
+                (&batch, true)
+            }
+        };
+        let mut draws = self.config.draw_views(pictures.size(), &indices, epoch);
+        if in_batch {
+            // A picture's draws hang on its number in the set; its bytes are where it stands in the batch.
+            for (position, (index, _)) in draws.iter_mut().enumerate() {
+                *index = position % indices.len();
+            }
+        }
         let normalization = &self.config.augmentation.normalization;
-        augment(
-            &self.pictures,
-            &draws,
-            self.config.size,
-            normalization,
-            &self.device,
-        )
+        let size = self.config.size;
+        let views = augment(pictures, &draws, size, normalization, &self.device);
+        Ok((indices, views))
     }
 }
 
@@ -459,6 +596,7 @@ mod tests {
     use pollster::block_on;
 
     use super::*;
+    use crate::data::Pictures;
     use crate::data::emoji::emoji;
     use crate::ops::precision::Precision;
     use crate::testing::{cpu, each_device};
@@ -594,7 +732,7 @@ mod tests {
             (trainer.config().batch, trainer.config().encoder.width),
             (16, 4)
         );
-        let (_, before) = block_on(trainer.look_at_correlation());
+        let (_, before) = block_on(trainer.look_at_correlation()).unwrap();
         let report = block_on(trainer.advance()).unwrap();
         assert_eq!(block_on(trainer.correlation()).unwrap().1, before);
         assert!((report.loss - report.invariance - report.redundancy).abs() < 1e-3 * report.loss);

@@ -119,14 +119,13 @@ const MOST_BYTES: u64 = 4 << 30;
 /// views.
 fn pictures_for(config: &Config, limits: Option<DeviceLimits>) -> Result<Pictures> {
     let side = config.size * 8 / 7;
-    let one = Pictures::new(side, side, vec![0; 3 * side * side]);
     match &limits {
-        Some(limits) => config.check_device(limits, &one)?,
+        Some(limits) => config.check_device(limits, (side, side), 1)?,
         None => {
             let limits = DeviceLimits {
                 binding_bytes: MOST_BYTES,
             };
-            if config.check_device(&limits, &one).is_err() {
+            if config.check_device(&limits, (side, side), 1).is_err() {
                 bail!(
                     "a batch of {} would take tensors of more than {} GiB on the CPU: take a smaller --batch",
                     config.batch,

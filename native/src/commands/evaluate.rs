@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::cli::Evaluate;
 use crate::run_folder::RunFolder;
 use crate::settings::Settings;
-use crate::{device, pictures};
+use crate::{data, device};
 
 /// A measurement of the run's encoder, beside the same of raw pixels and of an untrained encoder.
 #[derive(Debug, Serialize)]
@@ -37,7 +37,7 @@ pub fn evaluate(arguments: &Evaluate) -> Result<()> {
     if !arguments.json {
         say!("evaluating on {}", opened.name);
     }
-    let mut exam = pictures::load(&settings.data)?.exam;
+    let mut exam = data::load(&settings.data, None)?.exam;
     exam.knn = Knn {
         neighbors: arguments.neighbors,
         temperature: arguments.temperature,
@@ -55,7 +55,9 @@ pub fn evaluate(arguments: &Evaluate) -> Result<()> {
     if arguments.json {
         say!("{}", serde_json::to_string_pretty(&table)?);
     } else {
-        say!("after {} steps", checkpoint.step);
+        if let Some(step) = checkpoint.step() {
+            say!("after {step} steps");
+        }
         print_table(&table);
     }
     Ok(())

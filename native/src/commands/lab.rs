@@ -13,7 +13,7 @@ use crate::cli::Lab;
 use crate::follow::{Followed, follow};
 use crate::run_folder::RunFolder;
 use crate::settings::Settings;
-use crate::{device, pictures};
+use crate::{data, device};
 
 /// Pictures of a run that the panel knows, at most.
 const KNOWN: usize = 2000;
@@ -27,7 +27,8 @@ pub fn lab(arguments: &Lab) -> Result<()> {
     let folder = RunFolder::open(path)?;
     let settings = Settings::read(&path.join("config.toml"))?;
     let opened = device::open(arguments.device)?;
-    let pictures = pictures::load(&settings.data)?.pictures;
+    let set = data::load(&settings.data, None)?.set;
+    let pictures = set.sample(KNOWN)?;
     let name = path.display().to_string();
     let (source, data) = match settings.data.folder {
         None => {
@@ -56,7 +57,7 @@ pub fn lab(arguments: &Lab) -> Result<()> {
     let followed = Arc::new(Followed {
         name: name.clone(),
         folder,
-        pictures,
+        set,
         data,
         device: opened.device,
         setup: setup.clone(),

@@ -7,15 +7,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use barlow_core::train::{Command, Outcome, Trainer, encoder_weights};
+use barlow_core::train::{Checkpoint, Command, Event, Outcome, Trainer, encoder_weights};
 use pollster::block_on;
 
 use super::evaluate::{examine, print_table};
 use crate::cli::Train;
 use crate::run_folder::RunFolder;
-use crate::settings::Settings;
+use crate::settings::{Keep, Settings};
 use crate::watch::Watch;
-use crate::{device, pictures};
+use crate::{data, device};
 
 /// How often C is drawn anew on a terminal.
 const DRAW_EVERY: Duration = Duration::from_millis(500);
@@ -23,39 +23,102 @@ const DRAW_EVERY: Duration = Duration::from_millis(500);
 /// The exit status of a program that was interrupted, by convention 128 + SIGINT.
 const INTERRUPTED: i32 = 130;
 
+/// What `--resume` says to go on with whatever is there.
+const AUTO: &str = "auto";
+
+/// What is trained, and where it is kept.
+struct Plan {
+    settings: Settings,
+    /// The run that is there already.
+    folder: Option<RunFolder>,
+    /// Where it stands.
+    checkpoint: Option<Checkpoint>,
+}
+
+impl Plan {
+    fn new(arguments: &Train) -> Result<Self> {
+        let folder = match &arguments.resume {
+            None => None,
+            Some(auto) if auto.as_os_str() == AUTO => {
+                let name = name_of(arguments.folder.as_deref());
+                RunFolder::find(arguments.out.as_deref(), &name)
+            }
+            Some(run) => {
+                if arguments.preset.is_some()
+                    || arguments.config.is_some()
+                    || arguments.out.is_some()
+                {
+                    bail!(
+                        "a run that goes on has its settings and its folder: leave out --preset, --config and --out (single \
+                         settings may change, with --set NAME=VALUE)"
+                    );
+                }
+                Some(RunFolder::open(run)?)
+            }
+        };
+        let Some(folder) = folder else {
+            return Ok(Self {
+                settings: Settings::from_arguments(arguments)?,
+                folder: None,
+                checkpoint: None,
+            });
+        };
+        let mut settings = Settings::read(&folder.path().join("config.toml"))?;
+        settings.apply(arguments)?;
+        let auto = arguments
+            .resume
+            .as_ref()
+            .is_some_and(|r| r.as_os_str() == AUTO);
+        // A run that was ended before its first checkpoint begins anew, in the same place.
+        let checkpoint = if auto && !folder.has_checkpoint() {
+            None
+        } else {
+            Some(folder.last_checkpoint()?)
+        };
+        Ok(Self {
+            settings,
+            folder: Some(folder),
+            checkpoint,
+        })
+    }
+}
+
+/// What a run on `path` is called.
+fn name_of(path: Option<&Path>) -> String {
+    let name = path.and_then(Path::file_name);
+    name.map_or("emoji".into(), |name| name.to_string_lossy().into_owned())
+}
+
 /// Trains, from the beginning or from a checkpoint, and says what was learned.
 pub fn train(arguments: &Train) -> Result<()> {
-    let (settings, resumed) = match &arguments.resume {
-        None => (Settings::from_arguments(arguments)?, None),
-        Some(run) => {
-            let folder = RunFolder::open(run)?;
-            let mut settings = Settings::read(&run.join("config.toml"))?;
-            settings.apply(arguments)?;
-            (settings, Some(folder))
-        }
-    };
+    let Plan {
+        settings,
+        folder,
+        checkpoint,
+    } = Plan::new(arguments)?;
     let opened = device::open(arguments.device)?;
     say!("training on {}", opened.name);
-    let loaded = pictures::load(&settings.data)?;
+    let binding = opened.limits.as_ref().map(|limits| limits.binding_bytes);
+    let loaded = data::load(&settings.data, binding)?;
     say!("{}", loaded.description);
     let config = settings.training.clone();
-    config.check(loaded.pictures.count())?;
+    config.check(loaded.set.count())?;
     if let Some(limits) = &opened.limits {
-        config.check_device(limits, &loaded.pictures)?;
+        config.check_device(limits, loaded.set.size(), loaded.set.held())?;
     }
 
-    let mut trainer = match &resumed {
-        None => Trainer::new(config, &loaded.pictures, &opened.device)?,
-        Some(folder) => {
-            let checkpoint = folder.last_checkpoint()?;
-            Trainer::resume(checkpoint, config, &loaded.pictures, &opened.device)?
-        }
+    let (pictures, waited) = loaded.set.open()?;
+    let mut trainer = match checkpoint {
+        None => Trainer::new(config, pictures, &opened.device)?,
+        Some(checkpoint) => Trainer::resume(checkpoint, config, pictures, &opened.device)?,
     };
-    let folder = match resumed {
+    if let Some(labels) = &loaded.labels {
+        trainer.set_labels(labels);
+    }
+    let folder = match folder {
         Some(folder) => folder,
         None => {
-            let name = settings.data.folder.as_deref().and_then(Path::file_name);
-            let name = name.map_or("emoji".into(), |name| name.to_string_lossy());
+            let name = name_of(settings.data.folder.as_deref());
             RunFolder::create(arguments.out.as_deref(), &name)?
         }
     };
@@ -68,13 +131,9 @@ pub fn train(arguments: &Train) -> Result<()> {
 
     trainer.set_exam(loaded.exam.clone());
     let metrics = folder.metrics(trainer.done())?;
-    let watch = Watch::new(
-        &folder,
-        metrics,
-        settings.training.lambda,
-        settings.training.batch,
-    )?;
-    let outcome = run(&mut trainer, watch);
+    let watch = Watch::new(&folder, metrics, trainer.done(), &settings, waited.clone())?;
+    let started = Instant::now();
+    let outcome = run(&mut trainer, watch, &settings.keep);
     let shown = quoted(folder.path());
     let resume = format!(
         "{} train --resume {shown} --device {}",
@@ -84,7 +143,7 @@ pub fn train(arguments: &Train) -> Result<()> {
     let outcome = outcome.map_err(|error| match folder.last_checkpoint() {
         Ok(last) => anyhow!(
             "{error:#}\nthe checkpoint of step {} is whole; to go on from it: {resume}",
-            last.step
+            last.step().unwrap_or(0)
         ),
         Err(_) => anyhow!(
             "{error:#}\nthere is no checkpoint yet; to start anew: {} train --config {}",
@@ -101,6 +160,17 @@ pub fn train(arguments: &Train) -> Result<()> {
             return Ok(());
         }
         Outcome::Finished => {}
+    }
+    if let Some(waited) = waited {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        say!(
+            "read {} pictures as they were needed, on {threads} threads that decoded for {:.1} s together: {:.2} s were waited for \
+             them, of {:.1} s",
+            waited.pictures(),
+            waited.decoding().as_secs_f64(),
+            waited.time().as_secs_f64(),
+            started.elapsed().as_secs_f64()
+        );
     }
     folder.write(
         "encoder.safetensors",
@@ -141,7 +211,7 @@ fn quoted(path: &Path) -> String {
 }
 
 /// Runs the trainer on a thread of its own, and reads its events here.
-fn run(trainer: &mut Trainer, mut watch: Watch<'_>) -> Result<Outcome> {
+fn run(trainer: &mut Trainer, mut watch: Watch<'_>, keep: &Keep) -> Result<Outcome> {
     let (commands, receiver) = async_channel::unbounded();
     let (sender, events) = mpsc::channel();
     stop_when_interrupted(commands.clone())?;
@@ -160,14 +230,23 @@ fn run(trainer: &mut Trainer, mut watch: Watch<'_>) -> Result<Outcome> {
                     }))
                 })?;
         let mut drawn = Instant::now();
+        let mut saved = Instant::now();
+        let save_every = Duration::from_secs_f64(60.0 * keep.every_minutes);
         let mut failure = None;
         for event in &events {
+            if matches!(event, Event::Checkpoint { .. }) {
+                saved = Instant::now();
+            }
             if failure.is_none()
                 && let Err(error) = watch.read(event)
             {
                 // What cannot be kept need not be computed.
                 _ = commands.try_send(Command::Stop);
                 failure = Some(error);
+            }
+            if saved.elapsed() > save_every && !save_every.is_zero() || watch.wants_checkpoint() {
+                _ = commands.try_send(Command::Save);
+                saved = Instant::now();
             }
             if watch.wants_correlation() && drawn.elapsed() > DRAW_EVERY {
                 _ = commands.try_send(Command::ShowCorrelation);
@@ -186,6 +265,8 @@ fn run(trainer: &mut Trainer, mut watch: Watch<'_>) -> Result<Outcome> {
 /// The first interrupt finishes the step and saves, a second one ends at once.
 fn stop_when_interrupted(commands: async_channel::Sender<Command>) -> Result<()> {
     let interrupts = Arc::new(AtomicUsize::new(0));
+    #[cfg(unix)]
+    let scheduled = commands.clone();
     ctrlc::set_handler(move || {
         if interrupts.fetch_add(1, Ordering::SeqCst) > 0
             || commands.try_send(Command::Stop).is_err()
@@ -194,5 +275,23 @@ fn stop_when_interrupted(commands: async_channel::Sender<Command>) -> Result<()>
         }
         eprintln!("\nfinishing the step and saving; once more ends at once");
     })
-    .context("interrupts cannot be caught")
+    .context("interrupts cannot be caught")?;
+    // What a scheduler sends before its time is up (Slurm: --signal=USR1@60). The others it sends are caught above.
+    #[cfg(unix)]
+    {
+        use signal_hook::consts::{SIGUSR1, SIGUSR2};
+        let mut signals = signal_hook::iterator::Signals::new([SIGUSR1, SIGUSR2])
+            .context("signals cannot be caught")?;
+        thread::Builder::new()
+            .name("signals".into())
+            .spawn(move || {
+                for _ in signals.forever() {
+                    eprintln!("\na signal came: finishing the step and saving");
+                    if scheduled.try_send(Command::Stop).is_err() {
+                        break;
+                    }
+                }
+            })?;
+    }
+    Ok(())
 }

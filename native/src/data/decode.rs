@@ -1,0 +1,260 @@
+//! From a picture's bytes to planes of one size.
+
+use std::io::Cursor;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context, Result, bail};
+use barlow_formats::{Encoding, Item};
+use image::imageops::FilterType;
+use image::metadata::Orientation;
+use image::{DynamicImage, GrayImage, ImageDecoder as _, ImageFormat, ImageReader, RgbImage};
+
+/// The most pixels a picture may have: as Pillow's, beyond which it takes a file for a decompression bomb.
+const MOST_PIXELS: u64 = 178_956_970;
+
+/// Bytes of a decoded picture from which on no two are decoded at once, so that a folder of the largest fits in memory.
+const LARGE: u64 = 64 << 20;
+
+/// Who is decoding a large picture.
+static LARGE_PICTURE: Mutex<()> = Mutex::new(());
+
+/// Whether a file's name is that of a picture.
+pub fn is_picture(path: &Path) -> bool {
+    ImageFormat::from_path(path).is_ok_and(|format| format.reading_enabled())
+}
+
+/// The picture as three planes of `side` x `side`: its shorter side resized to it, and the middle kept.
+///
+/// # Errors
+/// If it cannot be read: why.
+pub fn planes(item: &Item, side: usize) -> Result<Vec<u8>> {
+    let bytes = item.location.read()?;
+    if let Encoding::Planes {
+        height,
+        width,
+        channels: 3,
+        by_columns: false,
+    } = item.encoding
+        && (height, width) == (side, side)
+    {
+        return Ok(bytes);
+    }
+    let picture = decoded(&bytes, item.encoding)?;
+    Ok(to_planes(&middle_square(picture, side)))
+}
+
+/// The picture's columns and rows as they are stored.
+///
+/// # Errors
+/// If it is no picture.
+pub fn size(item: &Item) -> Result<(u32, u32)> {
+    match item.encoding {
+        Encoding::Planes { height, width, .. } => Ok((width as u32, height as u32)),
+        Encoding::File => {
+            let bytes = item.location.read()?;
+            let reader = ImageReader::new(Cursor::new(&bytes[..])).with_guessed_format()?;
+            Ok(reader.into_dimensions()?)
+        }
+    }
+}
+
+/// The picture, as large as it is.
+fn decoded(bytes: &[u8], encoding: Encoding) -> Result<DynamicImage> {
+    let Encoding::Planes {
+        height,
+        width,
+        channels,
+        by_columns,
+    } = encoding
+    else {
+        return decoded_file(bytes);
+    };
+    if bytes.len() != channels * height * width {
+        bail!("{} bytes are no picture of {width} x {height}", bytes.len());
+    }
+    let at = |x: u32, y: u32, channel: usize| {
+        let (x, y) = (x as usize, y as usize);
+        let within = if by_columns {
+            x * height + y
+        } else {
+            y * width + x
+        };
+        bytes[channel * height * width + within]
+    };
+    let (columns, rows) = (width as u32, height as u32);
+    Ok(match channels {
+        3 => RgbImage::from_fn(columns, rows, |x, y| {
+            image::Rgb([0, 1, 2].map(|c| at(x, y, c)))
+        })
+        .into(),
+        _ => GrayImage::from_fn(columns, rows, |x, y| image::Luma([at(x, y, 0)])).into(),
+    })
+}
+
+fn decoded_file(bytes: &[u8]) -> Result<DynamicImage> {
+    // By content: endings lie.
+    let mut decoder = ImageReader::new(Cursor::new(bytes))
+        .with_guessed_format()?
+        .into_decoder()?;
+    let (width, height) = decoder.dimensions();
+    let pixels = u64::from(width) * u64::from(height);
+    if pixels > MOST_PIXELS {
+        bail!(
+            "{width} x {height} pixels are more than the {} million that are accepted: make it smaller",
+            MOST_PIXELS / 1_000_000
+        );
+    }
+    let large = decoder.total_bytes() > LARGE;
+    let _alone = large.then(|| LARGE_PICTURE.lock().unwrap_or_else(PoisonError::into_inner));
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let mut limits = image::Limits::no_limits();
+    limits.max_alloc = Some(decoder.total_bytes().saturating_mul(2).max(LARGE));
+    decoder.set_limits(limits)?;
+    let mut picture = DynamicImage::from_decoder(decoder)?;
+    // Cameras store pictures as the sensor saw them, and how they were held beside.
+    picture.apply_orientation(orientation);
+    Ok(picture)
+}
+
+/// The middle square, `side` pixels a side.
+fn middle_square(picture: DynamicImage, side: usize) -> DynamicImage {
+    let side = side as u32;
+    let (width, height) = (picture.width(), picture.height());
+    if (width, height) == (side, side) {
+        return picture;
+    }
+    // Cut first: a strip resized whole would fill the memory.
+    let square = width.min(height);
+    let (left, top) = ((width - square) / 2, (height - square) / 2);
+    let middle = picture.crop_imm(left, top, square, square);
+    middle.resize_exact(side, side, FilterType::CatmullRom)
+}
+
+/// Plane after plane; what is transparent lies on white, as the emoji do.
+fn to_planes(picture: &DynamicImage) -> Vec<u8> {
+    let pixels = (picture.width() * picture.height()) as usize;
+    let mut planes = vec![0; 3 * pixels];
+    if !picture.color().has_alpha() {
+        for (i, pixel) in picture.to_rgb8().pixels().enumerate() {
+            for color in 0..3 {
+                planes[color * pixels + i] = pixel[color];
+            }
+        }
+        return planes;
+    }
+    for (i, pixel) in picture.to_rgba8().pixels().enumerate() {
+        let alpha = u32::from(pixel[3]);
+        for color in 0..3 {
+            let blended = (u32::from(pixel[color]) * alpha + 255 * (255 - alpha) + 127) / 255;
+            planes[color * pixels + i] = blended as u8;
+        }
+    }
+    planes
+}
+
+/// A picture that is no member of a set, as one to look for.
+///
+/// # Errors
+/// If it cannot be read: why.
+pub fn planes_of_file(path: &Path, side: usize) -> Result<Vec<u8>> {
+    let item = Item {
+        name: path.display().to_string(),
+        part: barlow_formats::Part::Train,
+        class: None,
+        location: barlow_formats::Location::File(path.to_owned()),
+        encoding: Encoding::File,
+    };
+    planes(&item, side).with_context(|| format!("cannot read {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use barlow_formats::{Location, Part};
+
+    use super::*;
+
+    fn item(bytes: Vec<u8>, encoding: Encoding) -> Item {
+        Item {
+            name: "x".into(),
+            part: Part::Train,
+            class: None,
+            location: Location::memory(bytes),
+            encoding,
+        }
+    }
+
+    #[test]
+    fn columns_and_gray_become_planes() {
+        // Two rows, three columns, in gray: by rows and by columns.
+        let rows = item(
+            vec![1, 2, 3, 4, 5, 6],
+            Encoding::Planes {
+                height: 2,
+                width: 3,
+                channels: 1,
+                by_columns: false,
+            },
+        );
+        let columns = item(
+            vec![1, 4, 2, 5, 3, 6],
+            Encoding::Planes {
+                height: 2,
+                width: 3,
+                channels: 1,
+                by_columns: true,
+            },
+        );
+        let pictures = [rows, columns].map(|item| {
+            decoded(&item.location.read().unwrap(), item.encoding)
+                .unwrap()
+                .to_rgb8()
+        });
+        assert_eq!(pictures[0], pictures[1]);
+        assert_eq!(pictures[0].get_pixel(2, 1).0, [6, 6, 6]);
+        assert_eq!(
+            size(&item(
+                Vec::new(),
+                Encoding::Planes {
+                    height: 2,
+                    width: 3,
+                    channels: 1,
+                    by_columns: true
+                }
+            ))
+            .unwrap(),
+            (3, 2)
+        );
+    }
+
+    #[test]
+    fn a_bomb_is_refused_before_it_goes_off() {
+        // A PNG that announces a billion pixels.
+        let mut png = Cursor::new(Vec::new());
+        RgbImage::new(1, 1)
+            .write_to(&mut png, ImageFormat::Png)
+            .unwrap();
+        let mut png = png.into_inner();
+        png[16..20].copy_from_slice(&40_000u32.to_be_bytes());
+        png[20..24].copy_from_slice(&40_000u32.to_be_bytes());
+        let checksum = crc32(&png[12..29]);
+        png[29..33].copy_from_slice(&checksum.to_be_bytes());
+        let error = planes(&item(png, Encoding::File), 32)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("40000 x 40000"), "{error}");
+    }
+
+    /// PNG's checksum.
+    fn crc32(bytes: &[u8]) -> u32 {
+        !bytes.iter().fold(!0, |crc, byte| {
+            (0..8).fold(crc ^ u32::from(*byte), |c, _| {
+                if c & 1 == 1 {
+                    (c >> 1) ^ 0xedb8_8320
+                } else {
+                    c >> 1
+                }
+            })
+        })
+    }
+}
