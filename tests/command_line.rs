@@ -2,142 +2,21 @@
 
 #![allow(missing_docs)]
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::thread;
-use std::time::Duration;
+mod program;
 
-use image::{Rgb, RgbImage};
+use std::fs;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use serde_json::Value;
 use tempfile::TempDir;
 
-fn barlow(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_barlow"));
-    command.current_dir(folder).args(arguments);
-    command
-}
-
-fn run(folder: &Path, arguments: &[&str]) -> Output {
-    barlow(folder, arguments)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// Runs a command that has to succeed; what it printed.
-fn succeed(folder: &Path, arguments: &[&str]) -> String {
-    let output = run(folder, arguments);
-    assert!(
-        output.status.success(),
-        "{arguments:?}: {}",
-        text(&output.stderr)
-    );
-    text(&output.stdout)
-}
-
-/// Runs a command that has to fail with a message that holds every one of `parts`.
-fn fail(folder: &Path, arguments: &[&str], parts: &[&str]) {
-    let output = run(folder, arguments);
-    let message = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {message}");
-    assert!(!message.contains("panicked"), "{arguments:?}: {message}");
-    for part in parts {
-        assert!(
-            message.contains(part),
-            "{arguments:?}: no `{part}` in: {message}"
-        );
-    }
-}
-
-/// A run of seconds: a narrow encoder, four steps an epoch.
-const TINY: [&str; 10] = [
-    "--device",
-    "cpu",
-    "--batch",
-    "8",
-    "--set",
-    "encoder.width=4",
-    "--set",
-    "projector.widths=[8,8]",
-    "--set",
-    "size=16",
-];
-
-fn tiny<'a>(more: &[&'a str]) -> Vec<&'a str> {
-    [&["train"], more, &TINY[..]].concat()
-}
-
-/// Folders of pictures in two classes, apart by color, with something that is no picture among them.
-fn pictures(count: usize) -> TempDir {
-    let place = tempfile::tempdir().unwrap();
-    for class in ["blue", "red"] {
-        let folder = place.path().join("pictures").join(class);
-        fs::create_dir_all(&folder).unwrap();
-        for i in 0..count {
-            let picture = RgbImage::from_fn(20 + i as u32 % 5, 24, |x, y| {
-                let level = (40 + (x * 7 + y * 3 + i as u32 * 11) % 150) as u8;
-                Rgb(if class == "red" {
-                    [200, level, 20]
-                } else {
-                    [20, level, 200]
-                })
-            });
-            picture.save(folder.join(format!("{i}.png"))).unwrap();
-        }
-    }
-    let folder = place.path().join("pictures");
-    fs::write(folder.join("red/broken.jpg"), b"this is no picture").unwrap();
-    fs::write(folder.join("notes.txt"), b"not meant to be one").unwrap();
-    place
-}
-
-/// Trains on `pictures` into `run`, with a checkpoint after every epoch.
-fn trained(place: &Path, epochs: &str) -> PathBuf {
-    succeed(
-        place,
-        &tiny(&[
-            "pictures",
-            "--out",
-            "run",
-            "--epochs",
-            epochs,
-            "--set",
-            "checkpoint_every=1",
-        ]),
-    );
-    place.join("run")
-}
+use program::*;
 
 /// What resumes that run, with further arguments.
 fn resume<'a>(more: &[&'a str]) -> Vec<&'a str> {
     [&["train", "--resume", "run", "--device", "cpu"], more].concat()
-}
-
-fn metrics(run: &Path) -> Vec<Value> {
-    let lines = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
-    lines
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
-}
-
-/// The losses by step, of the steps that are logged.
-fn losses(run: &Path) -> Vec<(u64, f64)> {
-    let lines = metrics(run);
-    let steps = lines.iter().filter(|line| line["event"] == "step");
-    steps
-        .map(|line| {
-            (
-                line["step"].as_u64().unwrap(),
-                line["loss"].as_f64().unwrap(),
-            )
-        })
-        .collect()
 }
 
 #[test]
@@ -207,7 +86,7 @@ fn a_folder_is_trained_on_and_evaluated() {
 #[test]
 fn unreadable_files_are_named_and_skipped() {
     let place = pictures(8);
-    let output = run(
+    let output = run_program(
         place.path(),
         &tiny(&["pictures", "--out", "run", "--epochs", "1"]),
     );
@@ -234,41 +113,47 @@ fn a_killed_run_resumes_to_the_same_losses() {
     succeed(place.path(), &whole);
     let expected = losses(&place.path().join("whole"));
 
-    let killed = tiny(&[
-        "pictures",
-        "--out",
-        "killed",
-        "--epochs",
-        "40",
-        "--set",
-        "checkpoint_every=1",
-    ]);
+    // Twenty times, at moments that differ from run to run of this test: in the middle of a step, of a checkpoint, of the
+    // start. `auto` begins the run, begins it again if it was killed before its first checkpoint, and goes on with it.
+    let mut arguments = whole.clone();
+    arguments[3] = "killed";
+    arguments.extend(["--resume", "auto"]);
     let run = place.path().join("killed");
-    let mut child = barlow(place.path(), &killed)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    for _ in 0..600 {
-        let saved = fs::read_dir(run.join("checkpoints")).is_ok_and(|mut d| d.next().is_some());
-        if saved {
-            break;
-        }
-        thread::sleep(Duration::from_millis(20));
+    let mut ended = 0;
+    for attempt in 0..20u64 {
+        let mut child = barlow(place.path(), &arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let nanoseconds = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap()
+            .subsec_nanos();
+        thread::sleep(Duration::from_millis(
+            20 * attempt + u64::from(nanoseconds / 1000 % 150),
+        ));
+        ended += usize::from(child.try_wait().unwrap().is_some());
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
-    child.kill().unwrap();
-    child.wait().unwrap();
+    assert!(ended < 20, "every run ended before it was killed");
     // The only process that trains the run is dead, so its lock is free.
-    succeed(
-        place.path(),
-        &["train", "--resume", "killed", "--device", "cpu"],
-    );
+    succeed(place.path(), &arguments);
     assert_eq!(losses(&run), expected);
 }
 
 #[cfg(unix)]
 #[test]
-fn an_interrupt_saves_and_tells_how_to_go_on() {
+fn signals_save_and_tell_how_to_go_on() {
+    // From a keyboard, and what schedulers send.
+    for signal in ["-INT", "-TERM", "-USR1"] {
+        stopped_by(signal);
+    }
+}
+
+#[cfg(unix)]
+fn stopped_by(signal: &str) {
     let place = pictures(20);
     let arguments = tiny(&["pictures", "--out", "run", "--epochs", "100000"]);
     let child = barlow(place.path(), &arguments)
@@ -284,7 +169,7 @@ fn an_interrupt_saves_and_tells_how_to_go_on() {
         thread::sleep(Duration::from_millis(20));
     }
     let interrupted = Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
+        .args([signal, &child.id().to_string()])
         .status()
         .unwrap();
     assert!(interrupted.success());
@@ -306,9 +191,15 @@ fn bad_input_is_explained() {
     fs::create_dir(&broken).unwrap();
     fs::write(broken.join("a.png"), b"\x89PNG\r\n\x1a\n and then nothing").unwrap();
     let cases: &[(&[&str], &[&str])] = &[
-        (&["nowhere"], &["there is no folder", "nowhere"]),
-        (&["pictures/red/0.png"], &["is a file", "folder"]),
-        (&["empty"], &["no pictures in", "1 of csv"]),
+        (
+            &["nowhere"],
+            &["there is no such file or folder", "nowhere"],
+        ),
+        (
+            &["pictures/red/0.png"],
+            &["a file with the ending .png", "folder"],
+        ),
+        (&["empty"], &["no pictures in it", "1 of csv"]),
         (&["broken"], &["none of the 1 pictures"]),
         (
             &["pictures", "--set", "batch=500"],
@@ -367,7 +258,7 @@ fn damaged_and_foreign_checkpoints_are_explained() {
         &resume(&["--set", "encoder.width=8", "--epochs", "3"]),
         &["another model", "conv1.weight"],
     );
-    let mut checkpoints: Vec<PathBuf> = fs::read_dir(run.join("checkpoints"))
+    let mut checkpoints: Vec<_> = fs::read_dir(run.join("checkpoints"))
         .unwrap()
         .map(|e| e.unwrap().path())
         .collect();
@@ -375,15 +266,18 @@ fn damaged_and_foreign_checkpoints_are_explained() {
     let last = checkpoints.pop().unwrap();
     let bytes = fs::read(&last).unwrap();
     fs::write(&last, &bytes[..bytes.len() / 2]).unwrap();
-    for command in ["train", "evaluate"] {
-        let arguments: &[&str] = match command {
-            "train" => &["train", "--resume", "run", "--device", "cpu"],
-            _ => &["evaluate", "run", "--device", "cpu"],
-        };
-        fail(place.path(), arguments, &["damaged", "delete it"]);
-    }
-    fs::remove_file(&last).unwrap();
+    // The one before takes its place, and that is said.
+    let output = run_program(place.path(), &["evaluate", "run", "--device", "cpu"]);
+    let message = text(&output.stderr);
+    assert!(
+        output.status.success() && message.contains("damaged") && message.contains("going on from"),
+        "{message}"
+    );
     succeed(place.path(), &resume(&[]));
+    for checkpoint in fs::read_dir(run.join("checkpoints")).unwrap() {
+        fs::write(checkpoint.unwrap().path(), b"nothing").unwrap();
+    }
+    fail(place.path(), &resume(&[]), &["damaged", "start anew"]);
 }
 
 #[test]

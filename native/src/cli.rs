@@ -27,6 +27,19 @@ pub enum Command {
     Devices,
     /// Measure each operation of a training step beside burn's own, and beside what the device can do
     Bench(Bench),
+    /// Look into a data set: what was found in it, and how fast it is read
+    #[command(subcommand)]
+    Data(DataCommand),
+    /// Make a run of weights that PyTorch wrote: torchvision's ResNets, the official Barlow Twins files
+    Import(Import),
+    /// Write a run's networks for PyTorch (.safetensors) or for any runtime (.onnx)
+    Export(Export),
+    /// Write the features of pictures to a file
+    Embed(Embed),
+    /// Find the pictures that are most like one
+    Search(Search),
+    /// Find pictures that are nearly the same
+    Duplicates(Duplicates),
     /// Open the lab in a window: train before your eyes, or follow a run
     Lab(Lab),
 }
@@ -75,6 +88,18 @@ pub struct Train {
 pub struct Evaluate {
     /// The run's folder
     pub run: PathBuf,
+    /// A data set to measure on [default: the run's own]
+    pub path: Option<PathBuf>,
+    /// A published protocol instead of the table; may be given several times: linear-official, linear-solo, knn-solo,
+    /// knn-lightly, semi-1, semi-10
+    #[arg(long, value_name = "NAME", value_parser = protocol)]
+    pub protocol: Vec<String>,
+    /// Epochs of the protocols, in place of their own
+    #[arg(long)]
+    pub epochs: Option<usize>,
+    /// The checkpoint whose evaluation was the best, instead of the last
+    #[arg(long)]
+    pub best: bool,
     /// auto (a GPU if there is one), cpu, gpu, or an adapter's number
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
@@ -87,6 +112,190 @@ pub struct Evaluate {
     /// Print the figures as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+fn protocol(name: &str) -> Result<String, String> {
+    if barlow_core::evaluate::Protocol::named(name).is_some() {
+        return Ok(name.to_owned());
+    }
+    let known =
+        barlow_core::evaluate::Protocol::KNOWN.map(|(name, what)| format!("{name}: {what}"));
+    Err(format!("known are\n  {}", known.join("\n  ")))
+}
+
+/// `barlow data`
+#[derive(Debug, Subcommand)]
+pub enum DataCommand {
+    /// Say what is in a data set: counts, sizes, classes, unreadable files, and a contact sheet
+    Inspect(Inspect),
+    /// Measure how many pictures a second are read
+    Speed(Speed),
+}
+
+/// `barlow data inspect`
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// A folder, a tar archive, a list of files, or the files of CIFAR, STL-10 or MNIST
+    pub path: PathBuf,
+    /// Where to draw the contact sheet
+    #[arg(long, value_name = "FILE", default_value = "contact-sheet.png")]
+    pub sheet: Option<PathBuf>,
+    /// Pixels a side at which pictures are compared for the fingerprint
+    #[arg(long, default_value_t = 32)]
+    pub side: usize,
+    /// Print everything as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `barlow data speed`
+#[derive(Debug, Args)]
+pub struct Speed {
+    /// A data set
+    pub path: PathBuf,
+    /// Pixels a side that pictures are made
+    #[arg(long, default_value_t = 32)]
+    pub side: usize,
+    /// Pictures that are handed out at once
+    #[arg(long, default_value_t = 256)]
+    pub batch: usize,
+    /// Threads that decode [default: one a core]
+    #[arg(long)]
+    pub threads: Option<usize>,
+    /// About how long to measure
+    #[arg(long, default_value_t = 5.0, value_parser = seconds)]
+    pub seconds: f64,
+    /// Print an object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `barlow import`
+#[derive(Debug, Args)]
+pub struct Import {
+    /// A .pth or a .safetensors
+    pub file: PathBuf,
+    /// The folder to keep the run in [default: runs/NAME-NUMBER]
+    #[arg(long, value_name = "RUN")]
+    pub out: Option<PathBuf>,
+    /// Layers of the projector behind an encoder that comes without one
+    #[arg(long, value_delimiter = ',', value_name = "WIDTHS")]
+    pub projector: Option<Vec<usize>>,
+    /// What stands before the blocks [default: by the first convolution's size]
+    #[arg(long, value_enum)]
+    pub stem: Option<StemChoice>,
+    /// Pixels a side of what the encoder sees [default: 224, or 32 with a stem for small pictures]
+    #[arg(long)]
+    pub size: Option<usize>,
+}
+
+/// A stem, as the command line calls it.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum StemChoice {
+    /// 7x7 with stride 2, and pooling
+    Imagenet,
+    /// 3x3 with stride 1
+    Cifar,
+    /// 3x3 with stride 2
+    Small,
+}
+
+impl From<StemChoice> for barlow_core::model::Stem {
+    fn from(choice: StemChoice) -> Self {
+        match choice {
+            StemChoice::Imagenet => Self::ImageNet,
+            StemChoice::Cifar => Self::Cifar,
+            StemChoice::Small => Self::Small,
+        }
+    }
+}
+
+/// `barlow export`
+#[derive(Debug, Args)]
+pub struct Export {
+    /// The run's folder
+    pub run: PathBuf,
+    /// The file to write: .safetensors or .onnx
+    #[arg(long, value_name = "FILE")]
+    pub to: PathBuf,
+    /// The projector too
+    #[arg(long)]
+    pub projector: bool,
+    /// The checkpoint whose evaluation was the best, instead of the last
+    #[arg(long)]
+    pub best: bool,
+}
+
+/// `barlow embed`
+#[derive(Debug, Args)]
+pub struct Embed {
+    /// The run's folder
+    pub run: PathBuf,
+    /// The pictures: a folder, an archive, a list, or a data set's files
+    pub path: PathBuf,
+    /// The file to write: .parquet, .npy or .safetensors
+    #[arg(long, value_name = "FILE", default_value = "features.parquet")]
+    pub to: PathBuf,
+    /// What the projector makes of the features, instead of these
+    #[arg(long)]
+    pub embeddings: bool,
+    /// The checkpoint whose evaluation was the best, instead of the last
+    #[arg(long)]
+    pub best: bool,
+    /// auto (a GPU if there is one), cpu, gpu, or an adapter's number
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
+}
+
+/// `barlow search`
+#[derive(Debug, Args)]
+pub struct Search {
+    /// The run's folder
+    pub run: PathBuf,
+    /// Where to look: a folder, an archive, a list, or a data set's files
+    pub path: PathBuf,
+    /// The picture to look for
+    #[arg(long, value_name = "PICTURE")]
+    pub like: PathBuf,
+    /// How many to list
+    #[arg(long, default_value_t = 12)]
+    pub count: usize,
+    /// Show them too: a contact sheet (.png) or a page (.html)
+    #[arg(long, value_name = "FILE")]
+    pub to: Option<PathBuf>,
+    /// Print the list as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// The checkpoint whose evaluation was the best, instead of the last
+    #[arg(long)]
+    pub best: bool,
+    /// auto (a GPU if there is one), cpu, gpu, or an adapter's number
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
+}
+
+/// `barlow duplicates`
+#[derive(Debug, Args)]
+pub struct Duplicates {
+    /// The run's folder
+    pub run: PathBuf,
+    /// Where to look: a folder, an archive, a list, or a data set's files
+    pub path: PathBuf,
+    /// The least cosine of features that are nearly the same
+    #[arg(long, default_value_t = 0.95, allow_negative_numbers = true)]
+    pub threshold: f32,
+    /// Show them too: a contact sheet (.png) or a page (.html)
+    #[arg(long, value_name = "FILE")]
+    pub to: Option<PathBuf>,
+    /// Print the groups as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// The checkpoint whose evaluation was the best, instead of the last
+    #[arg(long)]
+    pub best: bool,
+    /// auto (a GPU if there is one), cpu, gpu, or an adapter's number
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
 }
 
 /// `barlow bench`
@@ -137,8 +346,16 @@ pub enum Preset {
     Cifar10,
     /// Photographs, seen at 64 pixels
     Photos,
-    /// The paper's settings (ResNet-50, batch 2048, 1000 epochs), for a set that fits in memory
+    /// The paper's run on ImageNet: ResNet-50, batch 2048, 1000 epochs
     Paper,
+    /// solo-learn's CIFAR-10: ResNet-18, LARS, 1000 epochs
+    SoloCifar10,
+    /// solo-learn's CIFAR-100
+    SoloCifar100,
+    /// lightly's CIFAR-10: ResNet-18, SGD, 200 epochs
+    LightlyCifar10,
+    /// lightly's Imagenette at 128 pixels, 800 epochs
+    LightlyImagenette,
 }
 
 /// A precision, as the command line calls it.
@@ -174,6 +391,10 @@ impl Preset {
             Self::Cifar10 => Config::cifar10(),
             Self::Photos => Config::photos(),
             Self::Paper => Config::default(),
+            Self::SoloCifar10 => Config::solo_cifar10(),
+            Self::SoloCifar100 => Config::solo_cifar100(),
+            Self::LightlyCifar10 => Config::lightly_cifar10(),
+            Self::LightlyImagenette => Config::lightly_imagenette(),
         }
     }
 
@@ -184,6 +405,10 @@ impl Preset {
             Self::Cifar10 => "cifar10",
             Self::Photos => "photos",
             Self::Paper => "paper",
+            Self::SoloCifar10 => "solo-cifar10",
+            Self::SoloCifar100 => "solo-cifar100",
+            Self::LightlyCifar10 => "lightly-cifar10",
+            Self::LightlyImagenette => "lightly-imagenette",
         }
     }
 }

@@ -14,9 +14,12 @@ mod commands;
 mod correlation;
 mod data;
 mod device;
+mod embed;
 mod follow;
+mod onnx;
 mod run_folder;
 mod settings;
+mod sheet;
 mod tensorboard;
 mod watch;
 
@@ -31,6 +34,13 @@ pub fn main() -> ExitCode {
         cli::Command::Evaluate(arguments) => commands::evaluate(&arguments),
         cli::Command::Devices => commands::devices(),
         cli::Command::Bench(arguments) => commands::bench(&arguments),
+        cli::Command::Data(cli::DataCommand::Inspect(arguments)) => commands::inspect(&arguments),
+        cli::Command::Data(cli::DataCommand::Speed(arguments)) => commands::speed(&arguments),
+        cli::Command::Import(arguments) => commands::import(&arguments),
+        cli::Command::Export(arguments) => commands::export(&arguments),
+        cli::Command::Embed(arguments) => commands::embed(&arguments),
+        cli::Command::Search(arguments) => commands::search(&arguments),
+        cli::Command::Duplicates(arguments) => commands::duplicates(&arguments),
         cli::Command::Lab(arguments) => commands::lab(&arguments),
     };
     match result {

@@ -108,18 +108,7 @@ impl RunFolder {
     /// If it cannot be written; what had the name before is then untouched.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let path = self.path.join(name);
-        let folder = path.parent().unwrap_or(&self.path);
-        let write = || -> std::io::Result<()> {
-            let mut file = new_file(folder)?;
-            file.write_all(bytes)?;
-            file.as_file().sync_all()?;
-            file.persist(&path)?;
-            // The name too, should the power fail.
-            #[cfg(unix)]
-            File::open(folder)?.sync_all()?;
-            Ok(())
-        };
-        write().with_context(|| {
+        write_file(&path, bytes).with_context(|| {
             format!(
                 "cannot write {} ({} KB): is the disk full? What was saved before is whole",
                 path.display(),
@@ -163,11 +152,23 @@ impl RunFolder {
         Ok(true)
     }
 
+    /// Reads the last checkpoint, or the best one.
+    ///
+    /// # Errors
+    /// If there is none, or it cannot be read.
+    pub fn checkpoint(&self, best: bool) -> Result<Checkpoint> {
+        if best {
+            self.best_checkpoint()
+        } else {
+            self.last_checkpoint()
+        }
+    }
+
     /// Reads the checkpoint whose evaluation was the best.
     ///
     /// # Errors
     /// If there is none, or it cannot be read.
-    pub fn best_checkpoint(&self) -> Result<Checkpoint> {
+    fn best_checkpoint(&self) -> Result<Checkpoint> {
         let path = self.path.join(BEST);
         let bytes = fs::read(&path).with_context(|| {
             format!(
@@ -284,6 +285,25 @@ impl RunFolder {
             .filter_map(|line| serde_json::from_str(line).ok())
             .collect()
     }
+}
+
+/// Writes a whole file under its name at once; a file that had the name before is untouched if that fails.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn write_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    let mut file = new_file(folder)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    // The name too, should the power fail.
+    #[cfg(unix)]
+    File::open(folder)?.sync_all()?;
+    Ok(())
 }
 
 fn checkpoint_name(step: usize) -> String {

@@ -30,7 +30,7 @@ pub enum Unit {
 }
 
 impl Figure {
-    fn share(name: impl Into<String>, value: f64) -> Self {
+    pub(super) fn share(name: impl Into<String>, value: f64) -> Self {
         Self {
             name: name.into(),
             value,
@@ -150,6 +150,11 @@ impl Exam {
             classification: None,
             sample: sample(pictures, RANK_SAMPLE).0,
         }
+    }
+
+    /// What is learned and asked where there are classes.
+    pub fn classification(&self) -> Option<&Classification> {
+        self.classification.as_ref()
     }
 
     /// Retrieval, or kNN on a sample: seconds, to be repeated while training. `probe` tells the classes beside it.

@@ -32,6 +32,12 @@ impl Features {
         self.values.extend(read(vectors).await);
     }
 
+    /// Adds the vectors of `others`, which are as wide.
+    pub fn extend(&mut self, others: Self) {
+        self.width = others.width;
+        self.values.extend(others.values);
+    }
+
     /// The vector of picture `index`.
     pub fn row(&self, index: usize) -> &[f32] {
         &self.values[index * self.width..][..self.width]

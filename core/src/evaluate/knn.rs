@@ -5,13 +5,15 @@ use serde::{Deserialize, Serialize};
 
 use super::Features;
 
-/// The settings, by default solo-learn's. Cosines are taken around the training pictures' mean.
+/// The settings, by default solo-learn's.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Knn {
     /// How many neighbors vote.
     pub neighbors: usize,
     /// The temperature `T`: the smaller, the more the nearest outweigh the others.
     pub temperature: f64,
+    /// Whether cosines are taken around the training pictures' mean, instead of around 0 as others do.
+    pub centered: bool,
 }
 
 impl Default for Knn {
@@ -19,6 +21,7 @@ impl Default for Knn {
         Self {
             neighbors: 20,
             temperature: 0.07,
+            centered: true,
         }
     }
 }
@@ -37,7 +40,11 @@ impl Knn {
             .map_or(0, |c| c + 1);
         let neighbors = self.neighbors.clamp(1, train.count());
         // Around the mean: raw pixels gain ten points by it on CIFAR-10, and a baseline should be a strong one.
-        let center = train.mean();
+        let center = if self.centered {
+            train.mean()
+        } else {
+            vec![0.0; train.width]
+        };
         let (train, test) = (train.directions(&center), test.directions(&center));
         let right = test.compare(&train, |i, cosines| {
             let mut order: Vec<usize> = (0..cosines.len()).collect();
@@ -83,7 +90,8 @@ mod tests {
         assert_eq!(
             accuracy(Knn {
                 neighbors: 5,
-                temperature: 0.07
+                temperature: 0.07,
+                centered: true,
             }),
             1.0
         );
@@ -91,21 +99,24 @@ mod tests {
         assert_eq!(
             accuracy(Knn {
                 neighbors: 5,
-                temperature: 1e6
+                temperature: 1e6,
+                centered: true,
             }),
             0.0
         );
         assert_eq!(
             accuracy(Knn {
                 neighbors: 1,
-                temperature: 1e6
+                temperature: 1e6,
+                centered: true,
             }),
             1.0
         );
         assert_eq!(
             accuracy(Knn {
                 neighbors: 99,
-                temperature: 1e6
+                temperature: 1e6,
+                centered: true,
             }),
             0.0
         );

@@ -7,6 +7,7 @@ mod features;
 mod knn;
 mod linear;
 mod plane;
+mod protocol;
 mod rank;
 mod retrieval;
 
@@ -16,5 +17,6 @@ pub use features::{Features, Learned, Pixels, Source};
 pub use knn::Knn;
 pub use linear::LinearProbe;
 pub use plane::principal_plane;
+pub use protocol::{Decay, FineTuning, LinearProtocol, Protocol};
 pub use rank::effective_rank;
 pub use retrieval::{Retrieval, mirrored_and_cropped};

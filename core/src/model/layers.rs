@@ -138,6 +138,11 @@ impl Linear {
         }
     }
 
+    /// One with the given weight, `[out, in]`.
+    pub fn with_weight(weight: Tensor<2>) -> Self {
+        Self { weight }
+    }
+
     /// `[n, in]` to `[n, out]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         ops::linear(x, self.weight.clone())

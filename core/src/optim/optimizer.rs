@@ -197,7 +197,7 @@ impl Optimizer {
     pub fn step(
         &mut self,
         network: &mut impl Network,
-        gradients: Gradients,
+        gradients: &mut Gradients,
         rates: Rates,
         scale: f64,
     ) {
@@ -272,7 +272,7 @@ impl Optimizer {
 /// Takes the gradients, with what they move.
 struct Collect<'a> {
     optimizer: &'a mut Optimizer,
-    gradients: Gradients,
+    gradients: &'a mut Gradients,
     scale: f64,
     names: Vec<String>,
     parameters: Vec<Parameter>,
@@ -280,7 +280,7 @@ struct Collect<'a> {
 
 impl Visitor for Collect<'_> {
     fn parameter<const D: usize>(&mut self, name: &str, tensor: &mut Tensor<D>) {
-        let Some(gradient) = tensor.grad_remove(&mut self.gradients) else {
+        let Some(gradient) = tensor.grad_remove(self.gradients) else {
             return;
         };
         let value: Tensor<1> = tensor.clone().inner().flatten(0, D - 1);

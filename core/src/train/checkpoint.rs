@@ -272,6 +272,14 @@ pub async fn encoder_weights(encoder: &ResNet) -> Result<Vec<u8>, CheckpointErro
     Ok(serialize(&values_of(encoder).await?, None))
 }
 
+/// The encoder and the projector as a safetensors file, under the official code's names.
+///
+/// # Errors
+/// If a weight is not finite.
+pub async fn network_weights(model: &BarlowTwins) -> Result<Vec<u8>, CheckpointError> {
+    Ok(serialize(&values_of(model).await?, None))
+}
+
 /// The tensors of a network with their names, in its order.
 ///
 /// # Errors

@@ -6,6 +6,8 @@ mod loss_scale;
 mod online_probe;
 mod trainer;
 
-pub use checkpoint::{Checkpoint, CheckpointError, Progress, encoder_weights, values_of};
+pub use checkpoint::{
+    Checkpoint, CheckpointError, Progress, encoder_weights, network_weights, values_of,
+};
 pub use event::{Command, Event, StepReport};
 pub use trainer::{Outcome, TrainError, Trainer};

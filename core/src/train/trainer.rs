@@ -479,7 +479,7 @@ impl Trainer {
                 .rates(self.step, self.steps_per_epoch(), self.config.batch);
         // Both views go through the networks together; their batch statistics are each view's own.
         let weight = self.config.loss_weight * self.loss_scale.of(self.config.precision);
-        let (features, loss, gradients) = with_precision(self.config.precision, || {
+        let (features, loss, mut gradients) = with_precision(self.config.precision, || {
             let mode = Mode::Train { views: 2 };
             let features = self.model.encoder.forward(views.autodiff(), mode);
             let z = self.model.projector.forward(features.clone(), mode);
@@ -509,12 +509,13 @@ impl Trainer {
         }
         let scale = self.loss_scale.of(self.config.precision);
         if scale == 1.0 {
-            self.optimizer.step(&mut self.model, gradients, rates, 1.0);
+            self.optimizer
+                .step(&mut self.model, &mut gradients, rates, 1.0);
         } else {
             let finite = are_finite(&self.model, &gradients).await;
             if finite {
                 self.optimizer
-                    .step(&mut self.model, gradients, rates, scale);
+                    .step(&mut self.model, &mut gradients, rates, scale);
             }
             self.loss_scale.note(finite);
         }

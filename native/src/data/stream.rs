@@ -51,8 +51,11 @@ pub struct Streamed {
     shared: Arc<Shared>,
     threads: ThreadPool,
     /// What was announced, in its order, and where it arrives.
-    announced: VecDeque<(Vec<usize>, Receiver<Result<Vec<u8>, String>>)>,
+    announced: VecDeque<(Vec<usize>, Receiver<Batch>)>,
 }
+
+/// The planes of a batch's pictures, or why they cannot be read.
+type Batch = Result<Vec<u8>, String>;
 
 struct Shared {
     catalog: Arc<Catalog>,
@@ -70,6 +73,20 @@ impl Streamed {
     /// # Errors
     /// If no threads can be started.
     pub fn new(catalog: Arc<Catalog>, members: Vec<usize>, side: usize) -> Result<Self> {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Self::with_threads(catalog, members, side, threads)
+    }
+
+    /// As [`Self::new`], decoded by that many threads.
+    ///
+    /// # Errors
+    /// If they cannot be started.
+    pub fn with_threads(
+        catalog: Arc<Catalog>,
+        members: Vec<usize>,
+        side: usize,
+        threads: usize,
+    ) -> Result<Self> {
         Ok(Self {
             shared: Arc::new(Shared {
                 catalog,
@@ -79,6 +96,7 @@ impl Streamed {
                 waited: Arc::default(),
             }),
             threads: ThreadPoolBuilder::new()
+                .num_threads(threads)
                 .thread_name(|number| format!("reader {number}"))
                 .build()
                 .context("cannot start threads to read pictures with")?,

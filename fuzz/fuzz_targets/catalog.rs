@@ -1,0 +1,41 @@
+//! Arbitrary bytes as a file of a data set, whose kind the first byte chooses.
+#![no_main]
+
+use barlow_formats::Catalog;
+use libfuzzer_sys::fuzz_target;
+
+const NAMES: [&str; 9] = [
+    "data_batch_1",
+    "data_batch_1.bin",
+    "batches.meta",
+    "train-images-idx3-ubyte",
+    "train-images-idx3-ubyte.gz",
+    "train_X.bin",
+    "set.tar",
+    "set.tar.gz",
+    "list.csv",
+];
+
+fuzz_target!(|bytes: &[u8]| {
+    let Some((kind, bytes)) = bytes.split_first() else {
+        return;
+    };
+    let name = NAMES[usize::from(*kind) % NAMES.len()];
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join(name);
+    std::fs::write(&file, bytes).unwrap();
+    if name == "batches.meta" {
+        // It says nothing without pictures.
+        std::fs::write(folder.path().join("data_batch_1.bin"), vec![0; 3073]).unwrap();
+    }
+    let path = if name.contains("set.") || name.contains("list") { &file } else { folder.path() };
+    let Ok(catalog) = Catalog::open(path, |path| path.extension().is_some_and(|e| e == "png")) else {
+        return;
+    };
+    // A list names files that are not there, or any that are.
+    if !name.contains("list") {
+        for item in catalog.items.iter().take(100) {
+            _ = item.location.read();
+        }
+    }
+});

@@ -1,0 +1,201 @@
+//! `barlow embed`: pictures' features as a file.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use barlow_core::evaluate::Features;
+use parquet::data_type::{ByteArray, ByteArrayType, FloatType};
+use parquet::file::properties::WriterProperties;
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
+use safetensors::tensor::{Dtype, TensorView};
+
+use crate::cli::Embed;
+use crate::data::open;
+use crate::embed::Encoder;
+use crate::run_folder::write_file;
+
+/// Rows that a Parquet file keeps together.
+const ROW_GROUP: usize = 16_384;
+
+/// Encodes all pictures and writes their vectors with their names.
+pub fn embed(arguments: &Embed) -> Result<()> {
+    let path = &arguments.to;
+    let ending = path.extension().map(|e| e.to_string_lossy().to_lowercase());
+    let write = match ending.as_deref() {
+        Some("parquet") => parquet_file,
+        Some("npy") => npy_file,
+        Some("safetensors") => safetensors_file,
+        _ => bail!(
+            "--to {}: .parquet, .npy and .safetensors can be written",
+            path.display()
+        ),
+    };
+    let catalog = open(&arguments.path)?;
+    let mut encoder = Encoder::open(&arguments.run, arguments.best, arguments.device)?;
+    say!("{} pictures, on {}", catalog.items.len(), encoder.device);
+    let members: Vec<usize> = (0..catalog.items.len()).collect();
+    let encoded = encoder.encode(&catalog, &members, |_, _| {})?;
+    let names: Vec<&str> = encoded
+        .members
+        .iter()
+        .map(|m| catalog.items[*m].name.as_str())
+        .collect();
+    let vectors = if arguments.embeddings {
+        &encoded.embeddings
+    } else {
+        &encoded.features
+    };
+    let bytes = write(&names, vectors)?;
+    write_file(path, &bytes).with_context(|| format!("cannot write {}", path.display()))?;
+    let mut also = String::new();
+    if ending.as_deref() == Some("npy") {
+        let names_path = path.with_extension("names.txt");
+        let text: String = names.iter().map(|name| format!("{name}\n")).collect();
+        write_file(&names_path, text.as_bytes())
+            .with_context(|| format!("cannot write {}", names_path.display()))?;
+        also = format!(", and their names in {}", names_path.display());
+    }
+    say!(
+        "{}: {} vectors of {} numbers{also}",
+        path.display(),
+        vectors.count(),
+        vectors.width
+    );
+    say!(
+        "{}",
+        how_to_read(path, ending.as_deref().unwrap_or_default())
+    );
+    Ok(())
+}
+
+fn how_to_read(path: &Path, ending: &str) -> String {
+    let path = path.display();
+    match ending {
+        "parquet" => {
+            format!("read it with pandas.read_parquet(\"{path}\"): columns `name` and `features`")
+        }
+        "npy" => format!("read it with numpy.load(\"{path}\"), a name a line"),
+        _ => format!(
+            "read it with safetensors: f = safe_open(\"{path}\", \"pt\"); f.get_tensor(\"features\"), \
+             json.loads(f.metadata()[\"names\"])"
+        ),
+    }
+}
+
+fn parquet_file(names: &[&str], vectors: &Features) -> Result<Vec<u8>> {
+    // A list as Parquet's own specification writes it, which pandas, Arrow and DuckDB read as one.
+    const SCHEMA: &str = "message features {
+        required binary name (UTF8);
+        required group features (LIST) { repeated group list { required float element; } }
+    }";
+    let schema = Arc::new(parse_message_type(SCHEMA)?);
+    let mut bytes = Vec::new();
+    let mut writer =
+        SerializedFileWriter::new(&mut bytes, schema, Arc::new(WriterProperties::new()))?;
+    let width = vectors.width;
+    // The first number of a list opens it, and the others go on with it.
+    let repetition: Vec<i16> = (0..width).map(|i| i16::from(i > 0)).collect();
+    for (rows, values) in names
+        .chunks(ROW_GROUP)
+        .zip(vectors.values.chunks(ROW_GROUP * width))
+    {
+        let mut group = writer.next_row_group()?;
+        if let Some(mut column) = group.next_column()? {
+            let names: Vec<ByteArray> = rows.iter().map(|name| ByteArray::from(*name)).collect();
+            column
+                .typed::<ByteArrayType>()
+                .write_batch(&names, None, None)?;
+            column.close()?;
+        }
+        if let Some(mut column) = group.next_column()? {
+            let definition = vec![1; values.len()];
+            let repetition = repetition.repeat(rows.len());
+            column.typed::<FloatType>().write_batch(
+                values,
+                Some(&definition),
+                Some(&repetition),
+            )?;
+            column.close()?;
+        }
+        group.close()?;
+    }
+    writer.close()?;
+    Ok(bytes)
+}
+
+fn npy_file(_: &[&str], vectors: &Features) -> Result<Vec<u8>> {
+    use npyz::WriterBuilder as _;
+    let mut bytes = Vec::new();
+    let mut writer = npyz::WriteOptions::new()
+        .default_dtype()
+        .shape(&[vectors.count() as u64, vectors.width as u64])
+        .writer(&mut bytes)
+        .begin_nd()?;
+    writer.extend(vectors.values.iter().copied())?;
+    writer.finish()?;
+    Ok(bytes)
+}
+
+fn safetensors_file(names: &[&str], vectors: &Features) -> Result<Vec<u8>> {
+    let values: Vec<u8> = vectors
+        .values
+        .iter()
+        .flat_map(|x| x.to_le_bytes())
+        .collect();
+    let shape = vec![vectors.count(), vectors.width];
+    let view = TensorView::new(Dtype::F32, shape, &values)?;
+    let metadata = [("names".to_owned(), serde_json::to_string(names)?)];
+    Ok(safetensors::serialize(
+        [("features", view)],
+        Some(metadata.into()),
+    )?)
+}
+
+#[cfg(test)]
+mod tests {
+    use parquet::file::reader::{FileReader as _, SerializedFileReader};
+    use parquet::record::RowAccessor as _;
+
+    use super::*;
+
+    fn vectors() -> (Vec<&'static str>, Features) {
+        let values = (0..6).map(|i| i as f32 / 2.0).collect();
+        (
+            vec!["a/1.png", "ü, \"2\".png"],
+            Features { width: 3, values },
+        )
+    }
+
+    #[test]
+    fn parquet_reads_back() {
+        let (names, vectors) = vectors();
+        let bytes = parquet_file(&names, &vectors).unwrap();
+        let reader = SerializedFileReader::new(bytes::Bytes::from(bytes)).unwrap();
+        let rows: Vec<_> = reader
+            .get_row_iter(None)
+            .unwrap()
+            .map(Result::unwrap)
+            .collect();
+        assert_eq!(rows.len(), 2);
+        assert_eq!(rows[1].get_string(0).unwrap(), names[1]);
+        let list = rows[1].get_list(1).unwrap();
+        let values: Vec<String> = list.elements().iter().map(ToString::to_string).collect();
+        assert_eq!(values, ["1.5", "2.0", "2.5"]);
+    }
+
+    #[test]
+    fn npy_and_safetensors_read_back() {
+        let (names, vectors) = vectors();
+        let bytes = npy_file(&names, &vectors).unwrap();
+        let file = npyz::NpyFile::new(&bytes[..]).unwrap();
+        assert_eq!(file.shape(), [2, 3]);
+        assert_eq!(file.into_vec::<f32>().unwrap(), vectors.values);
+        let bytes = safetensors_file(&names, &vectors).unwrap();
+        let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+        let read: Vec<String> =
+            serde_json::from_str(&header.metadata().as_ref().unwrap()["names"]).unwrap();
+        assert_eq!(read, names);
+    }
+}

@@ -1,0 +1,91 @@
+//! `barlow export`: a run's networks for others.
+
+use anyhow::{Context, Result, bail};
+use barlow_core::device::cpu;
+use barlow_core::model::{Architecture, Stem};
+use barlow_core::train::{encoder_weights, network_weights, values_of};
+use pollster::block_on;
+
+use crate::cli::Export;
+use crate::onnx;
+use crate::run_folder::{RunFolder, write_file};
+
+/// Writes the run's last encoder, or its best one.
+pub fn export(arguments: &Export) -> Result<()> {
+    let folder = RunFolder::open(&arguments.run)?;
+    let checkpoint = folder.checkpoint(arguments.best)?;
+    let config = &checkpoint.config;
+    let model = checkpoint.model(config, &cpu())?;
+    let path = &arguments.to;
+    let ending = path.extension().map(|e| e.to_string_lossy().to_lowercase());
+    let shown = path.display();
+    let bytes = match ending.as_deref() {
+        Some("safetensors") if arguments.projector => block_on(network_weights(&model))?,
+        Some("safetensors") => block_on(encoder_weights(&model.encoder))?,
+        Some("onnx") => {
+            let tensors = block_on(values_of(&model))?
+                .into_iter()
+                .map(|(name, data)| {
+                    let shape = data.shape().to_vec();
+                    let values = data.iter::<f32>().collect();
+                    (name, (shape, values))
+                });
+            onnx::file(config, &tensors.collect(), arguments.projector)?
+        }
+        _ => bail!("--to {shown}: .safetensors and .onnx can be written"),
+    };
+    write_file(path, &bytes).with_context(|| format!("cannot write {shown}"))?;
+    say!("{shown}: {} KB", bytes.len() >> 10);
+    let normalization = &config.augmentation.normalization;
+    let (mean, deviation) = (normalization.mean, normalization.deviation);
+    let size = config.size;
+    if ending.as_deref() == Some("onnx") {
+        say!(
+            "\nimport onnxruntime\nsession = onnxruntime.InferenceSession({shown:?})\n\
+             # pictures: float32 [n, 3, {size}, {size}], (0..1 - {mean:?}) / {deviation:?}\n\
+             {} = session.run(None, {{\"pictures\": pictures}})",
+            if arguments.projector {
+                "features, embeddings"
+            } else {
+                "features,"
+            },
+            shown = shown.to_string()
+        );
+        return Ok(());
+    }
+    let encoder = &config.encoder;
+    let known = match encoder.architecture {
+        Architecture::ResNet18 => Some("resnet18"),
+        Architecture::ResNet34 => Some("resnet34"),
+        Architecture::ResNet50 => Some("resnet50"),
+        Architecture::Small => None,
+    };
+    let Some(name) = known.filter(|_| encoder.width == 64 && !arguments.projector) else {
+        say!(
+            "torchvision has no such network{}; its tensors have torchvision's names",
+            if arguments.projector {
+                " with a projector"
+            } else {
+                ""
+            }
+        );
+        return Ok(());
+    };
+    say!("\nimport torch, torchvision\nfrom safetensors.torch import load_file");
+    say!("model = torchvision.models.{name}()");
+    if encoder.stem != Stem::ImageNet {
+        let stride = if encoder.stem == Stem::Cifar { 1 } else { 2 };
+        say!("model.conv1 = torch.nn.Conv2d(3, 64, 3, stride={stride}, padding=1, bias=False)");
+        say!("model.maxpool = torch.nn.Identity()");
+    }
+    if encoder.cells > 1 {
+        say!(
+            "model.avgpool = torch.nn.AdaptiveAvgPool2d({})",
+            encoder.cells
+        );
+    }
+    say!("model.fc = torch.nn.Identity()");
+    say!("model.load_state_dict(load_file({:?}))", shown.to_string());
+    say!("model.eval()  # pictures: [n, 3, {size}, {size}], (0..1 - {mean:?}) / {deviation:?}");
+    Ok(())
+}

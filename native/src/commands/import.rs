@@ -1,0 +1,323 @@
+//! `barlow import`: weights that PyTorch wrote become a run.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail};
+use barlow_core::config::Config;
+use barlow_core::device::cpu;
+use barlow_core::model::{
+    Architecture, BarlowTwins, EncoderConfig, Network as _, ProjectorConfig, Stem, TensorInfo,
+};
+use barlow_core::train::Checkpoint;
+use barlow_formats::{NamedTensor, Weights};
+use burn::tensor::TensorData;
+
+use crate::cli::Import;
+use crate::run_folder::RunFolder;
+use crate::settings::{Data, Keep, Settings, Streaming};
+
+/// Layers of the projector that stands behind an encoder that came without one.
+const FRESH_PROJECTOR: [usize; 3] = [2048; 3];
+
+/// Names that are listed at once; the others are counted.
+const LISTED: usize = 12;
+
+/// Reads the file, says what of it fits, and keeps it as a run.
+pub fn import(arguments: &Import) -> Result<()> {
+    let weights = Weights::read(&arguments.file)?;
+    let mut import = Imported::new(weights, arguments)?;
+    let config = import.config.clone();
+    config.check(config.batch)?;
+    let (tensors, missing) = import.take_model()?;
+    if !missing.is_empty() {
+        bail!(
+            "{} does not hold a whole network; missing: {}",
+            arguments.file.display(),
+            list(&missing)
+        );
+    }
+    let memory = import.take_memory();
+    let epochs = import.epochs;
+    let bytes = Checkpoint::imported(&config, epochs, tensors, memory.clone())?;
+    let name = arguments
+        .file
+        .file_stem()
+        .map(|stem| stem.to_string_lossy().into_owned());
+    let name = name.unwrap_or_else(|| "imported".into());
+    let folder = RunFolder::create(arguments.out.as_deref(), &name)?;
+    let settings = Settings {
+        data: Data {
+            folder: None,
+            side: config.size,
+            stream: Streaming::Auto,
+        },
+        keep: Keep::default(),
+        training: config.clone(),
+    };
+    folder.write("config.toml", settings.to_toml()?.as_bytes())?;
+    folder.write_checkpoint(0, &bytes, 1)?;
+
+    let EncoderConfig {
+        architecture,
+        width,
+        stem,
+        ..
+    } = config.encoder;
+    say!(
+        "{}: {architecture:?}, {width} wide, stem for {} pictures, {} features",
+        arguments.file.display(),
+        if stem == Stem::ImageNet {
+            "ImageNet's"
+        } else {
+            "small"
+        },
+        config.encoder.features()
+    );
+    match import.has_projector {
+        true => say!("projector: {:?}", config.projector.widths),
+        false => say!(
+            "no projector in it: a fresh one of {:?} stands behind the encoder (--projector chooses another)",
+            config.projector.widths
+        ),
+    }
+    if epochs > 0 {
+        say!("it was trained for {epochs} epochs");
+    }
+    match memory.len() {
+        0 => {}
+        count => say!("the optimizer's memory of {count} parameters came along"),
+    }
+    let left: Vec<String> = import.tensors.into_keys().collect();
+    match left.len() {
+        0 => say!("every tensor in it has found its place"),
+        count => say!(
+            "{count} tensors in it have no place in the networks: {}",
+            list(&left)
+        ),
+    }
+    let run = folder.path().display();
+    say!("kept as the run {run}; for example:");
+    say!("  barlow embed {run} PICTURES");
+    say!("  barlow train PICTURES --resume {run}");
+    Ok(())
+}
+
+fn list(names: &[String]) -> String {
+    let more = names.len().saturating_sub(LISTED);
+    let shown = names[..names.len() - more].join(", ");
+    if more > 0 {
+        format!("{shown}, and {more} more")
+    } else {
+        shown
+    }
+}
+
+/// Tensors by name.
+type NamedData = Vec<(String, TensorData)>;
+
+/// What is left of a file, and what it was found to be.
+struct Imported {
+    tensors: BTreeMap<String, NamedTensor>,
+    numbers: BTreeMap<String, f64>,
+    /// What stands before the encoder's names, and before the projector's.
+    backbone: String,
+    projector: String,
+    has_projector: bool,
+    config: Config,
+    epochs: usize,
+}
+
+impl Imported {
+    fn new(weights: Weights, arguments: &Import) -> Result<Self> {
+        let tensors: BTreeMap<String, NamedTensor> = weights
+            .tensors
+            .into_iter()
+            // PyTorch counts batches, for an average that is not used here.
+            .filter(|tensor| !tensor.name.ends_with("num_batches_tracked"))
+            .map(|tensor| (tensor.name.clone(), tensor))
+            .collect();
+        let numbers: BTreeMap<String, f64> = weights.numbers.into_iter().collect();
+        let backbone = tensors
+            .keys()
+            .filter_map(|name| name.strip_suffix("conv1.weight"))
+            .filter(|prefix| tensors.contains_key(&format!("{prefix}layer1.0.conv1.weight")))
+            .min_by_key(|prefix| prefix.len())
+            .map(str::to_owned);
+        let Some(backbone) = backbone else {
+            let names: Vec<String> = tensors.keys().cloned().collect();
+            bail!(
+                "{}: no ResNet of torchvision's is in it, which has `conv1.weight` and `layer1.0.conv1.weight`; there are {}",
+                arguments.file.display(),
+                list(&names)
+            );
+        };
+        let encoder = encoder_of(&tensors, &backbone, arguments.stem.map(Into::into))?;
+        // `backbone.` and `projector.` stand beside each other.
+        let around = backbone
+            .strip_suffix("backbone.")
+            .or_else(|| backbone.strip_suffix("encoder."))
+            .unwrap_or(&backbone);
+        let projector = format!("{around}projector.");
+        let widths = projector_of(&tensors, &projector, encoder.features());
+        let has_projector = widths.is_some();
+        let widths = widths.unwrap_or_else(|| match &arguments.projector {
+            Some(widths) => widths.clone(),
+            None => FRESH_PROJECTOR.to_vec(),
+        });
+        let usual = Config::default();
+        let size = arguments.size.unwrap_or(match encoder.stem {
+            Stem::ImageNet => usual.size,
+            Stem::Cifar | Stem::Small => 32,
+        });
+        let epochs = numbers.get("epoch").filter(|_| has_projector);
+        Ok(Self {
+            config: Config {
+                size,
+                encoder,
+                projector: ProjectorConfig { widths },
+                ..usual
+            },
+            epochs: epochs.map_or(0, |epochs| epochs.max(0.0) as usize),
+            tensors,
+            numbers,
+            backbone,
+            projector,
+            has_projector,
+        })
+    }
+
+    /// The networks' tensors under our names, and the names of those that are missing or have another shape.
+    fn take_model(&mut self) -> Result<(NamedData, Vec<String>)> {
+        let config = &self.config;
+        let fresh = BarlowTwins::new(&config.encoder, &config.projector, config.seed, &cpu());
+        let mut found = Vec::new();
+        let mut missing = Vec::new();
+        let fresh_values = if self.has_projector {
+            Vec::new()
+        } else {
+            pollster::block_on(barlow_core::train::values_of(&fresh.projector))?
+        };
+        for TensorInfo { name, shape, .. } in fresh.tensors() {
+            let theirs = if let Some(rest) = name.strip_prefix("backbone.") {
+                format!("{}{rest}", self.backbone)
+            } else if self.has_projector {
+                let rest = name.strip_prefix("projector.").unwrap_or(&name);
+                format!("{}{rest}", self.projector)
+            } else {
+                continue;
+            };
+            match self.tensors.remove(&theirs) {
+                None => missing.push(theirs),
+                Some(tensor) if tensor.shape != shape => missing.push(format!(
+                    "{theirs} of the shape {shape:?} (it has {:?})",
+                    tensor.shape
+                )),
+                Some(tensor) => found.push((name, TensorData::new(tensor.values, shape))),
+            }
+        }
+        for (name, data) in fresh_values {
+            found.push((format!("projector.{name}"), data));
+        }
+        Ok((found, missing))
+    }
+
+    /// The momentum of the official code's LARS: its parameters are numbered, those of one dimension behind the others.
+    fn take_memory(&mut self) -> NamedData {
+        let config = &self.config;
+        let fresh = BarlowTwins::new(&config.encoder, &config.projector, config.seed, &cpu());
+        let learned = fresh.tensors().into_iter().filter(|tensor| tensor.learned);
+        let (weights, biases): (Vec<_>, Vec<_>) =
+            learned.partition(|tensor| tensor.shape.len() > 1);
+        let order: Vec<TensorInfo> = weights.into_iter().chain(biases).collect();
+        let name = |index: usize| format!("optimizer.state.{index}.mu");
+        let fits = order.iter().enumerate().all(|(index, info)| {
+            let tensor = self.tensors.get(&name(index));
+            tensor.is_some_and(|tensor| tensor.shape == info.shape)
+        });
+        if !fits {
+            return Vec::new();
+        }
+        self.numbers.clear();
+        order
+            .into_iter()
+            .enumerate()
+            .filter_map(|(index, info)| {
+                let tensor = self.tensors.remove(&name(index))?;
+                let data = TensorData::new(tensor.values, info.shape);
+                Some((format!("{}.momentum", info.name), data))
+            })
+            .collect()
+    }
+}
+
+/// Which ResNet has tensors of these names and shapes.
+fn encoder_of(
+    tensors: &BTreeMap<String, NamedTensor>,
+    prefix: &str,
+    stem: Option<Stem>,
+) -> Result<EncoderConfig> {
+    let shape = |name: &str| {
+        tensors
+            .get(&format!("{prefix}{name}"))
+            .map(|tensor| &tensor.shape)
+    };
+    let first = shape("conv1.weight").context("the first convolution is missing")?;
+    let (Some(width), Some(kernel)) = (first.first(), first.get(2)) else {
+        bail!("{prefix}conv1.weight has the shape {first:?}, and a convolution's has four extents");
+    };
+    let blocks: Vec<usize> = (1..)
+        .map(|stage| {
+            (0..)
+                .take_while(|block| shape(&format!("layer{stage}.{block}.conv1.weight")).is_some())
+                .count()
+        })
+        .take_while(|blocks| *blocks > 0)
+        .collect();
+    let bottleneck = shape("layer1.0.conv3.weight").is_some();
+    let architecture = match (&blocks[..], bottleneck) {
+        ([1, 1, 1], false) => Architecture::Small,
+        ([2, 2, 2, 2], false) => Architecture::ResNet18,
+        ([3, 4, 6, 3], false) => Architecture::ResNet34,
+        ([3, 4, 6, 3], true) => Architecture::ResNet50,
+        _ => bail!(
+            "a ResNet of {blocks:?} blocks{}: ResNet-18, -34 and -50 are known",
+            if bottleneck { " with bottlenecks" } else { "" }
+        ),
+    };
+    let stem = stem.unwrap_or(match (kernel, architecture) {
+        (7, _) => Stem::ImageNet,
+        (_, Architecture::Small) => Stem::Small,
+        _ => Stem::Cifar,
+    });
+    Ok(EncoderConfig {
+        architecture,
+        width: *width,
+        stem,
+        cells: 1,
+    })
+}
+
+/// The outputs of each layer of a projector `Sequential(Linear, BatchNorm1d, ReLU, Linear, ...)`, if there is one.
+fn projector_of(
+    tensors: &BTreeMap<String, NamedTensor>,
+    prefix: &str,
+    features: usize,
+) -> Option<Vec<usize>> {
+    const MODULES_A_LAYER: usize = 3;
+    let mut inputs = features;
+    let mut widths = Vec::new();
+    while let Some(tensor) = tensors.get(&format!(
+        "{prefix}{}.weight",
+        MODULES_A_LAYER * widths.len()
+    )) {
+        let [outputs, from] = tensor.shape[..] else {
+            return None;
+        };
+        if from != inputs {
+            return None;
+        }
+        widths.push(outputs);
+        inputs = outputs;
+    }
+    (!widths.is_empty()).then_some(widths)
+}

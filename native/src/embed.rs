@@ -1,0 +1,143 @@
+//! A run's encoder on pictures of any number: decoded by all cores while the device computes.
+
+use std::path::Path;
+use std::sync::mpsc::sync_channel;
+use std::thread;
+
+use anyhow::{Result, bail};
+use barlow_core::data::Pictures;
+use barlow_core::evaluate::{Features, Learned};
+use barlow_formats::Catalog;
+use indicatif::{ProgressBar, ProgressStyle};
+use pollster::block_on;
+use rayon::prelude::*;
+
+use crate::cli::DeviceChoice;
+use crate::data::decode;
+use crate::device;
+use crate::run_folder::RunFolder;
+use crate::settings::Settings;
+
+/// Pictures that are decoded together.
+const CHUNK: usize = 256;
+/// Chunks that wait for the device.
+const AHEAD: usize = 2;
+/// Unreadable files that are named; the others are counted.
+const NAMED_FILES: usize = 10;
+
+/// An opened run's encoder.
+pub struct Encoder {
+    /// The networks.
+    pub learned: Learned,
+    /// Pixels a side that pictures are read at.
+    pub side: usize,
+    /// Where it computes, for people.
+    pub device: String,
+}
+
+impl Encoder {
+    /// The last state of the run in `run`, or its best one.
+    ///
+    /// # Errors
+    /// If there is none, or the device cannot be opened.
+    pub fn open(run: &Path, best: bool, choice: DeviceChoice) -> Result<Self> {
+        let folder = RunFolder::open(run)?;
+        let settings = Settings::read(&run.join("config.toml"))?;
+        let checkpoint = folder.checkpoint(best)?;
+        let opened = device::open(choice)?;
+        let model = checkpoint.model(&checkpoint.config, &opened.device)?;
+        Ok(Self {
+            learned: Learned::new(model, &checkpoint.config, &opened.device),
+            side: settings.data.side,
+            device: opened.name,
+        })
+    }
+
+    /// Features and embeddings of the pictures at `members`, and which of these could be read. `look` sees each picture.
+    ///
+    /// # Errors
+    /// If none can be read, or the device failed.
+    pub fn encode(
+        &mut self,
+        catalog: &Catalog,
+        members: &[usize],
+        mut look: impl FnMut(usize, &[u8]),
+    ) -> Result<Encoded> {
+        let style =
+            ProgressStyle::with_template("encoding {bar:40} {human_pos}/{human_len} {eta}")?;
+        let bar = ProgressBar::new(members.len() as u64).with_style(style);
+        let side = self.side;
+        let learned = &mut self.learned;
+        let encoded = thread::scope(|scope| -> Result<Encoded> {
+            let (sender, chunks) = sync_channel(AHEAD);
+            thread::Builder::new()
+                .name("reader".into())
+                .spawn_scoped(scope, move || {
+                    for chunk in members.chunks(CHUNK) {
+                        let decoded: Vec<_> = chunk
+                            .par_iter()
+                            .map(|member| decode::planes(&catalog.items[*member], side))
+                            .collect();
+                        if sender.send((chunk, decoded)).is_err() {
+                            return;
+                        }
+                    }
+                })?;
+            let mut encoded = Encoded::default();
+            let mut skipped = 0;
+            for (chunk, decoded) in chunks {
+                let mut bytes = Vec::with_capacity(chunk.len() * 3 * side * side);
+                for (member, planes) in chunk.iter().zip(decoded) {
+                    match planes {
+                        Ok(planes) => {
+                            look(*member, &planes);
+                            encoded.members.push(*member);
+                            bytes.extend(planes);
+                        }
+                        Err(error) => {
+                            skipped += 1;
+                            if skipped <= NAMED_FILES {
+                                eprintln!("skipped {}: {error:#}", catalog.items[*member].name);
+                            }
+                        }
+                    }
+                }
+                bar.inc(chunk.len() as u64);
+                if bytes.is_empty() {
+                    continue;
+                }
+                let pictures = Pictures::new(side, side, bytes);
+                let (features, embeddings) = block_on(learned.features_and_embeddings(&pictures));
+                encoded.features.extend(features);
+                encoded.embeddings.extend(embeddings);
+            }
+            if skipped > NAMED_FILES {
+                eprintln!(
+                    "skipped {} more files that cannot be read",
+                    skipped - NAMED_FILES
+                );
+            }
+            Ok(encoded)
+        })?;
+        bar.finish_and_clear();
+        if encoded.members.is_empty() {
+            bail!("none of the {} pictures can be read", members.len());
+        }
+        let errors = barlow_core::device::uncaptured_errors();
+        if !errors.is_empty() {
+            bail!("the device failed: {}. Try --device cpu", errors.join("; "));
+        }
+        Ok(encoded)
+    }
+}
+
+/// Vectors of pictures.
+#[derive(Default)]
+pub struct Encoded {
+    /// Which pictures of the catalog.
+    pub members: Vec<usize>,
+    /// What the encoder makes of each.
+    pub features: Features,
+    /// What the projector makes of that.
+    pub embeddings: Features,
+}

@@ -1,0 +1,423 @@
+//! A run's networks as an ONNX file (`onnx/onnx.proto`, IR version 8, operators of version 17), for runtimes that know
+//! neither Barlow nor PyTorch.
+
+use std::collections::HashMap;
+
+use anyhow::{Context, Result, bail};
+use barlow_core::config::Config;
+use barlow_core::model::{BatchNorm, EncoderConfig, Stem};
+use prost::Message;
+
+#[derive(Clone, PartialEq, Message)]
+struct ModelProto {
+    #[prost(int64, tag = "1")]
+    ir_version: i64,
+    #[prost(string, tag = "2")]
+    producer_name: String,
+    #[prost(string, tag = "3")]
+    producer_version: String,
+    #[prost(message, optional, tag = "7")]
+    graph: Option<GraphProto>,
+    #[prost(message, repeated, tag = "8")]
+    opset_import: Vec<OperatorSet>,
+    #[prost(message, repeated, tag = "14")]
+    metadata_props: Vec<StringEntry>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct OperatorSet {
+    #[prost(string, tag = "1")]
+    domain: String,
+    #[prost(int64, tag = "2")]
+    version: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct StringEntry {
+    #[prost(string, tag = "1")]
+    key: String,
+    #[prost(string, tag = "2")]
+    value: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct GraphProto {
+    #[prost(message, repeated, tag = "1")]
+    node: Vec<NodeProto>,
+    #[prost(string, tag = "2")]
+    name: String,
+    #[prost(message, repeated, tag = "5")]
+    initializer: Vec<TensorProto>,
+    #[prost(message, repeated, tag = "11")]
+    input: Vec<ValueInfo>,
+    #[prost(message, repeated, tag = "12")]
+    output: Vec<ValueInfo>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct NodeProto {
+    #[prost(string, repeated, tag = "1")]
+    input: Vec<String>,
+    #[prost(string, repeated, tag = "2")]
+    output: Vec<String>,
+    #[prost(string, tag = "3")]
+    name: String,
+    #[prost(string, tag = "4")]
+    op_type: String,
+    #[prost(message, repeated, tag = "5")]
+    attribute: Vec<Attribute>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Attribute {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(float, optional, tag = "2")]
+    f: Option<f32>,
+    #[prost(int64, optional, tag = "3")]
+    i: Option<i64>,
+    #[prost(int64, repeated, packed = "false", tag = "8")]
+    ints: Vec<i64>,
+    #[prost(int32, tag = "20")]
+    kind: i32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct TensorProto {
+    #[prost(int64, repeated, packed = "false", tag = "1")]
+    dims: Vec<i64>,
+    #[prost(int32, tag = "2")]
+    data_type: i32,
+    #[prost(string, tag = "8")]
+    name: String,
+    #[prost(bytes, tag = "9")]
+    raw_data: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ValueInfo {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(message, optional, tag = "2")]
+    kind: Option<TypeProto>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct TypeProto {
+    #[prost(message, optional, tag = "1")]
+    tensor: Option<TensorType>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct TensorType {
+    #[prost(int32, tag = "1")]
+    elem_type: i32,
+    #[prost(message, optional, tag = "2")]
+    shape: Option<Shape>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Shape {
+    #[prost(message, repeated, tag = "1")]
+    dim: Vec<Dimension>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Dimension {
+    #[prost(int64, optional, tag = "1")]
+    value: Option<i64>,
+    #[prost(string, optional, tag = "2")]
+    name: Option<String>,
+}
+
+/// `TensorProto.FLOAT`.
+const FLOAT: i32 = 1;
+/// `AttributeProto.FLOAT`, `.INT` and `.INTS`.
+const KIND_FLOAT: i32 = 1;
+const KIND_INT: i32 = 2;
+const KIND_INTS: i32 = 7;
+
+/// A named tensor: extents and values.
+pub type Tensors = HashMap<String, (Vec<usize>, Vec<f32>)>;
+
+/// The encoder that `config` describes, with `tensors` under the official code's names, as the content of a file: the
+/// input `pictures`, normalized, `[n, 3, h, w]`; the output `features`, and with `projector` also `embeddings`.
+///
+/// # Errors
+/// If a tensor is missing, or the features' grid does not divide the last map.
+pub fn file(config: &Config, tensors: &Tensors, projector: bool) -> Result<Vec<u8>> {
+    let mut graph = Graph {
+        tensors,
+        nodes: Vec::new(),
+        initializers: Vec::new(),
+    };
+    let features = graph.encoder(&config.encoder, config.size)?;
+    let mut outputs = vec![output("features", config.encoder.features())];
+    graph.node("Identity", &[&features], "features", Vec::new());
+    if projector {
+        let embeddings = graph.projector(&features, config.projector.widths.len())?;
+        graph.node("Identity", &[&embeddings], "embeddings", Vec::new());
+        outputs.push(output("embeddings", config.projector.embedding()));
+    }
+    // A grid of features hangs on the size; their mean does not.
+    let side = |name: &str| match config.encoder.cells {
+        1 => dimension(name),
+        _ => extent(config.size),
+    };
+    let input = value(
+        "pictures",
+        vec![dimension("n"), extent(3), side("height"), side("width")],
+    );
+    let normalization = &config.augmentation.normalization;
+    let entry = |key: &str, value: String| StringEntry {
+        key: key.to_owned(),
+        value,
+    };
+    let model = ModelProto {
+        ir_version: 8,
+        producer_name: "barlow".into(),
+        producer_version: env!("CARGO_PKG_VERSION").into(),
+        graph: Some(GraphProto {
+            node: graph.nodes,
+            name: "barlow".into(),
+            initializer: graph.initializers,
+            input: vec![input],
+            output: outputs,
+        }),
+        opset_import: vec![OperatorSet {
+            domain: String::new(),
+            version: 17,
+        }],
+        metadata_props: vec![
+            entry("mean", format!("{:?}", normalization.mean)),
+            entry("deviation", format!("{:?}", normalization.deviation)),
+            entry("size", config.size.to_string()),
+        ],
+    };
+    Ok(model.encode_to_vec())
+}
+
+fn extent(value: usize) -> Dimension {
+    Dimension {
+        value: Some(value as i64),
+        name: None,
+    }
+}
+
+fn dimension(name: &str) -> Dimension {
+    Dimension {
+        value: None,
+        name: Some(name.to_owned()),
+    }
+}
+
+fn value(name: &str, dim: Vec<Dimension>) -> ValueInfo {
+    ValueInfo {
+        name: name.to_owned(),
+        kind: Some(TypeProto {
+            tensor: Some(TensorType {
+                elem_type: FLOAT,
+                shape: Some(Shape { dim }),
+            }),
+        }),
+    }
+}
+
+fn output(name: &str, width: usize) -> ValueInfo {
+    value(name, vec![dimension("n"), extent(width)])
+}
+
+fn int(name: &str, value: i64) -> Attribute {
+    Attribute {
+        name: name.to_owned(),
+        i: Some(value),
+        kind: KIND_INT,
+        ..Attribute::default()
+    }
+}
+
+fn ints(name: &str, values: &[usize]) -> Attribute {
+    Attribute {
+        name: name.to_owned(),
+        ints: values.iter().map(|value| *value as i64).collect(),
+        kind: KIND_INTS,
+        ..Attribute::default()
+    }
+}
+
+/// A graph that grows; every node's output is named after it.
+struct Graph<'a> {
+    tensors: &'a Tensors,
+    nodes: Vec<NodeProto>,
+    initializers: Vec<TensorProto>,
+}
+
+impl Graph<'_> {
+    fn node(
+        &mut self,
+        kind: &str,
+        inputs: &[&str],
+        output: &str,
+        attributes: Vec<Attribute>,
+    ) -> String {
+        self.nodes.push(NodeProto {
+            input: inputs.iter().map(|input| (*input).to_owned()).collect(),
+            output: vec![output.to_owned()],
+            name: format!("{kind}: {output}"),
+            op_type: kind.to_owned(),
+            attribute: attributes,
+        });
+        output.to_owned()
+    }
+
+    /// Makes a tensor part of the file; its name and extents.
+    fn tensor(&mut self, name: &str) -> Result<(String, Vec<usize>)> {
+        let (shape, values) = self
+            .tensors
+            .get(name)
+            .with_context(|| format!("the run has no tensor {name}"))?;
+        self.initializers.push(TensorProto {
+            dims: shape.iter().map(|extent| *extent as i64).collect(),
+            data_type: FLOAT,
+            name: name.to_owned(),
+            raw_data: values
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect(),
+        });
+        Ok((name.to_owned(), shape.clone()))
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    fn conv(&mut self, x: &str, name: &str, stride: usize) -> Result<String> {
+        let (weight, shape) = self.tensor(&format!("{name}.weight"))?;
+        let kernel = *shape
+            .get(2)
+            .context("a convolution's weight has four extents")?;
+        let attributes = vec![
+            ints("kernel_shape", &[kernel; 2]),
+            ints("pads", &[kernel / 2; 4]),
+            ints("strides", &[stride; 2]),
+        ];
+        Ok(self.node("Conv", &[x, &weight], name, attributes))
+    }
+
+    fn batch_norm(&mut self, x: &str, name: &str) -> Result<String> {
+        let mut inputs = vec![x.to_owned()];
+        for part in ["weight", "bias", "running_mean", "running_var"] {
+            inputs.push(self.tensor(&format!("{name}.{part}"))?.0);
+        }
+        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+        let epsilon = Attribute {
+            name: "epsilon".into(),
+            f: Some(BatchNorm::EPSILON as f32),
+            kind: KIND_FLOAT,
+            ..Attribute::default()
+        };
+        Ok(self.node("BatchNormalization", &inputs, name, vec![epsilon]))
+    }
+
+    fn relu(&mut self, x: &str) -> String {
+        self.node("Relu", &[x], &format!("{x}.relu"), Vec::new())
+    }
+
+    fn encoder(&mut self, config: &EncoderConfig, size: usize) -> Result<String> {
+        let stride = if config.stem == Stem::Cifar { 1 } else { 2 };
+        let mut side = size.div_ceil(stride);
+        let x = self.conv("pictures", "backbone.conv1", stride)?;
+        let x = self.batch_norm(&x, "backbone.bn1")?;
+        let mut x = self.relu(&x);
+        if config.stem == Stem::ImageNet {
+            side = side.div_ceil(2);
+            let attributes = vec![
+                ints("kernel_shape", &[3; 2]),
+                ints("pads", &[1; 4]),
+                ints("strides", &[2; 2]),
+            ];
+            x = self.node("MaxPool", &[&x], "backbone.maxpool", attributes);
+        }
+        for stage in 1.. {
+            if !self.has(&format!("backbone.layer{stage}.0.conv1.weight")) {
+                break;
+            }
+            for block in 0.. {
+                let name = format!("backbone.layer{stage}.{block}");
+                if !self.has(&format!("{name}.conv1.weight")) {
+                    break;
+                }
+                let stride = if stage > 1 && block == 0 { 2 } else { 1 };
+                side = side.div_ceil(stride);
+                x = self.block(&x, &name, stride)?;
+            }
+        }
+        let pooled = if config.cells == 1 {
+            self.node("GlobalAveragePool", &[&x], "backbone.avgpool", Vec::new())
+        } else {
+            let cell = side / config.cells;
+            if cell == 0 || side % config.cells != 0 {
+                bail!(
+                    "the last map has {side} x {side} positions, which a grid of {0} x {0} cells does not divide: ONNX has no \
+                     pooling for that",
+                    config.cells
+                );
+            }
+            let attributes = vec![
+                ints("kernel_shape", &[cell; 2]),
+                ints("strides", &[cell; 2]),
+            ];
+            self.node("AveragePool", &[&x], "backbone.avgpool", attributes)
+        };
+        Ok(self.node(
+            "Flatten",
+            &[&pooled],
+            "backbone.flatten",
+            vec![int("axis", 1)],
+        ))
+    }
+
+    fn block(&mut self, input: &str, name: &str, stride: usize) -> Result<String> {
+        let count = if self.has(&format!("{name}.conv3.weight")) {
+            3
+        } else {
+            2
+        };
+        // Where torchvision strides: the first 3x3 convolution.
+        let strided = count - 1;
+        let mut x = input.to_owned();
+        for number in 1..=count {
+            let stride = if number == strided { stride } else { 1 };
+            x = self.conv(&x, &format!("{name}.conv{number}"), stride)?;
+            x = self.batch_norm(&x, &format!("{name}.bn{number}"))?;
+            if number < count {
+                x = self.relu(&x);
+            }
+        }
+        let shortcut = if self.has(&format!("{name}.downsample.0.weight")) {
+            let around = self.conv(input, &format!("{name}.downsample.0"), stride)?;
+            self.batch_norm(&around, &format!("{name}.downsample.1"))?
+        } else {
+            input.to_owned()
+        };
+        let sum = self.node("Add", &[&x, &shortcut], &format!("{name}.sum"), Vec::new());
+        Ok(self.relu(&sum))
+    }
+
+    fn projector(&mut self, features: &str, layers: usize) -> Result<String> {
+        const MODULES_A_LAYER: usize = 3;
+        let mut x = features.to_owned();
+        for layer in 0..layers {
+            let name = format!("projector.{}", MODULES_A_LAYER * layer);
+            let (weight, _) = self.tensor(&format!("{name}.weight"))?;
+            x = self.node("Gemm", &[&x, &weight], &name, vec![int("transB", 1)]);
+            if layer + 1 < layers {
+                let norm = format!("projector.{}", MODULES_A_LAYER * layer + 1);
+                x = self.batch_norm(&x, &norm)?;
+                x = self.relu(&x);
+            }
+        }
+        Ok(x)
+    }
+}
