@@ -131,7 +131,7 @@ fn the_official_checkpoint_comes_with_its_projector_and_its_momentum() {
         "ResNet50, 2 wide",
         "[12, 10, 8]",
         "3 epochs",
-        "memory of 167 parameters",
+        "memory of 166 parameters",
         "2 tensors",
         "module.bn",
     ] {
@@ -189,11 +189,16 @@ fn the_official_checkpoint_comes_with_its_projector_and_its_momentum() {
     assert!(said.contains("waited for"), "{said}");
 }
 
+/// An emoji's planes; those beside each other in the set are all faces, and these are not.
+fn drawing(index: usize) -> &'static [u8] {
+    emoji().noto.picture(40 * index)
+}
+
 /// Emoji as PNG files in class folders, `train/CLASS/NUMBER.png`.
 fn write_emoji(folder: &Path, count: usize) {
     let (height, width) = emoji().noto.size();
     for i in 0..count {
-        let planes = emoji().noto.picture(i);
+        let planes = drawing(i);
         let picture = image::RgbImage::from_fn(width as u32, height as u32, |x, y| {
             let at = y as usize * width + x as usize;
             image::Rgb([0, 1, 2].map(|color| planes[color * height * width + at]))
@@ -227,7 +232,7 @@ fn every_reader_gives_the_same_pictures_and_classes() {
     // As CIFAR-10's binary files.
     let binary = place.path().join("cifar-10-batches-bin");
     fs::create_dir(&binary).unwrap();
-    let records = (0..count).flat_map(|i| [&[(i % 2) as u8][..], emoji().noto.picture(i)].concat());
+    let records = (0..count).flat_map(|i| [&[(i % 2) as u8][..], drawing(i)].concat());
     fs::write(
         binary.join("data_batch_1.bin"),
         records.collect::<Vec<u8>>(),
@@ -272,7 +277,7 @@ fn every_reader_gives_the_same_pictures_and_classes() {
         assert_eq!(found["fingerprint"], folder["fingerprint"], "{path}");
     }
     // Another class is another set.
-    let records = (0..count).flat_map(|i| [&[(i % 3) as u8][..], emoji().noto.picture(i)].concat());
+    let records = (0..count).flat_map(|i| [&[(i % 3) as u8][..], drawing(i)].concat());
     fs::write(
         binary.join("data_batch_1.bin"),
         records.collect::<Vec<u8>>(),
@@ -286,9 +291,7 @@ fn every_reader_gives_the_same_pictures_and_classes() {
 
 /// `{'data': numpy.array(...), 'labels': [...]}`, protocol 2.
 fn pickled_cifar(count: usize) -> Vec<u8> {
-    let data: Vec<u8> = (0..count)
-        .flat_map(|i| emoji().noto.picture(i).to_vec())
-        .collect();
+    let data: Vec<u8> = (0..count).flat_map(|i| drawing(i).to_vec()).collect();
     let mut pickle = b"\x80\x02}(U\x04datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01".to_vec();
     pickle.extend([b'K', count as u8, b'M', 0x00, 0x0c, 0x86]);
     pickle.extend(b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T");
