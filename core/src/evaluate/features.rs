@@ -175,22 +175,65 @@ impl Source for Learned {
     }
 }
 
-/// The pixels themselves, which anything learned has to beat.
+/// The pixels themselves, which anything learned has to beat. Those of larger pictures are averaged, as neither neighbors
+/// nor classifiers gain by more, and memory does not hold them.
 pub struct Pixels;
+
+/// The most rows and columns of pixels that are compared.
+const MOST_PIXELS: usize = 32;
 
 impl Source for Pixels {
     async fn features(&mut self, pictures: &Pictures) -> Features {
         let (height, width) = pictures.size();
-        let values = (0..pictures.count())
-            .flat_map(|i| pictures.picture(i).iter().map(|b| f32::from(*b) / 255.0))
-            .collect();
+        let block = height.max(width).div_ceil(MOST_PIXELS);
+        let (rows, columns) = (height / block, width / block);
+        let scale = 1.0 / (255 * block * block) as f32;
+        let mut values = Vec::with_capacity(pictures.count() * 3 * rows * columns);
+        for index in 0..pictures.count() {
+            for plane in pictures.picture(index).chunks_exact(height * width) {
+                for (row, column) in (0..rows).flat_map(|row| (0..columns).map(move |c| (row, c))) {
+                    let lines = (0..block).map(|y| (row * block + y) * width + column * block);
+                    let sum: u32 = lines
+                        .map(|at| {
+                            plane[at..at + block]
+                                .iter()
+                                .map(|b| u32::from(*b))
+                                .sum::<u32>()
+                        })
+                        .sum();
+                    values.push(sum as f32 * scale);
+                }
+            }
+        }
         Features {
-            width: 3 * height * width,
+            width: 3 * rows * columns,
             values,
         }
     }
 
     async fn embeddings(&mut self, pictures: &Pictures) -> Features {
         self.features(pictures).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pollster::block_on;
+
+    use super::*;
+
+    #[test]
+    fn large_pictures_are_compared_by_averages() {
+        let small = Pictures::new(1, 2, vec![0, 255, 51, 102, 0, 0]);
+        let small = block_on(Pixels.features(&small));
+        assert_eq!(small.values, [0.0, 1.0, 0.2, 0.4, 0.0, 0.0]);
+        // Blocks of 2 x 2, the first of them 10, 20, 30 and 40.
+        let mut bytes = vec![0; 3 * 64 * 64];
+        for (at, value) in [(0, 10), (1, 20), (64, 30), (65, 40)] {
+            bytes[at] = value;
+        }
+        let large = block_on(Pixels.features(&Pictures::new(64, 64, bytes)));
+        assert_eq!(large.width, 3 * 32 * 32);
+        assert!((large.values[0] - 25.0 / 255.0).abs() < 1e-6 && large.values[1] == 0.0);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use barlow_formats::{Encoding, Item};
-use image::imageops::FilterType;
+use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use image::metadata::Orientation;
 use image::{DynamicImage, GrayImage, ImageDecoder as _, ImageFormat, ImageReader, RgbImage};
 
@@ -40,8 +40,7 @@ pub fn planes(item: &Item, side: usize) -> Result<Vec<u8>> {
     {
         return Ok(bytes);
     }
-    let picture = decoded(&bytes, item.encoding)?;
-    Ok(to_planes(&middle_square(picture, side)))
+    middle_square(decoded(&bytes, item.encoding)?, side)
 }
 
 /// The picture's columns and rows as they are stored.
@@ -117,38 +116,54 @@ fn decoded_file(bytes: &[u8]) -> Result<DynamicImage> {
     Ok(picture)
 }
 
-/// The middle square, `side` pixels a side.
-fn middle_square(picture: DynamicImage, side: usize) -> DynamicImage {
+/// Three planes of the middle square, `side` pixels a side; what is transparent lies on white, as the emoji do.
+fn middle_square(picture: DynamicImage, side: usize) -> Result<Vec<u8>> {
     let side = side as u32;
     let (width, height) = (picture.width(), picture.height());
-    if (width, height) == (side, side) {
-        return picture;
+    let whole = (width, height) == (side, side);
+    if picture.color().has_alpha() {
+        let picture = DynamicImage::from(picture.into_rgba8());
+        let square = if whole {
+            picture
+        } else {
+            resized(picture, side)?
+        };
+        return Ok(to_planes(square.into_rgba8().pixels().map(|pixel| {
+            let alpha = u32::from(pixel[3]);
+            [0, 1, 2].map(|color| {
+                let blended = u32::from(pixel[color]) * alpha + 255 * (255 - alpha);
+                ((blended + 127) / 255) as u8
+            })
+        })));
     }
-    // Cut first: a strip resized whole would fill the memory.
-    let square = width.min(height);
-    let (left, top) = ((width - square) / 2, (height - square) / 2);
-    let middle = picture.crop_imm(left, top, square, square);
-    middle.resize_exact(side, side, FilterType::CatmullRom)
+    let picture = DynamicImage::from(picture.into_rgb8());
+    let square = if whole {
+        picture
+    } else {
+        resized(picture, side)?
+    };
+    Ok(to_planes(square.into_rgb8().pixels().map(|pixel| pixel.0)))
 }
 
-/// Plane after plane; what is transparent lies on white, as the emoji do.
-fn to_planes(picture: &DynamicImage) -> Vec<u8> {
-    let pixels = (picture.width() * picture.height()) as usize;
-    let mut planes = vec![0; 3 * pixels];
-    if !picture.color().has_alpha() {
-        for (i, pixel) in picture.to_rgb8().pixels().enumerate() {
-            for color in 0..3 {
-                planes[color * pixels + i] = pixel[color];
-            }
-        }
-        return planes;
-    }
-    for (i, pixel) in picture.to_rgba8().pixels().enumerate() {
-        let alpha = u32::from(pixel[3]);
-        for color in 0..3 {
-            let blended = (u32::from(pixel[color]) * alpha + 255 * (255 - alpha) + 127) / 255;
-            planes[color * pixels + i] = blended as u8;
-        }
+/// The middle square of a picture of bytes, by Catmull and Rom's bicubic filter, which also averages where it shrinks.
+fn resized(picture: DynamicImage, side: u32) -> Result<DynamicImage> {
+    let mut square = DynamicImage::new(side, side, picture.color());
+    let options = ResizeOptions::new()
+        .resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom))
+        // The middle, of the picture's own pixels: nothing of what is cut off is computed.
+        .fit_into_destination(Some((0.5, 0.5)));
+    Resizer::new().resize(&picture, &mut square, &options)?;
+    Ok(square)
+}
+
+/// Pixel after pixel as plane after plane.
+fn to_planes(pixels: impl ExactSizeIterator<Item = [u8; 3]>) -> Vec<u8> {
+    let count = pixels.len();
+    let mut planes = vec![0; 3 * count];
+    let (red, others) = planes.split_at_mut(count);
+    let (green, blue) = others.split_at_mut(count);
+    for (at, pixel) in pixels.enumerate() {
+        [red[at], green[at], blue[at]] = pixel;
     }
     planes
 }

@@ -20,8 +20,9 @@ use crate::settings::{Data, Streaming};
 /// A set whose pictures take more than this is streamed, unless the settings say otherwise.
 const MOST_HELD: u64 = 1 << 30;
 
-/// Pictures of a streamed set that are held to measure what was learned.
+/// Pictures of a streamed set that are held to measure what was learned, at most, and the most bytes of them.
 const EXAM_SAMPLE: usize = 10_000;
+const EXAM_BYTES: usize = 128 << 20;
 
 /// Unreadable files that are named; the others are counted.
 const NAMED_FILES: usize = 10;
@@ -195,8 +196,15 @@ pub fn load(data: &Data, binding: Option<u64>) -> Result<Loaded> {
     if streamed {
         let description = describe(train.len(), ", read as they are needed");
         let exam = {
-            let sample = hold(&catalog, &spread(&train_labelled, EXAM_SAMPLE), side)?;
-            let test = spread(&test, EXAM_SAMPLE);
+            let most = EXAM_SAMPLE.min(EXAM_BYTES / (3 * side * side)).max(2);
+            // Unlabelled pictures are as good where there are no others.
+            let known = if train_labelled.is_empty() {
+                &train
+            } else {
+                &train_labelled
+            };
+            let sample = hold(&catalog, &spread(known, most), side)?;
+            let test = spread(&test, most);
             exam_of(&catalog, sample, &test, side)?
         };
         let labels = labels_of(&catalog, &train);

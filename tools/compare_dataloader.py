@@ -1,0 +1,60 @@
+"""Pictures a second of Barlow's reader and of torchvision's DataLoader, in turn, with as many workers.
+
+    pip install torch torchvision
+    cargo build --release
+    python tools/compare_dataloader.py FOLDER [--side 32] [--workers 2]
+
+FOLDER holds class folders, as torchvision's ImageFolder wants them. Both decode, bring the shorter side to SIDE, keep the
+middle, and hand out batches of 256 pictures of 8-bit planes: DataLoader with workers, Barlow with threads.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import time
+
+import torch
+import torchvision
+from torchvision.transforms import v2
+
+
+def dataloader(folder, side, workers, seconds):
+    transform = v2.Compose([v2.Resize(side), v2.CenterCrop(side), v2.PILToTensor()])
+    data = torchvision.datasets.ImageFolder(folder, transform)
+    loader = torch.utils.data.DataLoader(data, batch_size=256, num_workers=workers, persistent_workers=True)
+    done, started = 0, None
+    while True:
+        for batch, _ in loader:
+            # Starting the workers is not reading.
+            if started is None:
+                started = time.time()
+                continue
+            done += len(batch)
+            if time.time() - started > seconds:
+                return done / (time.time() - started)
+
+
+def barlow(program, folder, side, workers, seconds):
+    arguments = ["data", "speed", folder, "--side", side, "--threads", workers, "--seconds", seconds, "--json"]
+    output = subprocess.run([program, *map(str, arguments)], check=True, text=True, stdout=subprocess.PIPE)
+    return json.loads(output.stdout)["pictures_per_second"]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder")
+    parser.add_argument("--side", type=int, default=32)
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--seconds", type=float, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--barlow", default=os.path.join(os.environ.get("CARGO_TARGET_DIR", "target"), "release/barlow"))
+    arguments = parser.parse_args()
+    theirs, ours = [], []
+    for _ in range(arguments.rounds):
+        theirs.append(dataloader(arguments.folder, arguments.side, arguments.workers, arguments.seconds))
+        ours.append(barlow(arguments.barlow, arguments.folder, arguments.side, arguments.workers, arguments.seconds))
+        print(f"DataLoader {theirs[-1]:8.0f} pictures/s   Barlow {ours[-1]:8.0f}   ratio {ours[-1] / theirs[-1]:.2f}", flush=True)
+    ratio = statistics.median(ours) / statistics.median(theirs)
+    print(f"medians: {statistics.median(theirs):.0f} and {statistics.median(ours):.0f}, ratio {ratio:.2f}, {arguments.workers} workers, side {arguments.side}")
