@@ -143,6 +143,67 @@ fn a_killed_run_resumes_to_the_same_losses() {
     assert_eq!(losses(&run), expected);
 }
 
+#[test]
+fn a_moved_run_goes_on_and_the_best_state_stays() {
+    let place = pictures(20);
+    // Evaluated after every epoch: the best may be any of them, and is not removed with its turn.
+    let whole = tiny(&[
+        "pictures",
+        "--out",
+        "whole",
+        "--epochs",
+        "6",
+        "--set",
+        "evaluate_every=1",
+        "--set",
+        "keep.last=1",
+    ]);
+    let said = succeed(place.path(), &whole);
+    assert!(said.contains("online linear probe"), "{said}");
+    let checkpoints = place.path().join("whole/checkpoints");
+    assert_eq!(fs::read_dir(&checkpoints).unwrap().count(), 2);
+    succeed(
+        place.path(),
+        &["evaluate", "whole", "--best", "--device", "cpu"],
+    );
+
+    let mut half = whole.clone();
+    (half[3], half[5]) = ("half", "3");
+    succeed(place.path(), &half);
+    let elsewhere = TempDir::new().unwrap();
+    fs::rename(place.path().join("half"), elsewhere.path().join("moved")).unwrap();
+    fs::rename(
+        place.path().join("pictures"),
+        elsewhere.path().join("photos"),
+    )
+    .unwrap();
+    fail(
+        elsewhere.path(),
+        &["train", "--resume", "moved", "--device", "cpu"],
+        &["no such file or folder", "pictures"],
+    );
+    // The settings of the whole run are those of the half, but for its length, which its rates hang on: compare with one
+    // that was resumed where it was.
+    succeed(
+        elsewhere.path(),
+        &[
+            "train", "photos", "--resume", "moved", "--device", "cpu", "--epochs", "6",
+        ],
+    );
+    let steps = losses(&elsewhere.path().join("moved"));
+    assert_eq!(
+        steps.last().map(|(step, _)| *step),
+        losses(&place.path().join("whole"))
+            .last()
+            .map(|(step, _)| *step)
+    );
+    fail(
+        elsewhere.path(),
+        &["train", "--resume", "moved", "--preset", "emoji"],
+        &["--preset", "leave out"],
+    );
+}
+
 #[cfg(unix)]
 #[test]
 fn signals_save_and_tell_how_to_go_on() {
