@@ -34,7 +34,7 @@ pub struct Config {
     /// Whether a linear classifier learns beside the run, from the features as they become, where the pictures have classes.
     /// The encoder does not learn from it.
     pub online_probe: bool,
-    /// Epochs between checkpoints; 0 keeps one at the end only.
+    /// Epochs between checkpoints, besides those with each evaluation and at the end; 0 for none.
     pub checkpoint_every: usize,
     /// The network that is trained.
     pub encoder: EncoderConfig,
@@ -142,7 +142,8 @@ impl Config {
         let bytes = (held as u64).saturating_mul((3 * height * width) as u64);
         if bytes > most {
             let what = format!("{held} pictures make a tensor");
-            return too_large("data.side", what, bytes, "keep them smaller".into());
+            let advice = "keep them smaller, or read them as they are needed (data.stream=always)";
+            return too_large("data.side", what, bytes, advice.into());
         }
         Ok(())
     }

@@ -14,6 +14,8 @@ use crate::location::Location;
 /// How many times its size an archive may unpack to. Pictures are compressed already; a file that unpacks to a thousand
 /// times its size is there to fill a disk.
 const LARGEST_RATIO: u64 = 200;
+/// What may be unpacked into memory.
+const LARGEST_IN_MEMORY: u64 = 1 << 30;
 /// What any archive may unpack to.
 const ALWAYS_FINE: u64 = 64 << 20;
 
@@ -152,7 +154,9 @@ pub(crate) fn gunzipped(bytes: Vec<u8>, file: &str) -> Result<Vec<u8>, Problem> 
     if !bytes.starts_with(&[0x1f, 0x8b]) {
         return Ok(bytes);
     }
-    let most = ALWAYS_FINE.max((bytes.len() as u64).saturating_mul(LARGEST_RATIO));
+    let ratio = (bytes.len() as u64).saturating_mul(LARGEST_RATIO);
+    // It is held in memory.
+    let most = ALWAYS_FINE.max(ratio).min(LARGEST_IN_MEMORY);
     let mut plain = Vec::new();
     MultiGzDecoder::new(&bytes[..])
         .take(most + 1)
@@ -160,7 +164,7 @@ pub(crate) fn gunzipped(bytes: Vec<u8>, file: &str) -> Result<Vec<u8>, Problem> 
         .map_err(|e| Problem::new(format!("{file} is damaged or cut short ({e})")))?;
     if plain.len() as u64 > most {
         return Err(Problem::new(format!(
-            "{file} unpacks to more than {LARGEST_RATIO} times its size: it was refused"
+            "{file} unpacks to more than {most} bytes, which such files do not: it was refused"
         )));
     }
     Ok(plain)

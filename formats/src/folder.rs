@@ -79,7 +79,8 @@ pub(crate) fn pictures(
     let mut classes: Vec<String> = places.iter().filter_map(|p| p.class.clone()).collect();
     classes.sort();
     classes.dedup();
-    let labelled = classes.len() > 1 && places.iter().all(|place| place.class.is_some());
+    let mut asked = places.iter().filter(|place| place.part != Part::Unlabelled);
+    let labelled = classes.len() > 1 && asked.all(|place| place.class.is_some());
     if !labelled {
         classes.clear();
     }
@@ -148,7 +149,10 @@ fn place_of(name: &str) -> Place {
         folders.remove(0);
     }
     Place {
-        class: folders.first().map(|class| (*class).to_owned()),
+        class: folders
+            .first()
+            .filter(|_| part != Some(Part::Unlabelled))
+            .map(|class| (*class).to_owned()),
         part: part.unwrap_or(Part::Train),
     }
 }
@@ -205,6 +209,10 @@ mod tests {
             open(&["a/cat/1.png", "a/dog/1.png"]).classes,
             ["cat", "dog"]
         );
+        // What has no class by its place takes none from the others.
+        let set = open(&["train/cat/1.png", "train/dog/1.png", "unlabeled/some/2.png"]);
+        assert_eq!(set.classes, ["cat", "dog"]);
+        assert_eq!(set.items[2].class, None);
         // One folder of pictures has no classes.
         assert!(open(&["a/1.png", "a/2.png"]).classes.is_empty());
         assert!(

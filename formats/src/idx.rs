@@ -23,6 +23,9 @@ const PICTURES: [u8; 4] = [0, 0, 8, 3];
 /// Of labels: one extent.
 const LABELS: [u8; 4] = [0, 0, 8, 1];
 
+/// The most pictures that are read from one file.
+const MOST_PICTURES: u32 = 2_000_000;
+
 /// The largest picture that is accepted, a side.
 const LARGEST_SIDE: u32 = 8192;
 
@@ -105,6 +108,11 @@ fn read_part(
     if !sides.contains(&height) || !sides.contains(&width) {
         return Err(Problem::new(format!(
             "{name}: pictures of {width} x {height} pixels"
+        )));
+    }
+    if count > MOST_PICTURES {
+        return Err(Problem::new(format!(
+            "{name}: {count} pictures, where at most {MOST_PICTURES} are read"
         )));
     }
     let size = u64::from(height) * u64::from(width);

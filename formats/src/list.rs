@@ -5,8 +5,9 @@ use std::path::Path;
 use crate::catalog::{Catalog, Encoding, Item, Part, Problem};
 use crate::location::Location;
 
-/// The largest list that is read: ten million lines.
+/// The largest list that is read, in bytes, and in lines.
 const LARGEST: u64 = 1 << 30;
+const MOST_LINES: usize = 10_000_000;
 
 /// Reads the list at `path`; the paths in it are below its folder, or absolute.
 pub(crate) fn read(path: &Path) -> Result<Catalog, Problem> {
@@ -23,6 +24,11 @@ pub(crate) fn read(path: &Path) -> Result<Catalog, Problem> {
 /// # Errors
 /// If a line has no path.
 pub(crate) fn parse(text: &str, folder: &Path) -> Result<Catalog, Problem> {
+    if text.lines().count() > MOST_LINES {
+        return Err(Problem::new(format!(
+            "a list of more than {MOST_LINES} lines"
+        )));
+    }
     let lines: Vec<(usize, &str, Option<&str>)> = text
         .trim_start_matches('\u{feff}')
         .lines()
@@ -31,7 +37,13 @@ pub(crate) fn parse(text: &str, folder: &Path) -> Result<Catalog, Problem> {
         .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
         .map(|(number, line)| {
             // A name may hold a comma, and never a tab.
-            let split = line.split_once('\t').or_else(|| line.rsplit_once(','));
+            let quoted =
+                line.starts_with('"') && line.ends_with('"') && line.matches('"').count() == 2;
+            let split = match line.split_once('\t') {
+                None if quoted => None,
+                None => line.rsplit_once(','),
+                split => split,
+            };
             match split {
                 Some((name, class)) => (number, unquoted(name), Some(unquoted(class))),
                 None => (number, unquoted(line), None),

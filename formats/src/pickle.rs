@@ -8,6 +8,9 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+/// The most values that are read: CIFAR-100's 50,000 names and labels are 200,000, a checkpoint's tensors fewer.
+const MOST_VALUES: usize = 2_000_000;
+
 /// The number of a value in its [`Pickle`].
 pub type Id = usize;
 
@@ -209,6 +212,7 @@ impl<'a, F: Fn(&str, &str) -> bool> Machine<'a, F> {
     fn run(&mut self) -> Result<Id, PickleError> {
         loop {
             let at = self.at;
+            self.check_count()?;
             let instruction = self.take(1)?[0];
             match instruction {
                 // PROTO, FRAME: how what follows is written and read; it is the same to us.
@@ -440,6 +444,14 @@ impl<'a, F: Fn(&str, &str) -> bool> Machine<'a, F> {
     fn push(&mut self, value: Value<'a>) {
         self.stack.push(self.values.len());
         self.values.push(value);
+    }
+
+    /// Whether there are more values than any file of these kinds has, which would fill the memory.
+    fn check_count(&self) -> Result<(), PickleError> {
+        if self.values.len() > MOST_VALUES || self.stack.len() > MOST_VALUES {
+            return Err(self.damaged("more values than such a file has"));
+        }
+        Ok(())
     }
 
     /// What lies below the last mark is out of reach.

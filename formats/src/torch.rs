@@ -15,6 +15,9 @@ use crate::weights::{NamedTensor, Number, Problem, Weights};
 /// A checkpoint's pickle names tensors; it is a few megabytes where there are many.
 const LARGEST_PICKLE: u64 = 64 << 20;
 
+/// The longest name of a tensor.
+const LONGEST_NAME: usize = 1000;
+
 /// Dictionaries in dictionaries, at most.
 const DEEPEST: usize = 8;
 
@@ -97,7 +100,9 @@ pub(crate) fn read_archive(file: File) -> Result<Weights, Problem> {
     for tensor in &found.tensors {
         *users.entry(tensor.storage.key.clone()).or_default() += 1;
     }
+    let mut allowance = Allowance::of(largest);
     for tensor in found.tensors {
+        allowance.take(&tensor)?;
         let key = tensor.storage.key.clone();
         let storage = match storages.remove(&key) {
             Some(storage) => storage,
@@ -174,7 +179,9 @@ pub fn read_legacy(bytes: &[u8]) -> Result<Weights, Problem> {
         storages.insert(key.to_owned(), storage);
         rest = after;
     }
+    let mut allowance = Allowance::of(bytes.len() as u64);
     let tensors = found.tensors.into_iter().map(|tensor| {
+        allowance.take(&tensor)?;
         let storage = storages
             .get(&tensor.storage.key)
             .ok_or_else(|| damaged(format!("{}: its storage is missing", tensor.name)))?;
@@ -184,6 +191,29 @@ pub fn read_legacy(bytes: &[u8]) -> Result<Weights, Problem> {
         tensors: tensors.collect::<Result<_, _>>()?,
         numbers: found.numbers,
     })
+}
+
+/// How many numbers the tensors of a file may have, all together: tied weights name a storage twice, and a file that
+/// names one ten thousand times is there to fill the memory.
+struct Allowance(u64);
+
+impl Allowance {
+    /// For a file of that many bytes.
+    fn of(bytes: u64) -> Self {
+        Self(bytes.saturating_mul(2))
+    }
+
+    fn take(&mut self, tensor: &TensorView) -> Result<(), Problem> {
+        let count = tensor
+            .shape
+            .iter()
+            .try_fold(1u64, |product, extent| product.checked_mul(*extent as u64));
+        let left = count.and_then(|count| self.0.checked_sub(count));
+        self.0 = left.ok_or_else(|| {
+            damaged("its tensors are more numbers than the file has bytes for: it was refused")
+        })?;
+        Ok(())
+    }
 }
 
 /// Where a tensor's numbers are.
@@ -288,6 +318,10 @@ impl Found {
             return Err(damaged("its dictionaries refer to each other without end"));
         };
         *left = rest;
+        // Names are copied for each thing they name.
+        if path.len() > LONGEST_NAME {
+            return Err(damaged("it names a tensor by more than a thousand letters"));
+        }
         let below = |name: &str| {
             if path.is_empty() {
                 name.to_owned()

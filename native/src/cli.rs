@@ -95,7 +95,7 @@ pub struct Evaluate {
     #[arg(long, value_name = "NAME", value_parser = protocol)]
     pub protocol: Vec<String>,
     /// Epochs of the protocols, in place of their own
-    #[arg(long)]
+    #[arg(long, requires = "protocol")]
     pub epochs: Option<usize>,
     /// The checkpoint whose evaluation was the best, instead of the last
     #[arg(long)]
@@ -104,10 +104,10 @@ pub struct Evaluate {
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
     /// Neighbors that vote in kNN
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, conflicts_with = "protocol")]
     pub neighbors: usize,
     /// Temperature of the votes in kNN
-    #[arg(long, default_value_t = 0.07)]
+    #[arg(long, default_value_t = 0.07, conflicts_with = "protocol")]
     pub temperature: f64,
     /// Print the figures as JSON
     #[arg(long)]

@@ -6,7 +6,7 @@ use std::thread;
 
 use anyhow::{Result, bail};
 use barlow_core::data::Pictures;
-use barlow_core::evaluate::{Features, Learned};
+use barlow_core::evaluate::{Features, Learned, Source as _};
 use barlow_formats::Catalog;
 use indicatif::{ProgressBar, ProgressStyle};
 use pollster::block_on;
@@ -53,7 +53,7 @@ impl Encoder {
         })
     }
 
-    /// Features and embeddings of the pictures at `members`, and which of these could be read. `look` sees each picture.
+    /// Vectors of the pictures at `members`, and which of these could be read. `look` sees each picture.
     ///
     /// # Errors
     /// If none can be read, or the device failed.
@@ -61,6 +61,7 @@ impl Encoder {
         &mut self,
         catalog: &Catalog,
         members: &[usize],
+        kind: Kind,
         mut look: impl FnMut(usize, &[u8]),
     ) -> Result<Encoded> {
         let style =
@@ -107,9 +108,10 @@ impl Encoder {
                     continue;
                 }
                 let pictures = Pictures::new(side, side, bytes);
-                let (features, embeddings) = block_on(learned.features_and_embeddings(&pictures));
-                encoded.features.extend(features);
-                encoded.embeddings.extend(embeddings);
+                encoded.vectors.extend(match kind {
+                    Kind::Features => block_on(learned.features(&pictures)),
+                    Kind::Embeddings => block_on(learned.embeddings(&pictures)),
+                });
             }
             if skipped > NAMED_FILES {
                 eprintln!(
@@ -136,8 +138,15 @@ impl Encoder {
 pub struct Encoded {
     /// Which pictures of the catalog.
     pub members: Vec<usize>,
-    /// What the encoder makes of each.
-    pub features: Features,
+    /// A vector of each.
+    pub vectors: Features,
+}
+
+/// Which vectors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// What the encoder makes of a picture.
+    Features,
     /// What the projector makes of that.
-    pub embeddings: Features,
+    Embeddings,
 }

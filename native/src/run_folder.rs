@@ -13,6 +13,8 @@ use tempfile::NamedTempFile;
 /// The checkpoint whose evaluation was the best.
 const BEST: &str = "checkpoints/best.safetensors";
 const CHECKPOINTS: &str = "checkpoints";
+/// What the names of files begin with that are not whole yet.
+const UNFINISHED: &str = ".writing-";
 const METRICS: &str = "metrics.jsonl";
 
 /// An open run's folder.
@@ -123,22 +125,24 @@ impl RunFolder {
     /// If it cannot be written; the older ones are then untouched.
     pub fn write_checkpoint(&self, step: usize, bytes: &[u8], last: usize) -> Result<()> {
         self.write(&checkpoint_name(step), bytes)?;
-        let checkpoints = self.checkpoints()?;
-        for (_, old) in checkpoints.iter().rev().skip(last.max(1)) {
+        // Later ones, which a run that fell back has yet to come to again, are not counted.
+        let mut earlier = self.checkpoints()?;
+        earlier.retain(|(of, _)| *of <= step);
+        for (_, old) in earlier.iter().rev().skip(last.max(1)) {
             // One too many does no harm.
             _ = fs::remove_file(old);
         }
         Ok(())
     }
 
-    /// Keeps the checkpoint of that step as the best one. Returns whether there was one of that step.
+    /// Keeps the checkpoint of that step, if there is one, as the best one.
     ///
     /// # Errors
     /// If it cannot be written; the best one so far is then untouched.
-    pub fn keep_as_best(&self, step: usize) -> Result<bool> {
+    pub fn keep_as_best(&self, step: usize) -> Result<()> {
         let path = self.path.join(checkpoint_name(step));
         if !path.exists() {
-            return Ok(false);
+            return Ok(());
         }
         // The same file under a second name, where the file system can; it is never written to again.
         let new = self.path.join(format!("{CHECKPOINTS}/.best"));
@@ -149,7 +153,7 @@ impl RunFolder {
                 fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
             self.write(BEST, &bytes)?;
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Reads the last checkpoint, or the best one.
@@ -201,6 +205,14 @@ impl RunFolder {
         Ok(found)
     }
 
+    /// Whether the metrics hold an evaluation of that step.
+    pub fn was_evaluated_at(&self, step: usize) -> bool {
+        let lines = self.read_metrics();
+        lines
+            .iter()
+            .any(|line| line["event"] == "evaluation" && line["step"] == step)
+    }
+
     /// Whether there is a checkpoint.
     pub fn has_checkpoint(&self) -> bool {
         self.last_step().is_some()
@@ -223,6 +235,10 @@ impl RunFolder {
                 self.path.display(),
                 self.path.join("config.toml").display()
             );
+        }
+        let best = self.path.join(BEST);
+        if best.exists() {
+            checkpoints.insert(0, (0, best));
         }
         let mut problems = Vec::new();
         while let Some((_, path)) = checkpoints.pop() {
@@ -264,7 +280,8 @@ impl RunFolder {
                 let step = serde_json::from_str::<serde_json::Value>(&line)
                     .ok()
                     .and_then(|value| value["step"].as_u64());
-                if step.is_some_and(|step| step <= done as u64) {
+                // A run that begins again says everything again.
+                if done > 0 && step.is_some_and(|step| step <= done as u64) {
                     kept += &line;
                     kept.push('\n');
                 }
@@ -276,6 +293,23 @@ impl RunFolder {
             .append(true)
             .open(&path)
             .with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Removes what a kill has left of files that were being written. For whoever holds the lock.
+    pub fn clean(&self) {
+        for folder in [
+            self.path.clone(),
+            self.path.join(CHECKPOINTS),
+            self.path.join("correlation"),
+        ] {
+            let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+            for entry in entries {
+                if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+                    // It only takes space.
+                    _ = fs::remove_file(entry.path());
+                }
+            }
+        }
     }
 
     /// The metrics' lines so far.
@@ -315,7 +349,7 @@ fn new_file(folder: &Path) -> std::io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder.prefix(".writing-").tempfile_in(folder)
+    builder.prefix(UNFINISHED).tempfile_in(folder)
 }
 
 #[cfg(test)]
@@ -339,8 +373,8 @@ mod tests {
             assert!(message.contains(part), "{message}");
         }
         // The best one outlives its turn.
-        assert!(folder.keep_as_best(15).unwrap());
-        assert!(!folder.keep_as_best(5).unwrap());
+        folder.keep_as_best(15).unwrap();
+        folder.keep_as_best(5).unwrap();
         for step in [20, 25] {
             folder.write_checkpoint(step, b"another", 2).unwrap();
         }

@@ -136,7 +136,8 @@ impl Settings {
                 size
             };
         }
-        if !(self.keep.every_minutes >= 0.0 && self.keep.every_minutes.is_finite()) {
+        const A_YEAR: f64 = 366.0 * 24.0 * 60.0;
+        if !(0.0..=A_YEAR).contains(&self.keep.every_minutes) {
             bail!(
                 "keep.every_minutes: a number of minutes, or 0 for none, not {}",
                 self.keep.every_minutes

@@ -38,8 +38,6 @@ pub struct Watch<'a> {
     keep: Keep,
     /// The best evaluation so far, by its first figure.
     best: Option<f64>,
-    /// The step of a better one whose checkpoint is not there yet, and whether it was asked for.
-    best_unsaved: Option<(usize, bool)>,
     /// How long was waited for pictures, if they are streamed.
     waited: Option<Arc<Waited>>,
     steps_per_epoch: usize,
@@ -79,7 +77,6 @@ impl<'a> Watch<'a> {
             batch: settings.training.batch,
             keep: settings.keep.clone(),
             best: best_so_far(folder),
-            best_unsaved: None,
             waited,
             steps_per_epoch: 1,
             steps: 1,
@@ -91,14 +88,6 @@ impl<'a> Watch<'a> {
             last_evaluation: String::new(),
             printed: 0,
         })
-    }
-
-    /// Whether the state as it is now is to be kept, as the best so far, and is not yet.
-    pub fn wants_checkpoint(&mut self) -> bool {
-        // Asked for once: it comes before the next step.
-        self.best_unsaved
-            .as_mut()
-            .is_some_and(|(_, asked)| !std::mem::replace(asked, true))
     }
 
     /// Whether C is to be shown as it changes.
@@ -186,10 +175,6 @@ impl<'a> Watch<'a> {
             Event::Checkpoint { step, bytes } => {
                 self.metrics.sync_data()?;
                 self.folder.write_checkpoint(*step, bytes, self.keep.last)?;
-                if self.best_unsaved.is_some_and(|(best, _)| best == *step) {
-                    self.folder.keep_as_best(*step)?;
-                    self.best_unsaved = None;
-                }
                 self.draw_curves()?;
             }
             Event::Paused { .. } => {}
@@ -206,10 +191,8 @@ impl<'a> Watch<'a> {
             return Ok(());
         }
         self.best = Some(value);
-        if !self.folder.keep_as_best(step)? {
-            self.best_unsaved = Some((step, false));
-        }
-        Ok(())
+        // It was saved before it was evaluated.
+        self.folder.keep_as_best(step)
     }
 
     /// Leaves the terminal as the last lines of the run.

@@ -187,7 +187,7 @@ impl Source for Pixels {
         let (height, width) = pictures.size();
         let block = height.max(width).div_ceil(MOST_PIXELS);
         let (rows, columns) = (height / block, width / block);
-        let scale = 1.0 / (255 * block * block) as f32;
+        let most = (255 * block * block) as f32;
         let mut values = Vec::with_capacity(pictures.count() * 3 * rows * columns);
         for index in 0..pictures.count() {
             for plane in pictures.picture(index).chunks_exact(height * width) {
@@ -201,7 +201,7 @@ impl Source for Pixels {
                                 .sum::<u32>()
                         })
                         .sum();
-                    values.push(sum as f32 * scale);
+                    values.push(sum as f32 / most);
                 }
             }
         }

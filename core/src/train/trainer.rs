@@ -13,7 +13,7 @@ use crate::data::{DevicePictures, Labels, PictureStream, TrainingSet};
 use crate::device::uncaptured_errors;
 use crate::evaluate::{Classifier, Exam, Learned};
 use crate::model::{BarlowTwins, Mode, Network};
-use crate::ops::precision::with_precision;
+use crate::ops::precision::{Precision, with_precision};
 use crate::ops::{augment, read};
 use crate::optim::{Optimizer, Rates};
 use crate::random::{Purpose, Stream};
@@ -94,6 +94,8 @@ pub struct Trainer {
     /// The last step's cross-correlation.
     correlation: Option<Tensor<2>>,
     exam: Option<Exam>,
+    /// Whether the present step's evaluation was missed.
+    owes_exam: bool,
 }
 
 /// Where a step's pictures come from.
@@ -159,7 +161,7 @@ impl Trainer {
                     found: pictures.count(),
                 });
             }
-            Progress::Epochs(epochs) => epochs * steps_per_epoch,
+            Progress::Epochs(epochs) => epochs.saturating_mul(steps_per_epoch),
         };
         let model = checkpoint.model(&config, device)?;
         let mut trainer = Self::with_model(config, pictures, device, model);
@@ -198,6 +200,7 @@ impl Trainer {
             probe: None,
             correlation: None,
             exam: None,
+            owes_exam: false,
         }
     }
 
@@ -319,10 +322,11 @@ impl Trainer {
             encoder_parameters: self.model.encoder.parameter_count(),
             projector_parameters: self.model.projector.parameter_count(),
         });
-        if self.step == 0 && self.config.evaluate_every > 0 {
-            // Where an untrained encoder stands.
+        // Where an untrained encoder stands, or what a run that was killed has missed.
+        if self.exam_is_due() && (self.step == 0 || self.owes_exam) {
             self.take_exam(&mut emit).await;
         }
+        self.owes_exam = false;
         // A new run has nothing to go on from yet.
         let mut saved = (self.step > 0).then_some(self.step);
         let mut paused = false;
@@ -366,7 +370,10 @@ impl Trainer {
             let epoch_ends = self.step.is_multiple_of(self.steps_per_epoch());
             let epoch = self.step / self.steps_per_epoch();
             let due = |every: usize| epoch_ends && every > 0 && epoch.is_multiple_of(every);
-            let checkpoint_due = due(self.config.checkpoint_every) || self.step == self.steps();
+            // What is evaluated is kept, as it may be the best.
+            let checkpoint_due = due(self.config.checkpoint_every)
+                || due(self.config.evaluate_every)
+                || self.step == self.steps();
             let milestone = checkpoint_due || self.step == 1;
             if (show_correlation || milestone)
                 && let Some(event) = self.correlation_event(milestone).await
@@ -386,6 +393,17 @@ impl Trainer {
             }
         }
         Ok(Outcome::Finished)
+    }
+
+    /// Whether an evaluation belongs to the present step.
+    pub fn exam_is_due(&self) -> bool {
+        let every = self.config.evaluate_every * self.steps_per_epoch();
+        every > 0 && self.step.is_multiple_of(every)
+    }
+
+    /// Takes the present step's evaluation before the next step: a run that goes on lacks it.
+    pub fn catch_up_on_exam(&mut self) {
+        self.owes_exam = true;
     }
 
     async fn save(&self, emit: &mut impl FnMut(Event)) -> Result<(), TrainError> {
@@ -508,7 +526,7 @@ impl Trainer {
             });
         }
         let scale = self.loss_scale.of(self.config.precision);
-        if scale == 1.0 {
+        if self.config.precision == Precision::F32 {
             self.optimizer
                 .step(&mut self.model, &mut gradients, rates, 1.0);
         } else {
@@ -599,7 +617,6 @@ mod tests {
     use super::*;
     use crate::data::Pictures;
     use crate::data::emoji::emoji;
-    use crate::ops::precision::Precision;
     use crate::testing::{cpu, each_device};
     use crate::train::encoder_weights;
 

@@ -13,7 +13,7 @@ use safetensors::tensor::{Dtype, TensorView};
 
 use crate::cli::Embed;
 use crate::data::open;
-use crate::embed::Encoder;
+use crate::embed::{Encoder, Kind};
 use crate::run_folder::write_file;
 
 /// Rows that a Parquet file keeps together.
@@ -36,17 +36,18 @@ pub fn embed(arguments: &Embed) -> Result<()> {
     let mut encoder = Encoder::open(&arguments.run, arguments.best, arguments.device)?;
     say!("{} pictures, on {}", catalog.items.len(), encoder.device);
     let members: Vec<usize> = (0..catalog.items.len()).collect();
-    let encoded = encoder.encode(&catalog, &members, |_, _| {})?;
+    let kind = if arguments.embeddings {
+        Kind::Embeddings
+    } else {
+        Kind::Features
+    };
+    let encoded = encoder.encode(&catalog, &members, kind, |_, _| {})?;
     let names: Vec<&str> = encoded
         .members
         .iter()
         .map(|m| catalog.items[*m].name.as_str())
         .collect();
-    let vectors = if arguments.embeddings {
-        &encoded.embeddings
-    } else {
-        &encoded.features
-    };
+    let vectors = &encoded.vectors;
     let bytes = write(&names, vectors)?;
     write_file(path, &bytes).with_context(|| format!("cannot write {}", path.display()))?;
     let mut also = String::new();

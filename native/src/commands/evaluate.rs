@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::cli::Evaluate;
 use crate::run_folder::RunFolder;
-use crate::settings::{Settings, Streaming};
+use crate::settings::Settings;
 use crate::{data, device};
 
 /// A measurement of the run's encoder, beside the same of raw pixels and of an untrained encoder.
@@ -31,8 +31,6 @@ pub fn evaluate(arguments: &Evaluate) -> Result<()> {
     if arguments.path.is_some() {
         settings.data.folder.clone_from(&arguments.path);
     }
-    // What is measured need not be streamed because the training was: all of it, if it fits in memory.
-    settings.data.stream = Streaming::Auto;
     let checkpoint = folder.checkpoint(arguments.best)?;
     if arguments.neighbors == 0
         || !(arguments.temperature > 0.0 && arguments.temperature.is_finite())
@@ -46,7 +44,7 @@ pub fn evaluate(arguments: &Evaluate) -> Result<()> {
     if !arguments.json {
         say!("evaluating on {}", opened.name);
     }
-    let mut exam = data::load(&settings.data, None)?.exam;
+    let mut exam = data::load_exam(&settings.data)?;
     exam.knn = Knn {
         neighbors: arguments.neighbors,
         temperature: arguments.temperature,

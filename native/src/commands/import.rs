@@ -19,6 +19,9 @@ use crate::settings::{Data, Keep, Settings, Streaming};
 /// Layers of the projector that stands behind an encoder that came without one.
 const FRESH_PROJECTOR: [usize; 3] = [2048; 3];
 
+/// The widest first stage that is believed.
+const WIDEST: usize = 4096;
+
 /// Names that are listed at once; the others are counted.
 const LISTED: usize = 12;
 
@@ -27,7 +30,6 @@ pub fn import(arguments: &Import) -> Result<()> {
     let weights = Weights::read(&arguments.file)?;
     let mut import = Imported::new(weights, arguments)?;
     let config = import.config.clone();
-    config.check(config.batch)?;
     let (tensors, missing) = import.take_model()?;
     if !missing.is_empty() {
         bail!(
@@ -160,6 +162,9 @@ impl Imported {
         let projector = format!("{around}projector.");
         let widths = projector_of(&tensors, &projector, encoder.features());
         let has_projector = widths.is_some();
+        if has_projector && arguments.projector.is_some() {
+            bail!("the file has a projector of its own: leave out --projector");
+        }
         let widths = widths.unwrap_or_else(|| match &arguments.projector {
             Some(widths) => widths.clone(),
             None => FRESH_PROJECTOR.to_vec(),
@@ -169,14 +174,18 @@ impl Imported {
             Stem::ImageNet => usual.size,
             Stem::Cifar | Stem::Small => 32,
         });
+        let config = Config {
+            size,
+            encoder,
+            projector: ProjectorConfig { widths },
+            ..usual
+        };
+        // Before any network is made: a few bytes can announce one of any size.
+        config.check(config.batch)?;
+        check_size(&tensors, &backbone, &config)?;
         let epochs = numbers.get("epoch").filter(|_| has_projector);
         Ok(Self {
-            config: Config {
-                size,
-                encoder,
-                projector: ProjectorConfig { widths },
-                ..usual
-            },
+            config,
             epochs: epochs.map_or(0, |epochs| epochs.max(0.0) as usize),
             tensors,
             numbers,
@@ -262,8 +271,11 @@ fn encoder_of(
             .map(|tensor| &tensor.shape)
     };
     let first = shape("conv1.weight").context("the first convolution is missing")?;
-    let (Some(width), Some(kernel)) = (first.first(), first.get(2)) else {
-        bail!("{prefix}conv1.weight has the shape {first:?}, and a convolution's has four extents");
+    let (Some(width), Some(kernel)) = (first.first().filter(|w| **w <= WIDEST), first.get(2))
+    else {
+        bail!(
+            "{prefix}conv1.weight has the shape {first:?}: a convolution's has four extents, the first at most {WIDEST}"
+        );
     };
     let blocks: Vec<usize> = (1..)
         .map(|stage| {
@@ -295,6 +307,33 @@ fn encoder_of(
         stem,
         cells: 1,
     })
+}
+
+/// Whether the file's tensors are about as many numbers as the network that it announces.
+fn check_size(
+    tensors: &BTreeMap<String, NamedTensor>,
+    prefix: &str,
+    config: &Config,
+) -> Result<()> {
+    let width = config.encoder.width;
+    let stages = if config.encoder.architecture == Architecture::Small {
+        3
+    } else {
+        4
+    };
+    let name = format!("{prefix}layer{stages}.0.conv2.weight");
+    let expected = width << (stages - 1);
+    let found = tensors.get(&name);
+    let fits = found.is_some_and(|tensor| {
+        tensor.shape == [expected, expected, 3, 3] && tensor.values.len() == 9 * expected * expected
+    });
+    if !fits {
+        bail!(
+            "{name} has the shape {:?}, where the first convolution's {width} channels ask for {expected} x {expected} x 3 x 3",
+            found.map(|tensor| &tensor.shape)
+        );
+    }
+    Ok(())
 }
 
 /// The outputs of each layer of a projector `Sequential(Linear, BatchNorm1d, ReLU, Linear, ...)`, if there is one.

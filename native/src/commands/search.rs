@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use barlow_core::data::Pictures;
+use barlow_core::evaluate::Source as _;
 use barlow_formats::Catalog;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -14,12 +15,14 @@ use serde_json::json;
 
 use crate::cli::{Duplicates, Search};
 use crate::data::{decode, open};
-use crate::embed::Encoder;
+use crate::embed::{Encoder, Kind};
 use crate::run_folder::write_file;
 use crate::sheet::{Sheet, picture_of};
 
 /// Pixels a side of the pictures on a sheet or a page.
 const SHOWN_SIDE: usize = 128;
+/// Pairs that are kept of a picture.
+const MOST_PAIRS: usize = 64;
 /// Pixels a side of what decides whether two pictures are nearly the same.
 const SMALL_SIDE: usize = 16;
 
@@ -32,13 +35,13 @@ pub fn search(arguments: &Search) -> Result<()> {
     let mut encoder = Encoder::open(&arguments.run, arguments.best, arguments.device)?;
     let query = decode::planes_of_file(&arguments.like, encoder.side)?;
     let query = Pictures::new(encoder.side, encoder.side, query);
-    let (query, _) = block_on(encoder.learned.features_and_embeddings(&query));
+    let query = block_on(encoder.learned.features(&query));
     let members: Vec<usize> = (0..catalog.items.len()).collect();
-    let encoded = encoder.encode(&catalog, &members, |_, _| {})?;
-    let center = encoded.features.mean();
+    let encoded = encoder.encode(&catalog, &members, Kind::Features, |_, _| {})?;
+    let center = encoded.vectors.mean();
     let (query, gallery) = (
         query.directions(&center),
-        encoded.features.directions(&center),
+        encoded.vectors.directions(&center),
     );
     let mut cosines = query.compare(&gallery, |_, cosines| cosines.to_vec());
     let cosines = cosines.pop().unwrap_or_default();
@@ -90,11 +93,11 @@ pub fn duplicates(arguments: &Duplicates) -> Result<()> {
     let side = encoder.side;
     let mut small = Vec::new();
     let members: Vec<usize> = (0..catalog.items.len()).collect();
-    let encoded = encoder.encode(&catalog, &members, |_, planes| {
+    let encoded = encoder.encode(&catalog, &members, Kind::Features, |_, planes| {
         small.push(Small::of(planes, side))
     })?;
-    let center = encoded.features.mean();
-    let directions = encoded.features.directions(&center);
+    let center = encoded.vectors.mean();
+    let directions = encoded.vectors.directions(&center);
     let pairs = directions.compare(&directions, |first, cosines| {
         let later = cosines.iter().enumerate().skip(first + 1);
         later
@@ -102,6 +105,8 @@ pub fn duplicates(arguments: &Duplicates) -> Result<()> {
                 **cosine >= arguments.threshold && small[first].is_like(&small[*second])
             })
             .map(|(second, cosine)| (second, *cosine))
+            // Enough to connect a group, however large it is.
+            .take(MOST_PAIRS)
             .collect::<Vec<_>>()
     });
     let groups = groups(&pairs);

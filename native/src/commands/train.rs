@@ -1,5 +1,6 @@
 //! `barlow train`
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
@@ -7,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use barlow_core::train::{Checkpoint, Command, Event, Outcome, Trainer, encoder_weights};
+use barlow_core::train::{Command, Event, Outcome, Trainer, encoder_weights};
 use pollster::block_on;
 
 use super::evaluate::{examine, print_table};
@@ -26,61 +27,39 @@ const INTERRUPTED: i32 = 130;
 /// What `--resume` says to go on with whatever is there.
 const AUTO: &str = "auto";
 
-/// What is trained, and where it is kept.
-struct Plan {
-    settings: Settings,
-    /// The run that is there already.
-    folder: Option<RunFolder>,
-    /// Where it stands.
-    checkpoint: Option<Checkpoint>,
+/// The run that is there already and is to go on, if there is one.
+fn existing(arguments: &Train, wanted: Option<&Settings>) -> Result<Option<RunFolder>> {
+    match (&arguments.resume, wanted) {
+        (None, _) => Ok(None),
+        (Some(_), Some(wanted)) => {
+            let name = name_of(wanted.data.folder.as_deref());
+            Ok(RunFolder::find(arguments.out.as_deref(), &name))
+        }
+        (Some(run), None) => {
+            if arguments.preset.is_some() || arguments.config.is_some() || arguments.out.is_some() {
+                bail!(
+                    "a run that goes on has its settings and its folder: leave out --preset, --config and --out (single \
+                     settings may change, with --set NAME=VALUE)"
+                );
+            }
+            RunFolder::open(run).map(Some)
+        }
+    }
 }
 
-impl Plan {
-    fn new(arguments: &Train) -> Result<Self> {
-        let folder = match &arguments.resume {
-            None => None,
-            Some(auto) if auto.as_os_str() == AUTO => {
-                let name = name_of(arguments.folder.as_deref());
-                RunFolder::find(arguments.out.as_deref(), &name)
-            }
-            Some(run) => {
-                if arguments.preset.is_some()
-                    || arguments.config.is_some()
-                    || arguments.out.is_some()
-                {
-                    bail!(
-                        "a run that goes on has its settings and its folder: leave out --preset, --config and --out (single \
-                         settings may change, with --set NAME=VALUE)"
-                    );
-                }
-                Some(RunFolder::open(run)?)
-            }
-        };
-        let Some(folder) = folder else {
-            return Ok(Self {
-                settings: Settings::from_arguments(arguments)?,
-                folder: None,
-                checkpoint: None,
-            });
-        };
-        let mut settings = Settings::read(&folder.path().join("config.toml"))?;
-        settings.apply(arguments)?;
-        let auto = arguments
-            .resume
-            .as_ref()
-            .is_some_and(|r| r.as_os_str() == AUTO);
-        // A run that was ended before its first checkpoint begins anew, in the same place.
-        let checkpoint = if auto && !folder.has_checkpoint() {
-            None
-        } else {
-            Some(folder.last_checkpoint()?)
-        };
-        Ok(Self {
-            settings,
-            folder: Some(folder),
-            checkpoint,
-        })
+/// The settings of the run in `folder`, as the command line changes them. `wanted` are those that it alone would give.
+fn going_on(folder: &RunFolder, arguments: &Train, wanted: Option<&Settings>) -> Result<Settings> {
+    let mut settings = Settings::read(&folder.path().join("config.toml"))?;
+    settings.apply(arguments)?;
+    let chosen = arguments.preset.is_some() || arguments.config.is_some();
+    if chosen && wanted.is_some_and(|wanted| wanted.training != settings.training) {
+        bail!(
+            "the run in {} was begun with other settings than --preset or --config name: leave these out to go on with it, or \
+             name another folder with --out",
+            folder.path().display()
+        );
     }
+    Ok(settings)
 }
 
 /// What a run on `path` is called.
@@ -91,11 +70,32 @@ fn name_of(path: Option<&Path>) -> String {
 
 /// Trains, from the beginning or from a checkpoint, and says what was learned.
 pub fn train(arguments: &Train) -> Result<()> {
-    let Plan {
-        settings,
-        folder,
-        checkpoint,
-    } = Plan::new(arguments)?;
+    let auto = arguments
+        .resume
+        .as_ref()
+        .is_some_and(|run| run.as_os_str() == AUTO);
+    let wanted = if auto || arguments.resume.is_none() {
+        Some(Settings::from_arguments(arguments)?)
+    } else {
+        None
+    };
+    let existing = existing(arguments, wanted.as_ref())?;
+    // Before anything of it is read: another process may still be writing.
+    let mut lock = existing.as_ref().map(RunFolder::lock).transpose()?;
+    let _held = match (&mut lock, &existing) {
+        (Some(lock), Some(folder)) => Some(held(lock, folder)?),
+        _ => None,
+    };
+    let mut settings = match (&existing, wanted) {
+        (Some(folder), wanted) => going_on(folder, arguments, wanted.as_ref())?,
+        (None, Some(wanted)) => wanted,
+        (None, None) => bail!("there is no run to go on with"),
+    };
+    // A run that was ended before its first checkpoint begins anew, in the same place.
+    let checkpoint = match &existing {
+        Some(folder) if !auto || folder.has_checkpoint() => Some(folder.last_checkpoint()?),
+        _ => None,
+    };
     let opened = device::open(arguments.device)?;
     say!("training on {}", opened.name);
     let binding = opened.limits.as_ref().map(|limits| limits.binding_bytes);
@@ -104,9 +104,11 @@ pub fn train(arguments: &Train) -> Result<()> {
     let config = settings.training.clone();
     config.check(loaded.set.count())?;
     if let Some(limits) = &opened.limits {
-        config.check_device(limits, loaded.set.size(), loaded.set.held())?;
+        config.check_device(limits, loaded.set.size(), loaded.set.held(config.batch))?;
     }
 
+    let existing_folder = existing.as_ref();
+    let created;
     let (pictures, waited) = loaded.set.open()?;
     let mut trainer = match checkpoint {
         None => Trainer::new(config, pictures, &opened.device)?,
@@ -115,23 +117,32 @@ pub fn train(arguments: &Train) -> Result<()> {
     if let Some(labels) = &loaded.labels {
         trainer.set_labels(labels);
     }
-    let folder = match folder {
+    let is_new = existing.is_none();
+    let folder = match existing_folder {
         Some(folder) => folder,
         None => {
             let name = name_of(settings.data.folder.as_deref());
-            RunFolder::create(arguments.out.as_deref(), &name)?
+            created = RunFolder::create(arguments.out.as_deref(), &name)?;
+            &created
         }
     };
-    let mut lock = folder.lock()?;
-    let _held = lock
-        .try_write()
-        .map_err(|_| anyhow!("another process is training {}", folder.path().display()))?;
+    let mut new_lock = is_new.then(|| folder.lock()).transpose()?;
+    let _new_held = new_lock
+        .as_mut()
+        .map(|lock| held(lock, folder))
+        .transpose()?;
+    folder.clean();
+    // What was decided stays: a stream counts files that cannot be read, and memory does not hold them.
+    settings.data.stream = loaded.set.streaming();
     folder.write("config.toml", settings.to_toml()?.as_bytes())?;
     say!("keeping the run in {}", folder.path().display());
 
     trainer.set_exam(loaded.exam.clone());
+    if trainer.done() > 0 && !folder.was_evaluated_at(trainer.done()) {
+        trainer.catch_up_on_exam();
+    }
     let metrics = folder.metrics(trainer.done())?;
-    let watch = Watch::new(&folder, metrics, trainer.done(), &settings, waited.clone())?;
+    let watch = Watch::new(folder, metrics, trainer.done(), &settings, waited.clone())?;
     let started = Instant::now();
     let outcome = run(&mut trainer, watch, &settings.keep);
     let shown = quoted(folder.path());
@@ -194,6 +205,15 @@ pub fn train(arguments: &Train) -> Result<()> {
     Ok(())
 }
 
+/// Takes a run's lock.
+fn held<'l>(
+    lock: &'l mut fd_lock::RwLock<File>,
+    folder: &RunFolder,
+) -> Result<fd_lock::RwLockWriteGuard<'l, File>> {
+    lock.try_write()
+        .map_err(|_| anyhow!("another process is training {}", folder.path().display()))
+}
+
 /// How the program was called, so that what is printed can be typed.
 fn program() -> String {
     std::env::args().next().unwrap_or_else(|| "barlow".into())
@@ -244,7 +264,7 @@ fn run(trainer: &mut Trainer, mut watch: Watch<'_>, keep: &Keep) -> Result<Outco
                 _ = commands.try_send(Command::Stop);
                 failure = Some(error);
             }
-            if saved.elapsed() > save_every && !save_every.is_zero() || watch.wants_checkpoint() {
+            if !save_every.is_zero() && saved.elapsed() > save_every {
                 _ = commands.try_send(Command::Save);
                 saved = Instant::now();
             }

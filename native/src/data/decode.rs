@@ -40,6 +40,9 @@ pub fn planes(item: &Item, side: usize) -> Result<Vec<u8>> {
     {
         return Ok(bytes);
     }
+    // Held until the picture is small again.
+    let _alone = is_large(&bytes, item.encoding)
+        .then(|| LARGE_PICTURE.lock().unwrap_or_else(PoisonError::into_inner));
     middle_square(decoded(&bytes, item.encoding)?, side)
 }
 
@@ -56,6 +59,16 @@ pub fn size(item: &Item) -> Result<(u32, u32)> {
             Ok(reader.into_dimensions()?)
         }
     }
+}
+
+/// Whether a file announces a picture that takes much memory.
+fn is_large(bytes: &[u8], encoding: Encoding) -> bool {
+    if encoding != Encoding::File {
+        return false;
+    }
+    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format();
+    let size = reader.ok().and_then(|reader| reader.into_dimensions().ok());
+    size.is_some_and(|(width, height)| 4 * u64::from(width) * u64::from(height) > LARGE)
 }
 
 /// The picture, as large as it is.
@@ -104,8 +117,6 @@ fn decoded_file(bytes: &[u8]) -> Result<DynamicImage> {
             MOST_PIXELS / 1_000_000
         );
     }
-    let large = decoder.total_bytes() > LARGE;
-    let _alone = large.then(|| LARGE_PICTURE.lock().unwrap_or_else(PoisonError::into_inner));
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let mut limits = image::Limits::no_limits();
     limits.max_alloc = Some(decoder.total_bytes().saturating_mul(2).max(LARGE));

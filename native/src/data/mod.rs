@@ -71,11 +71,19 @@ impl Set {
         }
     }
 
-    /// How many pictures lie on the device.
-    pub fn held(&self) -> usize {
+    /// How many pictures lie on the device at once, of a run with that batch.
+    pub fn held(&self, batch: usize) -> usize {
         match self {
             Self::Held(pictures) => pictures.count(),
-            Self::Streamed { .. } => 0,
+            Self::Streamed { .. } => batch,
+        }
+    }
+
+    /// Which it is, as a setting.
+    pub fn streaming(&self) -> Streaming {
+        match self {
+            Self::Held(_) => Streaming::Never,
+            Self::Streamed { .. } => Streaming::Always,
         }
     }
 
@@ -148,7 +156,8 @@ pub fn load(data: &Data, binding: Option<u64>) -> Result<Loaded> {
         );
         return Ok(Loaded {
             set: Set::Held(all.pictures),
-            labels: Some(all.labels),
+            // They are found again among each other; nothing asks for their classes meanwhile.
+            labels: None,
             exam: Exam::emoji(emoji),
             description,
         });
@@ -241,13 +250,49 @@ pub fn load(data: &Data, binding: Option<u64>) -> Result<Loaded> {
             held
         }
     };
-    let exam = exam_of(&catalog, with_classes, &test, side)?;
+    let most = (MOST_HELD / (3 * side * side) as u64) as usize;
+    let exam = exam_of(&catalog, with_classes, &spread(&test, most), side)?;
     Ok(Loaded {
         set: Set::Held(pictures),
         labels,
         exam,
         description,
     })
+}
+
+/// What is measured of a run, on all pictures with classes if they fit in memory, on a sample if not, which is said.
+///
+/// # Errors
+/// If there are no pictures.
+pub fn load_exam(data: &Data) -> Result<Exam> {
+    let Some(path) = &data.folder else {
+        return Ok(Exam::emoji(emoji()));
+    };
+    let catalog = open(path)?;
+    for left_out in &catalog.left_out {
+        eprintln!("left out: {left_out}");
+    }
+    let mut train: Vec<usize> = catalog.part(Part::Train).collect();
+    if train.is_empty() {
+        train = catalog.part(Part::Unlabelled).collect();
+    }
+    let mut test: Vec<usize> = catalog.part(Part::Test).collect();
+    if train.is_empty() {
+        std::mem::swap(&mut train, &mut test);
+    }
+    let all = train.len() + test.len();
+    let most = (2 * MOST_HELD / (3 * data.side * data.side) as u64) as usize;
+    if all > most {
+        eprintln!(
+            "warning: {all} pictures of {0} x {0} do not fit in memory: measured on a sample of {most}, which is no \
+             published protocol",
+            data.side
+        );
+        train = spread(&train, train.len() * most / all);
+        test = spread(&test, test.len() * most / all);
+    }
+    let train = hold(&catalog, &train, data.side)?;
+    exam_of(&catalog, train, &test, data.side)
 }
 
 /// The classes of the pictures at `members`, if all have one.
