@@ -1,6 +1,6 @@
 // Augmentation: a workgroup makes one view from a picture of 8-bit colors, in one dispatch whatever the sizes.
 //
-// In order, as torchvision's tensor transforms: crop and bicubic resize (antialiased, a = -0.5, clamped to [0, 1]),
+// In order, as torchvision's tensor transforms: crop and resize (bicubic with a = -0.5 or bilinear, antialiased, clamped to [0, 1]),
 // flip, color jitter, grayscale, Gaussian blur (reflected borders), solarization, normalization. A view that fits stays
 // in workgroup memory until it is done; a larger one is worked on where it will lie.
 
@@ -42,8 +42,9 @@ struct Draw {
     blur_kernel: u32,
     blur_sigma: f32,
     solarize_threshold: f32,
-    unused_0: u32,
-    unused_1: u32,
+    // Whether the resize is bilinear.
+    bilinear: u32,
+    unused: u32,
     // Up to four steps of color jitter, in order; 0 is none.
     jitter: vec4<u32>,
     amounts: vec4<f32>,
@@ -122,22 +123,29 @@ struct Taps {
     end: u32,
     center: f32,
     stretch: f32,
+    bilinear: bool,
 }
 
-fn taps_of(i: u32, length: u32) -> Taps {
+fn taps_of(i: u32, length: u32, bilinear: bool) -> Taps {
     let scale = f32(length) / f32(SIZE);
     let stretch = max(scale, 1.0);
+    let support = select(2.0, 1.0, bilinear) * stretch;
     let center = scale * (f32(i) + 0.5);
     return Taps(
-        u32(max(center - 2.0 * stretch + 0.5, 0.0)),
-        min(u32(center + 2.0 * stretch + 0.5), length),
+        u32(max(center - support + 0.5, 0.0)),
+        min(u32(center + support + 0.5), length),
         center,
         stretch,
+        bilinear,
     );
 }
 
 fn weight(taps: Taps, i: u32) -> f32 {
-    return cubic((f32(i) - taps.center + 0.5) / taps.stretch);
+    let distance = (f32(i) - taps.center + 0.5) / taps.stretch;
+    if taps.bilinear {
+        return max(1.0 - abs(distance), 0.0);
+    }
+    return cubic(distance);
 }
 
 // A color of a picture, between 0 and 1: four in a word, the first in the lowest bits.
@@ -150,7 +158,7 @@ fn resize(draw: Draw, thread: u32) {
     for (var color = 0u; color < 3u; color++) {
         for (var i = thread; i < draw.height * SIZE; i += THREADS) {
             let x = i % SIZE;
-            let taps = taps_of(select(x, SIZE - 1u - x, draw.flip == 1u), draw.width);
+            let taps = taps_of(select(x, SIZE - 1u - x, draw.flip == 1u), draw.width, draw.bilinear == 1u);
             let row = (color * HEIGHT + draw.top + i / SIZE) * WIDTH + draw.left;
             var sum = 0.0;
             var weights = 0.0;
@@ -163,7 +171,7 @@ fn resize(draw: Draw, thread: u32) {
         }
         wait();
         for (var i = thread; i < PLANE; i += THREADS) {
-            let taps = taps_of(i / SIZE, draw.height);
+            let taps = taps_of(i / SIZE, draw.height, draw.bilinear == 1u);
             var sum = 0.0;
             var weights = 0.0;
             for (var tap = taps.start; tap < taps.end; tap++) {

@@ -22,8 +22,12 @@ struct Sizes {
 var<workgroup> sums: array<vec2<f32>, THREADS>;
 
 fn trust_ratio(parameter: f32, gradient: f32) -> f32 {
-    if parameter == 0.0 || gradient == 0.0 {
+    if parameter == 0.0 {
         return 1.0;
+    }
+    // solo-learn's formula moves nothing then, not even by decay; the official one has nothing to move by.
+    if gradient == 0.0 {
+        return 0.0;
     }
     if CLIPPED {
         return min(sizes.eta * parameter / (gradient + sizes.decay * parameter + EPSILON) / sizes.rate, 1.0);

@@ -1,5 +1,5 @@
 // LARS, last of three, and SGD with momentum: every tensor moves.
-// g <- ratio * (g + decay * p), m <- momentum * m + g, p <- p - rate * m; those of one dimension without decay and ratio.
+// g <- ratio * (g + decay * p), m <- momentum * m + g, p <- p - rate * m; those of one dimension without ratio, and with a decay of their own.
 
 const THREADS: u32 = 256u;
 const CHUNK: u32 = 2048u;
@@ -10,6 +10,8 @@ struct Sizes {
     chunks: u32,
     momentum: f32,
     decay: f32,
+    // Of tensors of one dimension.
+    decay_biases: f32,
     rate_weights: f32,
     rate_biases: f32,
 }
@@ -34,7 +36,7 @@ fn main(
         let entry = chunk_table[chunk];
         let is_weight = entry.z == 1u;
         let rate = select(sizes.rate_biases, sizes.rate_weights, is_weight);
-        let decay = select(0.0, sizes.decay, is_weight);
+        let decay = select(sizes.decay_biases, sizes.decay, is_weight);
         var ratio = 1.0;
         if ADAPTIVE && is_weight {
             ratio = ratios[entry.x];

@@ -24,19 +24,10 @@ const RIGHT_IS_LEFT: bool = false;
 const RIGHT_IS_LOSS_SLOPE: bool = false;
 
 // What the tiles hold. 16-bit floats, where an adapter has them, halve the traffic to workgroup memory; sums are of
-// 32 bits either way.
+// 32 bits either way. Gradients are not scaled here: the trainer scales the loss (core/src/train/loss_scale.rs).
 alias Entry = f32;
 const NARROW: bool = false;
 const LARGEST_NARROW: f32 = 65504.0;
-// 16-bit floats end at 6e-8, and gradients are smaller: they are narrowed at this multiple, a power of two, and the
-// product is divided by it. What is then too large becomes the largest instead of infinite.
-const GRADIENT_SCALE: f32 = 16384.0;
-// Of matrices: whether an operand is a gradient.
-const LEFT_IS_GRADIENT: bool = false;
-const RIGHT_IS_GRADIENT: bool = false;
-const LEFT_SCALE: f32 = select(1.0, GRADIENT_SCALE, NARROW && (LEFT_IS_GRADIENT || MODE == WEIGHT_GRADIENT));
-const RIGHT_SCALE: f32 = select(1.0, GRADIENT_SCALE,
-    NARROW && (RIGHT_IS_GRADIENT || RIGHT_IS_LOSS_SLOPE || MODE == INPUT_GRADIENT));
 
 // Whether a thread takes 8 columns instead of 4: more arithmetic for each reading of workgroup memory, and more registers.
 const WIDE: bool = false;
@@ -78,6 +69,8 @@ struct Sizes {
     scale: f32,
     // The weight of the redundancy term, for the slope of the loss.
     lambda: f32,
+    // Infinity, which WGSL has no literal for.
+    infinity: f32,
 }
 
 // Tensors share buffers, so that every binding is read_write.
@@ -96,9 +89,13 @@ var<workgroup> right_tile: array<vec4<Entry>, TILE_INNER * RIGHT_PITCH>;
 const PLACES: u32 = select(1u, TILE_COLUMNS, MODE == WEIGHT_GRADIENT);
 var<workgroup> places: array<vec3<u32>, PLACES>;
 
-fn entries(values: vec4<f32>, scale: f32) -> vec4<Entry> {
-    if NARROW {
-        return vec4<Entry>(clamp(scale * values, vec4(-LARGEST_NARROW), vec4(LARGEST_NARROW)));
+// Whether an operand's entry was too large for 16 bits, or not a number. The whole tile is then infinite: what a
+// conversion makes of such an entry differs between drivers (those that round toward zero make it finite again).
+var<workgroup> overflowed: atomic<u32>;
+
+fn entries(values: vec4<f32>) -> vec4<Entry> {
+    if NARROW && !all(abs(values) <= vec4(LARGEST_NARROW)) {
+        atomicStore(&overflowed, 1u);
     }
     return vec4<Entry>(values);
 }
@@ -233,6 +230,9 @@ fn across_of(column: u32, phase: Phase) -> vec3<u32> {
     return corner_of(column);
 }
 
+// What every sum is multiplied by.
+var<private> factor: f32;
+
 fn store(row: u32, column: u32, split: u32, phase: Phase, value: f32) {
     if row >= sizes.rows || column >= sizes.columns {
         return;
@@ -249,7 +249,7 @@ fn store(row: u32, column: u32, split: u32, phase: Phase, value: f32) {
         }
         index = ((picture * CHANNELS + row) * HEIGHT + y) * WIDTH + x;
     }
-    product[index] = sizes.scale / (LEFT_SCALE * RIGHT_SCALE) * value;
+    product[index] = factor * value;
 }
 
 fn store_row(row: u32, column: u32, split: u32, phase: Phase, values: vec4<f32>) {
@@ -337,7 +337,7 @@ fn main(
                 if row + 2u < sizes.rows { values.z = left[place.x + (row + 2u) * place.y]; }
                 if row + 3u < sizes.rows { values.w = left[place.x + (row + 3u) * place.y]; }
             }
-            left_tile[along * LEFT_PITCH + quad] = entries(values, LEFT_SCALE);
+            left_tile[along * LEFT_PITCH + quad] = entries(values);
         }
         for (var i = thread; i < TILE_INNER * TILE_COLUMNS / 4u; i += THREADS) {
             let along = select(i / (TILE_COLUMNS / 4u), i % TILE_INNER, RIGHT_ALONG_INNER);
@@ -373,7 +373,7 @@ fn main(
                     if inside.w { values.w = right_value(k, column + 3u); }
                 }
             }
-            right_tile[along * RIGHT_PITCH + quad] = entries(values, RIGHT_SCALE);
+            right_tile[along * RIGHT_PITCH + quad] = entries(values);
         }
         workgroupBarrier();
         for (var k = 0u; k < TILE_INNER; k++) {
@@ -403,6 +403,10 @@ fn main(
         workgroupBarrier();
     }
 
+    factor = sizes.scale;
+    if NARROW && atomicLoad(&overflowed) != 0u {
+        factor = sizes.infinity;
+    }
     let row = first_row + 8u * thread_row;
     let column = first_column + 4u * QUADS * thread_column;
     store_row(row, column, split, phase, sum_0);

@@ -10,16 +10,17 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use barlow_core::augment::{Blur, Crop, Draw, Jitter, Normalization};
+use barlow_core::augment::{Blur, Crop, Draw, Interpolation, Jitter, Normalization};
 use barlow_core::config::Config;
 use barlow_core::data::Pictures;
 use barlow_core::device::{self, Device};
+use barlow_core::evaluate::{Features, Gallery, Knn, predicted};
 use barlow_core::loss::barlow_twins;
 use barlow_core::model::{
     Architecture, BarlowTwins, EncoderConfig, Initializer, Mode, Network, ProjectorConfig, Stem,
     Visitor,
 };
-use barlow_core::ops::{Moved, Parameter, augment};
+use barlow_core::ops::{AdamW, Moved, Parameter, augment};
 use barlow_core::optim::{Lars, OptimizerConfig, Rates, Schedule, TrustRatio};
 use barlow_core::train::Trainer;
 use burn::tensor::{DType, Tensor, TensorData};
@@ -189,6 +190,44 @@ fn loss() {
     });
 }
 
+/// Moves a case's tensors step by step by `update(parameters, step)`, and compares them after each.
+fn moves(
+    case: &Case,
+    device: &Device,
+    memory: usize,
+    tolerance: f64,
+    update: impl Fn(&[Parameter], usize) -> Vec<Moved>,
+) {
+    let shapes = case.params["shapes"].as_array().unwrap();
+    let is_weight = |i: usize| shapes[i].as_array().unwrap().len() > 1;
+    let flat = |name: String| {
+        let values = case.values(&name);
+        let count = values.len();
+        Tensor::<1>::from_data(TensorData::new(values, [count]), device)
+    };
+    let start = (0..shapes.len()).map(|i| {
+        let value = flat(format!("param.{i}.start"));
+        let memory = (0..memory).map(|_| value.zeros_like()).collect();
+        Moved { value, memory }
+    });
+    let mut moved: Vec<Moved> = start.collect();
+    for step in 0..case.count("steps") {
+        let parameters = moved.into_iter().enumerate().map(|(i, moved)| Parameter {
+            value: moved.value,
+            memory: moved.memory,
+            gradient: flat(format!("param.{i}.grad.{step}")),
+            is_weight: is_weight(i),
+        });
+        moved = update(&parameters.collect::<Vec<_>>(), step);
+        for (i, moved) in moved.iter().enumerate() {
+            let name = format!("param.{i}.after.{step}");
+            let what = format!("{}: {name}", case.name);
+            let value = values(moved.value.clone());
+            assert_close(&value, &case.values(&name), tolerance, &what);
+        }
+    }
+}
+
 #[test]
 fn lars() {
     each_case("lars", |case, device| {
@@ -197,44 +236,107 @@ fn lars() {
             weight_decay: case.number("weight_decay"),
             eta: case.number("eta"),
             trust_ratio: Some(TrustRatio::Official),
+            decay_biases: false,
         };
-        let shapes = case.params["shapes"].as_array().unwrap();
-        let is_weight = |i: usize| shapes[i].as_array().unwrap().len() > 1;
-        let flat = |name: String| {
-            let values = case.values(&name);
-            let count = values.len();
-            Tensor::<1>::from_data(TensorData::new(values, [count]), device)
-        };
-        let start = (0..shapes.len()).map(|i| {
-            let value = flat(format!("param.{i}.start"));
-            let memory = vec![value.zeros_like()];
-            Moved { value, memory }
-        });
-        let mut moved: Vec<Moved> = start.collect();
-        for step in 0..case.count("steps") {
+        moves(case, device, 1, 1e-6, |parameters, step| {
             let rate = |name: &str| case.params[name][step].as_f64().unwrap();
             let rates = Rates {
                 weights: rate("lr_weights"),
                 biases: rate("lr_biases"),
             };
-            let parameters = moved.into_iter().enumerate().map(|(i, moved)| Parameter {
-                value: moved.value,
-                memory: moved.memory,
-                gradient: flat(format!("param.{i}.grad.{step}")),
-                is_weight: is_weight(i),
-            });
-            moved = lars.update(&parameters.collect::<Vec<_>>(), rates);
-            for (i, moved) in moved.iter().enumerate() {
-                let name = format!("param.{i}.after.{step}");
-                assert_close(
-                    &values(moved.value.clone()),
-                    &case.values(&name),
-                    1e-6,
-                    &name,
-                );
+            lars.update(parameters, rates)
+        });
+    });
+}
+
+#[test]
+fn optimizers() {
+    each_case("optim", |case, device| {
+        let rates = |step: usize| {
+            let rate = case.params["rates"][step].as_f64().unwrap();
+            Rates {
+                weights: rate,
+                biases: rate,
             }
+        };
+        let lars = |eta, trust_ratio| Lars {
+            momentum: case.number("momentum"),
+            weight_decay: case.number("weight_decay"),
+            eta,
+            trust_ratio,
+            decay_biases: false,
+        };
+        match case.params["kind"].as_str() {
+            Some("sgd") => {
+                let rule = lars(0.0, None);
+                moves(case, device, 1, 1e-6, |p, step| rule.update(p, rates(step)));
+            }
+            Some("lars_clipped") => {
+                let rule = lars(case.number("eta"), Some(TrustRatio::Clipped));
+                moves(case, device, 1, 1e-6, |p, step| rule.update(p, rates(step)));
+            }
+            Some("adamw") => {
+                let beta = |i: usize| case.params["betas"][i].as_f64().unwrap();
+                let rule = AdamW {
+                    beta_1: beta(0),
+                    beta_2: beta(1),
+                    epsilon: case.number("eps"),
+                    weight_decay: case.number("weight_decay"),
+                };
+                moves(case, device, 2, 1e-5, |p, step| {
+                    rule.update(p, rates(step), step as u64 + 1)
+                });
+            }
+            kind => panic!("{}: {kind:?}", case.name),
         }
     });
+}
+
+#[test]
+fn knn() {
+    for path in files("knn", "safetensors") {
+        let case = Case::read(&path);
+        let vectors = |name: &str| {
+            let width = case.tensors[name].shape().to_vec()[1];
+            let values = case.values(name);
+            // Cosines, of features that are not moved to their mean.
+            Features { width, values }.directions(&vec![0.0; width])
+        };
+        let classes = |name: &str| -> Vec<usize> {
+            case.values(name)
+                .iter()
+                .map(|class| *class as usize)
+                .collect()
+        };
+        let knn = Knn {
+            neighbors: case.count("k"),
+            temperature: case.number("temperature"),
+            centered: false,
+        };
+        let mut gallery = Gallery::default();
+        gallery.add(vectors("train"));
+        let queries = vectors("test");
+        let votes = knn.votes((&gallery, &classes("train_class")), &queries);
+        // Ours are smaller by one factor, so that they stay finite at any temperature.
+        let factor = (1.0 / knn.temperature).exp();
+        let count = case.count("classes");
+        let expected = case.values("votes");
+        for (query, (votes, expected)) in votes.iter().zip(expected.chunks_exact(count)).enumerate()
+        {
+            for (class, expected) in expected.iter().enumerate() {
+                let found = votes.iter().find(|(of, _)| *of == class);
+                let found = found.map_or(0.0, |(_, votes)| votes * factor);
+                let what = format!("{}: votes of {query} for {class}", case.name);
+                assert_relative(found, f64::from(*expected), 1e-4, &what);
+            }
+        }
+        let elected: Vec<usize> = votes.iter().filter_map(|votes| predicted(votes)).collect();
+        assert_eq!(elected, classes("predicted"), "{}", case.name);
+        let (train, test) = (vectors("train"), vectors("test"));
+        let (train_classes, test_classes) = (classes("train_class"), classes("test_class"));
+        let accuracy = knn.accuracy((train, &train_classes), (test, &test_classes));
+        assert_relative(accuracy, case.number("top1"), 1e-12, "top-1");
+    }
 }
 
 #[test]
@@ -247,6 +349,7 @@ fn schedule() {
             warmup_epochs: count("warmup_epochs"),
             rate_weights: case["lr_weights"].as_f64().unwrap(),
             rate_biases: case["lr_biases"].as_f64().unwrap(),
+            ..Schedule::default()
         };
         for (i, step) in case["steps"].as_array().unwrap().iter().enumerate() {
             let step = step.as_u64().unwrap() as usize;
@@ -281,6 +384,7 @@ fn encoder_config(case: &Case) -> EncoderConfig {
             stem => panic!("{stem:?}"),
         },
         cells: 1,
+        ..EncoderConfig::default()
     }
 }
 
@@ -374,6 +478,7 @@ fn draw(case: &Value) -> Draw {
             height: crop[2],
             width: crop[3],
         },
+        interpolation: Interpolation::Bicubic,
         flip: on("flip"),
         jitter: jitter.collect(),
         gray: on("gray"),
@@ -469,6 +574,7 @@ fn trajectory() {
                 warmup_epochs: schedule("warmup_epochs"),
                 rate_weights: case.number("lr_weights"),
                 rate_biases: case.number("lr_biases"),
+                ..Schedule::default()
             },
             ..Config::default()
         };

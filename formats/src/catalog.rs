@@ -1,5 +1,6 @@
 //! What a data set holds: every picture's name, class and place, and no pixel yet.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::location::Location;
@@ -41,8 +42,21 @@ pub enum Part {
     Train,
     /// To learn from, without classes.
     Unlabelled,
+    /// To be tested on while something is chosen: `val/`.
+    Validation,
     /// To be tested on.
     Test,
+}
+
+impl std::fmt::Display for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Train => "train",
+            Self::Unlabelled => "unlabeled",
+            Self::Validation => "val",
+            Self::Test => "test",
+        })
+    }
 }
 
 /// What a picture's bytes mean.
@@ -180,6 +194,30 @@ impl Catalog {
             )));
         }
         Ok(self)
+    }
+
+    /// The part that is tested on: the test part, or the validation part where there is no other, or the other's pictures
+    /// have no classes (as those of ImageNet's).
+    pub fn test_part(&self) -> Option<Part> {
+        let usable = |part: &Part| {
+            let mut items = self
+                .items
+                .iter()
+                .filter(|item| item.part == *part)
+                .peekable();
+            items.peek().is_some()
+                && (self.classes.is_empty() || items.all(|item| item.class.is_some()))
+        };
+        [Part::Test, Part::Validation].into_iter().find(usable)
+    }
+
+    /// The parts that are there, with the number of pictures of each.
+    pub fn parts(&self) -> BTreeMap<Part, usize> {
+        let mut parts = BTreeMap::new();
+        for item in &self.items {
+            *parts.entry(item.part).or_default() += 1;
+        }
+        parts
     }
 
     /// The numbers of the pictures of that part.

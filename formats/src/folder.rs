@@ -79,8 +79,15 @@ pub(crate) fn pictures(
     let mut classes: Vec<String> = places.iter().filter_map(|p| p.class.clone()).collect();
     classes.sort();
     classes.dedup();
-    let mut asked = places.iter().filter(|place| place.part != Part::Unlabelled);
-    let labelled = classes.len() > 1 && asked.all(|place| place.class.is_some());
+    // What is learned from says whether there are classes; a test part may come without, as ImageNet's.
+    let of = |part: Part| places.iter().filter(move |place| place.part == part);
+    let known = |part: Part| of(part).all(|place| place.class.is_some());
+    let labelled = classes.len() > 1
+        && known(Part::Train)
+        && (of(Part::Train).next().is_some()
+            || [Part::Test, Part::Validation]
+                .into_iter()
+                .any(|part| of(part).next().is_some() && known(part)));
     if !labelled {
         classes.clear();
     }
@@ -126,7 +133,8 @@ fn common_folder(entries: &[Entry]) -> usize {
 /// What a folder's name says about what is in it.
 fn part_of(folder: &str) -> Option<Part> {
     match folder.to_lowercase().as_str() {
-        "test" | "val" | "valid" | "validation" => Some(Part::Test),
+        "test" => Some(Part::Test),
+        "val" | "valid" | "validation" => Some(Part::Validation),
         "train" | "training" => Some(Part::Train),
         "unlabeled" | "unlabelled" => Some(Part::Unlabelled),
         _ => None,
@@ -209,6 +217,36 @@ mod tests {
             open(&["a/cat/1.png", "a/dog/1.png"]).classes,
             ["cat", "dog"]
         );
+        // One part is tested on: `test/`, or `val/` where the other's pictures have no classes.
+        for (names, part) in [
+            (
+                &[
+                    "train/cat/1.png",
+                    "train/dog/1.png",
+                    "val/cat/2.png",
+                    "test/cat/3.png",
+                ][..],
+                Some(Part::Test),
+            ),
+            (
+                &[
+                    "train/cat/1.png",
+                    "train/dog/1.png",
+                    "val/cat/2.png",
+                    "test/3.png",
+                ],
+                Some(Part::Validation),
+            ),
+            (
+                &["train/cat/1.png", "train/dog/1.png", "val/cat/2.png"],
+                Some(Part::Validation),
+            ),
+            (&["train/cat/1.png", "train/dog/1.png", "test/3.png"], None),
+        ] {
+            let set = open(names);
+            assert_eq!(set.classes, ["cat", "dog"], "{names:?}");
+            assert_eq!(set.test_part(), part, "{names:?}");
+        }
         // What has no class by its place takes none from the others.
         let set = open(&["train/cat/1.png", "train/dog/1.png", "unlabeled/some/2.png"]);
         assert_eq!(set.classes, ["cat", "dog"]);

@@ -97,6 +97,14 @@ pub struct Evaluate {
     /// Epochs of the protocols, in place of their own
     #[arg(long, requires = "protocol")]
     pub epochs: Option<usize>,
+    /// A list of the pictures whose labels semi-1 and semi-10 learn from, a name per line (SimCLR's 1percent.txt, say), in
+    /// place of a draw by the run's seed
+    #[arg(long, value_name = "LIST", requires = "protocol")]
+    pub labelled: Option<PathBuf>,
+    /// Pixels per side that pictures are resized to before their middle is seen [default: the run's data.side; 256 for views
+    /// of 224]
+    #[arg(long)]
+    pub side: Option<usize>,
     /// The checkpoint whose evaluation was the best, instead of the last
     #[arg(long)]
     pub best: bool,
@@ -156,6 +164,9 @@ pub struct Speed {
     /// Pixels a side that pictures are made
     #[arg(long, default_value_t = 32)]
     pub side: usize,
+    /// Random crops that are cut from each whole picture, as training on photographs does [default: its middle square]
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    pub views: usize,
     /// Pictures that are handed out at once
     #[arg(long, default_value_t = 256)]
     pub batch: usize,
@@ -390,7 +401,7 @@ impl Preset {
             Self::Emoji => Config::emoji(),
             Self::Cifar10 => Config::cifar10(),
             Self::Photos => Config::photos(),
-            Self::Paper => Config::default(),
+            Self::Paper => Config::paper(),
             Self::SoloCifar10 => Config::solo_cifar10(),
             Self::SoloCifar100 => Config::solo_cifar100(),
             Self::LightlyCifar10 => Config::lightly_cifar10(),

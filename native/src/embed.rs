@@ -16,7 +16,6 @@ use crate::cli::DeviceChoice;
 use crate::data::decode;
 use crate::device;
 use crate::run_folder::RunFolder;
-use crate::settings::Settings;
 
 /// Pictures that are decoded together.
 const CHUNK: usize = 256;
@@ -42,13 +41,13 @@ impl Encoder {
     /// If there is none, or the device cannot be opened.
     pub fn open(run: &Path, best: bool, choice: DeviceChoice) -> Result<Self> {
         let folder = RunFolder::open(run)?;
-        let settings = Settings::read(&run.join("config.toml"))?;
         let checkpoint = folder.checkpoint(best)?;
         let opened = device::open(choice)?;
         let model = checkpoint.model(&checkpoint.config, &opened.device)?;
         Ok(Self {
             learned: Learned::new(model, &checkpoint.config, &opened.device),
-            side: settings.data.side,
+            // The whole middle square, resized once to what the encoder sees.
+            side: checkpoint.config.size,
             device: opened.name,
         })
     }

@@ -196,6 +196,7 @@ mod tests {
                 folder: None,
                 side: 32,
                 stream: crate::settings::Streaming::Auto,
+                crops: crate::settings::Crops::Middle,
             },
             keep: crate::settings::Keep::default(),
             training: config.clone(),

@@ -293,13 +293,24 @@ impl Graph<'_> {
     }
 
     fn conv(&mut self, x: &str, name: &str, stride: usize) -> Result<String> {
+        self.padded_conv(x, name, stride, None)
+    }
+
+    /// A convolution with that many zeros around its input; without a number, half its kernel.
+    fn padded_conv(
+        &mut self,
+        x: &str,
+        name: &str,
+        stride: usize,
+        padding: Option<usize>,
+    ) -> Result<String> {
         let (weight, shape) = self.tensor(&format!("{name}.weight"))?;
         let kernel = *shape
             .get(2)
             .context("a convolution's weight has four extents")?;
         let attributes = vec![
             ints("kernel_shape", &[kernel; 2]),
-            ints("pads", &[kernel / 2; 4]),
+            ints("pads", &[padding.unwrap_or(kernel / 2); 4]),
             ints("strides", &[stride; 2]),
         ];
         Ok(self.node("Conv", &[x, &weight], name, attributes))
@@ -325,9 +336,14 @@ impl Graph<'_> {
     }
 
     fn encoder(&mut self, config: &EncoderConfig, size: usize) -> Result<String> {
-        let stride = if config.stem == Stem::Cifar { 1 } else { 2 };
-        let mut side = size.div_ceil(stride);
-        let x = self.conv("pictures", "backbone.conv1", stride)?;
+        let stem = config.layout().stem;
+        let mut side = stem.out_side(size);
+        let x = self.padded_conv(
+            "pictures",
+            "backbone.conv1",
+            stem.stride,
+            Some(stem.padding),
+        )?;
         let x = self.batch_norm(&x, "backbone.bn1")?;
         let mut x = self.relu(&x);
         if config.stem == Stem::ImageNet {

@@ -135,6 +135,37 @@ impl RunFolder {
         Ok(())
     }
 
+    /// Keeps a checkpoint in place of all others, whose steps are counted otherwise.
+    ///
+    /// # Errors
+    /// If it cannot be written; the others are then untouched.
+    pub fn write_only_checkpoint(&self, step: usize, bytes: &[u8]) -> Result<()> {
+        self.write(&checkpoint_name(step), bytes)?;
+        for (other, path) in self.checkpoints()? {
+            if other != step {
+                fs::remove_file(&path)
+                    .with_context(|| format!("cannot remove {}", path.display()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts the steps of the metrics by their epochs, for a run that goes on with another batch.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    pub fn count_metrics_anew(&self, steps_per_epoch: usize) -> Result<()> {
+        let mut text = String::new();
+        for mut line in self.read_metrics() {
+            let epochs = line["epochs"].as_f64().or(line["epoch"].as_f64());
+            if let Some(epochs) = epochs.filter(|_| line["step"].is_u64()) {
+                line["step"] = ((epochs * steps_per_epoch as f64).round() as u64).into();
+            }
+            text += &format!("{line}\n");
+        }
+        self.write(METRICS, text.as_bytes())
+    }
+
     /// Keeps the checkpoint of that step, if there is one, as the best one.
     ///
     /// # Errors

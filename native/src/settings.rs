@@ -56,7 +56,34 @@ pub struct Data {
     /// Whether pictures are read as they are needed, instead of all at the beginning.
     #[serde(default)]
     pub stream: Streaming,
+    /// What views are cut from.
+    #[serde(default = "Crops::of_older_runs")]
+    pub crops: Crops,
 }
+
+/// What views are cut from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Crops {
+    /// Whole pictures, if views have more than 64 pixels per side; this is decided when a run begins.
+    #[default]
+    Auto,
+    /// The middle square of a picture, at `side` pixels.
+    Middle,
+    /// The picture as it is stored, as torchvision's `RandomResizedCrop` does: it is decoded, cut and resized on the CPU for
+    /// each view, as it is needed.
+    Whole,
+}
+
+impl Crops {
+    /// What runs did whose settings do not say.
+    fn of_older_runs() -> Self {
+        Self::Middle
+    }
+}
+
+/// Views of more pixels per side than this are cut from whole pictures, unless the settings say otherwise.
+const MAX_MIDDLE_SIZE: usize = 64;
 
 /// Whether pictures are read as they are needed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +96,17 @@ pub enum Streaming {
     Always,
     /// Never.
     Never,
+}
+
+/// Pixels per side that the middle squares of pictures are kept at for views of `size`, in training and in every protocol:
+/// a little more than the view's own of photographs (256 for 224, as ImageNet's protocols have it), and no more of pictures
+/// as small as CIFAR's.
+pub fn side_for(size: usize) -> usize {
+    const SMALL: usize = 32;
+    match size {
+        0..=SMALL => size,
+        _ => size.saturating_mul(8) / 7,
+    }
 }
 
 /// A side that is not known before the views' size is.
@@ -92,6 +130,7 @@ impl Settings {
                         folder: None,
                         side: AS_THE_VIEWS_NEED,
                         stream: Streaming::Auto,
+                        crops: Crops::Auto,
                     },
                     keep: Keep::default(),
                     training: preset.config(),
@@ -127,14 +166,18 @@ impl Settings {
         for setting in &arguments.set {
             self.set(setting)?;
         }
+        let size = self.training.size;
         if self.data.side == AS_THE_VIEWS_NEED {
-            // Crops of large pictures are taken from a little more than the view's own pixels.
-            let size = self.training.size;
-            self.data.side = if size > 32 {
-                size.saturating_mul(8) / 7
-            } else {
-                size
+            self.data.side = side_for(size);
+        }
+        if self.data.crops == Crops::Auto {
+            self.data.crops = match self.data.folder {
+                Some(_) if size > MAX_MIDDLE_SIZE => Crops::Whole,
+                _ => Crops::Middle,
             };
+        }
+        if self.data.crops == Crops::Whole && self.data.folder.is_none() {
+            bail!("data.crops: the emoji in the box are small squares: set data.crops=middle");
         }
         const A_YEAR: f64 = 366.0 * 24.0 * 60.0;
         if !(0.0..=A_YEAR).contains(&self.keep.every_minutes) {
@@ -143,9 +186,17 @@ impl Settings {
                 self.keep.every_minutes
             );
         }
+        self.check_side()
+    }
+
+    /// Whether pictures can be that large.
+    ///
+    /// # Errors
+    /// If not.
+    pub fn check_side(&self) -> Result<()> {
         if self.data.side == 0 || self.data.side > 8192 {
             bail!(
-                "data.side: pictures are kept at 1 to 8192 pixels a side, not {}",
+                "data.side: pictures are kept at 1 to 8192 pixels per side, not {}",
                 self.data.side
             );
         }
@@ -161,6 +212,7 @@ impl Settings {
             folder: None,
             side: training.size,
             stream: Streaming::Auto,
+            crops: Crops::Middle,
         };
         let keep = Keep::default();
         let mut settings = Self {
@@ -246,6 +298,7 @@ mod tests {
                 folder: None,
                 side: 32,
                 stream: Streaming::Auto,
+                crops: Crops::Middle,
             },
             keep: Keep::default(),
             training: Config::emoji(),

@@ -177,6 +177,8 @@ mod tests {
                 weights: 0.5,
                 biases: 0.5,
             },
+            loss_scale: None,
+            skipped_steps: None,
         }
     }
 

@@ -189,6 +189,7 @@ impl Setup {
                 config.optimizer = OptimizerConfig::Sgd {
                     momentum: 0.9,
                     weight_decay: 1e-4,
+                    decay_biases: false,
                 };
             }
         }

@@ -4,5 +4,5 @@
 mod draw;
 mod policy;
 
-pub use draw::{Blur, Crop, Draw, Jitter};
+pub use draw::{Blur, Crop, Draw, Interpolation, Jitter};
 pub use policy::{Augmentation, Normalization, Policy};

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Interpolation;
+
 /// How one view is augmented. The defaults are the paper's first view (Zbontar et al. 2021, section 2.2, which are
 /// BYOL's): crop, flip, color jitter, grayscale, blur, solarization, in this order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -149,6 +151,8 @@ pub struct Augmentation {
     pub view_a: Policy,
     /// The second view's.
     pub view_b: Policy,
+    /// How crops are resized to views.
+    pub interpolation: Interpolation,
     /// Applied to both views, and to pictures when features are taken.
     pub normalization: Normalization,
 }
@@ -158,6 +162,7 @@ impl Default for Augmentation {
         Self {
             view_a: Policy::default(),
             view_b: Policy::second_view(),
+            interpolation: Interpolation::Bicubic,
             normalization: Normalization::default(),
         }
     }

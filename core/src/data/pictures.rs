@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::device::runs_on_cpu;
 
@@ -55,6 +56,17 @@ impl Pictures {
             bytes.extend_from_slice(self.picture(index));
         }
         Self::new(self.height, self.width, bytes)
+    }
+
+    /// A number that other pictures, or the same ones in another order, hardly have (xxh3), the same on every machine and
+    /// in every version of the program.
+    pub fn fingerprint(&self) -> u64 {
+        let mut hash = Xxh3::new();
+        for extent in [self.height, self.width] {
+            hash.update(&(extent as u64).to_le_bytes());
+        }
+        hash.update(&self.bytes);
+        hash.digest()
     }
 
     fn picture_bytes(&self) -> usize {

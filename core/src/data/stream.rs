@@ -1,23 +1,61 @@
 //! Pictures that are not all held in memory.
 
-use super::Pictures;
+use std::sync::Arc;
 
-/// Hands out pictures that are read when they are needed, as those of a set that is larger than memory. All have one size.
+use super::Pictures;
+use crate::augment::{Crop, Interpolation};
+
+/// Hands out pictures that are read when they are needed, as those of a set that is larger than memory.
 pub trait PictureStream: Send {
     /// How many pictures there are.
     fn count(&self) -> usize;
 
-    /// Rows and columns of each.
+    /// Rows and columns of each, as they are handed out whole.
     fn size(&self) -> (usize, usize);
 
+    /// Whether views are cut from pictures as large as they are stored, by [`Cut::Views`].
+    fn cuts_views(&self) -> bool;
+
+    /// A number that other pictures, or the same ones in another order, hardly have, and that stays from one version of the
+    /// program to the next.
+    fn fingerprint(&self) -> u64;
+
     /// Begins to read the pictures at `indices`, which will be asked for after all that were announced before.
-    fn announce(&mut self, indices: &[usize]);
+    fn announce(&mut self, indices: &[usize], cut: &Cut);
 
     /// The pictures at `indices`; waits for them.
     ///
     /// # Errors
     /// If they cannot be read: which, and what to do.
-    fn read(&mut self, indices: &[usize]) -> Result<Pictures, String>;
+    fn read(&mut self, indices: &[usize], cut: &Cut) -> Result<Batch, String>;
+}
+
+/// What of a picture is read.
+#[derive(Clone)]
+pub enum Cut {
+    /// Its middle square, at the stream's size.
+    Middle,
+    /// Views of it as large as it is stored.
+    Views(Views),
+}
+
+/// Parts of pictures that are resized to views.
+#[derive(Clone)]
+pub struct Views {
+    /// Pixels per side of a view.
+    pub size: usize,
+    /// How a part is resized.
+    pub interpolation: Interpolation,
+    /// The parts of a picture, given its number and its rows and columns: as many of each picture.
+    pub crops: Arc<dyn Fn(usize, (usize, usize)) -> Vec<Crop> + Send + Sync>,
+}
+
+/// What was read.
+pub struct Batch {
+    /// The pictures, or the first view of every one, and then the second of every one.
+    pub pictures: Pictures,
+    /// Rows and columns of the pictures as the crops were drawn for them.
+    pub sizes: Vec<(usize, usize)>,
 }
 
 /// What a run learns from.
@@ -42,6 +80,14 @@ impl TrainingSet {
         match self {
             Self::Held(pictures) => pictures.size(),
             Self::Streamed(stream) => stream.size(),
+        }
+    }
+
+    /// A number that other pictures, or the same ones in another order, hardly have.
+    pub fn fingerprint(&self) -> u64 {
+        match self {
+            Self::Held(pictures) => pictures.fingerprint(),
+            Self::Streamed(stream) => stream.fingerprint(),
         }
     }
 }

@@ -104,11 +104,11 @@ impl Classifier {
 
 /// How many of `scores`, `[n, classes]`, are highest at the right class.
 pub fn right(scores: &[f32], classes: &[usize]) -> usize {
-    right_within(scores, classes, 1)
+    top_k_correct(scores, classes, 1)
 }
 
 /// How many of `scores`, `[n, classes]`, have the right class among their `most` highest.
-pub fn right_within(scores: &[f32], classes: &[usize], most: usize) -> usize {
+pub fn top_k_correct(scores: &[f32], classes: &[usize], most: usize) -> usize {
     let outputs = scores.len() / classes.len().max(1);
     let rows = scores.chunks_exact(outputs.max(1)).zip(classes);
     rows.filter(|(scores, class)| {
@@ -164,7 +164,7 @@ mod tests {
     fn the_right_class_is_among_the_highest() {
         let scores = [0.1, 0.5, 0.4, 0.9, 0.0, 0.0];
         assert_eq!(right(&scores, &[1, 1]), 1);
-        assert_eq!(right_within(&scores, &[2, 2], 2), 1);
-        assert_eq!(right_within(&scores, &[2, 2], 3), 2);
+        assert_eq!(top_k_correct(&scores, &[2, 2], 2), 1);
+        assert_eq!(top_k_correct(&scores, &[2, 2], 3), 2);
     }
 }

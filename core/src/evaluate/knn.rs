@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Features;
+use super::{Features, Gallery};
 
 /// The settings, by default solo-learn's.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -27,41 +27,68 @@ impl Default for Knn {
 }
 
 impl Knn {
-    /// The share of test pictures whose class the vote finds.
+    /// The fraction of test pictures whose class the vote finds.
     pub fn accuracy(
         &self,
         (train, train_classes): (Features, &[usize]),
         (test, test_classes): (Features, &[usize]),
     ) -> f64 {
-        let classes = train_classes
-            .iter()
-            .chain(test_classes)
-            .max()
-            .map_or(0, |c| c + 1);
-        let neighbors = self.neighbors.clamp(1, train.count());
         // Around the mean: raw pixels gain ten points by it on CIFAR-10, and a baseline should be a strong one.
-        let center = if self.centered {
-            train.mean()
-        } else {
-            vec![0.0; train.width]
+        let center = match self.centered {
+            true => train.mean(),
+            false => vec![0.0; train.width],
         };
-        let (train, test) = (train.directions(&center), test.directions(&center));
-        let right = test.compare(&train, |i, cosines| {
-            let mut order: Vec<usize> = (0..cosines.len()).collect();
-            if neighbors < order.len() {
-                order.select_nth_unstable_by(neighbors, |a, b| cosines[*b].total_cmp(&cosines[*a]));
-            }
-            let mut votes = vec![0.0; classes];
-            for neighbor in &order[..neighbors] {
-                // Cosines are at most 1: subtracting it keeps the exponential within range at any temperature.
-                let weight = ((f64::from(cosines[*neighbor]) - 1.0) / self.temperature).exp();
-                votes[train_classes[*neighbor]] += weight;
-            }
-            let elected = votes.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
-            elected.is_some_and(|(class, _)| class == test_classes[i])
-        });
-        right.iter().filter(|right| **right).count() as f64 / right.len().max(1) as f64
+        let mut gallery = Gallery::default();
+        gallery.add(train.directions(&center));
+        self.accuracy_in(
+            (&gallery, train_classes),
+            (test.directions(&center), test_classes),
+        )
     }
+
+    /// The same, of unit vectors.
+    pub(super) fn accuracy_in(
+        &self,
+        (gallery, classes): (&Gallery, &[usize]),
+        (queries, query_classes): (Features, &[usize]),
+    ) -> f64 {
+        let votes = self.votes((gallery, classes), &queries);
+        let right = votes.iter().zip(query_classes);
+        let right = right.filter(|(votes, class)| predicted(votes) == Some(**class));
+        right.count() as f64 / query_classes.len().max(1) as f64
+    }
+
+    /// What each class gets from the neighbors of each query among `gallery`, all of them unit vectors: classes with
+    /// their votes, in the order of the classes. Votes are `exp((cosine - 1) / T)`: the published ones times `exp(-1 / T)`,
+    /// so that they stay finite at any temperature.
+    pub fn votes(
+        &self,
+        (gallery, classes): (&Gallery, &[usize]),
+        queries: &Features,
+    ) -> Vec<Vec<(usize, f64)>> {
+        let vote = |neighbors: Vec<(f32, usize)>| {
+            let mut votes: Vec<(usize, f64)> = Vec::new();
+            for (cosine, neighbor) in neighbors {
+                let (class, weight) = (
+                    classes[neighbor],
+                    ((f64::from(cosine) - 1.0) / self.temperature).exp(),
+                );
+                match votes.binary_search_by_key(&class, |(class, _)| *class) {
+                    Ok(at) => votes[at].1 += weight,
+                    Err(at) => votes.insert(at, (class, weight)),
+                }
+            }
+            votes
+        };
+        let nearest = gallery.nearest(queries, self.neighbors);
+        nearest.into_iter().map(vote).collect()
+    }
+}
+
+/// The class with the most votes; of equals, the first.
+pub fn predicted(votes: &[(usize, f64)]) -> Option<usize> {
+    let best = votes.iter().rev().max_by(|a, b| a.1.total_cmp(&b.1));
+    best.map(|(class, _)| *class)
 }
 
 #[cfg(test)]

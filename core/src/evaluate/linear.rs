@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Features;
 use super::classifier::{Classifier, Descent, right};
+use crate::optim::half_cosine;
 use crate::random::{Purpose, Stream};
 
 /// Stochastic gradient descent with momentum and a cosine rate, on features of zero mean and unit variance.
@@ -62,9 +63,9 @@ impl LinearProbe {
                 row.copy_from_slice(train.row(*index));
             }
             let batch_classes: Vec<usize> = indices.iter().map(|i| train_classes[*i]).collect();
-            let progress = step as f32 / steps as f32;
+            let progress = step as f64 / steps as f64;
             let descent = Descent {
-                rate: self.rate * 0.5 * (1.0 + (std::f32::consts::PI * progress).cos()),
+                rate: self.rate * half_cosine(progress) as f32,
                 momentum: self.momentum,
                 weight_decay: self.weight_decay,
                 decay_bias: false,

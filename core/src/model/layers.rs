@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 
-use super::{Initializer, Network, Visitor, join};
+use super::{ConvLayout, Initializer, Network, Visitor, join};
 use crate::ops::{self, Normalize, Statistics};
 
 /// Which statistics batch normalization uses.
@@ -22,30 +22,51 @@ pub enum Mode {
 pub struct Conv {
     weight: Tensor<4>,
     stride: usize,
+    padding: usize,
 }
 
 impl Conv {
-    /// A square kernel, padded so that stride 1 keeps the size. Weights are normal with variance `2 / fan-out`
-    /// (He et al. 2015, arXiv 1502.01852), as torchvision draws them.
-    pub fn new(
-        channels: usize,
-        out_channels: usize,
-        kernel: usize,
-        stride: usize,
-        initializer: &mut Initializer,
-    ) -> Self {
-        let fan_out = (out_channels * kernel * kernel) as f32;
-        let weight = initializer.normal(
-            [out_channels, channels, kernel, kernel],
-            (2.0 / fan_out).sqrt(),
-        );
-        Self { weight, stride }
+    /// A square kernel. Weights are normal with variance `2 / fan-out` (He et al. 2015, arXiv 1502.01852), as torchvision
+    /// draws them.
+    pub fn new(layout: &ConvLayout, initializer: &mut Initializer) -> Self {
+        let fan_out = (layout.out_channels * layout.kernel * layout.kernel) as f32;
+        let weight = initializer.normal(Self::shape(layout), (2.0 / fan_out).sqrt());
+        Self::with_weight(layout, weight)
     }
 
-    /// `[n, channels, h, w]` to `[n, out_channels, h / stride, w / stride]`, rounded up.
+    /// The same with weights that are uniform within `1 / sqrt(fan-in)`, as PyTorch draws those of any convolution.
+    pub fn uniform(layout: &ConvLayout, initializer: &mut Initializer) -> Self {
+        let fan_in = (layout.channels * layout.kernel * layout.kernel) as f32;
+        let weight = initializer.uniform(Self::shape(layout), 1.0 / fan_in.sqrt());
+        Self::with_weight(layout, weight)
+    }
+
+    fn shape(layout: &ConvLayout) -> [usize; 4] {
+        [
+            layout.out_channels,
+            layout.channels,
+            layout.kernel,
+            layout.kernel,
+        ]
+    }
+
+    fn with_weight(layout: &ConvLayout, weight: Tensor<4>) -> Self {
+        Self {
+            weight,
+            stride: layout.stride,
+            padding: layout.padding,
+        }
+    }
+
+    /// `[out_channels, channels, kernel, kernel]`.
+    #[cfg(test)]
+    pub fn weight(&self) -> Tensor<4> {
+        self.weight.clone()
+    }
+
+    /// `[n, channels, h, w]` to `[n, out_channels, (h + 2 padding - kernel) / stride + 1, ...]`.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let padding = self.weight.dims()[2] / 2;
-        ops::conv2d(x, self.weight.clone(), self.stride, padding)
+        ops::conv2d(x, self.weight.clone(), self.stride, self.padding)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The networks: an encoder (ResNet) and a projector, with PyTorch's parameter names.
 
 mod layers;
+mod layout;
 mod parameters;
 mod projector;
 mod resnet;
@@ -8,9 +9,10 @@ mod resnet;
 use burn::tensor::{Device, Tensor};
 
 pub use layers::{BatchNorm, Conv, Linear, Mode};
+pub use layout::{BlockLayout, ConvLayout, EncoderLayout, tensors};
 pub use parameters::{Initializer, Network, TensorInfo, Visitor, join};
-pub use projector::{Projector, ProjectorConfig};
-pub use resnet::{Architecture, EncoderConfig, ResNet, Stem};
+pub use projector::{MODULES_PER_LAYER, Projector, ProjectorConfig};
+pub use resnet::{Architecture, EncoderConfig, Initialization, ResNet, Stem};
 
 /// An encoder and the projector behind it, under the official code's names `backbone` and `projector`.
 #[derive(Debug, Clone)]

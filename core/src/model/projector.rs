@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{BatchNorm, Initializer, Linear, Mode, Network, Visitor, join};
 
+/// Modules per layer of PyTorch's `Sequential(Linear, BatchNorm1d, ReLU, Linear, ...)`.
+pub const MODULES_PER_LAYER: usize = 3;
+
 /// How many layers the projector has, and how wide they are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -69,12 +72,14 @@ impl Projector {
 impl Network for Projector {
     /// Numbered as in PyTorch's `Sequential(Linear, BatchNorm1d, ReLU, Linear, ...)`.
     fn visit(&mut self, path: &str, visitor: &mut impl Visitor) {
-        const MODULES_A_LAYER: usize = 3;
         let mut norms = self.norms.iter_mut();
         for (i, linear) in self.linear.iter_mut().enumerate() {
-            linear.visit(&join(path, &(MODULES_A_LAYER * i).to_string()), visitor);
+            linear.visit(&join(path, &(MODULES_PER_LAYER * i).to_string()), visitor);
             if let Some(norm) = norms.next() {
-                norm.visit(&join(path, &(MODULES_A_LAYER * i + 1).to_string()), visitor);
+                norm.visit(
+                    &join(path, &(MODULES_PER_LAYER * i + 1).to_string()),
+                    visitor,
+                );
             }
         }
     }

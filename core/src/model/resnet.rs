@@ -4,7 +4,7 @@
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::{BatchNorm, Conv, Initializer, Mode, Network, Visitor, join};
+use super::{BatchNorm, BlockLayout, Conv, ConvLayout, Initializer, Mode, Network, Visitor, join};
 use crate::ops;
 
 /// Which residual network.
@@ -22,7 +22,7 @@ pub enum Architecture {
 }
 
 impl Architecture {
-    fn blocks(self) -> &'static [usize] {
+    pub(super) fn blocks(self) -> &'static [usize] {
         match self {
             Self::Small => &[1, 1, 1],
             Self::ResNet18 => &[2, 2, 2, 2],
@@ -31,7 +31,7 @@ impl Architecture {
     }
 
     /// How many times its stage's width a block puts out.
-    fn expansion(self) -> usize {
+    pub(super) fn expansion(self) -> usize {
         if self == Self::ResNet50 { 4 } else { 1 }
     }
 }
@@ -48,6 +48,20 @@ pub enum Stem {
     Small,
 }
 
+/// What the first weights of convolutions are drawn from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Initialization {
+    /// torchvision's: normal, with variance `2 / fan-out`.
+    #[default]
+    Torchvision,
+    /// torchvision's but for the first convolution, which is PyTorch's: where it was exchanged afterwards, as solo-learn does
+    /// for small pictures.
+    PytorchStem,
+    /// PyTorch's: uniform within `1 / sqrt(fan-in)`.
+    Pytorch,
+}
+
 /// The encoder of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -61,6 +75,14 @@ pub struct EncoderConfig {
     /// Cells a side of the grid over which the last stage's channels are averaged. 1 is the mean over the picture, as
     /// torchvision's; more keep where in the picture something is, for pictures that are framed alike.
     pub cells: usize,
+    /// Whether the last scale (gamma) of each residual block starts at 0 instead of 1, so that every block starts as the
+    /// identity.
+    pub zero_init: bool,
+    /// Zeros around the pictures for the first convolution; without a value, half its kernel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stem_padding: Option<usize>,
+    /// What the first weights are drawn from.
+    pub initialization: Initialization,
 }
 
 impl Default for EncoderConfig {
@@ -71,6 +93,9 @@ impl Default for EncoderConfig {
             width: 64,
             stem: Stem::ImageNet,
             cells: 1,
+            zero_init: true,
+            stem_padding: None,
+            initialization: Initialization::Torchvision,
         }
     }
 }
@@ -85,49 +110,51 @@ impl EncoderConfig {
 
     /// Numbers in the largest activation of one picture of `size` pixels a side.
     pub(crate) fn largest_activation(&self, size: usize) -> usize {
-        let after_stem = size.div_ceil(if self.stem == Stem::Cifar { 1 } else { 2 });
-        let in_blocks = size.div_ceil(match self.stem {
-            Stem::Cifar => 1,
-            Stem::Small => 2,
-            Stem::ImageNet => 4,
-        });
-        let expansion = self.architecture.expansion();
-        self.width * (after_stem * after_stem).max(expansion * in_blocks * in_blocks)
+        let sizes = self.activations(size).into_iter();
+        sizes
+            .map(|(channels, side)| channels * side * side)
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// Channels and pixels per side of every convolution's output, in order, of one picture of `size` pixels per side.
+    pub fn activations(&self, size: usize) -> Vec<(usize, usize)> {
+        let layout = self.layout();
+        let mut side = layout.stem.out_side(size);
+        let mut sizes = vec![(layout.stem.out_channels, side)];
+        if layout.pooled {
+            side = side.div_ceil(2);
+        }
+        for block in layout.stages.iter().flatten() {
+            if let Some(conv) = &block.downsample {
+                sizes.push((conv.out_channels, conv.out_side(side)));
+            }
+            for conv in &block.body {
+                side = conv.out_side(side);
+                sizes.push((conv.out_channels, side));
+            }
+        }
+        sizes
     }
 
     /// Fresh weights.
     pub fn init(&self, initializer: &mut Initializer) -> ResNet {
-        let (kernel, stride) = match self.stem {
-            Stem::ImageNet => (7, 2),
-            Stem::Cifar => (3, 1),
-            Stem::Small => (3, 2),
+        let layout = self.layout();
+        let stem = match self.initialization {
+            Initialization::Torchvision => Conv::new,
+            Initialization::PytorchStem | Initialization::Pytorch => Conv::uniform,
         };
-        let conv1 = Conv::new(3, self.width, kernel, stride, initializer);
+        let conv1 = stem(&layout.stem, initializer);
         let bn1 = BatchNorm::new(self.width, 1.0, initializer);
-        let mut channels = self.width;
-        let stages = self
-            .architecture
-            .blocks()
-            .iter()
-            .enumerate()
-            .map(|(stage, blocks)| {
-                let width = self.width << stage;
-                (0..*blocks)
-                    .map(|block| {
-                        let stride = if stage > 0 && block == 0 { 2 } else { 1 };
-                        let block =
-                            Block::new(self.architecture, channels, width, stride, initializer);
-                        channels = width * self.architecture.expansion();
-                        block
-                    })
-                    .collect()
-            });
-        let stages = stages.collect();
+        let stages = layout.stages.iter().map(|stage| {
+            let block = |block| Block::new(self, block, initializer);
+            stage.iter().map(block).collect()
+        });
         ResNet {
             conv1,
             bn1,
-            pooled: self.stem == Stem::ImageNet,
-            stages,
+            pooled: layout.pooled,
+            stages: stages.collect(),
             cells: self.cells,
         }
     }
@@ -181,39 +208,30 @@ struct Block {
 }
 
 impl Block {
-    fn new(
-        architecture: Architecture,
-        channels: usize,
-        width: usize,
-        stride: usize,
-        initializer: &mut Initializer,
-    ) -> Self {
-        let out_channels = width * architecture.expansion();
-        // (channels in, channels out, kernel, stride)
-        let shapes = match architecture {
-            Architecture::ResNet50 => vec![
-                (channels, width, 1, 1),
-                (width, width, 3, stride),
-                (width, out_channels, 1, 1),
-            ],
-            _ => vec![(channels, width, 3, stride), (width, width, 3, 1)],
+    fn new(config: &EncoderConfig, layout: &BlockLayout, initializer: &mut Initializer) -> Self {
+        let last = layout.body.len() - 1;
+        let mut convolution = |conv: &ConvLayout, gamma: f32| {
+            let draw = match config.initialization {
+                Initialization::Torchvision | Initialization::PytorchStem => Conv::new,
+                Initialization::Pytorch => Conv::uniform,
+            };
+            let norm = |initializer: &mut _| BatchNorm::new(conv.out_channels, gamma, initializer);
+            (draw(conv, initializer), norm(initializer))
         };
-        let last = shapes.len() - 1;
-        let body = shapes
-            .into_iter()
-            .enumerate()
-            .map(|(i, (from, to, kernel, stride))| {
-                // The last gamma starts at 0, so that every block starts as the identity.
-                let gamma = if i == last { 0.0 } else { 1.0 };
-                let conv = Conv::new(from, to, kernel, stride, initializer);
-                (conv, BatchNorm::new(to, gamma, initializer))
-            });
-        let body = body.collect();
-        let downsample = (stride != 1 || channels != out_channels).then(|| {
-            let conv = Conv::new(channels, out_channels, 1, stride, initializer);
-            (conv, BatchNorm::new(out_channels, 1.0, initializer))
+        let body = layout.body.iter().enumerate().map(|(i, conv)| {
+            let gamma = if i == last && config.zero_init {
+                0.0
+            } else {
+                1.0
+            };
+            convolution(conv, gamma)
         });
-        Self { body, downsample }
+        let body = body.collect();
+        let downsample = layout.downsample.as_ref();
+        Self {
+            body,
+            downsample: downsample.map(|conv| convolution(conv, 1.0)),
+        }
     }
 
     fn forward(&mut self, input: Tensor<4>, mode: Mode) -> Tensor<4> {
@@ -256,6 +274,7 @@ mod tests {
             width,
             stem,
             cells: 1,
+            ..EncoderConfig::default()
         };
         let network = config.init(&mut Initializer::new(0, &cpu()));
         (config, network)
@@ -295,24 +314,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_last_gamma_of_a_block_starts_at_zero() {
-        let (_, network) = encoder(Architecture::ResNet50, 4, Stem::Cifar);
-        let blocks = network.stages.iter().flatten();
-        for block in blocks {
-            let gammas: Vec<f32> = block
-                .body
-                .iter()
-                .map(|(_, norm)| {
-                    let mut norm = norm.clone();
-                    let mut first = First(None);
-                    norm.visit("", &mut first);
-                    first.0.unwrap()
-                })
-                .collect();
-            assert_eq!(gammas, [1.0, 1.0, 0.0]);
-        }
-
+    /// The first tensor of every block's batch normalizations, that is their gammas.
+    fn gammas(network: &ResNet) -> Vec<Vec<f32>> {
         struct First(Option<f32>);
         impl Visitor for First {
             fn parameter<const D: usize>(&mut self, name: &str, tensor: &mut Tensor<D>) {
@@ -322,5 +325,88 @@ mod tests {
             }
             fn statistic(&mut self, _: &str, _: &mut Tensor<1>) {}
         }
+        let blocks = network.stages.iter().flatten();
+        blocks
+            .map(|block| {
+                let gamma = |(_, norm): &(Conv, BatchNorm)| {
+                    let mut first = First(None);
+                    norm.clone().visit("", &mut first);
+                    first.0.unwrap()
+                };
+                block.body.iter().map(gamma).collect()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_last_gamma_of_a_block_starts_at_zero_if_asked() {
+        let (mut config, network) = encoder(Architecture::ResNet50, 4, Stem::Cifar);
+        assert!(
+            gammas(&network)
+                .iter()
+                .all(|block| *block == [1.0, 1.0, 0.0])
+        );
+        config.zero_init = false;
+        let network = config.init(&mut Initializer::new(0, &cpu()));
+        assert!(gammas(&network).iter().all(|block| *block == [1.0; 3]));
+    }
+
+    #[test]
+    fn first_weights_are_those_of_the_code_that_is_followed() {
+        // Standard deviations of a 3x3 convolution of 16 channels to 16: torchvision's sqrt(2 / (9 * 16)), PyTorch's
+        // 1 / sqrt(3 * 9 * 16); and of the stem, of 3 channels to 16.
+        let (torchvision, pytorch) = (2.0f64 / 144.0, 1.0 / (3.0 * 144.0));
+        let stems = (2.0f64 / 144.0, 1.0 / (3.0 * 27.0));
+        for (initialization, stem, body) in [
+            (Initialization::Torchvision, stems.0, torchvision),
+            (Initialization::PytorchStem, stems.1, torchvision),
+            (Initialization::Pytorch, stems.1, pytorch),
+        ] {
+            let config = EncoderConfig {
+                architecture: Architecture::ResNet18,
+                width: 16,
+                stem: Stem::Cifar,
+                initialization,
+                ..EncoderConfig::default()
+            };
+            let network = config.init(&mut Initializer::new(0, &cpu()));
+            for (conv, variance) in [
+                (&network.conv1, stem),
+                (&network.stages[0][0].body[0].0, body),
+            ] {
+                let weights = crate::testing::values(conv.weight());
+                let found = weights.iter().map(|w| f64::from(*w).powi(2)).sum::<f64>();
+                let found = found / weights.len() as f64;
+                // Five standard errors of a variance, of a normal distribution's 432 numbers: 5 sqrt(2 / 432).
+                let within = 5.0 * (2.0 / weights.len() as f64).sqrt();
+                assert!(
+                    (found / variance - 1.0).abs() < within,
+                    "{initialization:?}: {found} instead of {variance}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_wider_border_makes_larger_maps() {
+        // solo-learn's stem for CIFAR: 32 pixels become 34, and then 17, 9 and 5.
+        let config = EncoderConfig {
+            architecture: Architecture::ResNet18,
+            width: 4,
+            stem: Stem::Cifar,
+            stem_padding: Some(2),
+            ..EncoderConfig::default()
+        };
+        let sides: Vec<usize> = config
+            .activations(32)
+            .iter()
+            .map(|(_, side)| *side)
+            .collect();
+        assert_eq!((sides[0], *sides.last().unwrap()), (34, 5));
+        let mut network = config.init(&mut Initializer::new(0, &cpu()));
+        let stem = network.conv1.forward(random([1, 3, 32, 32], 1, &cpu()));
+        assert_eq!(stem.dims(), [1, 4, 34, 34]);
+        let features = network.forward(random([1, 3, 32, 32], 1, &cpu()), Mode::Evaluate);
+        assert_eq!(features.dims(), [1, 32]);
     }
 }

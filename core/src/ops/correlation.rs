@@ -20,7 +20,6 @@ use burn::backend::{
 use burn::tensor::{Shape, Tensor, TensorData};
 
 use super::measure::{self, Call};
-use super::precision::Gradient;
 use super::product::{Matrices, Operand};
 use super::wgsl::{self, THREADS, kernel};
 
@@ -178,7 +177,6 @@ impl CrossCorrelation for CubeBackend {
             },
             scale: 1.0 / pictures as f32,
             slope_of_loss: None,
-            gradient: Gradient::None,
         }
         .multiply();
         let count = (width * width / VALUES_A_PART).clamp(1, width.min(PARTS));
@@ -225,7 +223,6 @@ impl CrossCorrelation for CubeBackend {
                 right: Operand::new(&matrix, transposed),
                 scale: 1.0 / pictures as f32,
                 slope_of_loss: Some(lambda as f32),
-                gradient: Gradient::None,
             }
             .multiply_into(&by_z, to);
         }

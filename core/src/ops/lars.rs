@@ -2,7 +2,7 @@
 //! its own norm, however large its gradient is. Without the adaptation it is stochastic gradient descent with momentum.
 //!
 //! `g ← g + decay p`, `g ← q g`, `μ ← momentum μ + g`, `p ← p - rate μ`, with the trust ratio `q`. Tensors of one
-//! dimension take no part in the adaptation, and no decay.
+//! dimension take no part in the adaptation, and no decay unless [`Lars::decay_biases`] says so.
 
 use burn::tensor::{Tensor, TensorData};
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use super::wgsl::{self, kernel};
 use crate::device::runs_on_cpu;
 
 /// How the trust ratio `q`, which a tensor's update is multiplied by, is computed from its norm `‖p‖` and its
-/// gradient's. Where a norm is zero, it is 1.
+/// gradient's. Where the tensor's norm is zero it is 1, and where the gradient's is, nothing moves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TrustRatio {
@@ -39,6 +39,8 @@ pub struct Lars {
     pub eta: f64,
     /// The formula of the trust ratio; none is SGD.
     pub trust_ratio: Option<TrustRatio>,
+    /// Whether tensors of one dimension decay too.
+    pub decay_biases: bool,
 }
 
 /// The learning rates of one step.
@@ -77,7 +79,7 @@ impl Lars {
     }
 
     fn decay(&self, parameter: &Parameter) -> f64 {
-        if parameter.is_weight {
+        if parameter.is_weight || self.decay_biases {
             self.weight_decay
         } else {
             0.0
@@ -110,10 +112,8 @@ impl Lars {
                         (gradient_norm, ratio.clamp_max(1.0))
                     }
                 };
-                let zero = value_norm
-                    .equal_elem(0.0)
-                    .bool_or(gradient_norm.equal_elem(0.0));
-                decayed * ratio.mask_fill(zero, 1.0)
+                let ratio = ratio.mask_fill(gradient_norm.equal_elem(0.0), 0.0);
+                decayed * ratio.mask_fill(value_norm.equal_elem(0.0), 1.0)
             }
         };
         let momentum = parameter.memory[0].clone() * self.momentum + update;
@@ -139,10 +139,11 @@ impl Lars {
                 (gradient_norm, ratio.min(1.0))
             }
         };
-        if value_norm == 0.0 || gradient_norm == 0.0 {
-            1.0
-        } else {
-            ratio
+        match (value_norm, gradient_norm) {
+            (0.0, _) => 1.0,
+            // The clipped formula moves nothing then, not even by decay; the other has nothing to move by.
+            (_, 0.0) => 0.0,
+            _ => ratio,
         }
     }
 
@@ -209,6 +210,11 @@ impl Lars {
         let numbers = [
             self.momentum,
             self.weight_decay,
+            if self.decay_biases {
+                self.weight_decay
+            } else {
+                0.0
+            },
             rates.weights,
             rates.biases,
         ];
@@ -252,6 +258,7 @@ pub mod tests {
             weight_decay: 0.0,
             eta: 0.02,
             trust_ratio,
+            decay_biases: false,
         }
     }
 
@@ -326,9 +333,15 @@ pub mod tests {
             weights: 0.3,
             biases: 0.01,
         };
-        for trust_ratio in [None, Some(TrustRatio::Official), Some(TrustRatio::Clipped)] {
+        for (trust_ratio, decay_biases) in [
+            (None, false),
+            (None, true),
+            (Some(TrustRatio::Official), false),
+            (Some(TrustRatio::Clipped), false),
+        ] {
             let rule = Lars {
                 weight_decay: 0.01,
+                decay_biases,
                 ..lars(trust_ratio)
             };
             each_device(|device| {

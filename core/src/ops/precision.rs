@@ -1,6 +1,6 @@
 //! How precisely products take their operands: mixed precision, as Micikevicius et al. 2018 (arXiv 1710.03740), where only
-//! what is multiplied is narrowed. Parameters, activations, gradients and sums stay 32 bits wide. Nobody scales the loss:
-//! a product knows which operand is a gradient, and narrows a multiple of it.
+//! what is multiplied is narrowed. Parameters, activations, gradients and sums stay 32 bits wide. Gradients are smaller
+//! than 16 bits resolve: the trainer scales the loss, and an operand that is too large makes its products infinite.
 
 use std::cell::Cell;
 
@@ -52,15 +52,4 @@ impl Precision {
 pub(super) fn narrow(client: &Client) -> bool {
     let f16 = ElemType::Float(FloatKind::F16);
     ASKED.get() == Precision::F16 && client.properties().supports_type(f16)
-}
-
-/// Which operand of a product is a gradient, and so far smaller than the other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Gradient {
-    /// Neither.
-    None,
-    /// The first.
-    Left,
-    /// The second.
-    Right,
 }

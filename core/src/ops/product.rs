@@ -18,7 +18,7 @@ use cubecl::client::Client;
 use cubecl::server::Handle;
 
 use super::measure::{self, Call};
-use super::precision::{self, Gradient};
+use super::precision;
 use super::wgsl::{self, Kernel, Number, kernel};
 
 /// `x weightᵀ`: `x [n, inputs]` and `weight [outputs, inputs]` to `[n, outputs]`, as PyTorch's `nn.Linear`.
@@ -36,20 +36,18 @@ pub fn product(
         a_transposed,
         b.into_dispatch(),
         b_transposed,
-        Gradient::None,
     ))
 }
 
 /// The back end's side of a product of matrices.
 #[backend_extension(Cube, Flex, Autodiff)]
 pub trait MatrixProduct: Backend {
-    /// `a b`, where an operand may be given as its transpose, and one may be a gradient.
+    /// `a b`, where an operand may be given as its transpose.
     fn product(
         a: FloatTensor<Self>,
         a_transposed: bool,
         b: FloatTensor<Self>,
         b_transposed: bool,
-        _gradient: Gradient,
     ) -> FloatTensor<Self> {
         twin::<Self>(a, a_transposed, b, b_transposed)
     }
@@ -71,13 +69,7 @@ fn twin<B: Backend>(
 impl MatrixProduct for Flex {}
 
 impl MatrixProduct for CubeBackend {
-    fn product(
-        a: CubeTensor,
-        a_transposed: bool,
-        b: CubeTensor,
-        b_transposed: bool,
-        gradient: Gradient,
-    ) -> CubeTensor {
+    fn product(a: CubeTensor, a_transposed: bool, b: CubeTensor, b_transposed: bool) -> CubeTensor {
         if !wgsl::available(&a) {
             return twin::<Self>(a, a_transposed, b, b_transposed);
         }
@@ -100,7 +92,6 @@ impl MatrixProduct for CubeBackend {
             right: Operand::new(&b, b_transposed),
             scale: 1.0,
             slope_of_loss: None,
-            gradient,
         }
         .multiply()
     }
@@ -109,7 +100,6 @@ impl MatrixProduct for CubeBackend {
 fn measured<B: MatrixProduct>(
     [a, b]: [&FloatTensor<B>; 2],
     [a_transposed, b_transposed]: [bool; 2],
-    gradient: Gradient,
 ) -> FloatTensor<B> {
     let call = || {
         let (a, b) = (a.shape(), b.shape());
@@ -125,7 +115,7 @@ fn measured<B: MatrixProduct>(
         let numbers = rows * inner + inner * columns + rows * columns;
         Call::moving("product", shape, numbers).computing(2 * rows * inner * columns)
     };
-    let run = || B::product(a.clone(), a_transposed, b.clone(), b_transposed, gradient);
+    let run = || B::product(a.clone(), a_transposed, b.clone(), b_transposed);
     measure::operation(call, || _ = B::sync(&a.device()), run)
 }
 
@@ -135,7 +125,6 @@ impl<B: MatrixProduct, C: CheckpointStrategy> MatrixProduct for Autodiff<B, C> {
         a_transposed: bool,
         b: FloatTensor<Self>,
         b_transposed: bool,
-        gradient: Gradient,
     ) -> FloatTensor<Self> {
         #[derive(Debug)]
         struct ProductBackward;
@@ -156,23 +145,15 @@ impl<B: MatrixProduct, C: CheckpointStrategy> MatrixProduct for Autodiff<B, C> {
                 let b: FloatTensor<B> = checkpointer.retrieve_node_output(b);
                 if let Some(node) = a_node {
                     let by_a = match a_transposed {
-                        false => {
-                            measured::<B>([&gradient, &b], [false, !b_transposed], Gradient::Left)
-                        }
-                        true => {
-                            measured::<B>([&b, &gradient], [b_transposed, true], Gradient::Right)
-                        }
+                        false => measured::<B>([&gradient, &b], [false, !b_transposed]),
+                        true => measured::<B>([&b, &gradient], [b_transposed, true]),
                     };
                     gradients.register::<B>(node.id, by_a);
                 }
                 if let Some(node) = b_node {
                     let by_b = match b_transposed {
-                        false => {
-                            measured::<B>([&a, &gradient], [!a_transposed, false], Gradient::Right)
-                        }
-                        true => {
-                            measured::<B>([&gradient, &a], [true, a_transposed], Gradient::Left)
-                        }
+                        false => measured::<B>([&a, &gradient], [!a_transposed, false]),
+                        true => measured::<B>([&gradient, &a], [true, a_transposed]),
                     };
                     gradients.register::<B>(node.id, by_b);
                 }
@@ -192,7 +173,7 @@ impl<B: MatrixProduct, C: CheckpointStrategy> MatrixProduct for Autodiff<B, C> {
                     b_transposed,
                 );
                 let (a, b) = (a.into_primitive(), b.into_primitive());
-                let product = measured::<B>([&a, &b], [a_transposed, b_transposed], gradient);
+                let product = measured::<B>([&a, &b], [a_transposed, b_transposed]);
                 preparation.finish(state, product)
             }
             OpsKind::UnTracked(preparation) => preparation.finish(B::product(
@@ -200,7 +181,6 @@ impl<B: MatrixProduct, C: CheckpointStrategy> MatrixProduct for Autodiff<B, C> {
                 a_transposed,
                 b.into_primitive(),
                 b_transposed,
-                gradient,
             )),
         }
     }
@@ -241,8 +221,6 @@ pub struct Matrices<'a> {
     pub scale: f32,
     /// With λ: the right operand is C, and its entries stand for the loss's slope by them.
     pub slope_of_loss: Option<f32>,
-    /// Which operand is a gradient.
-    pub gradient: Gradient,
 }
 
 impl Matrices<'_> {
@@ -259,9 +237,7 @@ impl Matrices<'_> {
             .choose("RIGHT_IS_LEFT", self.left.shares_buffer(&self.right))
             .choose("LEFT_TRANSPOSED", self.left.transposed)
             .choose("RIGHT_TRANSPOSED", self.right.transposed)
-            .choose("RIGHT_IS_LOSS_SLOPE", self.slope_of_loss.is_some())
-            .choose("LEFT_IS_GRADIENT", self.gradient == Gradient::Left)
-            .choose("RIGHT_IS_GRADIENT", self.gradient == Gradient::Right);
+            .choose("RIGHT_IS_LOSS_SLOPE", self.slope_of_loss.is_some());
         Tiles::of(self.rows, self.columns, true).launch(
             kernel,
             [self.rows, self.columns, self.inner],
@@ -378,6 +354,7 @@ impl Tiles {
                     start.into(),
                     scale.into(),
                     lambda.into(),
+                    f32::INFINITY.into(),
                 ],
             );
         };
@@ -398,6 +375,8 @@ impl Tiles {
 
 #[cfg(test)]
 mod tests {
+    use burn::tensor::TensorData;
+
     use super::*;
     use crate::testing::{assert_close, cpu, each_device, each_narrow_device, random, values};
 
@@ -423,34 +402,36 @@ mod tests {
             random::<2>([inner, columns], 2, &cpu()),
         );
         let twin = a.clone().matmul(b.clone());
-        // Gradients are of a size where 16 bits have nothing left; values may be too large for them.
-        const SMALL: f32 = 1e-8;
-        for (gradient, [of_a, of_b]) in [
-            (Gradient::None, [1.0, 1.0]),
-            (Gradient::Left, [SMALL, 1.0]),
-            (Gradient::Right, [1.0, SMALL]),
-        ] {
+        let product = |a: Tensor<2>, b: Tensor<2>| product((a, false), (b, false));
+        each_narrow_device(|device| {
+            let (a, b) = (
+                random::<2>([rows, inner], 1, device),
+                random::<2>([inner, columns], 2, device),
+            );
+            let found = product(a.clone(), b.clone());
+            assert_close(found.clone(), twin.clone(), 2e-3, "narrow product");
+            // The products of 32 bits are far closer: these were narrow.
+            let difference = values(found.to_device(&cpu()) - twin.clone());
+            assert!(difference.iter().any(|d| d.abs() > 1e-4));
+        });
+    }
+
+    #[test]
+    fn what_is_too_large_for_16_bits_is_infinite() {
+        // The largest number of 16 bits, and the next one of 32.
+        for (largest, overflows) in [(65504.0, false), (65504.01, true), (f32::MAX, true)] {
             each_narrow_device(|device| {
-                let (a, b) = (
-                    random::<2>([rows, inner], 1, device) * of_a,
-                    random::<2>([inner, columns], 2, device) * of_b,
-                );
-                let product = |a: Tensor<2>, b: Tensor<2>| {
-                    Tensor::<2>::from_dispatch(Dispatch::product(
-                        a.into_dispatch(),
-                        false,
-                        b.into_dispatch(),
-                        false,
-                        gradient,
-                    ))
-                };
-                let found = product(a.clone(), b.clone()) / (of_a * of_b);
-                assert_close(found.clone(), twin.clone(), 2e-3, "narrow product");
-                // The products of 32 bits are far closer: these were narrow.
-                let difference = values(found.to_device(&cpu()) - twin.clone());
-                assert!(difference.iter().any(|d| d.abs() > 1e-4));
-                let saturated = values(product(a * 1e30, b));
-                assert!(saturated.iter().all(|x| x.is_finite()));
+                for left in [true, false] {
+                    let ones = Tensor::<2>::ones([9, 9], device);
+                    let mut entries = vec![0.0; 81];
+                    entries[40] = largest;
+                    let entries = TensorData::new(entries, [9, 9]);
+                    let large = Tensor::<2>::from_data(entries, device);
+                    let (a, b) = if left { (large, ones) } else { (ones, large) };
+                    let found = values(product((a, false), (b, false)));
+                    let finite = found.iter().all(|x| x.is_finite());
+                    assert_eq!(finite, !overflows, "{largest}, left {left}: {found:?}");
+                }
             });
         }
     }
@@ -496,7 +477,6 @@ mod tests {
                         a_transposed,
                         b.clone().into_dispatch(),
                         b_transposed,
-                        Gradient::None,
                     ));
                     let gradients = (y.clone() * g).sum().backward();
                     assert_close(y.inner(), y_twin.clone().inner(), 1e-5, "product");

@@ -6,4 +6,4 @@ mod schedule;
 
 pub use crate::ops::{Lars, Rates, TrustRatio};
 pub use optimizer::{Optimizer, OptimizerConfig, OptimizerState};
-pub use schedule::Schedule;
+pub use schedule::{By, Schedule, half_cosine};

@@ -9,7 +9,7 @@ use crate::model::{Network, Visitor};
 use crate::ops::measure::{self, Call};
 use crate::ops::{AdamW, Lars, Moved, Parameter, Rates, TrustRatio, read};
 
-/// Which update rule, with its numbers. Tensors of one dimension take no weight decay.
+/// Which update rule, with its numbers. Tensors of one dimension take no weight decay, unless the rule says so.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum OptimizerConfig {
@@ -30,6 +30,9 @@ pub enum OptimizerConfig {
         momentum: f64,
         /// Weight decay.
         weight_decay: f32,
+        /// Whether biases, and batch normalization's scale and shift, decay too, as torch.optim.SGD over all parameters does.
+        #[serde(default)]
+        decay_biases: bool,
     },
     /// Adam with decoupled weight decay.
     AdamW {
@@ -57,6 +60,15 @@ impl Default for OptimizerConfig {
 }
 
 impl OptimizerConfig {
+    /// Which rule it is, as configurations name it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Lars { .. } => "lars",
+            Self::Sgd { .. } => "sgd",
+            Self::AdamW { .. } => "adamw",
+        }
+    }
+
     /// What is wrong with the numbers, if anything.
     pub fn problem(&self) -> Option<String> {
         let (shares, amounts) = match *self {
@@ -72,6 +84,7 @@ impl OptimizerConfig {
             Self::Sgd {
                 momentum,
                 weight_decay,
+                ..
             } => (
                 vec![("momentum", momentum)],
                 vec![("weight_decay", f64::from(weight_decay))],
@@ -115,15 +128,18 @@ impl OptimizerConfig {
                 weight_decay,
                 eta,
                 trust_ratio: Some(trust_ratio),
+                decay_biases: false,
             }),
             Self::Sgd {
                 momentum,
                 weight_decay,
+                decay_biases,
             } => Rule::Lars(Lars {
                 momentum,
                 weight_decay: f64::from(weight_decay),
                 eta: 0.0,
                 trust_ratio: None,
+                decay_biases,
             }),
             Self::AdamW {
                 beta_1,

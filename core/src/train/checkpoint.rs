@@ -1,14 +1,14 @@
 //! The whole state of a run as one safetensors file: weights and running statistics under the official code's names,
 //! the optimizer's memory below `optimizer.`, the online probe below `probe.`, and settings and progress in the file's metadata.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::config::Config;
 use crate::evaluate::Classifier;
-use crate::model::{BarlowTwins, Network, ResNet, Visitor};
+use crate::model::{self, BarlowTwins, Network, ResNet, TensorInfo, Visitor};
 use crate::ops::read;
 use crate::optim::OptimizerState;
 
@@ -26,6 +26,8 @@ pub enum Progress {
         done: usize,
         /// Pictures in the set.
         pictures: usize,
+        /// The set's fingerprint; older checkpoints have none.
+        fingerprint: Option<u64>,
     },
     /// In epochs, where it was begun elsewhere and their length is not known.
     Epochs(usize),
@@ -134,9 +136,16 @@ impl Checkpoint {
             metadata.insert(name.to_owned(), value.to_string());
         };
         match progress {
-            Progress::Steps { done, pictures } => {
+            Progress::Steps {
+                done,
+                pictures,
+                fingerprint,
+            } => {
                 number("step", done);
                 number("pictures", pictures);
+                if let Some(fingerprint) = fingerprint {
+                    metadata.insert("fingerprint".to_owned(), format!("{fingerprint:016x}"));
+                }
             }
             Progress::Epochs(epochs) => number("epochs", epochs),
         }
@@ -164,7 +173,11 @@ impl Checkpoint {
         if field("barlow")? != FORMAT {
             return Err(foreign("it was written by another version of Barlow"));
         }
-        let config = serde_json::from_str(field("config")?)
+        let config: Config = serde_json::from_str(field("config")?)
+            .map_err(|e| CheckpointError::Foreign(format!("its settings: {e}")))?;
+        // Before any network of these sizes is made: a few bytes can announce one of any size.
+        config
+            .check(usize::MAX)
             .map_err(|e| CheckpointError::Foreign(format!("its settings: {e}")))?;
         let number = |name: &str| -> Result<usize, CheckpointError> {
             field(name)?
@@ -177,6 +190,9 @@ impl Checkpoint {
             Progress::Steps {
                 done: number("step")?,
                 pictures: number("pictures")?,
+                fingerprint: metadata
+                    .get("fingerprint")
+                    .and_then(|text| u64::from_str_radix(text, 16).ok()),
             }
         };
         let counters = serde_json::from_str(field("counters")?)
@@ -211,19 +227,15 @@ impl Checkpoint {
     /// # Errors
     /// If the tensors are not those of these networks.
     pub fn model(&self, config: &Config, device: &Device) -> Result<BarlowTwins, CheckpointError> {
-        let mut model = BarlowTwins::new(&config.encoder, &config.projector, config.seed, device);
-        let mut load = Load {
-            tensors: self.tensors.clone(),
-            device,
-            problems: Vec::new(),
-        };
-        model.visit("", &mut load);
-        let unknown = load
-            .tensors
-            .keys()
-            .map(|name| format!("{name} has no place in it"));
-        let mut problems: Vec<String> = load.problems.into_iter().chain(unknown).collect();
+        let mut problems = self.differences(config);
         if problems.is_empty() {
+            let mut model =
+                BarlowTwins::new(&config.encoder, &config.projector, config.seed, device);
+            let mut load = Load {
+                tensors: self.tensors.clone(),
+                device,
+            };
+            model.visit("", &mut load);
             return Ok(model);
         }
         const SHOWN: usize = 3;
@@ -235,6 +247,30 @@ impl Checkpoint {
             String::new()
         };
         Err(CheckpointError::OtherModel(problems.join("; ") + &more))
+    }
+
+    /// How the tensors differ from those of the networks that `config` describes, of which none is made for that.
+    fn differences(&self, config: &Config) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut unknown: BTreeSet<&str> = self.tensors.keys().map(String::as_str).collect();
+        for TensorInfo { name, shape, .. } in model::tensors(&config.encoder, &config.projector) {
+            match self.tensors.get(&name).map(|data| data.shape().to_vec()) {
+                None => problems.push(format!("{name} is missing")),
+                Some(found) if found != shape => problems.push(format!(
+                    "{name} has the shape {found:?} instead of {shape:?}"
+                )),
+                Some(_) => {}
+            }
+            unknown.remove(name.as_str());
+        }
+        let unknown = unknown.into_iter();
+        problems.extend(unknown.map(|name| format!("{name} has no place in it")));
+        problems
+    }
+
+    /// The classifier that learned beside the run, if there was one.
+    pub fn online_probe(&self) -> Option<&Classifier> {
+        self.probe.as_ref()
     }
 
     /// Steps done, where the length of an epoch is known.
@@ -336,22 +372,16 @@ fn data_of(name: &str, view: &TensorView<'_>) -> Result<TensorData, CheckpointEr
     ))
 }
 
+/// Puts tensors, whose shapes were compared, in their places.
 struct Load<'a> {
     tensors: BTreeMap<String, TensorData>,
     device: &'a Device,
-    problems: Vec<String>,
 }
 
 impl Visitor for Load<'_> {
     fn parameter<const D: usize>(&mut self, name: &str, tensor: &mut Tensor<D>) {
-        match self.tensors.remove(name) {
-            None => self.problems.push(format!("{name} is missing")),
-            Some(data) if data.shape().to_vec() != tensor.dims() => self.problems.push(format!(
-                "{name} has the shape {:?} instead of {:?}",
-                data.shape().to_vec(),
-                tensor.dims()
-            )),
-            Some(data) => *tensor = Tensor::from_data(data, self.device),
+        if let Some(data) = self.tensors.remove(name) {
+            *tensor = Tensor::from_data(data, self.device);
         }
     }
 

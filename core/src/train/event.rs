@@ -82,6 +82,12 @@ pub struct StepReport {
     pub off_diagonal: f64,
     /// The learning rates.
     pub rates: Rates,
+    /// What the loss was multiplied by before it was differentiated, in 16 bits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<f64>,
+    /// Steps of the run, this one included, whose gradients overflowed 16 bits, so that they moved nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped_steps: Option<usize>,
 }
 
 /// What a run can be told.

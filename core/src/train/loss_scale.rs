@@ -16,13 +16,16 @@ const FIRST: u64 = 16;
 /// The largest factor, 2 to this power: more cannot be told from an overflow in 32 bits.
 const LARGEST: u64 = 24;
 /// Steps without an overflow until it is doubled.
-const PATIENCE: u64 = 2000;
+const GROWTH_INTERVAL: u64 = 2000;
 
-/// The factor, and how long it has been fine.
+/// The factor, the steps since it changed, and the steps that were skipped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LossScale {
     exponent: u64,
+    /// Steps without an overflow since the factor changed.
     fine: u64,
+    /// Steps of the run whose gradients overflowed, so that they moved nothing.
+    skipped: u64,
 }
 
 impl Default for LossScale {
@@ -30,15 +33,17 @@ impl Default for LossScale {
         Self {
             exponent: FIRST,
             fine: 0,
+            skipped: 0,
         }
     }
 }
 
 const EXPONENT: &str = "loss_scale_exponent";
 const FINE: &str = "loss_scale_fine_steps";
+const SKIPPED: &str = "loss_scale_skipped_steps";
 
 impl LossScale {
-    /// What the loss is multiplied by: nothing, in 32 bits.
+    /// What the loss is multiplied by: 1 in 32 bits.
     pub fn of(&self, precision: Precision) -> f64 {
         match precision {
             Precision::F32 => 1.0,
@@ -46,15 +51,26 @@ impl LossScale {
         }
     }
 
+    /// Steps that were skipped so far.
+    pub fn skipped(&self) -> usize {
+        self.skipped as usize
+    }
+
+    /// Whether it cannot be halved any more: what overflows now is no matter of scale.
+    pub fn is_smallest(&self) -> bool {
+        self.exponent == 0
+    }
+
     /// Takes in whether a step's gradients were finite.
-    pub fn note(&mut self, finite: bool) {
+    pub fn update(&mut self, finite: bool) {
         if !finite {
             self.exponent = self.exponent.saturating_sub(1);
             self.fine = 0;
+            self.skipped += 1;
             return;
         }
         self.fine += 1;
-        if self.fine == PATIENCE {
+        if self.fine == GROWTH_INTERVAL {
             self.exponent = (self.exponent + 1).min(LARGEST);
             self.fine = 0;
         }
@@ -64,15 +80,17 @@ impl LossScale {
     pub fn save(&self, counters: &mut BTreeMap<String, u64>) {
         counters.insert(EXPONENT.to_owned(), self.exponent);
         counters.insert(FINE.to_owned(), self.fine);
+        counters.insert(SKIPPED.to_owned(), self.skipped);
     }
 
     /// What a checkpoint's counters say.
     pub fn restored(counters: &BTreeMap<String, u64>) -> Self {
         let usual = Self::default();
-        let exponent = counters.get(EXPONENT).copied().unwrap_or(usual.exponent);
+        let counter = |name: &str, usual: u64| counters.get(name).copied().unwrap_or(usual);
         Self {
-            exponent: exponent.min(LARGEST),
-            fine: counters.get(FINE).copied().unwrap_or(usual.fine),
+            exponent: counter(EXPONENT, usual.exponent).min(LARGEST),
+            fine: counter(FINE, usual.fine).min(GROWTH_INTERVAL - 1),
+            skipped: counter(SKIPPED, usual.skipped),
         }
     }
 }
@@ -107,18 +125,20 @@ mod tests {
         let mut scale = LossScale::default();
         assert_eq!(scale.of(Precision::F32), 1.0);
         assert_eq!(scale.of(Precision::F16), 65536.0);
-        scale.note(false);
+        scale.update(false);
         assert_eq!(scale.of(Precision::F16), 32768.0);
-        for _ in 0..PATIENCE {
-            scale.note(true);
+        for _ in 0..GROWTH_INTERVAL {
+            scale.update(true);
         }
         assert_eq!(scale.of(Precision::F16), 65536.0);
+        assert_eq!(scale.skipped(), 1);
         let mut counters = BTreeMap::new();
         scale.save(&mut counters);
         assert_eq!(LossScale::restored(&counters), scale);
         for _ in 0..100 {
-            scale.note(false);
+            scale.update(false);
         }
         assert_eq!(scale.of(Precision::F16), 1.0);
+        assert!(scale.is_smallest());
     }
 }

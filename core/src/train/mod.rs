@@ -2,12 +2,15 @@
 
 mod checkpoint;
 mod event;
+mod feed;
 mod loss_scale;
 mod online_probe;
+mod resume;
 mod trainer;
 
 pub use checkpoint::{
     Checkpoint, CheckpointError, Progress, encoder_weights, network_weights, values_of,
 };
 pub use event::{Command, Event, StepReport};
+pub use resume::Conversion;
 pub use trainer::{Outcome, TrainError, Trainer};

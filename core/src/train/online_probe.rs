@@ -1,21 +1,18 @@
 //! The online linear probe: a classifier that learns beside a run, from the features of the very views it trains on, as
-//! solo-learn's does. Nothing flows back into the encoder.
+//! solo-learn's does. Nothing flows back into the encoder, and the classes of pictures that are asked about stay unknown to it.
 
-use crate::evaluate::{Classifier, Descent};
+use crate::evaluate::{Classifier, Descent, Role};
 
-/// solo-learn's `classifier_lr`, with its momentum; constant, so that it follows an encoder that moves.
-const DESCENT: Descent = Descent {
-    rate: 0.1,
-    momentum: 0.9,
-    weight_decay: 0.0,
-    decay_bias: false,
-};
+/// solo-learn's `classifier_lr`, for batches of 256; it rises and falls with the encoder's rate.
+const RATE: f64 = 0.1;
+/// solo-learn's.
+const MOMENTUM: f32 = 0.9;
 
 /// A classifier, and the classes of the run's pictures.
 pub(super) struct OnlineProbe {
     pub classifier: Classifier,
-    /// For each picture of the set.
-    pub classes: Vec<usize>,
+    /// For each picture of the set, if it may know it.
+    pub classes: Vec<Option<usize>>,
 }
 
 impl OnlineProbe {
@@ -27,15 +24,60 @@ impl OnlineProbe {
         }
     }
 
-    /// Learns from `features`, `[2 n, width]`, of both views of the `n` pictures at `indices`.
-    pub fn learn(&mut self, features: &[f32], indices: &[usize]) {
-        let classes: Option<Vec<usize>> = indices
-            .iter()
-            .chain(indices)
-            .map(|index| self.classes.get(*index).copied())
+    /// Tells it the classes of the pictures that classifiers learn from.
+    pub fn know(&mut self, classes: &[usize], roles: &[Role]) {
+        let known = classes.iter().zip(roles);
+        self.classes = known
+            .map(|(class, role)| (*role == Role::Learn).then_some(*class))
             .collect();
-        if let Some(classes) = classes {
-            self.classifier.learn(features, &classes, DESCENT);
+    }
+
+    /// Learns from `features`, `[2 n, width]`, of both views of the `n` pictures at `indices`. `factor` is the schedule's.
+    pub fn learn(&mut self, features: &[f32], indices: &[usize], factor: f64) {
+        let width = self.classifier.width;
+        let mut rows = Vec::with_capacity(features.len());
+        let mut classes = Vec::with_capacity(2 * indices.len());
+        let views = indices.iter().chain(indices);
+        for (index, row) in views.zip(features.chunks_exact(width.max(1))) {
+            if let Some(class) = self.classes.get(*index).copied().flatten() {
+                rows.extend_from_slice(row);
+                classes.push(class);
+            }
         }
+        if classes.is_empty() {
+            return;
+        }
+        let descent = Descent {
+            rate: (RATE * factor) as f32,
+            momentum: MOMENTUM,
+            weight_decay: 0.0,
+            decay_bias: false,
+        };
+        self.classifier.learn(&rows, &classes, descent);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn held_out_classes_are_not_learned_and_the_rate_is_the_model_s() {
+        let learned = |roles: &[Role], factor: f64| {
+            let mut probe = OnlineProbe::new(Classifier::new(2, 2));
+            probe.know(&[0, 1], roles);
+            // Two views of two pictures.
+            let features = [1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0];
+            probe.learn(&features, &[0, 1], factor);
+            probe.classifier.weight
+        };
+        assert_eq!(learned(&[Role::Validate, Role::Test], 1.0), [0.0; 4]);
+        let whole = learned(&[Role::Learn; 2], 1.0);
+        assert!(whole[0] > 0.0 && whole[1] < 0.0);
+        let half = learned(&[Role::Learn; 2], 0.5);
+        assert!((half[0] - 0.5 * whole[0]).abs() < 1e-7);
+        // Of one picture alone: nothing is known of the other's feature.
+        let one = learned(&[Role::Learn, Role::Validate], 1.0);
+        assert!(one[0] > 0.0 && one[1] == 0.0);
     }
 }

@@ -1,22 +1,21 @@
 //! The training loop.
 
-use std::collections::VecDeque;
-
 use async_channel::Receiver;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Gradients, Tensor};
 
+use super::feed::Feed;
 use super::loss_scale::{LossScale, are_finite};
 use super::online_probe::OnlineProbe;
+use super::resume::{Conversion, continuation};
 use super::{Checkpoint, CheckpointError, Command, Event, Progress, StepReport};
 use crate::config::{Config, ConfigError};
-use crate::data::{DevicePictures, Labels, PictureStream, TrainingSet};
+use crate::data::{Labels, TrainingSet};
 use crate::device::uncaptured_errors;
-use crate::evaluate::{Classifier, Exam, Learned};
+use crate::evaluate::{Classifier, Exam, Learned, Role};
 use crate::model::{BarlowTwins, Mode, Network};
 use crate::ops::precision::{Precision, with_precision};
-use crate::ops::{augment, read};
+use crate::ops::{Correlation, read};
 use crate::optim::{Optimizer, Rates};
-use crate::random::{Purpose, Stream};
 
 /// Why a run cannot begin or go on.
 #[derive(Debug, thiserror::Error)]
@@ -28,14 +27,24 @@ pub enum TrainError {
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     /// The checkpoint is of a run on other pictures.
-    #[error(
-        "the run was learning from {expected} pictures and there are {found} now: resume it on the same set"
-    )]
+    #[error("{}", other_pictures(*.expected, *.found))]
     OtherPictures {
         /// Pictures then.
         expected: usize,
         /// Pictures now.
         found: usize,
+    },
+    /// A setting that a run keeps has another value.
+    #[error(
+        "{setting}: the run was begun with {was}, and does not go on with {now}: leave it as it was, or begin a new run"
+    )]
+    OtherSetting {
+        /// Its name in the configuration file.
+        setting: &'static str,
+        /// Its value then.
+        was: String,
+        /// Its value now.
+        now: String,
     },
     /// Pictures that are read as they are needed cannot be.
     #[error("{0}. What was learned until the last checkpoint is safe")]
@@ -67,6 +76,18 @@ pub enum TrainError {
     },
 }
 
+/// Pictures that a run does not go on with.
+fn other_pictures(expected: usize, found: usize) -> String {
+    let what = if expected == found {
+        format!("{found} other pictures, or the same in another order")
+    } else {
+        format!("{found} pictures")
+    };
+    format!(
+        "the run was learning from {expected} pictures, and there are {what} now: go on with the same set, or begin a new run"
+    )
+}
+
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -86,9 +107,8 @@ pub struct Trainer {
     optimizer: Optimizer,
     /// Steps done.
     step: usize,
-    /// The order of the pictures in the epochs of those numbers: the present one, and the next where its pictures are
-    /// being read.
-    orders: VecDeque<(usize, Vec<usize>)>,
+    /// How it was counted anew when it went on, if it was.
+    conversion: Option<Conversion>,
     loss_scale: LossScale,
     probe: Option<OnlineProbe>,
     /// The last step's cross-correlation.
@@ -96,27 +116,6 @@ pub struct Trainer {
     exam: Option<Exam>,
     /// Whether the present step's evaluation was missed.
     owes_exam: bool,
-}
-
-/// Where a step's pictures come from.
-#[expect(clippy::large_enum_variant, reason = "a run has one")]
-enum Feed {
-    /// They are where they are used.
-    Held(DevicePictures),
-    /// They are read when they are needed, and announced some steps before: until the step of that number, not included.
-    Streamed(Box<dyn PictureStream>, usize),
-}
-
-/// How many steps ahead pictures are announced: enough that a slow file is waited for by none.
-const STEPS_AHEAD: usize = 3;
-
-impl Feed {
-    fn count(&self) -> usize {
-        match self {
-            Self::Held(pictures) => pictures.count(),
-            Self::Streamed(stream, _) => stream.count(),
-        }
-    }
 }
 
 impl Trainer {
@@ -139,7 +138,7 @@ impl Trainer {
     /// A run that goes on where `checkpoint` was made, with `config` in place of its settings.
     ///
     /// # Errors
-    /// If a setting cannot work, the checkpoint is of another model, or the pictures are others.
+    /// If a setting cannot work, or one or the pictures are not as they were and have to be.
     pub fn resume(
         checkpoint: Checkpoint,
         config: Config,
@@ -149,23 +148,11 @@ impl Trainer {
         let pictures = pictures.into();
         config.check(pictures.count())?;
         config.check_precision(device)?;
-        let steps_per_epoch = config.steps_per_epoch(pictures.count());
-        let step = match checkpoint.progress {
-            Progress::Steps {
-                done,
-                pictures: then,
-            } if then == pictures.count() => done,
-            Progress::Steps { pictures: then, .. } => {
-                return Err(TrainError::OtherPictures {
-                    expected: then,
-                    found: pictures.count(),
-                });
-            }
-            Progress::Epochs(epochs) => epochs.saturating_mul(steps_per_epoch),
-        };
+        let (count, fingerprint) = (pictures.count(), pictures.fingerprint());
+        let (step, conversion) = continuation(&checkpoint, &config, count, fingerprint)?;
         let model = checkpoint.model(&config, device)?;
         let mut trainer = Self::with_model(config, pictures, device, model);
-        trainer.step = step;
+        (trainer.step, trainer.conversion) = (step, conversion);
         trainer.loss_scale = LossScale::restored(&checkpoint.optimizer.counters);
         trainer.probe = checkpoint.probe.map(OnlineProbe::new);
         trainer
@@ -184,18 +171,14 @@ impl Trainer {
         device: &Device,
         model: BarlowTwins,
     ) -> Self {
-        let feed = match pictures.into() {
-            TrainingSet::Held(pictures) => Feed::Held(pictures.upload(device)),
-            TrainingSet::Streamed(stream) => Feed::Streamed(stream, 0),
-        };
         Self {
             optimizer: config.optimizer.init(),
-            feed,
+            feed: Feed::new(pictures.into(), device),
             model: model.tracked(),
             device: device.clone(),
             config,
             step: 0,
-            orders: VecDeque::new(),
+            conversion: None,
             loss_scale: LossScale::default(),
             probe: None,
             correlation: None,
@@ -204,14 +187,19 @@ impl Trainer {
         }
     }
 
+    /// How the run was counted anew when it went on with another batch, if it was.
+    pub fn conversion(&self) -> Option<Conversion> {
+        self.conversion
+    }
+
     /// Takes `exam` every few epochs.
     pub fn set_exam(&mut self, exam: Exam) {
         self.exam = Some(exam);
     }
 
-    /// Trains a linear classifier of these classes beside the run, if the settings say so. It goes on from the checkpoint's
-    /// if that has one for as many classes.
-    pub fn set_labels(&mut self, labels: &Labels) {
+    /// Trains a linear classifier of these classes beside the run, if the settings say so, on pictures whose role is to be
+    /// learned from. It goes on from the checkpoint's if that has one for as many classes.
+    pub fn set_labels(&mut self, labels: &Labels, roles: &[Role]) {
         if !self.config.online_probe || labels.names.len() < 2 {
             self.probe = None;
             return;
@@ -223,7 +211,7 @@ impl Trainer {
         };
         let known = self.probe.take().filter(fits);
         let mut probe = known.unwrap_or_else(|| OnlineProbe::new(Classifier::new(classes, width)));
-        probe.classes = labels.of_picture.clone();
+        probe.know(&labels.of_picture, roles);
         self.probe = Some(probe);
     }
 
@@ -279,6 +267,11 @@ impl Trainer {
         self.model.frozen()
     }
 
+    /// The classifier that learns beside the run, if there is one.
+    pub fn online_probe(&self) -> Option<&Classifier> {
+        self.probe.as_ref().map(|probe| &probe.classifier)
+    }
+
     /// What the networks have learned, ready to be examined.
     pub fn learned(&self) -> Learned {
         Learned::new(self.model(), &self.config, &self.device)
@@ -294,6 +287,7 @@ impl Trainer {
         let progress = Progress::Steps {
             done: self.step,
             pictures: self.feed.count(),
+            fingerprint: Some(self.feed.fingerprint()),
         };
         Checkpoint::write(
             &self.config,
@@ -431,8 +425,7 @@ impl Trainer {
 
     async fn take_exam(&self, emit: &mut impl FnMut(Event)) {
         if let Some(exam) = &self.exam {
-            let classifier = self.probe.as_ref().map(|probe| &probe.classifier);
-            let figures = exam.quick(&mut self.learned(), classifier).await;
+            let figures = exam.quick(&mut self.learned(), self.online_probe()).await;
             let epoch = self.step / self.steps_per_epoch();
             emit(Event::Evaluation {
                 step: self.step,
@@ -495,20 +488,8 @@ impl Trainer {
             self.config
                 .schedule
                 .rates(self.step, self.steps_per_epoch(), self.config.batch);
-        // Both views go through the networks together; their batch statistics are each view's own.
-        let weight = self.config.loss_weight * self.loss_scale.of(self.config.precision);
-        let (features, loss, mut gradients) = with_precision(self.config.precision, || {
-            let mode = Mode::Train { views: 2 };
-            let features = self.model.encoder.forward(views.autodiff(), mode);
-            let z = self.model.projector.forward(features.clone(), mode);
-            let loss = self.config.objective.loss(z, self.config.lambda);
-            let weighted = match weight {
-                1.0 => loss.loss.clone(),
-                weight => loss.loss.clone().mul_scalar(weight),
-            };
-            let gradients = weighted.backward();
-            (features.inner(), loss, gradients)
-        });
+        let scale = self.loss_scale.of(self.config.precision);
+        let (features, loss, mut gradients) = self.differentiate(views, scale);
 
         let width = loss.matrix.dims()[0];
         // One reading a step, which on a GPU waits for all of it.
@@ -516,29 +497,24 @@ impl Trainer {
         let [total, invariance, redundancy, trace] = [0, 1, 2, 3].map(|i| f64::from(numbers[i]));
         self.check_device()?;
         if !total.is_finite() {
-            return Err(TrainError::Diverged {
-                step: self.step + 1,
-                loss: total,
-                rates: Rates {
-                    weights: self.config.schedule.rate_weights,
-                    biases: self.config.schedule.rate_biases,
-                },
-            });
+            return Err(self.diverged(total));
         }
-        let scale = self.loss_scale.of(self.config.precision);
-        if self.config.precision == Precision::F32 {
+        let is_narrow = self.config.precision != Precision::F32;
+        let finite = !is_narrow || are_finite(&self.model, &gradients).await;
+        if finite {
             self.optimizer
-                .step(&mut self.model, &mut gradients, rates, 1.0);
-        } else {
-            let finite = are_finite(&self.model, &gradients).await;
-            if finite {
-                self.optimizer
-                    .step(&mut self.model, &mut gradients, rates, scale);
-            }
-            self.loss_scale.note(finite);
+                .step(&mut self.model, &mut gradients, rates, scale);
+        } else if self.loss_scale.is_smallest() {
+            return Err(self.diverged(f64::INFINITY));
+        }
+        if is_narrow {
+            self.loss_scale.update(finite);
         }
         if let (Some(probe), Some(indices)) = (&mut self.probe, indices) {
-            probe.learn(&read(features).await, indices);
+            let (step, batch) = (self.step, self.config.batch);
+            let steps_per_epoch = self.config.steps_per_epoch(self.feed.count());
+            let factor = self.config.schedule.factor(step, steps_per_epoch, batch);
+            probe.learn(&read(features).await, indices, factor);
         }
         self.correlation = Some(loss.matrix);
         self.step += 1;
@@ -552,60 +528,51 @@ impl Trainer {
             diagonal: trace / width as f64,
             off_diagonal: (redundancy / off_diagonals).sqrt(),
             rates,
+            loss_scale: is_narrow.then_some(scale),
+            skipped_steps: is_narrow.then(|| self.loss_scale.skipped()),
         })
     }
 
-    /// The pictures of a step.
-    fn batch_indices(&mut self, step: usize) -> Vec<usize> {
-        let epoch = step / self.steps_per_epoch();
-        let count = self.feed.count();
-        let seed = self.config.seed;
-        let known = self.orders.iter().position(|(of, _)| *of == epoch);
-        let known = known.unwrap_or_else(|| {
-            let mut order: Vec<usize> = (0..count).collect();
-            Stream::new(seed, Purpose::Order, epoch as u64, 0).shuffle(&mut order);
-            // The present epoch's and the next one's.
-            self.orders.truncate(1);
-            self.orders.push_front((epoch, order));
-            0
-        });
-        let first = step % self.steps_per_epoch() * self.config.batch;
-        self.orders[known].1[first..first + self.config.batch].to_vec()
+    /// The features and the loss of views, and the gradients of `scale` times the weighted loss. Both views go through the
+    /// networks together; their batch statistics are each view's own.
+    fn differentiate(
+        &mut self,
+        views: Tensor<4>,
+        scale: f64,
+    ) -> (Tensor<2>, Correlation, Gradients) {
+        let weight = self.config.loss_weight * scale;
+        with_precision(self.config.precision, || {
+            let mode = Mode::Train { views: 2 };
+            let features = self.model.encoder.forward(views.autodiff(), mode);
+            let z = self.model.projector.forward(features.clone(), mode);
+            let loss = self.config.objective.loss(z, self.config.lambda);
+            let weighted = match weight {
+                1.0 => loss.loss.clone(),
+                weight => loss.loss.clone().mul_scalar(weight),
+            };
+            let gradients = weighted.backward();
+            (features.inner(), loss, gradients)
+        })
+    }
+
+    /// The run has diverged at this step.
+    fn diverged(&self, loss: f64) -> TrainError {
+        TrainError::Diverged {
+            step: self.step + 1,
+            loss,
+            rates: Rates {
+                weights: self.config.schedule.rate_weights,
+                biases: self.config.schedule.rate_biases,
+            },
+        }
     }
 
     /// The pictures of the next step, and their first views, and then their second ones.
     fn next_views(&mut self) -> Result<(Vec<usize>, Tensor<4>), TrainError> {
-        let epoch = self.step / self.steps_per_epoch();
-        let indices = self.batch_indices(self.step);
-        if let Feed::Streamed(_, announced) = self.feed {
-            for step in announced.max(self.step)..(self.step + STEPS_AHEAD).min(self.steps()) {
-                let ahead = self.batch_indices(step);
-                if let Feed::Streamed(stream, announced) = &mut self.feed {
-                    stream.announce(&ahead);
-                    *announced = step + 1;
-                }
-            }
-        }
-        let batch;
-        let (pictures, in_batch) = match &mut self.feed {
-            Feed::Held(pictures) => (&*pictures, false),
-            Feed::Streamed(stream, _) => {
-                let read = stream.read(&indices).map_err(TrainError::Pictures)?;
-                batch = read.upload(&self.device);
-                (&batch, true)
-            }
-        };
-        let mut draws = self.config.draw_views(pictures.size(), &indices, epoch);
-        if in_batch {
-            // A picture's draws hang on its number in the set; its bytes are where it stands in the batch.
-            for (position, (index, _)) in draws.iter_mut().enumerate() {
-                *index = position % indices.len();
-            }
-        }
-        let normalization = &self.config.augmentation.normalization;
-        let size = self.config.size;
-        let views = augment(pictures, &draws, size, normalization, &self.device);
-        Ok((indices, views))
+        let steps = self.steps();
+        self.feed
+            .views(&self.config, self.step, steps, &self.device)
+            .map_err(TrainError::Pictures)
     }
 }
 
@@ -617,8 +584,11 @@ mod tests {
     use super::*;
     use crate::data::Pictures;
     use crate::data::emoji::emoji;
-    use crate::testing::{cpu, each_device};
-    use crate::train::encoder_weights;
+    use crate::model::Visitor;
+    use crate::ops::TrustRatio;
+    use crate::optim::OptimizerConfig;
+    use crate::testing::{cpu, each_narrow_device, values};
+    use crate::train::{encoder_weights, values_of};
 
     fn tiny() -> (Config, Pictures) {
         let mut config = Config {
@@ -655,11 +625,12 @@ mod tests {
     #[test]
     fn a_resumed_run_equals_an_uninterrupted_one() {
         for optimizer in [
-            crate::optim::OptimizerConfig::default(),
+            OptimizerConfig::default(),
             Config::emoji().optimizer,
-            crate::optim::OptimizerConfig::Sgd {
+            OptimizerConfig::Sgd {
                 momentum: 0.9,
                 weight_decay: 1e-4,
+                decay_biases: false,
             },
         ] {
             let (mut config, pictures) = tiny();
@@ -688,25 +659,151 @@ mod tests {
         config.precision = Precision::F16;
         let refused = Trainer::new(config.clone(), &pictures, &cpu()).err();
         assert!(refused.is_some_and(|e| e.to_string().contains("16-bit")));
-        each_device(|device| {
-            if !Precision::F16.is_known_to(device) {
-                return;
+        // Long enough that the loss falls to a fraction: a step that moves nothing, or wrongly, shows.
+        (config.schedule.epochs, config.schedule.warmup_epochs) = (10, 0);
+        let sgd = OptimizerConfig::Sgd {
+            momentum: 0.9,
+            weight_decay: 1e-4,
+            decay_biases: false,
+        };
+        let lars = OptimizerConfig::Lars {
+            momentum: 0.9,
+            weight_decay: 1e-6,
+            eta: 0.02,
+            trust_ratio: TrustRatio::Official,
+        };
+        each_narrow_device(|device| {
+            for (optimizer, rate) in [
+                (sgd.clone(), 0.1),
+                (lars.clone(), 2.0),
+                (tiny().0.optimizer, 0.05),
+            ] {
+                let losses = |precision| {
+                    let mut config = Config {
+                        precision,
+                        optimizer: optimizer.clone(),
+                        ..config.clone()
+                    };
+                    (config.schedule.rate_weights, config.schedule.rate_biases) = (rate, rate);
+                    let mut trainer = Trainer::new(config, &pictures, device).unwrap();
+                    (0..trainer.steps())
+                        .map(|_| block_on(trainer.advance()).unwrap().loss)
+                        .collect::<Vec<f64>>()
+                };
+                let (narrow, wide) = (losses(Precision::F16), losses(Precision::F32));
+                assert_ne!(narrow, wide);
+                // Single steps are noisy: the last epoch's mean, of four steps.
+                let last = |losses: &[f64]| losses[losses.len() - 4..].iter().sum::<f64>() / 4.0;
+                println!(
+                    "{optimizer:?}: {} to {} and {}",
+                    wide[0],
+                    last(&wide),
+                    last(&narrow)
+                );
+                assert!(last(&wide) < 0.6 * wide[0], "{optimizer:?}: {wide:?}");
+                assert!(
+                    (last(&narrow) - last(&wide)).abs() < 0.05 * last(&wide),
+                    "{optimizer:?}: {narrow:?} instead of {wide:?}"
+                );
             }
-            let losses = |precision| {
+        });
+    }
+
+    /// The gradients of a whole step in 16 bits at every scale that a run can come to: the right ones, or infinite ones.
+    #[test]
+    fn gradients_at_every_scale_are_right_or_infinite() {
+        let (config, pictures) = tiny();
+        each_narrow_device(|device| {
+            let gradients = |precision, scale: f64| {
                 let config = Config {
                     precision,
                     ..config.clone()
                 };
                 let mut trainer = Trainer::new(config, &pictures, device).unwrap();
-                (0..4)
-                    .map(|_| block_on(trainer.advance()).unwrap().loss)
-                    .collect::<Vec<f64>>()
+                let (_, views) = trainer.next_views().unwrap();
+                let (_, _, gradients) = trainer.differentiate(views, scale);
+                let finite = block_on(are_finite(&trainer.model, &gradients));
+                (finite, flat(&trainer.model, &gradients, scale))
             };
-            let (narrow, wide) = (losses(Precision::F16), losses(Precision::F32));
-            assert_ne!(narrow, wide);
-            for (narrow, wide) in narrow.iter().zip(&wide) {
-                assert!((narrow - wide).abs() < 0.02 * wide, "{narrow} {wide}");
+            let (_, wide) = gradients(Precision::F32, 1.0);
+            let norm = |x: &[f32]| x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+            let mut right = Vec::new();
+            for exponent in 0..=24 {
+                let (finite, narrow) = gradients(Precision::F16, f64::from(1u32 << exponent));
+                if !finite {
+                    println!("2^{exponent}: overflow");
+                    continue;
+                }
+                let difference: Vec<f32> = narrow.iter().zip(&wide).map(|(a, b)| a - b).collect();
+                let error = norm(&difference) / norm(&wide);
+                println!("2^{exponent}: {error:.5}");
+                right.push((exponent, error));
             }
+            // 11 bits of precision in each of some ten products after each other, whose errors are independent: a few
+            // times 2^-11. Without a scale, the smallest gradients are lost.
+            for (exponent, error) in &right {
+                let most = if *exponent < 4 { 0.2 } else { 0.01 };
+                assert!(*error < most, "2^{exponent}: {error}");
+            }
+            let finite: Vec<i32> = right.iter().map(|(exponent, _)| *exponent).collect();
+            assert_eq!(
+                finite,
+                (0..=*finite.last().unwrap()).collect::<Vec<_>>(),
+                "one threshold"
+            );
+            assert!(finite.contains(&8), "{finite:?}");
+        });
+    }
+
+    /// All gradients of a network, divided by `scale`.
+    fn flat(network: &impl Network, gradients: &Gradients, scale: f64) -> Vec<f32> {
+        struct Flat<'a>(&'a Gradients, Vec<f32>, f32);
+        impl Visitor for Flat<'_> {
+            fn parameter<const D: usize>(&mut self, _: &str, tensor: &mut Tensor<D>) {
+                let gradient = values(tensor.grad(self.0).unwrap());
+                self.1.extend(gradient.iter().map(|g| g / self.2));
+            }
+            fn statistic(&mut self, _: &str, _: &mut Tensor<1>) {}
+        }
+        let mut flat = Flat(gradients, Vec::new(), scale as f32);
+        network.clone().visit("", &mut flat);
+        flat.1
+    }
+
+    #[test]
+    fn an_overflow_is_skipped_and_counted() {
+        let (mut config, pictures) = tiny();
+        config.precision = Precision::F16;
+        // So that the first scale is too large.
+        config.loss_weight = 1e6;
+        each_narrow_device(|device| {
+            let mut trainer = Trainer::new(config.clone(), &pictures, device).unwrap();
+            let before = block_on(values_of(&trainer.model().encoder)).unwrap();
+            let first = block_on(trainer.advance()).unwrap();
+            assert_eq!(
+                (first.loss_scale, first.skipped_steps),
+                (Some(65536.0), Some(1))
+            );
+            let learned = |name: &str| !name.contains("running");
+            let after = block_on(values_of(&trainer.model().encoder)).unwrap();
+            for ((name, before), (_, after)) in
+                before.iter().zip(&after).filter(|((n, _), _)| learned(n))
+            {
+                assert_eq!(before, after, "{name} has moved");
+            }
+            let second = block_on(trainer.advance()).unwrap();
+            assert_eq!(second.loss_scale, Some(32768.0));
+            // It is found sooner or later, and survives a checkpoint.
+            let skipped = (0..10)
+                .map(|_| block_on(trainer.advance()).unwrap())
+                .last()
+                .unwrap();
+            let checkpoint = Checkpoint::read(&block_on(trainer.checkpoint()).unwrap()).unwrap();
+            let mut resumed =
+                Trainer::resume(checkpoint, config.clone(), &pictures, device).unwrap();
+            assert_eq!(resumed.loss_scale, trainer.loss_scale);
+            assert!(skipped.skipped_steps.unwrap() > 1);
+            _ = block_on(resumed.advance());
         });
     }
 
@@ -768,9 +865,10 @@ mod tests {
         config.schedule.rate_weights = 1e30;
         config.schedule.rate_biases = 1e30;
         config.schedule.warmup_epochs = 0;
-        config.optimizer = crate::optim::OptimizerConfig::Sgd {
+        config.optimizer = OptimizerConfig::Sgd {
             momentum: 0.9,
             weight_decay: 0.0,
+            decay_biases: false,
         };
         let mut trainer = Trainer::new(config, &pictures, &cpu()).unwrap();
         let (_sender, receiver) = unbounded();

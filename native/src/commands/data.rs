@@ -1,18 +1,20 @@
 //! `barlow data`: what a data set holds, and how fast it is read.
 
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hasher as _};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use barlow_core::data::PictureStream as _;
+use barlow_core::config::Config;
+use barlow_core::data::{Cut, PictureStream as _, Views};
 use barlow_formats::{Catalog, Part};
 use rayon::prelude::*;
 use serde_json::json;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::cli::{Inspect, Speed};
-use crate::data::{Streamed, decode, open};
+use crate::data::{Handed, Streamed, decode, open};
 use crate::sheet::Sheet;
 
 /// Sizes that are listed; the others are counted.
@@ -42,12 +44,10 @@ pub fn inspect(arguments: &Inspect) -> Result<()> {
         .par_iter()
         .map(|item| match decode::planes(item, side) {
             Ok(planes) => {
-                let mut hasher = DefaultHasher::new();
-                hasher.write(&planes);
-                hasher.write_usize(item.class.map_or(0, |class| class + 1));
+                let class = item.class.map_or(0, |class| class as u64 + 1);
                 Seen {
                     size: decode::size(item).ok(),
-                    hash: hasher.finish(),
+                    hash: xxh3_64_with_seed(&planes, class),
                     problem: None,
                 }
             }
@@ -95,7 +95,7 @@ struct Report {
 
 impl Report {
     fn new(catalog: &Catalog, seen: &[Seen]) -> Self {
-        let mut parts = BTreeMap::new();
+        let parts = catalog.parts();
         let mut classes: Vec<_> = catalog
             .classes
             .iter()
@@ -103,7 +103,6 @@ impl Report {
             .collect();
         let mut sizes = BTreeMap::new();
         for (item, seen) in catalog.items.iter().zip(seen) {
-            *parts.entry(item.part).or_default() += 1;
             if let Some(class) = item.class.and_then(|class| classes.get_mut(class)) {
                 class.1 += 1;
             }
@@ -136,7 +135,9 @@ impl Report {
             "pictures": catalog.items.len(),
             "train": part(Part::Train),
             "unlabelled": part(Part::Unlabelled),
+            "validation": part(Part::Validation),
             "test": part(Part::Test),
+            "tested_on": catalog.test_part().map(|part| part.to_string()),
             "classes": self.classes.iter().map(|(name, count)| json!({"name": name, "pictures": count})).collect::<Vec<_>>(),
             "sizes": self.sizes.iter().map(|((w, h), count)| json!({"width": w, "height": h, "pictures": count})).collect::<Vec<_>>(),
             "unreadable": self.unreadable,
@@ -158,7 +159,8 @@ impl Report {
             .map(|(part, count)| match part {
                 Part::Train => format!("{count} to learn from"),
                 Part::Unlabelled => format!("{count} to learn from without a class"),
-                Part::Test => format!("{count} to test on"),
+                _ if Some(*part) == catalog.test_part() => format!("{count} to test on ({part}/)"),
+                _ => format!("{count} of {part}/, which training leaves out"),
             })
             .collect();
         say!("parts: {}", parts.join(", "));
@@ -221,9 +223,13 @@ pub fn speed(arguments: &Speed) -> Result<()> {
     let mut stream = Streamed::with_threads(
         catalog.into(),
         (0..count).collect(),
-        arguments.side,
+        Handed::middle(arguments.side),
         threads,
     )?;
+    let cut = match arguments.views {
+        0 => Cut::Middle,
+        views => random_views(views, arguments.side),
+    };
     let batch = arguments.batch.min(count);
     let batches: Vec<Vec<usize>> = (0..count / batch)
         .map(|i| (i * batch..(i + 1) * batch).collect())
@@ -235,11 +241,11 @@ pub fn speed(arguments: &Speed) -> Result<()> {
     let (mut announced, mut next) = (0, 0);
     while done == 0 || started.elapsed() < limit {
         while announced < next + AHEAD {
-            stream.announce(&batches[announced % batches.len()]);
+            stream.announce(&batches[announced % batches.len()], &cut);
             announced += 1;
         }
-        let pictures = stream.read(&batches[next % batches.len()]);
-        done += pictures.map_err(anyhow::Error::msg)?.count();
+        let read = stream.read(&batches[next % batches.len()], &cut);
+        done += read.map_err(anyhow::Error::msg)?.sizes.len();
         next += 1;
     }
     let seconds = started.elapsed().as_secs_f64();
@@ -249,9 +255,32 @@ pub fn speed(arguments: &Speed) -> Result<()> {
         say!("{line}");
     } else {
         say!(
-            "{speed:.0} pictures a second ({done} in {seconds:.1} s, on {threads} threads, at {0} x {0})",
+            "{speed:.0} pictures per second ({done} in {seconds:.1} s, on {threads} threads, {} at {1} x {1})",
+            match arguments.views {
+                0 => "middle squares".to_owned(),
+                views => format!("{views} random crops of each"),
+            },
             arguments.side
         );
     }
     Ok(())
+}
+
+/// That many crops of each picture, as the paper's recipe draws them.
+fn random_views(views: usize, size: usize) -> Cut {
+    let config = Config {
+        size,
+        ..Config::default()
+    };
+    Cut::Views(Views {
+        size,
+        interpolation: config.augmentation.interpolation,
+        crops: Arc::new(move |index, picture_size| {
+            let draws = (0..views).flat_map(|epoch| {
+                let draws = config.draw_views(|_| picture_size, &[index], epoch);
+                draws.into_iter().take(1)
+            });
+            draws.map(|(_, draw)| draw.crop).collect()
+        }),
+    })
 }

@@ -12,7 +12,7 @@ use parquet::schema::parser::parse_message_type;
 use safetensors::tensor::{Dtype, TensorView};
 
 use crate::cli::Embed;
-use crate::data::open;
+use crate::data::{counted_parts, open};
 use crate::embed::{Encoder, Kind};
 use crate::run_folder::write_file;
 
@@ -34,8 +34,12 @@ pub fn embed(arguments: &Embed) -> Result<()> {
     };
     let catalog = open(&arguments.path)?;
     let mut encoder = Encoder::open(&arguments.run, arguments.best, arguments.device)?;
-    say!("{} pictures, on {}", catalog.items.len(), encoder.device);
     let members: Vec<usize> = (0..catalog.items.len()).collect();
+    say!(
+        "{}, on {}",
+        counted_parts(&catalog, &members),
+        encoder.device
+    );
     let kind = if arguments.embeddings {
         Kind::Embeddings
     } else {

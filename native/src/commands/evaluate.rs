@@ -3,7 +3,9 @@
 use anyhow::{Context, Result, bail, ensure};
 use barlow_core::config::Config;
 use barlow_core::device::Device;
-use barlow_core::evaluate::{Exam, Figure, Knn, Learned, Pixels, Protocol};
+use barlow_core::evaluate::{
+    Classifier, Exam, Figure, Knn, Learned, Measurement, Pixels, Protocol,
+};
 use barlow_core::model::BarlowTwins;
 use indicatif::{ProgressBar, ProgressStyle};
 use pollster::block_on;
@@ -11,17 +13,17 @@ use serde::Serialize;
 
 use crate::cli::Evaluate;
 use crate::run_folder::RunFolder;
-use crate::settings::Settings;
+use crate::settings::{Data, Settings};
 use crate::{data, device};
 
-/// A measurement of the run's encoder, beside the same of raw pixels and of an untrained encoder.
+/// A measurement of the run's encoder, beside the same of raw pixels and of an untrained encoder where there is such.
 #[derive(Debug, Serialize)]
 pub struct Row {
     /// What was measured.
     name: String,
     learned: Figure,
-    pixels: Figure,
-    untrained: Figure,
+    pixels: Option<Figure>,
+    untrained: Option<Figure>,
 }
 
 /// Measures the last checkpoint of a run, or the best one.
@@ -30,6 +32,10 @@ pub fn evaluate(arguments: &Evaluate) -> Result<()> {
     let mut settings = Settings::read(&arguments.run.join("config.toml"))?;
     if arguments.path.is_some() {
         settings.data.folder.clone_from(&arguments.path);
+    }
+    if let Some(side) = arguments.side {
+        settings.data.side = side;
+        settings.check_side()?;
     }
     let checkpoint = folder.checkpoint(arguments.best)?;
     if arguments.neighbors == 0
@@ -44,12 +50,6 @@ pub fn evaluate(arguments: &Evaluate) -> Result<()> {
     if !arguments.json {
         say!("evaluating on {}", opened.name);
     }
-    let mut exam = data::load_exam(&settings.data)?;
-    exam.knn = Knn {
-        neighbors: arguments.neighbors,
-        temperature: arguments.temperature,
-        ..Knn::default()
-    };
     let model = checkpoint.model(&checkpoint.config, &opened.device)?;
     let config = &checkpoint.config;
     if !arguments.json
@@ -58,10 +58,17 @@ pub fn evaluate(arguments: &Evaluate) -> Result<()> {
         say!("after {step} steps");
     }
     if !arguments.protocol.is_empty() {
-        return by_protocols(arguments, &exam, &model, config, &opened.device);
+        return by_protocols(arguments, &settings.data, &model, config, &opened.device);
     }
+    let mut exam = data::load_exam(&settings.data)?;
+    exam.knn = Knn {
+        neighbors: arguments.neighbors,
+        temperature: arguments.temperature,
+        ..Knn::default()
+    };
     let learned = Learned::new(model, config, &opened.device);
-    let table = examine(&exam, learned, config, &opened.device);
+    let probe = checkpoint.online_probe();
+    let table = examine(&exam, learned, probe, config, &opened.device);
     check_device()?;
     if arguments.json {
         say!("{}", serde_json::to_string_pretty(&table)?);
@@ -86,22 +93,27 @@ fn check_device() -> Result<()> {
 struct Measured {
     protocol: String,
     settings: Protocol,
-    /// Pictures that were learned from, and tested on.
+    /// Pictures to learn from, and to test on.
     train: usize,
     test: usize,
-    figures: Vec<Figure>,
+    /// Pixels per side that they were resized to, and that the encoder saw of them.
+    side: usize,
+    size: usize,
+    #[serde(flatten)]
+    measured: Measurement,
 }
 
 fn by_protocols(
     arguments: &Evaluate,
-    exam: &Exam,
+    data: &Data,
     model: &BarlowTwins,
     config: &Config,
     device: &Device,
 ) -> Result<()> {
-    let classes = exam.classification().context(
-        "these pictures have no classes, which a protocol asks for: put them in class folders, or name a data set that has some",
-    )?;
+    let (mut pictures, description) = data::protocol::load(data, arguments.labelled.as_deref())?;
+    if !arguments.json {
+        say!("{description}");
+    }
     let mut all = Vec::new();
     for name in &arguments.protocol {
         let protocol = Protocol::named(name).with_context(|| format!("no protocol {name}"))?;
@@ -117,15 +129,19 @@ fn by_protocols(
             bar.set_length(of as u64);
             bar.set_position(done as u64);
         };
-        let figures = block_on(protocol.measure(model.clone(), config, device, classes, &mut tell));
+        let measured = protocol.measure(model.clone(), config, device, &mut pictures, &mut tell);
+        let measured = block_on(measured).map_err(anyhow::Error::msg)?;
         bar.finish_and_clear();
         check_device()?;
+        let [train, test] = [&pictures.train, &pictures.test].map(|set| &set.pictures);
         all.push(Measured {
             protocol: name.clone(),
             settings: protocol,
-            train: classes.train.pictures.count(),
-            test: classes.test.pictures.count(),
-            figures,
+            train: train.count(),
+            test: test.count(),
+            side: train.size().0,
+            size: config.size,
+            measured,
         });
     }
     if arguments.json {
@@ -137,13 +153,31 @@ fn by_protocols(
         settings,
         train,
         test,
-        figures,
+        side,
+        size,
+        measured,
     } in &all
     {
-        let figures: Vec<String> = figures.iter().map(|f| format!("{} {f}", f.name)).collect();
+        let figures = measured.figures.iter();
+        let figures: Vec<String> = figures.map(|f| format!("{} {f}", f.name)).collect();
         say!("{protocol:16} {}", figures.join(", "));
+        let labels = match measured.labels {
+            labels if labels == *train => String::new(),
+            labels => format!(
+                ", {labels} of them with labels ({:.2}%)",
+                100.0 * labels as f64 / (*train).max(1) as f64
+            ),
+        };
+        let seen = match side {
+            side if side == size => format!("seen whole, {size} x {size}"),
+            side => format!("resized to {side}, the middle {size} x {size} of which is seen"),
+        };
+        let bits = match measured.feature_bits {
+            Some(16) => "; features are kept in 16 bits, as there are many",
+            _ => "",
+        };
         say!(
-            "  {train} pictures to learn from, {test} to test on; {}",
+            "  {train} pictures to learn from{labels}, {test} to test on, {seen}{bits}; {}",
             described(settings)?
         );
     }
@@ -166,21 +200,26 @@ fn described(protocol: &Protocol) -> Result<String> {
     Ok(fields.collect::<Vec<_>>().join(", "))
 }
 
-/// Measures `learned`, raw pixels, and the same encoder as it was before training.
-pub fn examine(exam: &Exam, mut learned: Learned, config: &Config, device: &Device) -> Vec<Row> {
+/// Measures `learned`, with the `probe` that learned beside it, raw pixels, and the same encoder as it was before training.
+pub fn examine(
+    exam: &Exam,
+    mut learned: Learned,
+    probe: Option<&Classifier>,
+    config: &Config,
+    device: &Device,
+) -> Vec<Row> {
     let untrained = BarlowTwins::new(&config.encoder, &config.projector, config.seed, device);
-    let learned = block_on(exam.full(&mut learned));
-    let pixels = block_on(exam.full(&mut Pixels));
-    let untrained = block_on(exam.full(&mut Learned::new(untrained, config, device)));
+    let learned = block_on(exam.full(&mut learned, probe));
+    let pixels = block_on(exam.full(&mut Pixels, None));
+    let untrained = block_on(exam.full(&mut Learned::new(untrained, config, device), None));
+    let named = |figures: &[Figure], name: &str| figures.iter().find(|f| f.name == name).cloned();
     learned
         .into_iter()
-        .zip(pixels)
-        .zip(untrained)
-        .map(|((learned, pixels), untrained)| Row {
+        .map(|learned| Row {
+            pixels: named(&pixels, &learned.name),
+            untrained: named(&untrained, &learned.name),
             name: learned.name.clone(),
             learned,
-            pixels,
-            untrained,
         })
         .collect()
 }
@@ -199,13 +238,14 @@ pub fn print_table(rows: &[Row]) {
         "raw pixels",
         "untrained"
     );
+    let shown = |figure: &Option<Figure>| figure.as_ref().map_or("-".into(), Figure::to_string);
     for row in rows {
         say!(
             "{:width$}  {:>8}  {:>10}  {:>9}",
             row.name,
             row.learned.to_string(),
-            row.pixels.to_string(),
-            row.untrained.to_string()
+            shown(&row.pixels),
+            shown(&row.untrained)
         );
     }
     say!("");

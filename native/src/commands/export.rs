@@ -73,9 +73,16 @@ pub fn export(arguments: &Export) -> Result<()> {
     };
     say!("\nimport torch, torchvision\nfrom safetensors.torch import load_file");
     say!("model = torchvision.models.{name}()");
+    let stem = encoder.layout().stem;
+    if encoder.stem != Stem::ImageNet || encoder.stem_padding.is_some() {
+        say!(
+            "model.conv1 = torch.nn.Conv2d(3, 64, {}, stride={}, padding={}, bias=False)",
+            stem.kernel,
+            stem.stride,
+            stem.padding
+        );
+    }
     if encoder.stem != Stem::ImageNet {
-        let stride = if encoder.stem == Stem::Cifar { 1 } else { 2 };
-        say!("model.conv1 = torch.nn.Conv2d(3, 64, 3, stride={stride}, padding=1, bias=False)");
         say!("model.maxpool = torch.nn.Identity()");
     }
     if encoder.cells > 1 {

@@ -14,7 +14,7 @@ use burn::tensor::TensorData;
 
 use crate::cli::Import;
 use crate::run_folder::RunFolder;
-use crate::settings::{Data, Keep, Settings, Streaming};
+use crate::settings::{Crops, Data, Keep, Settings, Streaming, side_for};
 
 /// Layers of the projector that stands behind an encoder that came without one.
 const FRESH_PROJECTOR: [usize; 3] = [2048; 3];
@@ -50,8 +50,9 @@ pub fn import(arguments: &Import) -> Result<()> {
     let settings = Settings {
         data: Data {
             folder: None,
-            side: config.size,
+            side: side_for(config.size),
             stream: Streaming::Auto,
+            crops: Crops::Auto,
         },
         keep: Keep::default(),
         training: config.clone(),
@@ -306,6 +307,7 @@ fn encoder_of(
         width: *width,
         stem,
         cells: 1,
+        ..EncoderConfig::default()
     })
 }
 

@@ -14,7 +14,7 @@ use pollster::block_on;
 use serde_json::json;
 
 use crate::cli::{Duplicates, Search};
-use crate::data::{decode, open};
+use crate::data::{counted_parts, decode, open};
 use crate::embed::{Encoder, Kind};
 use crate::run_folder::write_file;
 use crate::sheet::{Sheet, picture_of};
@@ -62,6 +62,7 @@ pub fn search(arguments: &Search) -> Result<()> {
         for (cosine, member) in &found {
             say!("{cosine:.3}  {}", catalog.items[*member].name);
         }
+        say!("of {}", counted_parts(&catalog, &encoded.members));
     }
     if let Some(path) = &arguments.to {
         let query = decode::planes_of_file(&arguments.like, SHOWN_SIDE)?;
@@ -131,7 +132,7 @@ pub fn duplicates(arguments: &Duplicates) -> Result<()> {
         say!(
             "{} groups of nearly the same pictures among {}: {copies} could go",
             groups.len(),
-            encoded.members.len()
+            counted_parts(&catalog, &encoded.members)
         );
     }
     if let Some(path) = &arguments.to {

@@ -104,7 +104,8 @@ pub fn train(arguments: &Train) -> Result<()> {
     let config = settings.training.clone();
     config.check(loaded.set.count())?;
     if let Some(limits) = &opened.limits {
-        config.check_device(limits, loaded.set.size(), loaded.set.held(config.batch))?;
+        let (size, held) = loaded.set.on_device(config.batch, config.size);
+        config.check_device(limits, size, held)?;
     }
 
     let existing_folder = existing.as_ref();
@@ -114,8 +115,20 @@ pub fn train(arguments: &Train) -> Result<()> {
         None => Trainer::new(config, pictures, &opened.device)?,
         Some(checkpoint) => Trainer::resume(checkpoint, config, pictures, &opened.device)?,
     };
-    if let Some(labels) = &loaded.labels {
-        trainer.set_labels(labels);
+    if let Some((labels, roles)) = &loaded.labels {
+        trainer.set_labels(labels, roles);
+    }
+    if let Some(conversion) = trainer.conversion() {
+        let [then, now] = conversion.batches;
+        let redone = match conversion.redone {
+            true => ", and the epoch that was begun begins again",
+            false => "",
+        };
+        say!(
+            "the batch was {then} and is {now}: {} whole epochs are done, which are {} steps now{redone}",
+            conversion.epochs,
+            conversion.step
+        );
     }
     let is_new = existing.is_none();
     let folder = match existing_folder {
@@ -140,6 +153,11 @@ pub fn train(arguments: &Train) -> Result<()> {
     trainer.set_exam(loaded.exam.clone());
     if trainer.done() > 0 && !folder.was_evaluated_at(trainer.done()) {
         trainer.catch_up_on_exam();
+    }
+    if trainer.conversion().is_some() {
+        // Everything in the folder is counted as the run is from now on. A kill in between converts it again.
+        folder.count_metrics_anew(trainer.steps_per_epoch())?;
+        folder.write_only_checkpoint(trainer.done(), &block_on(trainer.checkpoint())?)?;
     }
     let metrics = folder.metrics(trainer.done())?;
     let watch = Watch::new(folder, metrics, trainer.done(), &settings, waited.clone())?;
@@ -190,6 +208,7 @@ pub fn train(arguments: &Train) -> Result<()> {
     let table = examine(
         &loaded.exam,
         trainer.learned(),
+        trainer.online_probe(),
         trainer.config(),
         &opened.device,
     );

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
+use barlow_core::augment::{Crop, Interpolation};
 use barlow_formats::{Encoding, Item};
 use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use image::metadata::Orientation;
@@ -29,6 +30,14 @@ pub fn is_picture(path: &Path) -> bool {
 /// # Errors
 /// If it cannot be read: why.
 pub fn planes(item: &Item, side: usize) -> Result<Vec<u8>> {
+    planes_by(item, side, Interpolation::Bicubic)
+}
+
+/// The same, resized in that way.
+///
+/// # Errors
+/// If it cannot be read: why.
+pub fn planes_by(item: &Item, side: usize, interpolation: Interpolation) -> Result<Vec<u8>> {
     let bytes = item.location.read()?;
     if let Encoding::Planes {
         height,
@@ -43,7 +52,67 @@ pub fn planes(item: &Item, side: usize) -> Result<Vec<u8>> {
     // Held until the picture is small again.
     let _alone = is_large(&bytes, item.encoding)
         .then(|| LARGE_PICTURE.lock().unwrap_or_else(PoisonError::into_inner));
-    middle_square(decoded(&bytes, item.encoding)?, side)
+    middle_square(decoded(&bytes, item.encoding)?, side, filter(interpolation))
+}
+
+/// Parts of the picture as it is stored, which `crops` chooses given its rows and columns: each as three planes of `size`
+/// x `size`. Also tells the rows and columns.
+///
+/// # Errors
+/// If it cannot be read: why.
+pub fn views(
+    item: &Item,
+    size: usize,
+    interpolation: Interpolation,
+    crops: impl FnOnce((usize, usize)) -> Vec<Crop>,
+) -> Result<(Vec<Vec<u8>>, (usize, usize))> {
+    let bytes = item.location.read()?;
+    let _alone = is_large(&bytes, item.encoding)
+        .then(|| LARGE_PICTURE.lock().unwrap_or_else(PoisonError::into_inner));
+    let picture = DynamicImage::from(on_white(decoded(&bytes, item.encoding)?));
+    let picture_size = (picture.height() as usize, picture.width() as usize);
+    let mut resizer = Resizer::new();
+    let views = crops(picture_size).into_iter().map(|crop| {
+        let mut view = DynamicImage::new(size as u32, size as u32, picture.color());
+        let [left, top, width, height] =
+            [crop.left, crop.top, crop.width, crop.height].map(|n| n as f64);
+        let options = ResizeOptions::new()
+            .resize_alg(ResizeAlg::Convolution(filter(interpolation)))
+            .crop(left, top, width, height);
+        resizer.resize(&picture, &mut view, &options)?;
+        Ok(to_planes(view.into_rgb8().pixels().map(|pixel| pixel.0)))
+    });
+    Ok((views.collect::<Result<_>>()?, picture_size))
+}
+
+/// What is transparent lies on white, as the emoji do.
+fn on_white(picture: DynamicImage) -> RgbImage {
+    if !picture.color().has_alpha() {
+        return picture.into_rgb8();
+    }
+    let picture = picture.into_rgba8();
+    let (width, height) = picture.dimensions();
+    let mut blended = RgbImage::new(width, height);
+    for (to, from) in blended.pixels_mut().zip(picture.pixels()) {
+        to.0 = over_white(from.0);
+    }
+    blended
+}
+
+/// A color with its opacity, over white.
+fn over_white([red, green, blue, alpha]: [u8; 4]) -> [u8; 3] {
+    let alpha = u32::from(alpha);
+    [red, green, blue].map(|color| {
+        let blended = u32::from(color) * alpha + 255 * (255 - alpha);
+        ((blended + 127) / 255) as u8
+    })
+}
+
+fn filter(interpolation: Interpolation) -> FilterType {
+    match interpolation {
+        Interpolation::Bicubic => FilterType::CatmullRom,
+        Interpolation::Bilinear => FilterType::Bilinear,
+    }
 }
 
 /// The picture's columns and rows as they are stored.
@@ -128,7 +197,7 @@ fn decoded_file(bytes: &[u8]) -> Result<DynamicImage> {
 }
 
 /// Three planes of the middle square, `side` pixels a side; what is transparent lies on white, as the emoji do.
-fn middle_square(picture: DynamicImage, side: usize) -> Result<Vec<u8>> {
+fn middle_square(picture: DynamicImage, side: usize, filter: FilterType) -> Result<Vec<u8>> {
     let side = side as u32;
     let (width, height) = (picture.width(), picture.height());
     let whole = (width, height) == (side, side);
@@ -137,30 +206,25 @@ fn middle_square(picture: DynamicImage, side: usize) -> Result<Vec<u8>> {
         let square = if whole {
             picture
         } else {
-            resized(picture, side)?
+            resized(picture, side, filter)?
         };
-        return Ok(to_planes(square.into_rgba8().pixels().map(|pixel| {
-            let alpha = u32::from(pixel[3]);
-            [0, 1, 2].map(|color| {
-                let blended = u32::from(pixel[color]) * alpha + 255 * (255 - alpha);
-                ((blended + 127) / 255) as u8
-            })
-        })));
+        let square = square.into_rgba8();
+        return Ok(to_planes(square.pixels().map(|pixel| over_white(pixel.0))));
     }
     let picture = DynamicImage::from(picture.into_rgb8());
     let square = if whole {
         picture
     } else {
-        resized(picture, side)?
+        resized(picture, side, filter)?
     };
     Ok(to_planes(square.into_rgb8().pixels().map(|pixel| pixel.0)))
 }
 
-/// The middle square of a picture of bytes, by Catmull and Rom's bicubic filter, which also averages where it shrinks.
-fn resized(picture: DynamicImage, side: u32) -> Result<DynamicImage> {
+/// The middle square of a picture of bytes, by a filter that also averages where it shrinks.
+fn resized(picture: DynamicImage, side: u32, filter: FilterType) -> Result<DynamicImage> {
     let mut square = DynamicImage::new(side, side, picture.color());
     let options = ResizeOptions::new()
-        .resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom))
+        .resize_alg(ResizeAlg::Convolution(filter))
         // The middle, of the picture's own pixels: nothing of what is cut off is computed.
         .fit_into_destination(Some((0.5, 0.5)));
     Resizer::new().resize(&picture, &mut square, &options)?;
@@ -251,6 +315,62 @@ mod tests {
             .unwrap(),
             (3, 2)
         );
+    }
+
+    #[test]
+    fn views_are_cut_as_the_device_cuts_them() {
+        use barlow_core::augment::{Draw, Normalization};
+        use barlow_core::data::Pictures;
+        use barlow_core::device::cpu;
+
+        let (height, width) = (37, 50);
+        let bytes: Vec<u8> = (0..3 * height * width)
+            .map(|i| ((i * i / 7 + i % 13 * 9) % 256) as u8)
+            .collect();
+        let encoding = Encoding::Planes {
+            height,
+            width,
+            channels: 3,
+            by_columns: false,
+        };
+        let pictures = Pictures::new(height, width, bytes.clone()).upload(&cpu());
+        let crops = [(0, 0, height, width), (5, 11, 20, 31), (30, 2, 6, 9)].map(
+            |(top, left, height, width)| Crop {
+                top,
+                left,
+                height,
+                width,
+            },
+        );
+        for interpolation in [Interpolation::Bicubic, Interpolation::Bilinear] {
+            let cut = views(&item(bytes.clone(), encoding), 16, interpolation, |size| {
+                assert_eq!(size, (height, width));
+                crops.to_vec()
+            });
+            let cut = cut.unwrap().0;
+            let draws: Vec<(usize, Draw)> = crops
+                .iter()
+                .map(|crop| {
+                    let draw = Draw {
+                        crop: *crop,
+                        interpolation,
+                        ..Draw::whole(height, width)
+                    };
+                    (0, draw)
+                })
+                .collect();
+            let expected =
+                barlow_core::ops::augment(&pictures, &draws, 16, &Normalization::NONE, &cpu());
+            let expected = expected.into_data();
+            let found = cut.iter().flatten().map(|byte| f32::from(*byte) / 255.0);
+            for (found, expected) in found.zip(expected.iter::<f32>()) {
+                // Bytes after each direction: half a level each, and the filter's eight bits.
+                assert!(
+                    (found - expected).abs() < 2.0 / 255.0,
+                    "{interpolation:?}: {found} {expected}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -1,21 +1,24 @@
 //! What a run learns from: the emoji in the box, or any data set, in memory or as a stream.
 
 pub mod decode;
+pub mod protocol;
 mod stream;
 
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use barlow_core::augment::Interpolation;
 use barlow_core::data::emoji::emoji;
 use barlow_core::data::{LabelledPictures, Labels, Pictures, TrainingSet};
-use barlow_core::evaluate::Exam;
+use barlow_core::evaluate::{Exam, Role, roles};
 use barlow_formats::{Catalog, Part};
 use indicatif::{ParallelProgressIterator as _, ProgressBar, ProgressStyle};
 use rayon::prelude::*;
 
-pub use self::stream::{Streamed, Waited};
-use crate::settings::{Data, Streaming};
+pub use self::stream::{Handed, Streamed, Waited};
+use crate::settings::{Crops, Data, Streaming};
 
 /// A set whose pictures take more than this is streamed, unless the settings say otherwise.
 const MOST_HELD: u64 = 1 << 30;
@@ -31,8 +34,8 @@ const NAMED_FILES: usize = 10;
 pub struct Loaded {
     /// What is trained on.
     pub set: Set,
-    /// The classes of what is trained on, if every picture has one.
-    pub labels: Option<Labels>,
+    /// The classes of what is trained on, if every picture has one, and what each class is for.
+    pub labels: Option<(Labels, Vec<Role>)>,
     /// What is measured.
     pub exam: Exam,
     /// For people.
@@ -49,8 +52,8 @@ pub enum Set {
         catalog: Arc<Catalog>,
         /// Which of it are trained on.
         members: Vec<usize>,
-        /// Pixels a side.
-        side: usize,
+        /// How they are handed out.
+        handed: Handed,
     },
 }
 
@@ -63,19 +66,13 @@ impl Set {
         }
     }
 
-    /// Rows and columns of each.
-    pub fn size(&self) -> (usize, usize) {
+    /// Rows and columns of the pictures that lie on the device at once in a run with that batch and views of that size,
+    /// and how many these are.
+    pub fn on_device(&self, batch: usize, view_size: usize) -> ((usize, usize), usize) {
         match self {
-            Self::Held(pictures) => pictures.size(),
-            Self::Streamed { side, .. } => (*side, *side),
-        }
-    }
-
-    /// How many pictures lie on the device at once, of a run with that batch.
-    pub fn held(&self, batch: usize) -> usize {
-        match self {
-            Self::Held(pictures) => pictures.count(),
-            Self::Streamed { .. } => batch,
+            Self::Held(pictures) => (pictures.size(), pictures.count()),
+            Self::Streamed { handed, .. } if handed.whole => ((view_size, view_size), 2 * batch),
+            Self::Streamed { handed, .. } => ((handed.side, handed.side), batch),
         }
     }
 
@@ -97,9 +94,9 @@ impl Set {
             Self::Streamed {
                 catalog,
                 members,
-                side,
+                handed,
             } => {
-                let stream = Streamed::new(catalog.clone(), members.clone(), *side)?;
+                let stream = Streamed::new(catalog.clone(), members.clone(), *handed)?;
                 let waited = stream.waited();
                 Ok((TrainingSet::Streamed(Box::new(stream)), Some(waited)))
             }
@@ -120,14 +117,14 @@ impl Set {
             Self::Streamed {
                 catalog,
                 members,
-                side,
-            } => Ok(hold(catalog, &spread(members, most), *side)?.pictures),
+                handed,
+            } => Ok(hold(catalog, &spread(members, most), handed.side)?.pictures),
         }
     }
 }
 
 /// At most `most` of `members`, evenly spread.
-fn spread(members: &[usize], most: usize) -> Vec<usize> {
+pub fn spread(members: &[usize], most: usize) -> Vec<usize> {
     let most = most.min(members.len());
     (0..most)
         .map(|i| members[i * members.len() / most])
@@ -166,61 +163,80 @@ pub fn load(data: &Data, binding: Option<u64>) -> Result<Loaded> {
     for left_out in &catalog.left_out {
         eprintln!("left out: {left_out}");
     }
-    let labelled = !catalog.classes.is_empty();
-    let mut train: Vec<usize> = catalog.part(Part::Train).collect();
-    let train_labelled = train.clone();
-    train.extend(catalog.part(Part::Unlabelled));
-    let mut test: Vec<usize> = catalog.part(Part::Test).collect();
-    if train.is_empty() {
-        // A test part alone is as good as any pictures.
-        std::mem::swap(&mut train, &mut test);
-    }
+    let Parts {
+        mut train,
+        unlabelled,
+        test,
+        note,
+    } = Parts::of(&catalog);
+    let labelled_train = train.clone();
+    train.extend(unlabelled);
     let side = data.side;
     let bytes = (train.len() as u64).saturating_mul((3 * side * side) as u64);
+    let whole = data.crops == Crops::Whole;
     let streamed = match data.stream {
+        Streaming::Never if whole => bail!(
+            "data.stream: views that are cut from whole pictures are read as they are needed: leave it at auto, or set \
+             data.crops=middle"
+        ),
+        _ if whole => true,
         Streaming::Always => true,
         Streaming::Never => false,
         Streaming::Auto => bytes > binding.unwrap_or(MOST_HELD).min(MOST_HELD),
     };
-    let test_note = match test.len() {
-        0 => String::new(),
-        count if labelled => format!(", {count} to test on"),
-        count => format!(", {count} to test on left out, as there are no classes"),
-    };
-    let classes_note = if labelled {
-        format!(", {} classes", catalog.classes.len())
-    } else {
-        String::new()
-    };
     let place = path.display();
     let describe = |count: usize, how: &str| {
         format!(
-            "{count} pictures from {place} ({}){test_note}{classes_note}{how}",
+            "{count} pictures from {place} ({}){note}{how}",
             catalog.format
         )
     };
-    if !labelled {
-        test.clear();
-    }
+    // What the labelled ones among the pictures that are held or sampled are for.
+    let all_roles = roles(labelled_train.len(), !test.is_empty());
+    let labels_and_roles = |members: &[usize]| {
+        let labels = labels_of(&catalog, members)?;
+        let roles = roles(members.len(), !test.is_empty());
+        Some((labels, roles))
+    };
     if streamed {
-        let description = describe(train.len(), ", read as they are needed");
+        let how = if whole {
+            ", views cut from whole pictures as they are needed"
+        } else {
+            ", read as they are needed"
+        };
+        let description = describe(train.len(), how);
         let exam = {
             let most = EXAM_SAMPLE.min(EXAM_BYTES / (3 * side * side)).max(2);
             // Unlabelled pictures are as good where there are no others.
-            let known = if train_labelled.is_empty() {
-                &train
+            let (known, roles) = if labelled_train.is_empty() {
+                (&train, Vec::new())
             } else {
-                &train_labelled
+                (&labelled_train, all_roles)
             };
-            let sample = hold(&catalog, &spread(known, most), side)?;
-            let test = spread(&test, most);
-            exam_of(&catalog, sample, &test, side)?
+            let places: Vec<usize> = (0..known.len()).collect();
+            let places = spread(&places, most);
+            let members: Vec<usize> = places.iter().map(|place| known[*place]).collect();
+            let sample = hold(&catalog, &members, side)?;
+            // Some may be unreadable: a role belongs to its picture.
+            let role_of: HashMap<usize, Role> = places
+                .iter()
+                .filter_map(|place| Some((known[*place], *roles.get(*place)?)))
+                .collect();
+            let roles: Vec<Role> = sample
+                .members
+                .iter()
+                .filter_map(|member| role_of.get(member).copied())
+                .collect();
+            exam_of(&catalog, sample, &roles, &spread(&test, most), side)?
         };
-        let labels = labels_of(&catalog, &train);
+        let labels = labels_and_roles(&train);
         let set = Set::Streamed {
             catalog: Arc::new(catalog),
             members: train,
-            side,
+            handed: Handed {
+                whole,
+                ..Handed::middle(side)
+            },
         };
         return Ok(Loaded {
             set,
@@ -230,7 +246,7 @@ pub fn load(data: &Data, binding: Option<u64>) -> Result<Loaded> {
         });
     }
     let held = hold(&catalog, &train, side)?;
-    let labels = labels_of(&catalog, &held.members);
+    let labels = labels_and_roles(&held.members);
     let pictures = held.pictures.clone();
     let description = describe(pictures.count(), "");
     let with_classes = if labels.is_some() {
@@ -241,7 +257,7 @@ pub fn load(data: &Data, binding: Option<u64>) -> Result<Loaded> {
         let positions: Vec<usize> = (0..held.members.len())
             .filter(|i| has_class(&held.members[*i]))
             .collect();
-        if labelled && positions.len() > 1 {
+        if positions.len() > 1 {
             Held {
                 pictures: held.pictures.subset(positions.iter().copied()),
                 members: positions.iter().map(|i| held.members[*i]).collect(),
@@ -251,7 +267,8 @@ pub fn load(data: &Data, binding: Option<u64>) -> Result<Loaded> {
         }
     };
     let most = (MOST_HELD / (3 * side * side) as u64) as usize;
-    let exam = exam_of(&catalog, with_classes, &spread(&test, most), side)?;
+    let roles = roles(with_classes.members.len(), !test.is_empty());
+    let exam = exam_of(&catalog, with_classes, &roles, &spread(&test, most), side)?;
     Ok(Loaded {
         set: Set::Held(pictures),
         labels,
@@ -272,27 +289,96 @@ pub fn load_exam(data: &Data) -> Result<Exam> {
     for left_out in &catalog.left_out {
         eprintln!("left out: {left_out}");
     }
-    let mut train: Vec<usize> = catalog.part(Part::Train).collect();
+    let Parts {
+        mut train,
+        unlabelled,
+        mut test,
+        ..
+    } = Parts::of(&catalog);
     if train.is_empty() {
-        train = catalog.part(Part::Unlabelled).collect();
-    }
-    let mut test: Vec<usize> = catalog.part(Part::Test).collect();
-    if train.is_empty() {
-        std::mem::swap(&mut train, &mut test);
+        train = unlabelled;
     }
     let all = train.len() + test.len();
     let most = (2 * MOST_HELD / (3 * data.side * data.side) as u64) as usize;
     if all > most {
         eprintln!(
-            "warning: {all} pictures of {0} x {0} do not fit in memory: measured on a sample of {most}, which is no \
-             published protocol",
+            "warning: {all} pictures of {0} x {0} do not fit in memory: measured on a sample of {most} (a published protocol, \
+             --protocol, takes all)",
             data.side
         );
         train = spread(&train, train.len() * most / all);
         test = spread(&test, test.len() * most / all);
     }
     let train = hold(&catalog, &train, data.side)?;
-    exam_of(&catalog, train, &test, data.side)
+    let roles = roles(train.members.len(), !test.is_empty());
+    exam_of(&catalog, train, &roles, &test, data.side)
+}
+
+/// The pictures of a data set by what they are for, as numbers in its catalog.
+pub struct Parts {
+    /// To learn from.
+    pub train: Vec<usize>,
+    /// To learn from, without classes.
+    pub unlabelled: Vec<usize>,
+    /// To be tested on; none, if there are no classes.
+    pub test: Vec<usize>,
+    /// Which these are and how many classes there are, for people; begins with a comma.
+    pub note: String,
+}
+
+impl Parts {
+    /// Those of `catalog`. One part is tested on, and what is left out is said.
+    pub fn of(catalog: &Catalog) -> Self {
+        let of = |part| -> Vec<usize> { catalog.part(part).collect() };
+        let (mut train, unlabelled) = (of(Part::Train), of(Part::Unlabelled));
+        let test_part = catalog.test_part();
+        let mut test = test_part.map(of).unwrap_or_default();
+        let labelled = !catalog.classes.is_empty();
+        let mut note = String::new();
+        if train.is_empty() && unlabelled.is_empty() {
+            // A test part alone is as good as any pictures.
+            std::mem::swap(&mut train, &mut test);
+        }
+        for part in [Part::Test, Part::Validation] {
+            let count = catalog.part(part).count();
+            if count == 0 {
+                continue;
+            }
+            note += &match Some(part) == test_part {
+                true if test.is_empty() => format!(", those of {part}/"),
+                true if labelled => format!(", {count} of {part}/ to test on"),
+                true => format!(", {count} of {part}/ left out, as there are no classes"),
+                false => format!(", {count} of {part}/ left out"),
+            };
+        }
+        if labelled {
+            note += &format!(", {} classes", catalog.classes.len());
+        } else {
+            test.clear();
+        }
+        Self {
+            train,
+            unlabelled,
+            test,
+            note,
+        }
+    }
+}
+
+/// How many pictures of each part there are, for people: "60 of train/, 20 of test/".
+pub fn counted_parts(catalog: &Catalog, members: &[usize]) -> String {
+    let mut parts = BTreeMap::<Part, usize>::new();
+    for member in members {
+        *parts.entry(catalog.items[*member].part).or_default() += 1;
+    }
+    if parts.keys().eq([&Part::Train]) {
+        return format!("{} pictures", members.len());
+    }
+    let parts: Vec<String> = parts
+        .into_iter()
+        .map(|(part, count)| format!("{count} of {part}/"))
+        .collect();
+    format!("{} pictures ({})", members.len(), parts.join(", "))
 }
 
 /// The classes of the pictures at `members`, if all have one.
@@ -305,24 +391,29 @@ pub fn labels_of(catalog: &Catalog, members: &[usize]) -> Option<Labels> {
     })
 }
 
-fn exam_of(catalog: &Catalog, train: Held, test: &[usize], side: usize) -> Result<Exam> {
+fn exam_of(
+    catalog: &Catalog,
+    train: Held,
+    roles: &[Role],
+    test: &[usize],
+    side: usize,
+) -> Result<Exam> {
     let labelled = |held: &Held| {
         Some(LabelledPictures {
             labels: labels_of(catalog, &held.members)?,
             pictures: held.pictures.clone(),
         })
     };
-    let Some(labelled_train) = labelled(&train).filter(|set| set.pictures.count() > 1) else {
+    // With fewer, nothing is left to be asked about.
+    const FEWEST: usize = 3;
+    let Some(labelled_train) = labelled(&train).filter(|set| set.pictures.count() >= FEWEST) else {
         return Ok(Exam::unlabelled(&train.pictures));
     };
-    if test.is_empty() {
-        return Ok(Exam::held_out(&labelled_train));
-    }
-    let test = hold(catalog, test, side)?;
-    Ok(match labelled(&test) {
-        Some(test) => Exam::classes(labelled_train, test),
-        None => Exam::held_out(&labelled_train),
-    })
+    let test = match test.is_empty() {
+        true => None,
+        false => labelled(&hold(catalog, test, side)?),
+    };
+    Ok(Exam::classes(labelled_train, roles, test))
 }
 
 /// Pictures in memory, and where they stand in their catalog.
@@ -338,6 +429,19 @@ pub struct Held {
 /// # Errors
 /// If none can be read.
 pub fn hold(catalog: &Catalog, members: &[usize], side: usize) -> Result<Held> {
+    hold_by(catalog, members, side, Interpolation::Bicubic)
+}
+
+/// The same, resized in that way.
+///
+/// # Errors
+/// If none can be read.
+pub fn hold_by(
+    catalog: &Catalog,
+    members: &[usize],
+    side: usize,
+    interpolation: Interpolation,
+) -> Result<Held> {
     let style =
         ProgressStyle::with_template("reading pictures {bar:40} {human_pos}/{human_len} {eta}")
             .context("the progress bar's template")?;
@@ -350,7 +454,7 @@ pub fn hold(catalog: &Catalog, members: &[usize], side: usize) -> Result<Held> {
         .progress_with(bar.clone())
         .map(|(bytes, member)| {
             let item = &catalog.items[*member];
-            match decode::planes(item, side) {
+            match decode::planes_by(item, side, interpolation) {
                 Ok(planes) => {
                     bytes.copy_from_slice(&planes);
                     None

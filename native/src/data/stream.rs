@@ -7,12 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use barlow_core::data::{PictureStream, Pictures};
+use barlow_core::augment::Interpolation;
+use barlow_core::data::{Batch, Cut, PictureStream, Pictures};
 use barlow_formats::{Catalog, Item};
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
+use xxhash_rust::xxh3::Xxh3;
 
-use super::decode;
+use super::{decode, spread};
 
 /// Unreadable files that are named; the others are counted.
 const NAMED_FILES: usize = 10;
@@ -51,30 +53,49 @@ pub struct Streamed {
     shared: Arc<Shared>,
     threads: ThreadPool,
     /// What was announced, in its order, and where it arrives.
-    announced: VecDeque<(Vec<usize>, Receiver<Batch>)>,
+    announced: VecDeque<(Vec<usize>, Receiver<Result<Batch, String>>)>,
 }
 
-/// The planes of a batch's pictures, or why they cannot be read.
-type Batch = Result<Vec<u8>, String>;
+/// How pictures are handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Handed {
+    /// Pixels per side of a middle square.
+    pub side: usize,
+    /// How it is resized.
+    pub interpolation: Interpolation,
+    /// Whether a trainer's views are cut from pictures as they are stored.
+    pub whole: bool,
+}
+
+impl Handed {
+    /// Middle squares, resized as a run's pictures are.
+    pub fn middle(side: usize) -> Self {
+        Self {
+            side,
+            interpolation: Interpolation::Bicubic,
+            whole: false,
+        }
+    }
+}
 
 struct Shared {
     catalog: Arc<Catalog>,
     /// Numbers in the catalog of the pictures that are handed out.
     members: Vec<usize>,
-    side: usize,
+    handed: Handed,
     /// Files that could not be read.
     unreadable: Mutex<Vec<String>>,
     waited: Arc<Waited>,
 }
 
 impl Streamed {
-    /// The pictures at `members` of `catalog`, `side` pixels a side.
+    /// The pictures at `members` of `catalog`.
     ///
     /// # Errors
     /// If no threads can be started.
-    pub fn new(catalog: Arc<Catalog>, members: Vec<usize>, side: usize) -> Result<Self> {
+    pub fn new(catalog: Arc<Catalog>, members: Vec<usize>, handed: Handed) -> Result<Self> {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self::with_threads(catalog, members, side, threads)
+        Self::with_threads(catalog, members, handed, threads)
     }
 
     /// As [`Self::new`], decoded by that many threads.
@@ -84,14 +105,14 @@ impl Streamed {
     pub fn with_threads(
         catalog: Arc<Catalog>,
         members: Vec<usize>,
-        side: usize,
+        handed: Handed,
         threads: usize,
     ) -> Result<Self> {
         Ok(Self {
             shared: Arc::new(Shared {
                 catalog,
                 members,
-                side,
+                handed,
                 unreadable: Mutex::default(),
                 waited: Arc::default(),
             }),
@@ -115,19 +136,32 @@ impl Shared {
         &self.catalog.items[self.members[index]]
     }
 
-    /// The picture at `index`, or, if it cannot be read, the next one that can: the same each time.
-    fn picture(&self, index: usize) -> Result<Vec<u8>, String> {
+    /// The picture at `index`, or, if it cannot be read, the next one that can: the same each time. One square, or a view
+    /// of each crop, and the rows and columns that it has.
+    fn picture(&self, index: usize, cut: &Cut) -> Result<(Vec<Vec<u8>>, (usize, usize)), String> {
         let started = Instant::now();
+        let Handed {
+            side,
+            interpolation,
+            ..
+        } = self.handed;
         // Enough to get past a broken folder of a few; not so many that a disk that is gone goes unnoticed.
         const TRIED: usize = 16;
         let mut last = String::new();
         for attempt in 0..TRIED.min(self.members.len()) {
             let item = self.item((index + attempt) % self.members.len());
-            match decode::planes(item, self.side) {
-                Ok(planes) => {
+            let read = match cut {
+                Cut::Middle => decode::planes_by(item, side, interpolation)
+                    .map(|planes| (vec![planes], (side, side))),
+                Cut::Views(views) => decode::views(item, views.size, views.interpolation, |size| {
+                    (views.crops)(index, size)
+                }),
+            };
+            match read {
+                Ok(read) => {
                     let time = nanoseconds(started.elapsed());
                     self.waited.decoding.fetch_add(time, Ordering::Relaxed);
-                    return Ok(planes);
+                    return Ok(read);
                 }
                 Err(error) => {
                     last = format!("{}: {error:#}", item.name);
@@ -158,17 +192,26 @@ impl Shared {
         unreadable.push(problem);
     }
 
-    fn batch(&self, indices: &[usize]) -> Result<Vec<u8>, String> {
-        let picture = 3 * self.side * self.side;
-        let mut bytes = vec![0; indices.len() * picture];
-        bytes
-            .par_chunks_mut(picture)
-            .zip(indices)
-            .try_for_each(|(bytes, index)| {
-                bytes.copy_from_slice(&self.picture(*index)?);
-                Ok(())
-            })
-            .map(|()| bytes)
+    fn batch(&self, indices: &[usize], cut: &Cut) -> Result<Batch, String> {
+        let read: Vec<_> = indices
+            .par_iter()
+            .map(|index| self.picture(*index, cut))
+            .collect::<Result<_, String>>()?;
+        let size = match cut {
+            Cut::Middle => self.handed.side,
+            Cut::Views(views) => views.size,
+        };
+        let views = read.first().map_or(0, |(views, _)| views.len());
+        let mut bytes = Vec::with_capacity(views * indices.len() * 3 * size * size);
+        // The first view of every picture, then the second of every one.
+        for view in 0..views {
+            read.iter()
+                .for_each(|(views, _)| bytes.extend(&views[view]));
+        }
+        Ok(Batch {
+            pictures: Pictures::new(size, size, bytes),
+            sizes: read.into_iter().map(|(_, size)| size).collect(),
+        })
     }
 }
 
@@ -178,38 +221,78 @@ impl PictureStream for Streamed {
     }
 
     fn size(&self) -> (usize, usize) {
-        (self.shared.side, self.shared.side)
+        (self.shared.handed.side, self.shared.handed.side)
     }
 
-    fn announce(&mut self, indices: &[usize]) {
+    fn cuts_views(&self) -> bool {
+        self.shared.handed.whole
+    }
+
+    fn fingerprint(&self) -> u64 {
+        fingerprint(
+            &self.shared.catalog,
+            &self.shared.members,
+            self.shared.handed,
+        )
+    }
+
+    fn announce(&mut self, indices: &[usize], cut: &Cut) {
         let (sender, receiver) = channel();
-        let (shared, wanted) = (self.shared.clone(), indices.to_vec());
+        let (shared, wanted, cut) = (self.shared.clone(), indices.to_vec(), cut.clone());
         // In the order of announcement: what is needed first is begun first.
         self.threads.spawn_fifo(move || {
             // Nobody may be waiting any more.
-            _ = sender.send(shared.batch(&wanted));
+            _ = sender.send(shared.batch(&wanted, &cut));
         });
         self.announced.push_back((indices.to_vec(), receiver));
     }
 
-    fn read(&mut self, indices: &[usize]) -> Result<Pictures, String> {
+    fn read(&mut self, indices: &[usize], cut: &Cut) -> Result<Batch, String> {
         let started = Instant::now();
         let announced = self
             .announced
             .iter()
             .position(|(known, _)| known == indices);
-        let bytes = match announced.and_then(|at| self.announced.drain(..=at).next_back()) {
+        let batch = match announced.and_then(|at| self.announced.drain(..=at).next_back()) {
             Some((_, receiver)) => receiver
                 .recv()
                 .unwrap_or_else(|_| Err("the threads that read pictures have ended".into()))?,
-            None => self.threads.install(|| self.shared.batch(indices))?,
+            None => self.threads.install(|| self.shared.batch(indices, cut))?,
         };
-        let Shared { waited, side, .. } = &*self.shared;
+        let waited = &self.shared.waited;
         let time = nanoseconds(started.elapsed());
         waited.nanoseconds.fetch_add(time, Ordering::Relaxed);
         waited.pictures.fetch_add(indices.len(), Ordering::Relaxed);
-        Ok(Pictures::new(*side, *side, bytes))
+        Ok(batch)
     }
+}
+
+/// Pictures whose bytes a fingerprint looks at; of the others it knows how long their files are.
+const LOOKED_AT: usize = 64;
+
+/// Tells sets that are not read whole: how long each file is, its class, and the bytes of some, in order.
+fn fingerprint(catalog: &Catalog, members: &[usize], handed: Handed) -> u64 {
+    let mut hash = Xxh3::new();
+    let mut number = |number: u64| hash.update(&number.to_le_bytes());
+    number(handed.side as u64);
+    number(u64::from(handed.whole));
+    let lengths: Vec<u64> = members
+        .par_iter()
+        .map(|member| catalog.items[*member].location.length().unwrap_or(u64::MAX))
+        .collect();
+    for (member, length) in members.iter().zip(lengths) {
+        number(length);
+        number(
+            catalog.items[*member]
+                .class
+                .map_or(0, |class| class as u64 + 1),
+        );
+    }
+    for member in spread(members, LOOKED_AT) {
+        let bytes = catalog.items[member].location.read().unwrap_or_default();
+        hash.update(&bytes);
+    }
+    hash.digest()
 }
 
 #[cfg(test)]
@@ -247,29 +330,65 @@ mod tests {
     #[test]
     fn announced_or_not_the_right_pictures_come() {
         let members = (0..20).step_by(2).collect();
-        let mut stream = Streamed::new(catalog(20, &[6]), members, 2).unwrap();
+        let mut stream = Streamed::new(catalog(20, &[6]), members, Handed::middle(2)).unwrap();
         let batches: [&[usize]; 4] = [&[1, 2], &[9, 0], &[3, 4], &[5, 6]];
         for batch in &batches[..3] {
-            stream.announce(batch);
+            stream.announce(batch, &Cut::Middle);
         }
         // The second is skipped, and the last was not announced.
-        let firsts = |pictures: Pictures| -> Vec<u8> {
+        let firsts = |Batch { pictures, .. }: Batch| -> Vec<u8> {
             (0..pictures.count())
                 .map(|i| pictures.picture(i)[0])
                 .collect()
         };
-        assert_eq!(firsts(stream.read(batches[0]).unwrap()), [2, 4]);
+        assert_eq!(
+            firsts(stream.read(batches[0], &Cut::Middle).unwrap()),
+            [2, 4]
+        );
         // Number 3 is picture 6, which is broken: the next takes its place.
-        assert_eq!(firsts(stream.read(batches[2]).unwrap()), [8, 8]);
-        assert_eq!(firsts(stream.read(batches[3]).unwrap()), [10, 12]);
+        assert_eq!(
+            firsts(stream.read(batches[2], &Cut::Middle).unwrap()),
+            [8, 8]
+        );
+        assert_eq!(
+            firsts(stream.read(batches[3], &Cut::Middle).unwrap()),
+            [10, 12]
+        );
         assert_eq!(stream.waited().pictures(), 6);
+    }
+
+    #[test]
+    fn other_pictures_have_another_fingerprint() {
+        let of = |catalog: Arc<Catalog>, members: Vec<usize>, handed| {
+            Streamed::new(catalog, members, handed)
+                .unwrap()
+                .fingerprint()
+        };
+        let handed = Handed::middle(2);
+        let all: Vec<usize> = (0..20).collect();
+        let known = of(catalog(20, &[]), all.clone(), handed);
+        assert_eq!(known, of(catalog(20, &[]), all.clone(), handed));
+        let reversed = all.iter().rev().copied().collect();
+        let whole = Handed {
+            whole: true,
+            ..handed
+        };
+        for other in [
+            of(catalog(20, &[]), reversed, handed),
+            of(catalog(20, &[]), all[1..].to_vec(), handed),
+            of(catalog(20, &[7]), all.clone(), handed),
+            of(catalog(20, &[]), all.clone(), whole),
+            of(catalog(20, &[]), all, Handed::middle(3)),
+        ] {
+            assert_ne!(known, other);
+        }
     }
 
     #[test]
     fn a_set_that_is_gone_is_an_error() {
         let all: Vec<usize> = (0..20).collect();
-        let mut stream = Streamed::new(catalog(20, &all), all.clone(), 2).unwrap();
-        let error = stream.read(&[0, 1]).unwrap_err();
+        let mut stream = Streamed::new(catalog(20, &all), all.clone(), Handed::middle(2)).unwrap();
+        let error = stream.read(&[0, 1], &Cut::Middle).err().unwrap();
         assert!(error.contains("cannot be read"), "{error}");
     }
 }

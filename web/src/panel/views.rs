@@ -36,7 +36,7 @@ fn chosen(redrawn: usize, count: usize) -> Vec<usize> {
 /// Both views of each picture, the first views first, as the trainer makes them in that epoch.
 fn views_of(config: &Config, pictures: &Pictures, indices: &[usize], epoch: usize) -> Pictures {
     let device = cpu();
-    let draws = config.draw_views(pictures.size(), indices, epoch);
+    let draws = config.draw_views(|_| pictures.size(), indices, epoch);
     // The network's own normalization is left out: it is not made for eyes.
     let views = augment(
         &pictures.upload(&device),

@@ -1,7 +1,7 @@
 //! Augmentation of one picture at a time, on the CPU.
 
 use super::GRAY;
-use crate::augment::{Blur, Crop, Draw, Jitter, Normalization};
+use crate::augment::{Blur, Draw, Interpolation, Jitter, Normalization};
 use crate::data::Pictures;
 
 /// Makes one view, `[3, size, size]`.
@@ -13,7 +13,7 @@ pub fn augment_one(
     normalization: &Normalization,
     view: &mut [f32],
 ) {
-    resize(pictures, index, draw.crop, draw.flip, size, view);
+    resize(pictures, index, draw, size, view);
     let plane = size * size;
     for step in &draw.jitter {
         match *step {
@@ -102,18 +102,22 @@ pub struct Taps {
     pub weights: Vec<f32>,
 }
 
-/// Antialiased bicubic weights from `from` pixels to `to`, as PyTorch computes them.
-pub fn bicubic(from: usize, to: usize) -> Vec<Taps> {
+/// Antialiased weights from `from` pixels to `to`, as PyTorch computes them.
+pub fn taps(from: usize, to: usize, interpolation: Interpolation) -> Vec<Taps> {
     let scale = from as f32 / to as f32;
     let stretch = scale.max(1.0);
-    let support = 2.0 * stretch;
+    let (filter, reach): (fn(f32) -> f32, f32) = match interpolation {
+        Interpolation::Bicubic => (cubic, 2.0),
+        Interpolation::Bilinear => (triangle, 1.0),
+    };
+    let support = reach * stretch;
     (0..to)
         .map(|i| {
             let center = scale * (i as f32 + 0.5);
             let start = (center - support + 0.5).max(0.0) as usize;
             let end = ((center + support + 0.5) as usize).min(from);
             let mut weights: Vec<f32> = (start..end)
-                .map(|j| cubic((j as f32 - center + 0.5) / stretch))
+                .map(|j| filter((j as f32 - center + 0.5) / stretch))
                 .collect();
             let sum: f32 = weights.iter().sum();
             weights.iter_mut().for_each(|w| *w /= sum);
@@ -135,21 +139,25 @@ fn cubic(x: f32) -> f32 {
     }
 }
 
-fn resize(
-    pictures: &Pictures,
-    index: usize,
-    crop: Crop,
-    flip: bool,
-    size: usize,
-    view: &mut [f32],
-) {
+/// The kernel of linear interpolation.
+fn triangle(x: f32) -> f32 {
+    (1.0 - x.abs()).max(0.0)
+}
+
+fn resize(pictures: &Pictures, index: usize, draw: &Draw, size: usize, view: &mut [f32]) {
+    let Draw {
+        crop,
+        interpolation,
+        flip,
+        ..
+    } = *draw;
     let (height, width) = pictures.size();
     let bytes = pictures.picture(index);
-    let mut columns = bicubic(crop.width, size);
+    let mut columns = taps(crop.width, size, interpolation);
     if flip {
         columns.reverse();
     }
-    let rows = bicubic(crop.height, size);
+    let rows = taps(crop.height, size, interpolation);
     let mut narrowed = vec![0.0; crop.height * size];
     let mut row = vec![0.0; crop.width];
     for (color, view) in view.chunks_exact_mut(size * size).enumerate() {

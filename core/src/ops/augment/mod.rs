@@ -1,6 +1,6 @@
 //! Augmentation: pictures of 8 bits and what was drawn for each, in; one normalized batch of views, out.
 //!
-//! In order, as torchvision's tensor transforms: crop and bicubic resize (antialiased, a = -0.5, clamped to [0, 1]),
+//! In order, as torchvision's tensor transforms: crop and resize (bicubic with a = -0.5 or bilinear, antialiased, clamped to [0, 1]),
 //! flip, color jitter, grayscale, Gaussian blur (reflected borders), solarization, normalization.
 //!
 //! There are three versions of the same arithmetic: a picture at a time on the CPU, a workgroup a picture on a wgpu
@@ -94,7 +94,7 @@ mod tests {
     use burn::tensor::TensorData;
 
     use super::*;
-    use crate::augment::Policy;
+    use crate::augment::{Interpolation, Policy};
     use crate::data::Pictures;
     use crate::device;
     use crate::random::{Purpose, Stream};
@@ -144,7 +144,11 @@ mod tests {
                 let draws: Vec<(usize, Draw)> = (0..12)
                     .map(|i| {
                         let mut stream = Stream::new(1, Purpose::ViewA, 0, i);
-                        let draw = Draw::from_policy(policy, (height, width), size, &mut stream);
+                        let mut draw =
+                            Draw::from_policy(policy, (height, width), size, &mut stream);
+                        if i % 3 == 0 {
+                            draw.interpolation = Interpolation::Bilinear;
+                        }
                         (i as usize % 7, draw)
                     })
                     .collect();

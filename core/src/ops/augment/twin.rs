@@ -4,7 +4,7 @@
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::GRAY;
-use super::cpu::{HUE_RAMPS, bicubic, gaussian, reflect};
+use super::cpu::{HUE_RAMPS, gaussian, reflect, taps};
 use crate::augment::{Draw, Jitter, Normalization};
 
 /// Picks the drawn pictures and makes floats between 0 and 1 of their packed bytes: `[draws, 3, height, width]`.
@@ -64,15 +64,16 @@ pub fn augment_batch(
     let gray_of = |x: &Tensor<4>| (x.clone() * colors(GRAY)).sum_dim(1);
 
     let from_rows = matrices(size, height, &|draw, matrix| {
-        for (row, taps) in matrix
-            .chunks_exact_mut(height)
-            .zip(bicubic(draw.crop.height, size))
+        for (row, taps) in
+            matrix
+                .chunks_exact_mut(height)
+                .zip(taps(draw.crop.height, size, draw.interpolation))
         {
             row[draw.crop.top + taps.start..][..taps.weights.len()].copy_from_slice(&taps.weights);
         }
     });
     let from_columns = matrices(size, width, &|draw, matrix| {
-        let mut columns = bicubic(draw.crop.width, size);
+        let mut columns = taps(draw.crop.width, size, draw.interpolation);
         if draw.flip {
             columns.reverse();
         }

@@ -4,7 +4,7 @@ use burn::backend::wgpu::CubeTensor;
 use burn::backend::{BackendTensor, DispatchTensorKind};
 use burn::tensor::{DType, Int, Tensor};
 
-use crate::augment::{Draw, Jitter, Normalization};
+use crate::augment::{Draw, Interpolation, Jitter, Normalization};
 use crate::ops::wgsl::{self, kernel};
 
 /// Numbers that workgroup memory has room for, by WebGPU's default limit of 16 KiB.
@@ -51,7 +51,7 @@ fn words_of(index: usize, draw: &Draw) -> Vec<u32> {
     words.extend([
         draw.blur.map_or(1.0, |blur| blur.sigma).to_bits(),
         draw.solarize.unwrap_or(f32::MAX).to_bits(),
-        0,
+        u32::from(draw.interpolation == Interpolation::Bilinear),
         0,
     ]);
     words.extend(jitter);

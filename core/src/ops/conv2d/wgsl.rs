@@ -104,7 +104,7 @@ impl Convolution for CubeBackend {
 }
 
 /// The kernel's sizes where nothing is split and every buffer is read from its start.
-fn sizes(rows: usize, columns: usize, inner: usize) -> [wgsl::Number; 9] {
+fn sizes(rows: usize, columns: usize, inner: usize) -> [wgsl::Number; 10] {
     [
         rows.into(),
         columns.into(),
@@ -115,5 +115,6 @@ fn sizes(rows: usize, columns: usize, inner: usize) -> [wgsl::Number; 9] {
         0.into(),
         1.0.into(),
         0.0.into(),
+        f32::INFINITY.into(),
     ]
 }

@@ -1,75 +1,7 @@
-//! Everything that determines a run, as one value that is stored with it.
+//! Whether settings can work: on so many pictures, and on a device.
 
-use serde::{Deserialize, Serialize};
-
-use crate::augment::{Augmentation, Draw, Normalization, Policy};
+use super::Config;
 use crate::device::{Device, DeviceLimits};
-use crate::loss::Objective;
-use crate::model::{Architecture, EncoderConfig, ProjectorConfig, Stem};
-use crate::ops::TrustRatio;
-use crate::ops::precision::Precision;
-use crate::optim::{OptimizerConfig, Schedule};
-use crate::random::{Purpose, Stream};
-
-/// A run's settings. With the same settings, pictures and kind of device, a run comes out the same.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Config {
-    /// Determines every random number of the run.
-    pub seed: u64,
-    /// Pixels a side of a view.
-    pub size: usize,
-    /// Pictures in a step; the rest of an epoch that fills no batch is dropped.
-    pub batch: usize,
-    /// What is minimized.
-    pub objective: Objective,
-    /// The weight λ of the redundancy term.
-    pub lambda: f64,
-    /// Multiplies the whole loss, which moves biases by as much, and weights too where the trust ratio is clipped.
-    pub loss_weight: f64,
-    /// How wide the numbers are that a step multiplies. Evaluations always use 32 bits.
-    pub precision: Precision,
-    /// Epochs between evaluations; 0 evaluates at the end only.
-    pub evaluate_every: usize,
-    /// Whether a linear classifier learns beside the run, from the features as they become, where the pictures have classes.
-    /// The encoder does not learn from it.
-    pub online_probe: bool,
-    /// Epochs between checkpoints, besides those with each evaluation and at the end; 0 for none.
-    pub checkpoint_every: usize,
-    /// The network that is trained.
-    pub encoder: EncoderConfig,
-    /// The network between it and the loss.
-    pub projector: ProjectorConfig,
-    /// What the views are made by.
-    pub augmentation: Augmentation,
-    /// What turns gradients into steps.
-    pub optimizer: OptimizerConfig,
-    /// How long, and how fast.
-    pub schedule: Schedule,
-}
-
-impl Default for Config {
-    /// The paper's run on ImageNet, with the official code's numbers.
-    fn default() -> Self {
-        Self {
-            seed: 0,
-            size: 224,
-            batch: 2048,
-            objective: Objective::BarlowTwins,
-            lambda: 0.0051,
-            loss_weight: 1.0,
-            precision: Precision::F32,
-            evaluate_every: 10,
-            online_probe: true,
-            checkpoint_every: 1,
-            encoder: EncoderConfig::default(),
-            projector: ProjectorConfig::default(),
-            augmentation: Augmentation::default(),
-            optimizer: OptimizerConfig::default(),
-            schedule: Schedule::default(),
-        }
-    }
-}
 
 /// A setting that cannot work: which, why, and what would.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -92,6 +24,9 @@ impl ConfigError {
 
 /// The finest grid of features that is accepted.
 const MOST_CELLS: usize = 16;
+
+/// The widest border of zeros around a picture that is accepted.
+const MAX_STEM_PADDING: usize = 16;
 
 /// The widest projector that is accepted.
 const WIDEST_PROJECTOR: usize = 32_768;
@@ -161,186 +96,6 @@ impl Config {
         Err(ConfigError::new("precision", problem))
     }
 
-    /// The recipe for the emoji in the box: a few minutes on two cores. `docs/recipes.md` tells how it was found.
-    pub fn emoji() -> Self {
-        let mut config = Self {
-            size: 32,
-            batch: 64,
-            lambda: 0.03,
-            evaluate_every: 10,
-            checkpoint_every: 10,
-            encoder: EncoderConfig {
-                architecture: Architecture::Small,
-                width: 24,
-                stem: Stem::Small,
-                // The whole last map: emoji are drawn alike, and where something is tells them apart.
-                cells: 4,
-            },
-            projector: ProjectorConfig {
-                widths: vec![256; 3],
-            },
-            optimizer: OptimizerConfig::AdamW {
-                beta_1: 0.9,
-                beta_2: 0.999,
-                epsilon: 1e-8,
-                weight_decay: 1e-4,
-            },
-            schedule: Schedule {
-                epochs: 50,
-                warmup_epochs: 2,
-                rate_weights: 0.016,
-                rate_biases: 0.016,
-            },
-            ..Self::default()
-        };
-        let augmentation = &mut config.augmentation;
-        for view in [&mut augmentation.view_a, &mut augmentation.view_b] {
-            // Color tells emoji apart, and both vendors agree on it: the paper's jitter would throw it away.
-            *view = Policy {
-                crop_scale: [0.6, 1.0],
-                brightness: 0.2,
-                contrast: 0.2,
-                saturation: 0.1,
-                hue: 0.03,
-                gray: 0.05,
-                blur: 0.0,
-                ..Policy::default()
-            };
-        }
-        config
-    }
-
-    /// CIFAR-10, or other small photographs, in half an hour on two slow cores.
-    pub fn cifar10() -> Self {
-        let mut config = Self {
-            batch: 128,
-            evaluate_every: 2,
-            checkpoint_every: 1,
-            ..Self::emoji()
-        };
-        config.encoder.cells = 1;
-        config.schedule.epochs = 8;
-        config.schedule.rate_weights = 0.012;
-        config.schedule.rate_biases = 0.012;
-        config.schedule.warmup_epochs = 1;
-        // The paper's augmentation, as solo-learn has it for pictures of this size: without blur.
-        config.augmentation = Augmentation::default();
-        let augmentation = &mut config.augmentation;
-        for view in [&mut augmentation.view_a, &mut augmentation.view_b] {
-            view.crop_scale = [0.2, 1.0];
-            view.blur = 0.0;
-        }
-        config
-    }
-
-    /// Anyone's photographs: as [`Self::cifar10`], seen at 64 pixels.
-    pub fn photos() -> Self {
-        Self {
-            size: 64,
-            ..Self::cifar10()
-        }
-    }
-
-    /// solo-learn's CIFAR-10 (`scripts/pretrain/cifar/barlow.yaml`), which reached 92.10% by its online probe after 1000
-    /// epochs. Its biases of the projector are left out, which the normalizations behind them take away anyway; it trained
-    /// in 16 bits (`precision = "f16"`).
-    pub fn solo_cifar10() -> Self {
-        let mut config = Self {
-            size: 32,
-            batch: 256,
-            lambda: 0.0051,
-            loss_weight: 0.1,
-            evaluate_every: 10,
-            encoder: EncoderConfig {
-                architecture: Architecture::ResNet18,
-                width: 64,
-                stem: Stem::Cifar,
-                cells: 1,
-            },
-            projector: ProjectorConfig {
-                widths: vec![2048; 3],
-            },
-            optimizer: OptimizerConfig::Lars {
-                momentum: 0.9,
-                weight_decay: 1e-4,
-                eta: 0.02,
-                trust_ratio: TrustRatio::Clipped,
-            },
-            schedule: Schedule {
-                epochs: 1000,
-                warmup_epochs: 10,
-                rate_weights: 0.3,
-                rate_biases: 0.3,
-            },
-            ..Self::default()
-        };
-        let augmentation = &mut config.augmentation;
-        augmentation.view_a.blur = 0.0;
-        augmentation.view_b.blur = 0.0;
-        augmentation.normalization = Normalization {
-            mean: [0.4914, 0.4822, 0.4465],
-            deviation: [0.2470, 0.2435, 0.2616],
-        };
-        config
-    }
-
-    /// solo-learn's CIFAR-100, which reached 70.90% by its online probe: as CIFAR-10, but for the colors' mean.
-    pub fn solo_cifar100() -> Self {
-        let mut config = Self::solo_cifar10();
-        config.augmentation.normalization = Normalization {
-            mean: [0.5071, 0.4865, 0.4409],
-            deviation: [0.2673, 0.2564, 0.2762],
-        };
-        config
-    }
-
-    /// lightly's CIFAR-10 (`docs/source/getting_started/benchmarks.rst`), batch 512, which reached 81.9% by kNN after 200
-    /// epochs and 85.9% after 800. Biases take no weight decay here.
-    pub fn lightly_cifar10() -> Self {
-        Self {
-            batch: 512,
-            lambda: 5e-3,
-            loss_weight: 1.0,
-            projector: ProjectorConfig {
-                widths: vec![2048; 2],
-            },
-            optimizer: OptimizerConfig::Sgd {
-                momentum: 0.9,
-                weight_decay: 5e-4,
-            },
-            schedule: Schedule {
-                epochs: 200,
-                warmup_epochs: 0,
-                // 0.06 for 128 pictures.
-                rate_weights: 0.12,
-                rate_biases: 0.12,
-            },
-            augmentation: Augmentation {
-                normalization: Normalization::default(),
-                ..Self::solo_cifar10().augmentation
-            },
-            ..Self::solo_cifar10()
-        }
-    }
-
-    /// lightly's Imagenette of 160 pixels, seen at 128, which reached 85.2% by kNN after 800 epochs.
-    pub fn lightly_imagenette() -> Self {
-        let mut config = Self {
-            size: 128,
-            batch: 256,
-            projector: ProjectorConfig {
-                widths: vec![2048; 3],
-            },
-            augmentation: Augmentation::default(),
-            ..Self::lightly_cifar10()
-        };
-        config.encoder.stem = Stem::ImageNet;
-        config.schedule.epochs = 800;
-        config.schedule.rate_weights = 0.06;
-        config.schedule.rate_biases = 0.06;
-        config
-    }
-
     /// Whether a run with these settings can work on `pictures` pictures.
     ///
     /// # Errors
@@ -408,6 +163,12 @@ impl Config {
                 ),
             );
         }
+        if let Some(padding) = self.encoder.stem_padding.filter(|p| *p > MAX_STEM_PADDING) {
+            return fail(
+                "encoder.stem_padding",
+                format!("at most {MAX_STEM_PADDING} zeros lie around a picture, not {padding}"),
+            );
+        }
         let widths = &self.projector.widths;
         if let Some(width) = widths.iter().find(|width| **width > WIDEST_PROJECTOR) {
             return fail(
@@ -438,9 +199,22 @@ impl Config {
                 ),
             );
         }
+        if !(0.0..=1.0).contains(&self.schedule.final_factor) {
+            return fail(
+                "schedule.final_factor",
+                format!(
+                    "a fraction of the peak rate is left at the end, from 0 to 1, not {}",
+                    self.schedule.final_factor
+                ),
+            );
+        }
         for (setting, rate) in [
             ("schedule.rate_weights", self.schedule.rate_weights),
             ("schedule.rate_biases", self.schedule.rate_biases),
+            (
+                "schedule.warmup_start",
+                self.schedule.warmup_start.unwrap_or(0.0),
+            ),
         ] {
             if !(rate >= 0.0 && rate.is_finite()) {
                 return fail(
@@ -480,55 +254,12 @@ impl Config {
         }
         Ok(())
     }
-
-    /// The draws of both views of the pictures at `indices`, each of `height x width` pixels: the first view of every
-    /// picture, then the second of every one.
-    pub fn draw_views(
-        &self,
-        picture_size: (usize, usize),
-        indices: &[usize],
-        epoch: usize,
-    ) -> Vec<(usize, Draw)> {
-        let policies = [
-            (Purpose::ViewA, &self.augmentation.view_a),
-            (Purpose::ViewB, &self.augmentation.view_b),
-        ];
-        let draw = |purpose, policy, index: usize| {
-            let mut stream = Stream::new(self.seed, purpose, epoch as u64, index as u64);
-            let draw = Draw::from_policy(policy, picture_size, self.size, &mut stream);
-            (index, draw)
-        };
-        policies
-            .into_iter()
-            .flat_map(|(purpose, policy)| indices.iter().map(move |i| draw(purpose, policy, *i)))
-            .collect()
-    }
-
-    /// Whole batches in an epoch over `pictures` pictures.
-    pub fn steps_per_epoch(&self, pictures: usize) -> usize {
-        pictures / self.batch.max(1)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_recipes_are_sound() {
-        for config in [
-            Config::default(),
-            Config::emoji(),
-            Config::cifar10(),
-            Config::photos(),
-            Config::solo_cifar10(),
-            Config::solo_cifar100(),
-            Config::lightly_cifar10(),
-            Config::lightly_imagenette(),
-        ] {
-            config.check(3000).unwrap();
-        }
-    }
+    use crate::optim::OptimizerConfig;
 
     #[test]
     fn what_the_device_cannot_bind_is_refused() {
@@ -556,7 +287,14 @@ mod tests {
     #[test]
     fn impossible_settings_are_named() {
         type Spoil = fn(&mut Config);
-        let cases: [(&str, Spoil); 11] = [
+        let cases: [(&str, Spoil); 14] = [
+            ("schedule.final_factor", |c| c.schedule.final_factor = 1.5),
+            ("schedule.warmup_start", |c| {
+                c.schedule.warmup_start = Some(f64::NAN)
+            }),
+            ("encoder.stem_padding", |c| {
+                c.encoder.stem_padding = Some(1 << 40)
+            }),
             ("encoder.cells", |c| c.encoder.cells = 0),
             ("batch", |c| c.batch = 1),
             ("batch", |c| c.batch = 101),
@@ -568,6 +306,7 @@ mod tests {
                 c.optimizer = OptimizerConfig::Sgd {
                     momentum: 1.5,
                     weight_decay: 0.0,
+                    decay_biases: false,
                 };
             }),
             ("schedule.rate_weights", |c| {

@@ -1,0 +1,102 @@
+//! A linear classifier on a frozen encoder, as the official `evaluate.py` and solo-learn's `main_linear.py` have it.
+
+use serde::{Deserialize, Serialize};
+
+use super::batches::EvalBatches;
+use super::{Decay, LabelledSet};
+use crate::evaluate::{Classifier, Descent, Figure};
+use crate::model::{Mode, ResNet};
+use crate::ops::read;
+use crate::random::{Purpose, Stream};
+
+/// Stochastic gradient descent on random crops and mirror images, tested on the middle of the pictures.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LinearProtocol {
+    /// How often every picture is seen.
+    pub epochs: usize,
+    /// Pictures in a step.
+    pub batch: usize,
+    /// The first learning rate.
+    pub rate: f32,
+    /// How it falls.
+    pub decay: Decay,
+    /// The momentum's factor.
+    pub momentum: f32,
+    /// Weight decay, of the biases too.
+    pub weight_decay: f32,
+    /// What the classifier's first weights are drawn from.
+    pub initial: InitialWeights,
+}
+
+/// What a classifier's first weights are drawn from.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InitialWeights {
+    /// `N(0, 0.01²)`, and biases of 0: the official code's.
+    Official,
+    /// Uniform within `1 / sqrt(inputs)`, biases too: those of PyTorch's `Linear`.
+    Pytorch,
+}
+
+impl LinearProtocol {
+    pub(super) async fn measure(
+        &self,
+        mut encoder: ResNet,
+        batches: &EvalBatches,
+        [train, test]: [&mut LabelledSet; 2],
+        tell: &mut dyn FnMut(usize, usize),
+    ) -> Result<Vec<Figure>, String> {
+        let mut classifier: Option<Classifier> = None;
+        for epoch in 0..self.epochs {
+            tell(epoch, self.epochs);
+            let descent = Descent {
+                rate: self.rate * self.decay.factor(epoch, self.epochs) as f32,
+                momentum: self.momentum,
+                weight_decay: self.weight_decay,
+                decay_bias: true,
+            };
+            let of_epoch = batches.shuffled(train.pictures.count(), self.batch, epoch);
+            for (at, indices) in of_epoch.iter().enumerate() {
+                let views = batches.cropped(&mut train.pictures, &of_epoch, at, epoch)?;
+                let features = encoder.forward(views, Mode::Evaluate);
+                let width = features.dims()[1];
+                let rows = read(features).await;
+                let classes: Vec<usize> = indices
+                    .iter()
+                    .map(|i| train.labels.of_picture[*i])
+                    .collect();
+                let classifier = classifier.get_or_insert_with(|| {
+                    self.fresh(train.labels.names.len(), width, batches.seed)
+                });
+                classifier.learn(&rows, &classes, descent);
+            }
+        }
+        let Some(classifier) = classifier else {
+            return Ok(Vec::new());
+        };
+        batches
+            .test(test, async |views| {
+                let features = encoder.forward(views, Mode::Evaluate);
+                classifier.scores(&read(features).await)
+            })
+            .await
+    }
+
+    fn fresh(&self, classes: usize, width: usize, seed: u64) -> Classifier {
+        const OFFICIAL_STD: f32 = 0.01;
+        let mut stream = Stream::new(seed, Purpose::Probe, 0, 2);
+        let mut classifier = Classifier::new(classes, width);
+        match self.initial {
+            InitialWeights::Official => {
+                let weights = classifier.weight.iter_mut();
+                weights.for_each(|weight| *weight = OFFICIAL_STD * stream.normal());
+            }
+            InitialWeights::Pytorch => {
+                let bound = 1.0 / (width as f32).sqrt();
+                let all = classifier.weight.iter_mut().chain(&mut classifier.bias);
+                all.for_each(|weight| *weight = stream.between(-bound, bound));
+            }
+        }
+        classifier
+    }
+}

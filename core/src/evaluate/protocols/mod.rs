@@ -1,0 +1,364 @@
+//! The published ways of measuring an encoder, with their own numbers, so that a figure can stand beside others' figures.
+
+mod batches;
+mod fine_tuning;
+mod linear;
+
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+
+use self::batches::EvalBatches;
+pub use self::batches::LabelledSet;
+pub use self::fine_tuning::FineTuning;
+pub use self::linear::{InitialWeights, LinearProtocol};
+use super::{Features, Figure, Gallery, Knn};
+use crate::config::Config;
+use crate::model::{BarlowTwins, Mode};
+use crate::ops::read;
+use crate::optim::half_cosine;
+
+/// A protocol with its settings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Protocol {
+    /// Weighted nearest neighbors.
+    Knn(Knn),
+    /// A linear classifier on a frozen encoder, learned from cropped and mirrored pictures.
+    Linear(LinearProtocol),
+    /// The encoder and a classifier, learned from a few labelled pictures.
+    FineTuning(FineTuning),
+}
+
+/// How a learning rate falls from epoch to epoch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Decay {
+    /// Along half a cosine, to 0.
+    Cosine,
+    /// By `factor` once each of `after`, shares of the epochs, is reached.
+    Steps {
+        /// Shares of the epochs.
+        after: Vec<f64>,
+        /// What the rate is multiplied by.
+        factor: f64,
+    },
+}
+
+impl Decay {
+    /// What the first rate is multiplied by in `epoch` (from 0) of `epochs`.
+    pub fn factor(&self, epoch: usize, epochs: usize) -> f64 {
+        let progress = epoch as f64 / epochs.max(1) as f64;
+        match self {
+            Self::Cosine => half_cosine(progress),
+            Self::Steps { after, factor } => {
+                let reached = after
+                    .iter()
+                    .filter(|share| progress >= **share - 1e-9)
+                    .count();
+                factor.powi(reached as i32)
+            }
+        }
+    }
+}
+
+/// What a protocol learns from, and what it asks about.
+pub struct ProtocolData {
+    /// To learn from.
+    pub train: LabelledSet,
+    /// To be tested on.
+    pub test: LabelledSet,
+    /// Whose labels are known, for learning from a few; drawn from the run's seed without them.
+    pub labelled: Option<Vec<usize>>,
+}
+
+/// What a protocol measured.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Measurement {
+    /// The figures.
+    pub figures: Vec<Figure>,
+    /// Pictures whose labels were learned from.
+    pub labels: usize,
+    /// Bits of a number of the features that were kept, if any were.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub feature_bits: Option<u32>,
+}
+
+/// Features of more bytes than this are kept in 16 bits.
+const MAX_WIDE_BYTES: usize = 2 << 30;
+
+impl Protocol {
+    /// The names of the protocols that are known, and what each is.
+    pub const KNOWN: [(&'static str, &'static str); 6] = [
+        (
+            "linear-official",
+            "the official evaluate.py's linear classifier on a frozen encoder",
+        ),
+        ("linear-solo", "solo-learn's"),
+        (
+            "knn-solo",
+            "solo-learn's nearest neighbors: k = 20, T = 0.07",
+        ),
+        ("knn-lightly", "lightly's: k = 200, T = 0.1"),
+        ("semi-1", "the paper's fine-tuning with 1% of the labels"),
+        ("semi-10", "with 10%"),
+    ];
+
+    /// The protocol of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        let knn = |neighbors, temperature| {
+            Self::Knn(Knn {
+                neighbors,
+                temperature,
+                centered: false,
+            })
+        };
+        let fine_tuning = |labels| {
+            Self::FineTuning(FineTuning {
+                labels,
+                epochs: 20,
+                batch: 256,
+                rate_encoder: 0.002,
+                rate_classifier: 0.5,
+                // After epochs 12 and 16 of 20.
+                decay: Decay::Steps {
+                    after: vec![0.6, 0.8],
+                    factor: 0.2,
+                },
+                momentum: 0.9,
+                weight_decay: 0.0,
+            })
+        };
+        Some(match name {
+            "linear-official" => Self::Linear(LinearProtocol {
+                epochs: 100,
+                batch: 256,
+                rate: 0.3,
+                decay: Decay::Cosine,
+                momentum: 0.9,
+                weight_decay: 1e-6,
+                initial: InitialWeights::Official,
+            }),
+            // Epochs 60 and 80 of 100.
+            "linear-solo" => Self::Linear(LinearProtocol {
+                epochs: 100,
+                batch: 256,
+                rate: 0.1,
+                decay: Decay::Steps {
+                    after: vec![0.6, 0.8],
+                    factor: 0.1,
+                },
+                momentum: 0.9,
+                weight_decay: 0.0,
+                initial: InitialWeights::Pytorch,
+            }),
+            "knn-solo" => knn(20, 0.07),
+            "knn-lightly" => knn(200, 0.1),
+            "semi-1" => fine_tuning(0.01),
+            "semi-10" => fine_tuning(0.1),
+            _ => return None,
+        })
+    }
+
+    /// The same over another number of epochs, where there are any.
+    pub fn over(mut self, count: usize) -> Self {
+        match &mut self {
+            Self::Knn(_) => {}
+            Self::Linear(LinearProtocol { epochs, .. }) => *epochs = count,
+            Self::FineTuning(FineTuning { epochs, .. }) => *epochs = count,
+        }
+        self
+    }
+
+    /// Measures `model`, as `config` feeds it, on `device`. `tell` hears of each epoch: its number, and of how many.
+    ///
+    /// # Errors
+    /// If pictures cannot be read: why.
+    pub async fn measure(
+        &self,
+        model: BarlowTwins,
+        config: &Config,
+        device: &Device,
+        data: &mut ProtocolData,
+        tell: &mut dyn FnMut(usize, usize),
+    ) -> Result<Measurement, String> {
+        let batches = EvalBatches::new(config, device);
+        let ProtocolData {
+            train,
+            test,
+            labelled,
+        } = data;
+        let all = train.pictures.count();
+        let (figures, labels, feature_bits) = match self {
+            Self::Knn(knn) => {
+                let (figures, bits) = neighbors(knn, model, &batches, [train, test]).await?;
+                (figures, all, Some(bits))
+            }
+            Self::Linear(linear) => {
+                let encoder = model.encoder;
+                let figures = linear
+                    .measure(encoder, &batches, [train, test], tell)
+                    .await?;
+                (figures, all, None)
+            }
+            Self::FineTuning(tuning) => {
+                let known = match labelled {
+                    Some(known) => known.clone(),
+                    None => tuning.labelled(&train.labels, batches.seed),
+                };
+                let encoder = model.encoder;
+                let sets = [train, test];
+                let figures = tuning
+                    .measure(encoder, &batches, sets, &known, tell)
+                    .await?;
+                (figures, known.len(), None)
+            }
+        };
+        Ok(Measurement {
+            figures,
+            labels,
+            feature_bits,
+        })
+    }
+}
+
+/// Nearest neighbors among the features of the training pictures, and the bits of a number of these.
+async fn neighbors(
+    knn: &Knn,
+    mut model: BarlowTwins,
+    batches: &EvalBatches,
+    [train, test]: [&mut LabelledSet; 2],
+) -> Result<(Vec<Figure>, u32), String> {
+    let mut gallery = None;
+    let mut bits = 32;
+    let mut queries = Features::default();
+    for (set, is_query) in [(&mut *train, false), (&mut *test, true)] {
+        let count = set.pictures.count();
+        let in_order = batches.in_order(count);
+        for at in 0..in_order.len() {
+            let views = batches.middle(&mut set.pictures, &in_order, at)?;
+            let features = model.encoder.forward(views, Mode::Evaluate);
+            let width = features.dims()[1];
+            let values = read(features).await;
+            // Around 0, as both libraries take cosines.
+            let directions = Features { width, values }.directions(&vec![0.0; width]);
+            if is_query {
+                queries.extend(directions);
+                continue;
+            }
+            let gallery = gallery.get_or_insert_with(|| {
+                if count.saturating_mul(width * size_of::<f32>()) > MAX_WIDE_BYTES {
+                    bits = 16;
+                    return Gallery::narrow();
+                }
+                Gallery::default()
+            });
+            gallery.add(directions);
+        }
+    }
+    let gallery = gallery.unwrap_or_default();
+    let accuracy = knn.accuracy_in(
+        (&gallery, &train.labels.of_picture),
+        (queries, &test.labels.of_picture),
+    );
+    Ok((vec![Figure::share("top-1", accuracy)], bits))
+}
+
+#[cfg(test)]
+mod tests {
+    use pollster::block_on;
+
+    use super::*;
+    use crate::data::{Labels, Pictures, TrainingSet};
+    use crate::testing::cpu;
+
+    /// Squares that are red above or green above: told apart by any encoder, after a little learning.
+    fn data() -> ProtocolData {
+        let set = |count: usize| {
+            let classes: Vec<usize> = (0..count).map(|i| i % 2).collect();
+            let bytes = classes.iter().enumerate().flat_map(|(i, class)| {
+                (0..3 * 16 * 16).map(move |at| {
+                    let color = at / 256;
+                    if color == *class {
+                        200
+                    } else {
+                        (i * 37 % 60) as u8
+                    }
+                })
+            });
+            LabelledSet {
+                pictures: TrainingSet::Held(Pictures::new(16, 16, bytes.collect())),
+                labels: Labels {
+                    names: vec!["red".into(), "green".into()],
+                    of_picture: classes,
+                },
+            }
+        };
+        ProtocolData {
+            train: set(80),
+            test: set(40),
+            labelled: None,
+        }
+    }
+
+    #[test]
+    fn protocols_tell_what_can_be_told() {
+        let mut config = Config {
+            size: 16,
+            batch: 16,
+            ..Config::emoji()
+        };
+        config.encoder.width = 4;
+        config.encoder.cells = 1;
+        config.projector.widths = vec![8];
+        let model = BarlowTwins::new(&config.encoder, &config.projector, 0, &cpu());
+        for (name, epochs, least) in [
+            ("linear-official", 10, 0.9),
+            ("linear-solo", 10, 0.9),
+            ("knn-solo", 1, 0.9),
+            ("semi-10", 40, 0.9),
+        ] {
+            let protocol = Protocol::named(name).unwrap().over(epochs);
+            let mut told = 0;
+            let mut tell = |_, _| told += 1;
+            let measured = protocol.measure(model.clone(), &config, &cpu(), &mut data(), &mut tell);
+            let Measurement {
+                figures, labels, ..
+            } = block_on(measured).unwrap();
+            assert_eq!(figures.len(), 1);
+            // A tenth of 80 in two classes, or all of them.
+            assert_eq!(labels, if name == "semi-10" { 8 } else { 80 });
+            assert!(figures[0].value >= least, "{name}: {}", figures[0].value);
+            assert!(matches!(protocol, Protocol::Knn(_)) || told == epochs);
+        }
+    }
+
+    #[test]
+    fn rates_fall_as_published() {
+        let Some(Protocol::FineTuning(paper)) = Protocol::named("semi-1") else {
+            panic!("fine-tuning");
+        };
+        let factor = |epoch| paper.decay.factor(epoch, 20);
+        assert_eq!((factor(11), factor(12), factor(15)), (1.0, 0.2, 0.2));
+        assert!((factor(16) - 0.04).abs() < 1e-12);
+        assert!((Decay::Cosine.factor(50, 100) - 0.5).abs() < 1e-12);
+        for (name, _) in Protocol::KNOWN {
+            assert!(Protocol::named(name).is_some());
+        }
+    }
+
+    #[test]
+    fn a_share_of_every_class_is_known() {
+        let labels = Labels {
+            names: vec!["a".into(), "b".into()],
+            of_picture: (0..330).map(|i| usize::from(i >= 300)).collect(),
+        };
+        let Some(Protocol::FineTuning(tuning)) = Protocol::named("semi-1") else {
+            panic!("fine-tuning");
+        };
+        let known = tuning.labelled(&labels, 0);
+        assert_eq!(known.len(), 4);
+        assert_eq!(known.iter().filter(|i| **i >= 300).count(), 1);
+        assert_eq!(known, tuning.labelled(&labels, 0));
+        assert_ne!(known, tuning.labelled(&labels, 1));
+    }
+}

@@ -1,0 +1,157 @@
+//! The pictures of a published protocol: all of a data set's, in memory where they are small and few, streamed otherwise.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use barlow_core::augment::Interpolation;
+use barlow_core::data::TrainingSet;
+use barlow_core::data::emoji::emoji;
+use barlow_core::evaluate::{LabelledSet, ProtocolData, Role, roles};
+use barlow_formats::Catalog;
+
+use super::{Handed, MOST_HELD, Parts, Streamed, hold_by, labels_of, open};
+use crate::settings::Data;
+
+/// Pictures of more pixels per side than this are streamed, so that crops are cut from them as they are stored.
+const MAX_HELD_SIDE: usize = 64;
+
+/// Names of a list that are shown of those that are not found.
+const LISTED: usize = 3;
+
+/// What `data` names, at `data.side`, and what of it is for what, for people. `labelled` lists the pictures whose labels are
+/// known.
+///
+/// # Errors
+/// If there are no classes, or no pictures.
+pub fn load(data: &Data, labelled: Option<&Path>) -> Result<(ProtocolData, String)> {
+    let Some(path) = &data.folder else {
+        if labelled.is_some() {
+            bail!("--labelled: the emoji in the box have no file names");
+        }
+        let emoji = emoji();
+        let [train, test] = [&emoji.noto, &emoji.twemoji].map(|pictures| LabelledSet {
+            pictures: TrainingSet::Held(pictures.clone()),
+            labels: emoji.labels.clone(),
+        });
+        let note = "Google's emoji to learn from, Twitter's to test on".to_owned();
+        return Ok((
+            ProtocolData {
+                train,
+                test,
+                labelled: None,
+            },
+            note,
+        ));
+    };
+    let catalog = Arc::new(open(path)?);
+    for left_out in &catalog.left_out {
+        eprintln!("left out: {left_out}");
+    }
+    let Parts {
+        train,
+        mut test,
+        note,
+        ..
+    } = Parts::of(&catalog);
+    let mut learned = train.clone();
+    let mut held_out = "";
+    if test.is_empty() {
+        let roles = roles(train.len(), false);
+        let part = |test: bool| -> Vec<usize> {
+            let members = train.iter().zip(&roles);
+            let members = members.filter(|(_, role)| (**role == Role::Test) == test);
+            members.map(|(member, _)| *member).collect()
+        };
+        (learned, test) = (part(false), part(true));
+        held_out = ", a fifth of them to test on";
+    }
+    let description = format!("{} pictures to learn from{held_out}{note}", train.len());
+    let bytes = (learned.len() + test.len()) as u64 * (3 * data.side * data.side) as u64;
+    let is_held = data.side <= MAX_HELD_SIDE && bytes <= MOST_HELD;
+    let set = |members: &[usize]| -> Result<(LabelledSet, Vec<usize>)> {
+        let (pictures, members) = if is_held {
+            let held = hold_by(&catalog, members, data.side, Interpolation::Bilinear)?;
+            (TrainingSet::Held(held.pictures), held.members)
+        } else {
+            let handed = Handed {
+                side: data.side,
+                interpolation: Interpolation::Bilinear,
+                whole: true,
+            };
+            let stream = Streamed::new(catalog.clone(), members.to_vec(), handed)?;
+            (TrainingSet::Streamed(Box::new(stream)), members.to_vec())
+        };
+        let labels = labels_of(&catalog, &members).context(
+            "these pictures have no classes, which a protocol asks for: put them in class folders, or name a data set that \
+             has some",
+        )?;
+        Ok((LabelledSet { pictures, labels }, members))
+    };
+    let (train, members) = set(&learned)?;
+    let (test, _) = set(&test)?;
+    let labelled = labelled
+        .map(|list| listed(list, &catalog, &members))
+        .transpose()?;
+    Ok((
+        ProtocolData {
+            train,
+            test,
+            labelled,
+        },
+        description,
+    ))
+}
+
+/// The places among `members` of the pictures that the file `list` names: one per line, by its path in the data set or by its
+/// file name alone, as in SimCLR's lists of ImageNet.
+fn listed(list: &Path, catalog: &Catalog, members: &[usize]) -> Result<Vec<usize>> {
+    let text =
+        fs::read_to_string(list).with_context(|| format!("cannot read {}", list.display()))?;
+    let mut places = HashMap::<&str, Vec<usize>>::new();
+    for (place, member) in members.iter().enumerate() {
+        let name = catalog.items[*member].name.as_str();
+        places.entry(name).or_default().push(place);
+        if let Some((_, file)) = name.rsplit_once('/') {
+            places.entry(file).or_default().push(place);
+        }
+    }
+    let mut found = Vec::new();
+    let mut missing = Vec::new();
+    for name in text.lines().map(str::trim).filter(|name| !name.is_empty()) {
+        match places.get(name).map(Vec::as_slice) {
+            Some([place]) => found.push(*place),
+            Some(several) => bail!(
+                "{}: {} pictures are called {name}: name them with their folders",
+                list.display(),
+                several.len()
+            ),
+            None => missing.push(name),
+        }
+    }
+    found.sort_unstable();
+    found.dedup();
+    if found.is_empty() {
+        bail!(
+            "{}: none of its {} names is that of a picture to learn from, such as {}",
+            list.display(),
+            missing.len(),
+            members
+                .first()
+                .map_or("", |member| &catalog.items[*member].name)
+        );
+    }
+    if !missing.is_empty() {
+        eprintln!(
+            "warning: {} of {} names in {} are not those of pictures to learn from: {}{}",
+            missing.len(),
+            missing.len() + found.len(),
+            list.display(),
+            missing[..missing.len().min(LISTED)].join(", "),
+            if missing.len() > LISTED { ", ..." } else { "" }
+        );
+    }
+    Ok(found)
+}
