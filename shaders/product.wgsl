@@ -272,6 +272,13 @@ fn main(
     if first_column >= sizes.columns {
         return;
     }
+    if NARROW {
+        // Workgroup memory is not cleared: kernels are launched unchecked.
+        if thread == 0u {
+            atomicStore(&overflowed, 0u);
+        }
+        workgroupBarrier();
+    }
     let phase = phase_of(workgroup.z);
     var inner = sizes.inner;
     var start = 0u;

@@ -119,6 +119,7 @@ fn devices() -> &'static [(String, Device)] {
             };
             let adapter = adapters.swap_remove(number);
             let name = adapter.info().name;
+            assert_eq!(adapter.known_fault(), None, "`cargo xtask test` brings another driver");
             devices.push((name, pollster::block_on(adapter.open()).unwrap()));
         }
         devices

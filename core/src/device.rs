@@ -58,6 +58,24 @@ pub async fn adapters() -> Vec<Adapter> {
         .collect()
 }
 
+/// The first Mesa whose software adapter computes rightly: before it, a shader's loops ended after 65,535 turns in all, with
+/// what they had (seen with 22.3; 25 and 26 are right).
+const FIRST_RIGHT_MESA: u32 = 23;
+
+/// Why results of an adapter are not to be trusted, if they are not.
+fn fault_of(info: &wgpu::AdapterInfo) -> Option<String> {
+    let version = info.driver_info.split("Mesa ").nth(1)?;
+    let major: u32 = version.split('.').next()?.parse().ok()?;
+    let is_llvmpipe = info.driver == "llvmpipe" || info.name.starts_with("llvmpipe");
+    (is_llvmpipe && major < FIRST_RIGHT_MESA).then(|| {
+        let version = version.split_whitespace().next().unwrap_or_default();
+        format!(
+            "the software adapter of Mesa {version} ends long loops early and computes wrong results: install Mesa \
+             {FIRST_RIGHT_MESA} or later"
+        )
+    })
+}
+
 /// Which of `adapters` is taken when nothing is said: the first GPU, discrete before others.
 pub fn preferred(adapters: &[Adapter]) -> Option<usize> {
     let rank = |adapter: &Adapter| match adapter.info().device_type {
@@ -94,6 +112,37 @@ impl Adapter {
             wgpu::DeviceType::Cpu => "software",
             wgpu::DeviceType::Other => "other",
         }
+    }
+
+    /// Why its results are not to be trusted, if they are not.
+    pub fn known_fault(&self) -> Option<String> {
+        fault_of(&self.info())
+    }
+
+    /// Bytes of memory that it has, where its driver tells: Vulkan's largest heap on the device.
+    #[cfg(all(not(target_family = "wasm"), not(target_vendor = "apple")))]
+    pub fn memory_bytes(&self) -> Option<u64> {
+        // SAFETY: the handles are only asked about, while the adapter that owns them is borrowed.
+        unsafe {
+            let adapter = self.adapter.as_hal::<wgpu::hal::api::Vulkan>()?;
+            let instance = adapter.shared_instance().raw_instance();
+            let device = adapter.raw_physical_device();
+            let memory = instance.get_physical_device_memory_properties(device);
+            // VK_MEMORY_HEAP_DEVICE_LOCAL_BIT.
+            const DEVICE_LOCAL: u32 = 1;
+            let heaps = memory
+                .memory_heaps
+                .iter()
+                .take(memory.memory_heap_count as usize);
+            let local = heaps.filter(|heap| heap.flags.as_raw() & DEVICE_LOCAL != 0);
+            local.map(|heap| heap.size).max()
+        }
+    }
+
+    /// Bytes of memory that it has, where its driver tells: here none does.
+    #[cfg(any(target_family = "wasm", target_vendor = "apple"))]
+    pub fn memory_bytes(&self) -> Option<u64> {
+        None
     }
 
     /// Whether its shaders know 16-bit floats.
@@ -213,6 +262,26 @@ fn quiet_autotune() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_old_software_adapter_is_not_trusted() {
+        let info = |name: &str, driver: &str, driver_info: &str| {
+            let mut info = wgpu::AdapterInfo::new(wgpu::DeviceType::Cpu, wgpu::Backend::Vulkan);
+            (info.name, info.driver, info.driver_info) =
+                (name.into(), driver.into(), driver_info.into());
+            fault_of(&info)
+        };
+        let llvmpipe = "llvmpipe (LLVM 15.0.6, 256 bits)";
+        let fault = info(llvmpipe, "llvmpipe", "Mesa 22.3.6 (LLVM 15.0.6)").unwrap();
+        assert!(fault.contains("Mesa 22.3.6 ends"), "{fault}");
+        for (name, driver, driver_info) in [
+            (llvmpipe, "llvmpipe", "Mesa 25.0.7-2~bpo12+1 (LLVM 15.0.6)"),
+            ("AMD Radeon RX 6600 (RADV NAVI23)", "radv", "Mesa 22.3.6"),
+            ("SwiftShader Device (Subzero)", "SwiftShader driver", ""),
+        ] {
+            assert_eq!(info(name, driver, driver_info), None, "{driver_info}");
+        }
+    }
 
     #[test]
     fn the_listener_hears_an_invalid_call() {

@@ -44,6 +44,11 @@ fn adapter(number: Option<usize>) -> Device {
     );
     let first_gpu = adapters.iter().position(|adapter| adapter.is_hardware());
     let adapter = adapters.swap_remove(number.or(first_gpu).unwrap_or(0));
+    assert_eq!(
+        adapter.known_fault(),
+        None,
+        "`cargo xtask test` brings another driver"
+    );
     pollster::block_on(adapter.open()).expect("the adapter opens")
 }
 

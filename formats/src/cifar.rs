@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use crate::catalog::{Catalog, Encoding, Entry, Item, Part, Problem, checked_class};
 use crate::location::Location;
-use crate::pickle::{Id, Pickle, Value};
+use crate::pickle::{Id, Pickle, PickleError, Value};
 
 const SIDE: usize = 32;
 /// Three planes of 32 x 32.
@@ -165,18 +165,32 @@ fn allow(module: &str, name: &str) -> bool {
 }
 
 fn parse<'a>(bytes: &'a [u8], name: &str) -> Result<Pickle<'a>, Problem> {
-    match Pickle::parse(bytes, allow) {
-        Ok((pickle, _)) => Ok(pickle),
-        Err(error) => Err(Problem::Pickle {
-            file: name.to_owned(),
-            error,
-        }),
+    let pickle = Pickle::parse(bytes, allow).map_err(|error| refused(name, error));
+    Ok(pickle?.0)
+}
+
+fn refused(name: &str, error: PickleError) -> Problem {
+    Problem::Pickle {
+        file: name.to_owned(),
+        error,
     }
+}
+
+/// Bytes of a pickle that are looked at before all of it is read.
+const BEGINNING: u64 = 1 << 20;
+
+/// Reads a pickle's file, if its beginning is that of one.
+fn read_pickle(entry: &Entry) -> Result<Vec<u8>, Problem> {
+    let length = entry.location.length()?.min(BEGINNING);
+    let beginning = entry.location.part(0, length)?.read()?;
+    Pickle::check_beginning(&beginning, allow)
+        .map_err(|error| refused(entry.file_name(), error))?;
+    Ok(entry.location.read()?)
 }
 
 fn pickled(entry: &Entry, kind: &Kind, part: Part, items: &mut Vec<Item>) -> Result<(), Problem> {
     let name = entry.file_name();
-    let bytes = entry.location.read()?;
+    let bytes = read_pickle(entry)?;
     let pickle = parse(&bytes, name)?;
     let missing = |what: &str| Problem::new(format!("{name}: its pickle has no `{what}`"));
     let field = |key: &str| pickle.field(pickle.root(), key);
@@ -257,7 +271,11 @@ fn class_names(entries: &[Entry], kind: &Kind) -> Result<Vec<String>, Problem> {
     let Some(entry) = entries.iter().find(|entry| entry.file_name() == file) else {
         return Ok(numbered());
     };
-    let bytes = entry.location.read()?;
+    let bytes = if kind.pickled {
+        read_pickle(entry)?
+    } else {
+        entry.location.read()?
+    };
     let names: Vec<String> = if kind.pickled {
         let pickle = parse(&bytes, file)?;
         let names = pickle.field(pickle.root(), kind.names_key);

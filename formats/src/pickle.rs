@@ -8,8 +8,15 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-/// The most values that are read: CIFAR-100's 50,000 names and labels are 200,000, a checkpoint's tensors fewer.
-const MOST_VALUES: usize = 2_000_000;
+/// The most bytes that are taken for values, and for what the machine remembers of them: CIFAR-100's 50,000 names and labels
+/// take 17 MB, a checkpoint's tensors fewer.
+const MAX_BYTES: usize = 48 << 20;
+/// The most lists, tuples and dictionaries that are begun inside each other.
+const MAX_MARKS: usize = 10_000;
+
+/// What is wrong with a pickle that goes on beyond its bytes.
+const CUT: &str = "it ends here";
+const CUT_LINE: &str = "a line without an end";
 
 /// The number of a value in its [`Pickle`].
 pub type Id = usize;
@@ -108,11 +115,28 @@ impl<'a> Pickle<'a> {
             stack: Vec::new(),
             marks: Vec::new(),
             memo: HashMap::new(),
+            elements: 0,
             allow,
         };
         let root = machine.run()?;
         let values = machine.values;
         Ok((Self { values, root }, machine.at))
+    }
+
+    /// Whether `bytes` may be the beginning of a pickle that goes on, or are one: what is hostile is mostly so from its start.
+    ///
+    /// # Errors
+    /// If no bytes behind them could make one.
+    pub fn check_beginning(
+        bytes: &[u8],
+        allow: impl Fn(&str, &str) -> bool,
+    ) -> Result<(), PickleError> {
+        match Pickle::parse(bytes, allow) {
+            Err(PickleError::Damaged { problem, .. }) if problem == CUT || problem == CUT_LINE => {
+                Ok(())
+            }
+            outcome => outcome.map(|_| ()),
+        }
     }
 
     /// What was pickled.
@@ -205,6 +229,8 @@ struct Machine<'a, F> {
     stack: Vec<Id>,
     marks: Vec<usize>,
     memo: HashMap<u64, Id>,
+    /// References that lists, tuples, dictionaries and calls hold.
+    elements: usize,
     allow: F,
 }
 
@@ -212,7 +238,7 @@ impl<'a, F: Fn(&str, &str) -> bool> Machine<'a, F> {
     fn run(&mut self) -> Result<Id, PickleError> {
         loop {
             let at = self.at;
-            self.check_count()?;
+            self.check_size()?;
             let instruction = self.take(1)?[0];
             match instruction {
                 // PROTO, FRAME: how what follows is written and read; it is the same to us.
@@ -407,7 +433,7 @@ impl<'a, F: Fn(&str, &str) -> bool> Machine<'a, F> {
     fn take(&mut self, count: usize) -> Result<&'a [u8], PickleError> {
         let rest = &self.bytes[self.at..];
         if count > rest.len() {
-            return Err(self.damaged("it ends here"));
+            return Err(self.damaged(CUT));
         }
         self.at += count;
         Ok(&rest[..count])
@@ -430,7 +456,7 @@ impl<'a, F: Fn(&str, &str) -> bool> Machine<'a, F> {
     fn line(&mut self) -> Result<&'a str, PickleError> {
         let rest = &self.bytes[self.at..];
         let end = rest.iter().position(|byte| *byte == b'\n');
-        let end = end.ok_or_else(|| self.damaged("a line without an end"))?;
+        let end = end.ok_or_else(|| self.damaged(CUT_LINE))?;
         let line = self.take(end)?;
         self.take(1)?;
         let line = std::str::from_utf8(line).map_err(|_| self.damaged("a line that is no text"))?;
@@ -446,9 +472,14 @@ impl<'a, F: Fn(&str, &str) -> bool> Machine<'a, F> {
         self.values.push(value);
     }
 
-    /// Whether there are more values than any file of these kinds has, which would fill the memory.
-    fn check_count(&self) -> Result<(), PickleError> {
-        if self.values.len() > MOST_VALUES || self.stack.len() > MOST_VALUES {
+    /// Whether there is more than any file of these kinds has, which would fill the memory.
+    fn check_size(&self) -> Result<(), PickleError> {
+        // An entry of a hash table, with what is free in it.
+        const MEMO: usize = 2 * size_of::<(u64, Id)>();
+        let bytes = self.values.len() * size_of::<Value<'_>>()
+            + (self.stack.len() + self.elements) * size_of::<Id>()
+            + self.memo.len() * MEMO;
+        if bytes > MAX_BYTES || self.marks.len() > MAX_MARKS {
             return Err(self.damaged("more values than such a file has"));
         }
         Ok(())
@@ -473,6 +504,7 @@ impl<'a, F: Fn(&str, &str) -> bool> Machine<'a, F> {
     }
 
     fn pop_several(&mut self, count: usize) -> Result<Vec<Id>, PickleError> {
+        self.elements += count;
         let from = self.stack.len().checked_sub(count);
         match from {
             Some(from) if from >= self.floor() => Ok(self.stack.split_off(from)),
@@ -485,6 +517,7 @@ impl<'a, F: Fn(&str, &str) -> bool> Machine<'a, F> {
             .marks
             .pop()
             .ok_or_else(|| self.damaged("a mark is missing"))?;
+        self.elements += self.stack.len() - mark;
         Ok(self.stack.split_off(mark))
     }
 
@@ -497,6 +530,7 @@ impl<'a, F: Fn(&str, &str) -> bool> Machine<'a, F> {
     }
 
     fn extend(&mut self, elements: Vec<Id>) -> Result<(), PickleError> {
+        self.elements += elements.len();
         let list = self.top()?;
         match &mut self.values[list] {
             Value::Sequence(list) => list.extend(elements),
@@ -657,6 +691,37 @@ mod tests {
         // A list that holds itself.
         let (pickle, _) = Pickle::parse(b"]q\x00h\x00a.", nothing).unwrap();
         assert_eq!(pickle.sequence(pickle.root()), Some(&[pickle.root()][..]));
+    }
+
+    #[test]
+    fn what_takes_memory_counts() {
+        // Marks; the same value again and again on the stack, in the memo, and in a list; values.
+        let memo: Vec<u8> = std::iter::once(b'N')
+            .chain((0..2_000_000u32).flat_map(|i| [&b"r"[..], &i.to_le_bytes()].concat()))
+            .collect();
+        let hostile: [(&str, Vec<u8>); 5] = [
+            ("marks", vec![b'('; 20_000]),
+            ("stack", [&b"N"[..], &vec![b'2'; 8 << 20]].concat()),
+            ("memo", memo),
+            (
+                "elements",
+                [&b"]Nq\x00"[..], &b"0h\x00a".repeat(4 << 20)].concat(),
+            ),
+            ("values", vec![b'N'; 2 << 20]),
+        ];
+        for (what, bytes) in hostile {
+            let error = Pickle::check_beginning(&bytes, nothing).unwrap_err();
+            assert!(error.to_string().contains("more values"), "{what}: {error}");
+        }
+        // What goes on, and what is whole.
+        for bytes in [
+            &b"\x80\x02}q\x00(X\x01\x00\x00\x00a"[..],
+            b"N.",
+            b"Vlong",
+            b"",
+        ] {
+            assert_eq!(Pickle::check_beginning(bytes, nothing), Ok(()), "{bytes:?}");
+        }
     }
 
     #[test]

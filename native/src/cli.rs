@@ -81,6 +81,12 @@ pub struct Train {
     /// Any setting of config.toml, such as `projector.widths=[512,512]` or `augmentation.view_a.blur=0.5`
     #[arg(long = "set", value_name = "NAME=VALUE")]
     pub set: Vec<String>,
+    /// Say what the run needs, do three steps to tell how long it takes, and keep nothing
+    #[arg(long, conflicts_with = "resume")]
+    pub plan: bool,
+    /// Gigabytes of memory that the run may take on the device, or that another one has [default: what there is]
+    #[arg(long, value_name = "GIB", value_parser = gibibytes)]
+    pub memory: Option<f64>,
 }
 
 /// `barlow evaluate`
@@ -384,6 +390,13 @@ impl From<PrecisionChoice> for Precision {
             PrecisionChoice::F32 => Self::F32,
             PrecisionChoice::F16 => Self::F16,
         }
+    }
+}
+
+fn gibibytes(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(gibibytes) if (0.001..=1e6).contains(&gibibytes) => Ok(gibibytes),
+        _ => Err("expected gigabytes, such as 24".into()),
     }
 }
 

@@ -14,6 +14,8 @@ pub struct Opened {
     pub name: String,
     /// What settings are checked against.
     pub limits: Option<DeviceLimits>,
+    /// Bytes of memory that are there to take, where that is known.
+    pub memory: Option<u64>,
 }
 
 /// All adapters.
@@ -33,6 +35,7 @@ pub fn open(choice: DeviceChoice) -> Result<Opened> {
             std::thread::available_parallelism().map_or(1, usize::from)
         ),
         limits: None,
+        memory: free_memory(),
     };
     let mut adapters = match choice {
         DeviceChoice::Cpu => return Ok(cpu("")),
@@ -53,6 +56,13 @@ pub fn open(choice: DeviceChoice) -> Result<Opened> {
         },
     };
     let adapter = adapters.swap_remove(number);
+    if let Some(fault) = adapter.known_fault() {
+        bail!("{}: {fault}, or use --device cpu", adapter.info().name);
+    }
+    let memory = match adapter.is_hardware() {
+        true => adapter.memory_bytes(),
+        false => free_memory(),
+    };
     let name = format!("{} ({})", adapter.info().name, adapter.kind());
     let limits = Some(adapter.device_limits());
     match pollster::block_on(adapter.open()) {
@@ -60,6 +70,7 @@ pub fn open(choice: DeviceChoice) -> Result<Opened> {
             device,
             name,
             limits,
+            memory,
         }),
         Err(error) if choice == DeviceChoice::Auto => {
             eprintln!("warning: {error}");
@@ -67,4 +78,11 @@ pub fn open(choice: DeviceChoice) -> Result<Opened> {
         }
         Err(error) => bail!("{error}. Try another number from `barlow devices`, or --device cpu"),
     }
+}
+
+/// Bytes of the machine's memory that are free, where the system tells.
+fn free_memory() -> Option<u64> {
+    let mut system = sysinfo::System::new();
+    system.refresh_memory();
+    Some(system.available_memory()).filter(|bytes| *bytes > 0)
 }

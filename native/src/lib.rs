@@ -17,6 +17,7 @@ mod device;
 mod embed;
 mod follow;
 mod onnx;
+mod plan;
 mod run_folder;
 mod settings;
 mod sheet;

@@ -51,6 +51,8 @@ pub struct Watch<'a> {
     matrix: String,
     last_evaluation: String,
     printed: usize,
+    /// Steps of this process.
+    steps_seen: usize,
 }
 
 impl<'a> Watch<'a> {
@@ -87,6 +89,7 @@ impl<'a> Watch<'a> {
             matrix: String::new(),
             last_evaluation: String::new(),
             printed: 0,
+            steps_seen: 0,
         })
     }
 
@@ -105,8 +108,6 @@ impl<'a> Watch<'a> {
                 steps_per_epoch,
                 steps,
                 done,
-                encoder_parameters,
-                projector_parameters,
                 ..
             } => {
                 self.steps_per_epoch = *steps_per_epoch;
@@ -115,19 +116,9 @@ impl<'a> Watch<'a> {
                 self.printed = *done;
                 self.started = Instant::now();
                 self.times.push_back(self.started);
-                say!(
-                    "encoder {}, projector {}, {} epochs of {} steps of {} pictures{}",
-                    count(*encoder_parameters),
-                    count(*projector_parameters),
-                    self.epochs,
-                    steps_per_epoch,
-                    self.batch,
-                    if *done > 0 {
-                        format!(", going on after step {done}")
-                    } else {
-                        String::new()
-                    }
-                );
+                if *done > 0 {
+                    say!("going on after step {done}");
+                }
                 // After the line above: from its first drawing on, the bar owns the last lines.
                 if let Some(bar) = &self.bar {
                     bar.set_length(*steps as u64);
@@ -203,6 +194,10 @@ impl<'a> Watch<'a> {
     }
 
     fn step(&mut self, event: &Event, report: &StepReport) -> Result<()> {
+        if self.steps_seen == 0 {
+            // The first step compiles kernels.
+            self.times.clear();
+        }
         self.times.push_back(Instant::now());
         if self.times.len() > SPEED_STEPS + 1 {
             self.times.pop_front();
@@ -219,11 +214,28 @@ impl<'a> Watch<'a> {
                 ("rate/weights", report.rates.weights),
                 ("rate/biases", report.rates.biases),
             ];
+            let scale = report.loss_scale.map(|scale| ("loss/scale", scale));
+            let skipped = report
+                .skipped_steps
+                .map(|steps| ("loss/skipped-steps", steps as f64));
+            let numbers = numbers.into_iter().chain(scale).chain(skipped);
             self.events.numbers(report.step, numbers)?;
         }
         let (speed, left) = self.speed(report.step);
+        let scale = match (report.loss_scale, report.skipped_steps) {
+            (Some(scale), Some(skipped)) => format!("  scale {scale:.0}, {skipped} steps skipped"),
+            _ => String::new(),
+        };
+        const TIMED: usize = 3;
+        self.steps_seen += 1;
+        if self.steps_seen == TIMED + 1 && self.bar.is_none() {
+            say!(
+                "about {} to the end, by the first steps",
+                HumanDuration(left)
+            );
+        }
         let line = format!(
-            "epoch {}/{}  loss {:.3} = {:.3} + {} x {:.2}  diagonal {:.3}  off-diagonal {:.3}  {:.0} images/s  {} left",
+            "epoch {}/{}  loss {:.3} = {:.3} + {} x {:.2}  diagonal {:.3}  off-diagonal {:.3}  {:.0} images/s{scale}  {} left",
             report.epoch + 1,
             self.epochs,
             report.loss,
@@ -296,7 +308,7 @@ fn best_so_far(folder: &RunFolder) -> Option<f64> {
 }
 
 /// A number of parameters, for people.
-fn count(parameters: usize) -> String {
+pub fn count(parameters: usize) -> String {
     match parameters {
         0..10_000 => format!("{parameters} weights"),
         10_000..10_000_000 => format!("{:.2} million weights", parameters as f64 / 1e6),

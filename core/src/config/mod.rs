@@ -1,11 +1,13 @@
 //! Everything that determines a run, as one value that is stored with it.
 
 mod check;
+mod memory;
 mod presets;
 
 use serde::{Deserialize, Serialize};
 
 pub use check::ConfigError;
+pub use memory::Memory;
 
 use crate::augment::{Augmentation, Draw};
 use crate::loss::Objective;

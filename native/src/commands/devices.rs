@@ -21,8 +21,15 @@ pub fn devices() -> Result<()> {
             info.backend
         );
         say!("   driver {} {}", info.driver, info.driver_info);
+        if let Some(fault) = adapter.known_fault() {
+            say!("   not usable: {fault}");
+        }
         say!(
-            "   binds {} MiB, {} KiB of workgroup memory, {} invocations; f16 {}, subgroups {}",
+            "   {}binds {} MiB, {} KiB of workgroup memory, {} invocations; f16 {}, subgroups {}",
+            match adapter.memory_bytes() {
+                Some(bytes) => format!("{:.1} GiB of memory; ", bytes as f64 / f64::from(1 << 30)),
+                None => String::new(),
+            },
             limits.max_storage_buffer_binding_size >> 20,
             limits.max_compute_workgroup_storage_size >> 10,
             limits.max_compute_invocations_per_workgroup,
@@ -36,9 +43,15 @@ pub fn devices() -> Result<()> {
             adapters[number].info().name
         ),
         None if adapters.is_empty() => say!("`barlow train` takes the CPU"),
-        None => say!(
-            "`barlow train` takes the CPU: none of these is a GPU (--device 0 takes one anyway)"
-        ),
+        None => match adapters
+            .iter()
+            .position(|adapter| adapter.known_fault().is_none())
+        {
+            Some(number) => say!(
+                "`barlow train` takes the CPU: none of these is a GPU (--device {number} takes one anyway)"
+            ),
+            None => say!("`barlow train` takes the CPU: none of these is a GPU"),
+        },
     }
     Ok(())
 }

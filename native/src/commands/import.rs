@@ -6,7 +6,8 @@ use anyhow::{Context, Result, bail};
 use barlow_core::config::Config;
 use barlow_core::device::cpu;
 use barlow_core::model::{
-    Architecture, BarlowTwins, EncoderConfig, Network as _, ProjectorConfig, Stem, TensorInfo,
+    Architecture, BarlowTwins, EncoderConfig, MODULES_PER_LAYER, Network as _, ProjectorConfig,
+    Stem, TensorInfo,
 };
 use barlow_core::train::Checkpoint;
 use barlow_formats::{NamedTensor, Weights};
@@ -90,6 +91,9 @@ pub fn import(arguments: &Import) -> Result<()> {
         0 => {}
         count => say!("the optimizer's memory of {count} parameters came along"),
     }
+    for note in &import.notes {
+        say!("{note}");
+    }
     let left: Vec<String> = import.tensors.into_keys().collect();
     match left.len() {
         0 => say!("every tensor in it has found its place"),
@@ -128,6 +132,8 @@ struct Imported {
     has_projector: bool,
     config: Config,
     epochs: usize,
+    /// What became of tensors that have no place as they are, for people.
+    notes: Vec<String>,
 }
 
 impl Imported {
@@ -193,6 +199,7 @@ impl Imported {
             backbone,
             projector,
             has_projector,
+            notes: Vec::new(),
         })
     }
 
@@ -225,10 +232,44 @@ impl Imported {
                 Some(tensor) => found.push((name, TensorData::new(tensor.values, shape))),
             }
         }
+        self.fold_biases(&mut found);
         for (name, data) in fresh_values {
             found.push((format!("projector.{name}"), data));
         }
         Ok((found, missing))
+    }
+
+    /// Takes the biases of the projector's linear layers, which ours lack. Batch normalization takes a bias away with the
+    /// batch's mean, but the running mean holds it: there it is subtracted. The last layer's only moves all embeddings, which
+    /// the loss normalizes.
+    fn fold_biases(&mut self, found: &mut NamedData) {
+        let layers = self.config.projector.widths.len();
+        for layer in 0..layers {
+            let at = MODULES_PER_LAYER * layer;
+            let name = format!("{}{at}.bias", self.projector);
+            let Some(bias) = self.tensors.remove(&name) else {
+                continue;
+            };
+            let mean = format!("projector.{}.running_mean", at + 1);
+            let Some((_, mean)) = found.iter_mut().find(|(name, _)| *name == mean) else {
+                self.notes.push(format!(
+                    "{name} is left out: it moves all embeddings alike, and the loss normalizes them"
+                ));
+                continue;
+            };
+            let values: Vec<f32> = mean.iter::<f32>().collect();
+            if values.len() != bias.values.len() {
+                self.tensors.insert(name, bias);
+                continue;
+            }
+            let shifted = values
+                .iter()
+                .zip(&bias.values)
+                .map(|(mean, bias)| mean - bias);
+            *mean = TensorData::new(shifted.collect::<Vec<f32>>(), [values.len()]);
+            self.notes
+                .push(format!("{name} is folded into the running mean behind it"));
+        }
     }
 
     /// The momentum of the official code's LARS: its parameters are numbered, those of one dimension behind the others.
@@ -344,12 +385,11 @@ fn projector_of(
     prefix: &str,
     features: usize,
 ) -> Option<Vec<usize>> {
-    const MODULES_A_LAYER: usize = 3;
     let mut inputs = features;
     let mut widths = Vec::new();
     while let Some(tensor) = tensors.get(&format!(
         "{prefix}{}.weight",
-        MODULES_A_LAYER * widths.len()
+        MODULES_PER_LAYER * widths.len()
     )) {
         let [outputs, from] = tensor.shape[..] else {
             return None;

@@ -16,7 +16,7 @@ use crate::cli::Train;
 use crate::run_folder::RunFolder;
 use crate::settings::{Keep, Settings};
 use crate::watch::Watch;
-use crate::{data, device};
+use crate::{data, device, plan};
 
 /// How often C is drawn anew on a terminal.
 const DRAW_EVERY: Duration = Duration::from_millis(500);
@@ -108,6 +108,11 @@ pub fn train(arguments: &Train) -> Result<()> {
         config.check_device(limits, size, held)?;
     }
 
+    let memory = arguments
+        .memory
+        .map(|gibibytes| (gibibytes * f64::from(1 << 30)) as u64);
+    plan::check(&config, &loaded.set, &opened, memory)?;
+
     let existing_folder = existing.as_ref();
     let created;
     let (pictures, waited) = loaded.set.open()?;
@@ -129,6 +134,9 @@ pub fn train(arguments: &Train) -> Result<()> {
             conversion.epochs,
             conversion.step
         );
+    }
+    if arguments.plan {
+        return plan::time(&mut trainer);
     }
     let is_new = existing.is_none();
     let folder = match existing_folder {

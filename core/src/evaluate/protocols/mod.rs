@@ -320,7 +320,8 @@ mod tests {
             let protocol = Protocol::named(name).unwrap().over(epochs);
             let mut told = 0;
             let mut tell = |_, _| told += 1;
-            let measured = protocol.measure(model.clone(), &config, &cpu(), &mut data(), &mut tell);
+            let (device, mut data) = (cpu(), data());
+            let measured = protocol.measure(model.clone(), &config, &device, &mut data, &mut tell);
             let Measurement {
                 figures, labels, ..
             } = block_on(measured).unwrap();
