@@ -484,3 +484,96 @@ fn sixteen_bits_are_refused_where_nothing_computes_with_them() {
         );
     }
 }
+
+#[test]
+fn a_run_goes_on_only_as_it_was_begun() {
+    let place = pictures(20);
+    let run = trained(place.path(), "2");
+    for (more, parts) in [
+        (
+            &["--seed", "5"][..],
+            &["seed: the run was begun with 0", "5"][..],
+        ),
+        (
+            &[
+                "--set",
+                "optimizer={kind=\"sgd\",momentum=0.9,weight_decay=1e-4}",
+            ],
+            &["optimizer.kind", "adamw", "sgd"],
+        ),
+        (&["--set", "encoder.width=8"], &["encoder.width"]),
+    ] {
+        fail(
+            place.path(),
+            &resume(&[more, &["--epochs", "4"]].concat()),
+            parts,
+        );
+    }
+    // Other pictures of the same number and names.
+    let picture = place.path().join("pictures/red/3.png");
+    let kept = fs::read(&picture).unwrap();
+    fs::copy(place.path().join("pictures/blue/3.png"), &picture).unwrap();
+    fail(
+        place.path(),
+        &resume(&["--epochs", "4"]),
+        &["40 other pictures"],
+    );
+    fs::write(&picture, kept).unwrap();
+
+    // Another batch: two epochs of 5 steps are two of 10, and the folder counts so from then on.
+    let said = succeed(place.path(), &resume(&["--batch", "4", "--epochs", "4"]));
+    assert!(
+        said.contains("2 whole epochs are done, which are 20 steps now"),
+        "{said}"
+    );
+    let steps: Vec<u64> = losses(&run).iter().map(|(step, _)| *step).collect();
+    assert_eq!(steps.last(), Some(&40));
+    assert!(steps.is_sorted(), "{steps:?}");
+    // The first step, and the ends of the two epochs of before.
+    assert!(steps[..4].starts_with(&[2, 10, 20]), "{steps:?}");
+    // And back: a checkpoint of more steps is none of later ones.
+    let said = succeed(place.path(), &resume(&["--batch", "8", "--epochs", "6"]));
+    assert!(
+        said.contains("4 whole epochs are done, which are 20 steps now"),
+        "{said}"
+    );
+    assert_eq!(losses(&run).last().unwrap().0, 30);
+    let said = succeed(place.path(), &resume(&["--epochs", "7"]));
+    assert!(said.contains("going on after step 30"), "{said}");
+}
+
+#[test]
+fn a_plan_says_what_a_run_needs_and_keeps_nothing() {
+    let place = pictures(20);
+    let said = succeed(place.path(), &tiny(&["pictures", "--plan", "--out", "run"]));
+    for part in [
+        "weights in the encoder",
+        "memory: weights",
+        "activations",
+        "a step takes",
+        "steps take about",
+    ] {
+        assert!(said.contains(part), "no `{part}` in: {said}");
+    }
+    assert!(!place.path().join("run").exists());
+    // The paper's run on a card of 24 GB, on pictures of ours (20 pictures of 40 are enough to be told).
+    fail(
+        place.path(),
+        &[
+            "train",
+            "pictures",
+            "--preset",
+            "paper",
+            "--plan",
+            "--device",
+            "cpu",
+            "--memory",
+            "24",
+            "--batch",
+            "40",
+            "--set",
+            "projector.widths=[16384,16384,16384]",
+        ],
+        &["needs about", "24.0 GiB", "--batch"],
+    );
+}

@@ -438,6 +438,29 @@ fn hostile_files_are_refused() {
         unreadable[0].as_str().unwrap().contains("60000 x 60000"),
         "{unreadable:?}"
     );
+    // A pickle of marks alone, which would take eight bytes for each of its own.
+    fs::create_dir(at("marks")).unwrap();
+    let marks = File::create(at("marks/data_batch_1")).unwrap();
+    let mut writer = std::io::BufWriter::new(marks);
+    for _ in 0..200 {
+        std::io::Write::write_all(&mut writer, &vec![b'('; 1 << 20]).unwrap();
+    }
+    drop(writer);
+    #[cfg(target_os = "linux")]
+    {
+        let limited = std::process::Command::new("sh")
+            .args(["-c", "ulimit -v 600000; exec \"$0\" data inspect marks"])
+            .arg(env!("CARGO_BIN_EXE_barlow"))
+            .env("RAYON_NUM_THREADS", "2")
+            .current_dir(place.path())
+            .output()
+            .unwrap();
+        let message = text(&limited.stderr);
+        assert!(
+            message.contains("more values than such a file has"),
+            "{message}"
+        );
+    }
     // A gzip bomb: a gigabyte of zeros.
     let mut bomb = flate2::write::GzEncoder::new(
         File::create(at("bomb.tar.gz")).unwrap(),
@@ -580,12 +603,74 @@ fn protocols_are_measured_with_their_settings() {
     );
     assert_eq!(all[1]["settings"]["neighbors"], 200);
     assert_eq!(all[2]["settings"]["labels"], 0.1);
-    for measured in all.as_array().unwrap() {
-        let value = measured["figures"][0]["value"].as_f64().unwrap();
-        assert!((0.0..=1.0).contains(&value), "{measured}");
-    }
+    // Of 40 pictures in two classes a fifth is tested on, and two of each class's 16 have labels.
+    assert_eq!((&all[0]["train"], &all[0]["test"]), (&32.into(), &8.into()));
+    assert_eq!(
+        (&all[0]["labels"], &all[2]["labels"]),
+        (&32.into(), &4.into())
+    );
     // Red and blue pictures: neighbors tell them.
     assert_eq!(all[1]["figures"][0]["value"], 1.0);
+
+    // A list says whose labels are known, and learning from these few is enough for colors.
+    let names = |class: &'static str| (0..20).map(move |i| format!("{class}/{i}.png"));
+    let list: String = names("red")
+        .chain(names("blue"))
+        .map(|name| format!("{name}\n"))
+        .collect();
+    fs::write(place.path().join("list.txt"), list).unwrap();
+    let of_list = [
+        "evaluate",
+        "run",
+        "--device",
+        "cpu",
+        "--json",
+        "--epochs",
+        "40",
+        "--protocol",
+        "semi-1",
+        "--labelled",
+        "list.txt",
+    ];
+    let output = run_program(place.path(), &of_list);
+    let all: Value = serde_json::from_slice(&output.stdout).unwrap();
+    // All that are to learn from; of the others, which are tested on, the program says so.
+    assert_eq!(all[0]["labels"], 32);
+    assert!(text(&output.stderr).contains("8 of 40 names"));
+    assert!(
+        all[0]["figures"][0]["value"].as_f64().unwrap() >= 0.9,
+        "{all}"
+    );
+    fs::write(place.path().join("list.txt"), "n04235860_14959.JPEG\n").unwrap();
+    fail(
+        place.path(),
+        &of_list,
+        &["list.txt", "none of its 1 names", ".png"],
+    );
+
+    // Pictures that are streamed and cut whole, as photographs are, at another size: neighbors still tell the colors.
+    let larger = [
+        "evaluate",
+        "run",
+        "--device",
+        "cpu",
+        "--json",
+        "--side",
+        "80",
+        "--epochs",
+        "1",
+        "--protocol",
+        "knn-solo",
+        "--protocol",
+        "linear-solo",
+    ];
+    let all: Value = serde_json::from_str(&succeed(place.path(), &larger)).unwrap();
+    assert_eq!((&all[0]["side"], &all[0]["size"]), (&80.into(), &16.into()));
+    assert_eq!(all[0]["figures"][0]["value"], 1.0);
+    assert_eq!(
+        all[1]["train"], 33,
+        "the unreadable file is replaced in a stream"
+    );
     let output = run_program(place.path(), &["evaluate", "run", "--protocol", "linear"]);
     assert!(text(&output.stderr).contains("linear-solo"));
 }
@@ -618,4 +703,183 @@ fn a_stream_trains_as_memory_does() {
     assert_eq!(held, streamed);
     let lines = metrics(&place.path().join("streamed 2"));
     assert!(lines.iter().any(|line| line["waited"].as_f64().is_some()));
+}
+
+#[test]
+fn views_of_whole_pictures_are_streamed_and_the_same_each_time() {
+    let place = pictures(20);
+    fs::remove_file(place.path().join("pictures/red/broken.jpg")).unwrap();
+    let whole = |run: &'static str| {
+        tiny(&[
+            "pictures",
+            "--out",
+            run,
+            "--epochs",
+            "2",
+            "--set",
+            "data.crops=whole",
+            "--set",
+            "checkpoint_every=1",
+        ])
+    };
+    let said = succeed(place.path(), &whole("first"));
+    assert!(said.contains("views cut from whole pictures"), "{said}");
+    succeed(place.path(), &whole("second"));
+    let [first, second] = ["first", "second"].map(|run| losses(&place.path().join(run)));
+    assert_eq!(first, second);
+    // The pictures are not square: their middle squares make other views.
+    succeed(
+        place.path(),
+        &tiny(&["pictures", "--out", "middle", "--epochs", "2"]),
+    );
+    assert_ne!(first, losses(&place.path().join("middle")));
+    let config = fs::read_to_string(place.path().join("first/config.toml")).unwrap();
+    assert!(
+        config.contains("crops = \"whole\"") && config.contains("stream = \"always\""),
+        "{config}"
+    );
+    fail(
+        place.path(),
+        &tiny(&[
+            "pictures",
+            "--out",
+            "x",
+            "--set",
+            "data.crops=whole",
+            "--set",
+            "data.stream=never",
+        ]),
+        &["data.stream", "data.crops=middle"],
+    );
+}
+
+#[test]
+fn biases_of_a_projector_are_folded_into_the_running_means() {
+    use safetensors::tensor::{Dtype, TensorView, serialize};
+
+    let place = pictures(20);
+    trained(place.path(), "2");
+    succeed(
+        place.path(),
+        &["export", "run", "--to", "plain.safetensors", "--projector"],
+    );
+    let plain = tensors(&place.path().join("plain.safetensors"));
+    // The same projector as a library with biases would write it: what a bias adds, the running mean holds.
+    let mut biased = plain.clone();
+    let bias: Vec<f32> = (0..8).map(|i| 0.3 * i as f32 - 1.0).collect();
+    let mean = &mut biased.get_mut("projector.1.running_mean").unwrap().1;
+    mean.iter_mut()
+        .zip(&bias)
+        .for_each(|(mean, bias)| *mean += bias);
+    biased.insert("projector.0.bias".into(), (vec![8], bias.clone()));
+    biased.insert("projector.3.bias".into(), (vec![8], bias));
+    let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = biased
+        .into_iter()
+        .map(|(name, (shape, values))| {
+            let bytes = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+            (name, shape, bytes)
+        })
+        .collect();
+    let views = bytes.iter().map(|(name, shape, bytes)| {
+        let view = TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap();
+        (name.as_str(), view)
+    });
+    let file = serialize(views, None).unwrap();
+    fs::write(place.path().join("biased.safetensors"), file).unwrap();
+    let said = succeed(
+        place.path(),
+        &[
+            "import",
+            "biased.safetensors",
+            "--out",
+            "imported",
+            "--size",
+            "16",
+            "--stem",
+            "small",
+        ],
+    );
+    for part in ["projector.0.bias is folded", "projector.3.bias is left out"] {
+        assert!(said.contains(part), "{said}");
+    }
+    for run in ["run", "imported"] {
+        let to = format!("{run}.safetensors");
+        succeed(
+            place.path(),
+            &[
+                "embed",
+                run,
+                "pictures",
+                "--embeddings",
+                "--to",
+                &to,
+                "--device",
+                "cpu",
+            ],
+        );
+    }
+    let [expected, found] =
+        ["run", "imported"].map(|run| tensors(&place.path().join(format!("{run}.safetensors"))));
+    for (name, (shape, values)) in &expected {
+        let found = &found[name];
+        assert_eq!(&found.0, shape);
+        assert_near(&found.1, values, 1e-5, name);
+    }
+}
+
+#[test]
+fn one_part_is_tested_on_and_named() {
+    let place = pictures(12);
+    let folder = place.path().join("set");
+    for (part, numbers) in [("train", 0..8), ("val", 8..10), ("test", 10..12)] {
+        for class in ["red", "blue"] {
+            let to = folder.join(part).join(class);
+            fs::create_dir_all(&to).unwrap();
+            for i in numbers.clone() {
+                let name = format!("{i}.png");
+                fs::copy(
+                    place.path().join("pictures").join(class).join(&name),
+                    to.join(&name),
+                )
+                .unwrap();
+            }
+        }
+    }
+    let said = succeed(
+        place.path(),
+        &tiny(&["set", "--out", "run", "--epochs", "1"]),
+    );
+    assert!(
+        said.contains("16 pictures") && said.contains("4 of test/ to test on, 4 of val/ left out"),
+        "{said}"
+    );
+    let said = succeed(
+        place.path(),
+        &[
+            "evaluate",
+            "run",
+            "--protocol",
+            "knn-solo",
+            "--device",
+            "cpu",
+        ],
+    );
+    assert!(
+        said.contains("16 pictures to learn from, 4 to test on"),
+        "{said}"
+    );
+    let said = succeed(
+        place.path(),
+        &["duplicates", "run", "set", "--device", "cpu"],
+    );
+    assert!(
+        said.contains("24 pictures (16 of train/, 4 of val/, 4 of test/)"),
+        "{said}"
+    );
+    let found = inspected(place.path(), "set");
+    assert_eq!(
+        (&found["validation"], &found["test"]),
+        (&4.into(), &4.into())
+    );
+    assert_eq!(found["tested_on"], "test");
 }

@@ -1,5 +1,6 @@
 //! Debian's packages, for what tests need of the system.
 
+use std::env;
 use std::path::Path;
 use std::process::Command;
 
@@ -34,4 +35,48 @@ pub fn install(packages: &[&str], advice: &str) -> Result<()> {
         packages,
     ]
     .concat())
+}
+
+/// Lets `command` use Mesa 25's software adapter where the system's own is one that computes wrongly (Debian 12's, Mesa 22):
+/// its driver is fetched from Debian's backports into the cache, and the system stays as it is.
+pub fn use_right_software_vulkan(command: &mut Command) -> Result<()> {
+    const FIRST_RIGHT_MESA: u32 = 23;
+    let named = ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"];
+    let has_gpu = Path::new("/dev/dri").exists();
+    if has_gpu || named.iter().any(|name| env::var_os(name).is_some()) {
+        return Ok(());
+    }
+    let installed = Command::new("dpkg-query")
+        .args(["--show", "--showformat=${Version}", "mesa-vulkan-drivers"])
+        .output();
+    let Ok(installed) = installed else {
+        return Ok(());
+    };
+    let version = String::from_utf8_lossy(&installed.stdout).into_owned();
+    let major: Option<u32> = version
+        .split('.')
+        .next()
+        .and_then(|major| major.parse().ok());
+    if major.is_none_or(|major| major >= FIRST_RIGHT_MESA) {
+        return Ok(());
+    }
+    println!(
+        "Mesa {version} computes wrong results in software: taking a later one from Debian's backports"
+    );
+    let fetched = Command::new("bash")
+        .args(["-c", include_str!("lavapipe.sh")])
+        .output()
+        .context("bash cannot be started")?;
+    let driver = String::from_utf8_lossy(&fetched.stdout);
+    let driver = driver.lines().last().unwrap_or_default();
+    if !fetched.status.success() || !Path::new(driver).is_file() {
+        bail!(
+            "a later Mesa could not be fetched: {}. Install Mesa {FIRST_RIGHT_MESA} or later, or set BARLOW_TEST_DEVICE=cpu",
+            String::from_utf8_lossy(&fetched.stderr)
+        );
+    }
+    for name in named {
+        command.env(name, driver);
+    }
+    Ok(())
 }

@@ -2,9 +2,11 @@
 //!
 //! - `cargo xtask test [ARGUMENTS]` runs all tests, and installs a software Vulkan and a browser first where there is none;
 //! - `cargo xtask lab [--build] [--port PORT]` builds the lab for browsers into `web/dist`, and serves it;
+//! - `cargo xtask fuzz [SECONDS]` throws noise at every reader of files for a while each;
 //! - `cargo xtask wasm` checks the core and the lab for wasm32, and obtains that target first.
 
 mod debian;
+mod fuzz;
 mod lab;
 mod test;
 mod wasm;
@@ -15,7 +17,11 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 
-const USAGE: &str = "cargo xtask test [ARGUMENTS OF cargo test] | cargo xtask lab [--build] [--port PORT] | cargo xtask wasm";
+const USAGE: &str = "cargo xtask test [ARGUMENTS OF cargo test] | cargo xtask lab [--build] [--port PORT] | cargo xtask fuzz [SECONDS] | \
+                     cargo xtask wasm";
+
+/// Seconds for each fuzz target, where nothing is said.
+const FUZZED: u32 = 30;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -28,6 +34,11 @@ fn main() -> ExitCode {
             .parse()
             .map_err(|_| anyhow::anyhow!("{port} is no port"))
             .and_then(lab::serve),
+        ["fuzz"] => fuzz::fuzz(FUZZED),
+        ["fuzz", seconds] => seconds
+            .parse()
+            .map_err(|_| anyhow::anyhow!("{seconds} is no number of seconds"))
+            .and_then(fuzz::fuzz),
         ["wasm"] => wasm::check(),
         _ => Err(anyhow::anyhow!("usage: {USAGE}")),
     };

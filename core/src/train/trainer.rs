@@ -582,12 +582,13 @@ mod tests {
     use pollster::block_on;
 
     use super::*;
-    use crate::data::Pictures;
+    use crate::augment::{Draw, Normalization};
     use crate::data::emoji::emoji;
+    use crate::data::{Batch, Cut, PictureStream, Pictures};
     use crate::model::Visitor;
-    use crate::ops::TrustRatio;
+    use crate::ops::{TrustRatio, augment};
     use crate::optim::OptimizerConfig;
-    use crate::testing::{cpu, each_narrow_device, values};
+    use crate::testing::{cpu, each_device, each_narrow_device, values};
     use crate::train::{encoder_weights, values_of};
 
     fn tiny() -> (Config, Pictures) {
@@ -650,6 +651,239 @@ mod tests {
             let mut resumed = Trainer::resume(checkpoint, config, &pictures, &cpu()).unwrap();
             let (_, events) = run(&mut resumed, &[]);
             assert_eq!(steps(&events), expected[4..]);
+        }
+    }
+
+    /// Pictures in memory as a stream; views are cut and rounded to bytes as a reader does.
+    struct Streamed {
+        pictures: Pictures,
+        cuts_views: bool,
+    }
+
+    impl PictureStream for Streamed {
+        fn count(&self) -> usize {
+            self.pictures.count()
+        }
+        fn size(&self) -> (usize, usize) {
+            self.pictures.size()
+        }
+        fn cuts_views(&self) -> bool {
+            self.cuts_views
+        }
+        fn fingerprint(&self) -> u64 {
+            self.pictures.fingerprint()
+        }
+        fn announce(&mut self, _: &[usize], _: &Cut) {}
+        fn read(&mut self, indices: &[usize], cut: &Cut) -> Result<Batch, String> {
+            let (pictures, size) = (&self.pictures, self.pictures.size());
+            let Cut::Views(views) = cut else {
+                return Ok(Batch {
+                    pictures: pictures.subset(indices.iter().copied()),
+                    sizes: vec![size; indices.len()],
+                });
+            };
+            let crops: Vec<_> = indices.iter().map(|i| (views.crops)(*i, size)).collect();
+            let draws: Vec<_> = (0..crops[0].len())
+                .flat_map(|view| {
+                    crops
+                        .iter()
+                        .zip(indices)
+                        .map(move |(crops, i)| (*i, crops[view]))
+                })
+                .map(|(index, crop)| {
+                    let draw = Draw {
+                        crop,
+                        interpolation: views.interpolation,
+                        ..Draw::whole(size.0, size.1)
+                    };
+                    (index, draw)
+                })
+                .collect();
+            let whole = pictures.upload(&cpu());
+            let cut = augment(&whole, &draws, views.size, &Normalization::NONE, &cpu());
+            let bytes = cut.into_data();
+            let bytes = bytes.iter::<f32>().map(|x| (255.0 * x).round() as u8);
+            Ok(Batch {
+                pictures: Pictures::new(views.size, views.size, bytes.collect()),
+                sizes: vec![size; indices.len()],
+            })
+        }
+    }
+
+    fn streamed(pictures: &Pictures, cuts_views: bool) -> TrainingSet {
+        TrainingSet::Streamed(Box::new(Streamed {
+            pictures: pictures.clone(),
+            cuts_views,
+        }))
+    }
+
+    #[test]
+    fn a_run_resumed_anywhere_equals_an_uninterrupted_one() {
+        let (config, pictures) = tiny();
+        // Four steps per epoch: the second is in the middle of the first, the fifth at a quarter of the second.
+        let (stops, steps) = ([2, 5], 7);
+        let optimizers = [
+            OptimizerConfig::default(),
+            Config::emoji().optimizer,
+            OptimizerConfig::Sgd {
+                momentum: 0.9,
+                weight_decay: 1e-4,
+                decay_biases: true,
+            },
+        ];
+        each_device(|device| {
+            let precisions = [Precision::F32, Precision::F16].into_iter();
+            for precision in precisions.filter(|precision| precision.is_known_to(device)) {
+                for (optimizer, feed) in optimizers
+                    .iter()
+                    .zip([0, 1, 2])
+                    .chain(optimizers.iter().zip([1, 2, 0]))
+                {
+                    let config = Config {
+                        precision,
+                        optimizer: optimizer.clone(),
+                        ..config.clone()
+                    };
+                    let set = || match feed {
+                        0 => TrainingSet::Held(pictures.clone()),
+                        feed => streamed(&pictures, feed == 2),
+                    };
+                    let mut trainer = Trainer::new(config.clone(), set(), device).unwrap();
+                    let mut checkpoints = Vec::new();
+                    let mut reports = Vec::new();
+                    for step in 1..=steps {
+                        reports.push(block_on(trainer.advance()).unwrap());
+                        if stops.contains(&step) {
+                            checkpoints.push(block_on(trainer.checkpoint()).unwrap());
+                        }
+                    }
+                    let expected = block_on(values_of(&trainer.model())).unwrap();
+                    for (stop, bytes) in stops.iter().zip(&checkpoints) {
+                        let checkpoint = Checkpoint::read(bytes).unwrap();
+                        let mut resumed =
+                            Trainer::resume(checkpoint, config.clone(), set(), device).unwrap();
+                        let rest: Vec<_> = (*stop..steps)
+                            .map(|_| block_on(resumed.advance()).unwrap())
+                            .collect();
+                        let what = format!(
+                            "{precision:?}, {}, feed {feed}, from {stop}",
+                            optimizer.kind()
+                        );
+                        assert_eq!(rest, reports[*stop..], "{what}");
+                        let values = block_on(values_of(&resumed.model())).unwrap();
+                        assert!(values == expected, "{what}: the weights differ");
+                    }
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn what_a_reader_cuts_is_what_the_device_cuts() {
+        let (config, pictures) = tiny();
+        let views = |set: TrainingSet| {
+            let mut trainer = Trainer::new(config.clone(), set, &cpu()).unwrap();
+            let (indices, views) = trainer.next_views().unwrap();
+            (indices, values(views))
+        };
+        let (indices, held) = views(TrainingSet::Held(pictures.clone()));
+        for cuts_views in [false, true] {
+            let (same, streamed) = views(streamed(&pictures, cuts_views));
+            assert_eq!(same, indices);
+            // Half a level of 255, over the smallest deviation; color jitter multiplies it by up to 1.2 thrice.
+            let most = if cuts_views {
+                0.5 / 255.0 / 0.224 * 1.2f32.powi(3)
+            } else {
+                0.0
+            };
+            for (a, b) in streamed.iter().zip(&held) {
+                assert!((a - b).abs() <= most + 1e-6, "{a} {b}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_would_go_on_otherwise_is_refused_by_name() {
+        let (config, pictures) = tiny();
+        let mut trainer = Trainer::new(config.clone(), &pictures, &cpu()).unwrap();
+        for _ in 0..6 {
+            block_on(trainer.advance()).unwrap();
+        }
+        let bytes = block_on(trainer.checkpoint()).unwrap();
+        let resume = |config: Config, pictures: &Pictures| {
+            Trainer::resume(Checkpoint::read(&bytes).unwrap(), config, pictures, &cpu())
+        };
+        type Change = fn(&mut Config);
+        let changes: [(&str, Change); 6] = [
+            (
+                "seed: the run was begun with 0, and does not go on with 5",
+                |c| c.seed = 5,
+            ),
+            ("optimizer.kind: the run was begun with adamw", |c| {
+                c.optimizer = OptimizerConfig::default();
+            }),
+            ("encoder.width: the run was begun with 4", |c| {
+                c.encoder.width = 8
+            }),
+            ("encoder.stem_padding", |c| c.encoder.stem_padding = Some(2)),
+            ("projector.widths", |c| c.projector.widths = vec![8]),
+            ("encoder.zero_init", |c| c.encoder.zero_init = false),
+        ];
+        for (message, change) in changes {
+            let mut other = config.clone();
+            change(&mut other);
+            let error = resume(other, &pictures).err().unwrap().to_string();
+            assert!(error.starts_with(message), "{error}");
+        }
+        // As many pictures, but others.
+        let others = emoji().twemoji.subset(0..70);
+        let error = resume(config.clone(), &others).err().unwrap().to_string();
+        assert!(error.contains("70 other pictures"), "{error}");
+        // What may change: rates, λ, how long.
+        let mut longer = config.clone();
+        (longer.schedule.epochs, longer.lambda) = (9, 0.1);
+        assert_eq!(resume(longer, &pictures).unwrap().done(), 6);
+        // Another batch counts by whole epochs: of 4 steps of 16 pictures, then of 8 of 8; half the second epoch is redone.
+        let other = Config { batch: 8, ..config };
+        let resumed = resume(other, &pictures).unwrap();
+        let conversion = Conversion {
+            batches: [16, 8],
+            done: 6,
+            epochs: 1,
+            step: 8,
+            redone: true,
+        };
+        assert_eq!(
+            (resumed.done(), resumed.conversion()),
+            (8, Some(conversion))
+        );
+    }
+
+    #[test]
+    fn a_checkpoint_makes_no_network_of_a_size_that_it_only_announces() {
+        // A ResNet-50 of 64 times the usual width would take 400 GB.
+        let mut config = Config::paper();
+        config.encoder.width = 4096;
+        let announced = Checkpoint::imported(&config, 0, Vec::new(), Vec::new()).unwrap();
+        let checkpoint = Checkpoint::read(&announced).unwrap();
+        let error = checkpoint.model(&config, &cpu()).err().unwrap();
+        assert!(
+            error.to_string().contains("conv1.weight is missing"),
+            "{error}"
+        );
+        type Spoil = fn(&mut Config);
+        let spoils: [Spoil; 4] = [
+            |c| c.encoder.width = 1 << 60,
+            |c| c.projector.widths = vec![usize::MAX],
+            |c| c.batch = 0,
+            |c| c.encoder.stem_padding = Some(usize::MAX),
+        ];
+        for spoil in spoils {
+            let mut config = Config::paper();
+            spoil(&mut config);
+            let bytes = Checkpoint::imported(&config, 0, Vec::new(), Vec::new()).unwrap();
+            let error = Checkpoint::read(&bytes).err().unwrap();
+            assert!(matches!(error, CheckpointError::Foreign(_)), "{error}");
         }
     }
 

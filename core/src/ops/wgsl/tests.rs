@@ -132,8 +132,18 @@ fn tint_accepts_every_shader() {
                 file.display(),
                 String::from_utf8_lossy(&output.stderr)
             ),
-            // It is not installed.
-            Err(_) => return,
+            Err(error) => {
+                // Only where whoever runs the tests said so: a check that is silently left out checks nothing.
+                let left_out = std::env::var_os("BARLOW_WITHOUT_TINT").is_some();
+                assert!(
+                    left_out,
+                    "tint cannot be started ({error}): install it, or set BARLOW_WITHOUT_TINT=1"
+                );
+                println!(
+                    "tint is not installed: {} was not checked by it",
+                    file.display()
+                );
+            }
         }
     }
 }
