@@ -603,11 +603,11 @@ fn protocols_are_measured_with_their_settings() {
     );
     assert_eq!(all[1]["settings"]["neighbors"], 200);
     assert_eq!(all[2]["settings"]["labels"], 0.1);
-    // Of 40 pictures in two classes a fifth is tested on, and two of each class's 16 have labels.
+    // Of 40 pictures in two classes a fifth is tested on, and a tenth of each class's others, rounded, has labels.
     assert_eq!((&all[0]["train"], &all[0]["test"]), (&32.into(), &8.into()));
     assert_eq!(
         (&all[0]["labels"], &all[2]["labels"]),
-        (&32.into(), &4.into())
+        (&32.into(), &3.into())
     );
     // Red and blue pictures: neighbors tell them.
     assert_eq!(all[1]["figures"][0]["value"], 1.0);

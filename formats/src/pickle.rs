@@ -705,7 +705,7 @@ mod tests {
             ("memo", memo),
             (
                 "elements",
-                [&b"]Nq\x00"[..], &b"0h\x00a".repeat(4 << 20)].concat(),
+                [&b"]Nq\x000"[..], &b"h\x00a".repeat(8 << 20)].concat(),
             ),
             ("values", vec![b'N'; 2 << 20]),
         ];

@@ -134,8 +134,12 @@ mod tests {
         assert_eq!(config.parameters(), [23_508_032, 151_027_712]);
         let memory = config.memory(0);
         assert_eq!(memory.weights, 4 * 174_535_744);
-        // ResNet-50 keeps some 22 million numbers per view of 224 pixels, twice: of 4096 views, more than 600 GB.
-        assert!(memory.activations > 600 << 30, "{memory:?}");
+        // The convolutions of ResNet-50 put out 11.1 million numbers per view of 224 pixels, which are kept twice: of 4096 views,
+        // 364 GB, and the rest is the projector's and the largest gradients.
+        assert!(
+            (364..420).contains(&(memory.activations / 1_000_000_000)),
+            "{memory:?}"
+        );
         let largest = config.largest_batch(24 << 30, |_| 0);
         assert!(
             (40..100).contains(&largest) && largest % 8 == 0,
@@ -186,8 +190,9 @@ mod tests {
                     counted >> 20,
                     taken >> 20
                 );
-                // An allocator rounds to pages of its own; twice too much would refuse what fits, half would not.
-                assert!((0.6..1.7).contains(&ratio), "{name}: {ratio}");
+                // 1.00, 1.11 and 0.83 on Mesa 26's lavapipe, 2026-11-25. The allocator rounds to pages of its own, which counts
+                // where little is taken.
+                assert!((0.7..1.4).contains(&ratio), "{name}: {ratio}");
             }
         });
     }
