@@ -373,7 +373,7 @@ impl Graph<'_> {
             self.node("GlobalAveragePool", &[&x], "backbone.avgpool", Vec::new())
         } else {
             let cell = side / config.cells;
-            if cell == 0 || side % config.cells != 0 {
+            if cell == 0 || !side.is_multiple_of(config.cells) {
                 bail!(
                     "the last map has {side} x {side} positions, which a grid of {0} x {0} cells does not divide: ONNX has no \
                      pooling for that",

@@ -142,7 +142,7 @@ mod tests {
         );
         let largest = config.largest_batch(24 << 30, |_| 0);
         assert!(
-            (40..100).contains(&largest) && largest % 8 == 0,
+            (40..100).contains(&largest) && largest.is_multiple_of(8),
             "{largest}"
         );
         assert_eq!(config.largest_batch(1 << 30, |_| 0), 0);

@@ -238,7 +238,8 @@ mod tests {
     use super::*;
 
     /// The columns of `published.csv` behind the setting's name; the sources follow.
-    const COLUMNS: [(&str, fn() -> Config); 5] = [
+    type Preset = (&'static str, fn() -> Config);
+    const COLUMNS: [Preset; 5] = [
         ("paper", Config::paper),
         ("solo-cifar10", Config::solo_cifar10),
         ("solo-cifar100", Config::solo_cifar100),

@@ -5,4 +5,4 @@ mod pictures;
 mod stream;
 
 pub use pictures::{DevicePictures, LabelledPictures, Labels, Pictures};
-pub use stream::{Batch, Cut, PictureStream, TrainingSet, Views};
+pub use stream::{Batch, Crops, Cut, PictureStream, Size, TrainingSet, Views};

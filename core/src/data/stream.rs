@@ -39,6 +39,12 @@ pub enum Cut {
     Views(Views),
 }
 
+/// Rows and columns of a picture.
+pub type Size = (usize, usize);
+
+/// The parts of a picture that views show, given its number and its size: as many of each picture.
+pub type Crops = Arc<dyn Fn(usize, Size) -> Vec<Crop> + Send + Sync>;
+
 /// Parts of pictures that are resized to views.
 #[derive(Clone)]
 pub struct Views {
@@ -46,16 +52,16 @@ pub struct Views {
     pub size: usize,
     /// How a part is resized.
     pub interpolation: Interpolation,
-    /// The parts of a picture, given its number and its rows and columns: as many of each picture.
-    pub crops: Arc<dyn Fn(usize, (usize, usize)) -> Vec<Crop> + Send + Sync>,
+    /// The parts.
+    pub crops: Crops,
 }
 
 /// What was read.
 pub struct Batch {
     /// The pictures, or the first view of every one, and then the second of every one.
     pub pictures: Pictures,
-    /// Rows and columns of the pictures as the crops were drawn for them.
-    pub sizes: Vec<(usize, usize)>,
+    /// The sizes of the pictures as the crops were drawn for them.
+    pub sizes: Vec<Size>,
 }
 
 /// What a run learns from.

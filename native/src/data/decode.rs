@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use barlow_core::augment::{Crop, Interpolation};
+use barlow_core::data::Size;
 use barlow_formats::{Encoding, Item};
 use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use image::metadata::Orientation;
@@ -55,6 +56,14 @@ pub fn planes_by(item: &Item, side: usize, interpolation: Interpolation) -> Resu
     middle_square(decoded(&bytes, item.encoding)?, side, filter(interpolation))
 }
 
+/// What was read of a picture.
+pub struct Read {
+    /// Three planes of each view of it.
+    pub views: Vec<Vec<u8>>,
+    /// Its rows and columns.
+    pub size: Size,
+}
+
 /// Parts of the picture as it is stored, which `crops` chooses given its rows and columns: each as three planes of `size`
 /// x `size`. Also tells the rows and columns.
 ///
@@ -64,8 +73,8 @@ pub fn views(
     item: &Item,
     size: usize,
     interpolation: Interpolation,
-    crops: impl FnOnce((usize, usize)) -> Vec<Crop>,
-) -> Result<(Vec<Vec<u8>>, (usize, usize))> {
+    crops: impl FnOnce(Size) -> Vec<Crop>,
+) -> Result<Read> {
     let bytes = item.location.read()?;
     let _alone = is_large(&bytes, item.encoding)
         .then(|| LARGE_PICTURE.lock().unwrap_or_else(PoisonError::into_inner));
@@ -83,7 +92,10 @@ pub fn views(
         resizer.resize(&cut, &mut view, &options)?;
         Ok(to_planes(view.into_rgb8().pixels().map(|pixel| pixel.0)))
     });
-    Ok((views.collect::<Result<_>>()?, picture_size))
+    Ok(Read {
+        views: views.collect::<Result<_>>()?,
+        size: picture_size,
+    })
 }
 
 /// What is transparent lies on white, as the emoji do.
@@ -352,7 +364,7 @@ mod tests {
                 assert_eq!(size, (height, width));
                 crops.to_vec()
             });
-            let cut = cut.unwrap().0;
+            let cut = cut.unwrap().views;
             let draws: Vec<(usize, Draw)> = crops
                 .iter()
                 .map(|crop| {

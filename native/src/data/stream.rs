@@ -53,8 +53,11 @@ pub struct Streamed {
     shared: Arc<Shared>,
     threads: ThreadPool,
     /// What was announced, in its order, and where it arrives.
-    announced: VecDeque<(Vec<usize>, Receiver<Result<Batch, String>>)>,
+    announced: VecDeque<(Vec<usize>, Arriving)>,
 }
+
+/// A batch that is being read.
+type Arriving = Receiver<Result<Batch, String>>;
 
 /// How pictures are handed out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,7 +141,7 @@ impl Shared {
 
     /// The picture at `index`, or, if it cannot be read, the next one that can: the same each time. One square, or a view
     /// of each crop, and the rows and columns that it has.
-    fn picture(&self, index: usize, cut: &Cut) -> Result<(Vec<Vec<u8>>, (usize, usize)), String> {
+    fn picture(&self, index: usize, cut: &Cut) -> Result<decode::Read, String> {
         let started = Instant::now();
         let Handed {
             side,
@@ -151,8 +154,12 @@ impl Shared {
         for attempt in 0..TRIED.min(self.members.len()) {
             let item = self.item((index + attempt) % self.members.len());
             let read = match cut {
-                Cut::Middle => decode::planes_by(item, side, interpolation)
-                    .map(|planes| (vec![planes], (side, side))),
+                Cut::Middle => {
+                    decode::planes_by(item, side, interpolation).map(|planes| decode::Read {
+                        views: vec![planes],
+                        size: (side, side),
+                    })
+                }
                 Cut::Views(views) => decode::views(item, views.size, views.interpolation, |size| {
                     (views.crops)(index, size)
                 }),
@@ -201,16 +208,15 @@ impl Shared {
             Cut::Middle => self.handed.side,
             Cut::Views(views) => views.size,
         };
-        let views = read.first().map_or(0, |(views, _)| views.len());
+        let views = read.first().map_or(0, |read| read.views.len());
         let mut bytes = Vec::with_capacity(views * indices.len() * 3 * size * size);
         // The first view of every picture, then the second of every one.
         for view in 0..views {
-            read.iter()
-                .for_each(|(views, _)| bytes.extend(&views[view]));
+            read.iter().for_each(|read| bytes.extend(&read.views[view]));
         }
         Ok(Batch {
             pictures: Pictures::new(size, size, bytes),
-            sizes: read.into_iter().map(|(_, size)| size).collect(),
+            sizes: read.into_iter().map(|read| read.size).collect(),
         })
     }
 }

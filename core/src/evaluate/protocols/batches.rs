@@ -9,7 +9,7 @@ use burn::tensor::{Device, Tensor};
 
 use crate::augment::{Crop, Draw, Interpolation, Normalization, Policy};
 use crate::config::Config;
-use crate::data::{Batch, Cut, Labels, TrainingSet, Views};
+use crate::data::{Batch, Cut, Labels, Pictures, Size, TrainingSet, Views};
 use crate::evaluate::{Figure, top_k_correct};
 use crate::ops::augment;
 use crate::random::{Purpose, Stream};
@@ -73,15 +73,14 @@ impl EvalBatches {
                 ..Draw::from_policy(&policy, picture_size, size, &mut stream)
             }
         };
-        let cut = |draw: Arc<dyn Fn(usize, (usize, usize)) -> Draw + Send + Sync>| {
-            Cut::Views(Views {
-                size,
-                interpolation: Interpolation::Bilinear,
-                crops: Arc::new(move |index, size| vec![draw(index, size).crop]),
-            })
-        };
         let draw = Arc::new(draw);
-        let (pictures, sizes) = read(set, batches, at, &cut(draw.clone()))?;
+        let drawn = draw.clone();
+        let cut = Cut::Views(Views {
+            size,
+            interpolation: Interpolation::Bilinear,
+            crops: Arc::new(move |index, size| vec![drawn(index, size).crop]),
+        });
+        let (pictures, sizes) = read(set, batches, at, &cut)?;
         let whole = pictures.size();
         let draws: Vec<(usize, Draw)> = batches[at]
             .iter()
@@ -121,7 +120,7 @@ impl EvalBatches {
         Ok(self.views(&pictures, &draws))
     }
 
-    fn views(&self, pictures: &crate::data::Pictures, draws: &[(usize, Draw)]) -> Tensor<4> {
+    fn views(&self, pictures: &Pictures, draws: &[(usize, Draw)]) -> Tensor<4> {
         let pictures = pictures.upload(&self.device);
         augment(
             &pictures,
@@ -177,7 +176,7 @@ fn read(
     batches: &[Vec<usize>],
     at: usize,
     cut: &Cut,
-) -> Result<(crate::data::Pictures, Option<Vec<(usize, usize)>>), String> {
+) -> Result<(Pictures, Option<Vec<Size>>), String> {
     match set {
         TrainingSet::Held(pictures) => Ok((pictures.subset(batches[at].iter().copied()), None)),
         TrainingSet::Streamed(stream) => {
