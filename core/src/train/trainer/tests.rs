@@ -1,0 +1,585 @@
+//! A run from its first step to its last: resumed anywhere, fed in any way, in 32 bits and in 16.
+
+use async_channel::unbounded;
+use pollster::block_on;
+
+use super::*;
+use crate::augment::{Draw, Normalization};
+use crate::data::emoji::emoji;
+use crate::data::{Batch, Cut, PictureStream, Pictures};
+use crate::model::Visitor;
+use crate::ops::{TrustRatio, augment};
+use crate::optim::OptimizerConfig;
+use crate::testing::{cpu, each_device, each_narrow_device, values};
+use crate::train::{encoder_weights, values_of};
+
+fn tiny() -> (Config, Pictures) {
+    let mut config = Config {
+        batch: 16,
+        size: 16,
+        checkpoint_every: 1,
+        ..Config::emoji()
+    };
+    config.encoder.width = 4;
+    config.projector.widths = vec![8, 8];
+    config.schedule.epochs = 3;
+    config.schedule.warmup_epochs = 1;
+    (config, emoji().noto.subset(0..70))
+}
+
+fn steps(events: &[Event]) -> Vec<StepReport> {
+    let step = |e: &Event| match e {
+        Event::Step(report) => Some(report.clone()),
+        _ => None,
+    };
+    events.iter().filter_map(step).collect()
+}
+
+/// Runs with commands that wait before the first step.
+fn run(trainer: &mut Trainer, commands: &[Command]) -> (Outcome, Vec<Event>) {
+    let (sender, receiver) = unbounded();
+    commands.iter().for_each(|c| sender.try_send(*c).unwrap());
+    drop(sender);
+    let mut events = Vec::new();
+    let outcome = block_on(trainer.run(&receiver, |event| events.push(event))).unwrap();
+    (outcome, events)
+}
+
+#[test]
+fn a_resumed_run_equals_an_uninterrupted_one() {
+    for optimizer in [
+        OptimizerConfig::default(),
+        Config::emoji().optimizer,
+        OptimizerConfig::Sgd {
+            momentum: 0.9,
+            weight_decay: 1e-4,
+            decay_biases: false,
+        },
+    ] {
+        let (mut config, pictures) = tiny();
+        config.optimizer = optimizer;
+        let mut whole = Trainer::new(config.clone(), &pictures, &cpu()).unwrap();
+        let (outcome, events) = run(&mut whole, &[]);
+        assert_eq!(outcome, Outcome::Finished);
+        let expected = steps(&events);
+        assert_eq!(expected.len(), 3 * 4);
+
+        let checkpoint = events.iter().find_map(|e| match e {
+            Event::Checkpoint { step, bytes } if *step == 4 => Some(bytes.clone()),
+            _ => None,
+        });
+        let checkpoint = Checkpoint::read(&checkpoint.unwrap()).unwrap();
+        assert_eq!(checkpoint.config, config);
+        let mut resumed = Trainer::resume(checkpoint, config, &pictures, &cpu()).unwrap();
+        let (_, events) = run(&mut resumed, &[]);
+        assert_eq!(steps(&events), expected[4..]);
+    }
+}
+
+/// Pictures in memory as a stream; views are cut and rounded to bytes as a reader does.
+struct Streamed {
+    pictures: Pictures,
+    cuts_views: bool,
+}
+
+impl PictureStream for Streamed {
+    fn count(&self) -> usize {
+        self.pictures.count()
+    }
+    fn size(&self) -> (usize, usize) {
+        self.pictures.size()
+    }
+    fn cuts_views(&self) -> bool {
+        self.cuts_views
+    }
+    fn fingerprint(&self) -> u64 {
+        self.pictures.fingerprint()
+    }
+    fn announce(&mut self, _: &[usize], _: &Cut) {}
+    fn read(&mut self, indices: &[usize], cut: &Cut) -> Result<Batch, String> {
+        let (pictures, size) = (&self.pictures, self.pictures.size());
+        let Cut::Views(views) = cut else {
+            return Ok(Batch {
+                pictures: pictures.subset(indices.iter().copied()),
+                sizes: vec![size; indices.len()],
+            });
+        };
+        let crops: Vec<_> = indices.iter().map(|i| (views.crops)(*i, size)).collect();
+        let draws: Vec<_> = (0..crops[0].len())
+            .flat_map(|view| {
+                crops
+                    .iter()
+                    .zip(indices)
+                    .map(move |(crops, i)| (*i, crops[view]))
+            })
+            .map(|(index, crop)| {
+                let draw = Draw {
+                    crop,
+                    interpolation: views.interpolation,
+                    ..Draw::whole(size.0, size.1)
+                };
+                (index, draw)
+            })
+            .collect();
+        let whole = pictures.upload(&cpu());
+        let cut = augment(&whole, &draws, views.size, &Normalization::NONE, &cpu());
+        let bytes = cut.into_data();
+        let bytes = bytes.iter::<f32>().map(|x| (255.0 * x).round() as u8);
+        Ok(Batch {
+            pictures: Pictures::new(views.size, views.size, bytes.collect()),
+            sizes: vec![size; indices.len()],
+        })
+    }
+}
+
+fn streamed(pictures: &Pictures, cuts_views: bool) -> TrainingSet {
+    TrainingSet::Streamed(Box::new(Streamed {
+        pictures: pictures.clone(),
+        cuts_views,
+    }))
+}
+
+#[test]
+fn a_run_resumed_anywhere_equals_an_uninterrupted_one() {
+    let (config, pictures) = tiny();
+    // Four steps per epoch: the second is in the middle of the first, the fifth at a quarter of the second.
+    let (stops, steps) = ([2, 5], 7);
+    let optimizers = [
+        OptimizerConfig::default(),
+        Config::emoji().optimizer,
+        OptimizerConfig::Sgd {
+            momentum: 0.9,
+            weight_decay: 1e-4,
+            decay_biases: true,
+        },
+    ];
+    each_device(|device| {
+        let precisions = [Precision::F32, Precision::F16].into_iter();
+        for precision in precisions.filter(|precision| precision.is_known_to(device)) {
+            for (optimizer, feed) in optimizers
+                .iter()
+                .zip([0, 1, 2])
+                .chain(optimizers.iter().zip([1, 2, 0]))
+            {
+                let config = Config {
+                    precision,
+                    optimizer: optimizer.clone(),
+                    ..config.clone()
+                };
+                let set = || match feed {
+                    0 => TrainingSet::Held(pictures.clone()),
+                    feed => streamed(&pictures, feed == 2),
+                };
+                let mut trainer = Trainer::new(config.clone(), set(), device).unwrap();
+                let mut checkpoints = Vec::new();
+                let mut reports = Vec::new();
+                for step in 1..=steps {
+                    reports.push(block_on(trainer.advance()).unwrap());
+                    if stops.contains(&step) {
+                        checkpoints.push(block_on(trainer.checkpoint()).unwrap());
+                    }
+                }
+                let expected = block_on(values_of(&trainer.model())).unwrap();
+                for (stop, bytes) in stops.iter().zip(&checkpoints) {
+                    let checkpoint = Checkpoint::read(bytes).unwrap();
+                    let mut resumed =
+                        Trainer::resume(checkpoint, config.clone(), set(), device).unwrap();
+                    let rest: Vec<_> = (*stop..steps)
+                        .map(|_| block_on(resumed.advance()).unwrap())
+                        .collect();
+                    let what = format!(
+                        "{precision:?}, {}, feed {feed}, from {stop}",
+                        optimizer.kind()
+                    );
+                    assert_eq!(rest, reports[*stop..], "{what}");
+                    let values = block_on(values_of(&resumed.model())).unwrap();
+                    assert!(values == expected, "{what}: the weights differ");
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn what_a_reader_cuts_is_what_the_device_cuts() {
+    let (config, pictures) = tiny();
+    let views = |set: TrainingSet| {
+        let mut trainer = Trainer::new(config.clone(), set, &cpu()).unwrap();
+        let (indices, views) = trainer.next_views().unwrap();
+        (indices, values(views))
+    };
+    let (indices, held) = views(TrainingSet::Held(pictures.clone()));
+    for cuts_views in [false, true] {
+        let (same, streamed) = views(streamed(&pictures, cuts_views));
+        assert_eq!(same, indices);
+        // Half a level of 255, over the smallest deviation; brightness, contrast and saturation multiply it by up to 1.2
+        // each, and a shift of hue moves a color by up to twice as much.
+        let most = if cuts_views {
+            2.0 * 0.5 / 255.0 / 0.224 * 1.2f32.powi(3)
+        } else {
+            0.0
+        };
+        for (a, b) in streamed.iter().zip(&held) {
+            assert!((a - b).abs() <= most + 1e-6, "{a} {b}");
+        }
+    }
+}
+
+#[test]
+fn what_would_go_on_otherwise_is_refused_by_name() {
+    let (config, pictures) = tiny();
+    let mut trainer = Trainer::new(config.clone(), &pictures, &cpu()).unwrap();
+    for _ in 0..6 {
+        block_on(trainer.advance()).unwrap();
+    }
+    let bytes = block_on(trainer.checkpoint()).unwrap();
+    let resume = |config: Config, pictures: &Pictures| {
+        Trainer::resume(Checkpoint::read(&bytes).unwrap(), config, pictures, &cpu())
+    };
+    type Change = fn(&mut Config);
+    let changes: [(&str, Change); 6] = [
+        (
+            "seed: the run was begun with 0, and does not go on with 5",
+            |c| c.seed = 5,
+        ),
+        ("optimizer.kind: the run was begun with adamw", |c| {
+            c.optimizer = OptimizerConfig::default();
+        }),
+        ("encoder.width: the run was begun with 4", |c| {
+            c.encoder.width = 8
+        }),
+        ("encoder.stem_padding", |c| c.encoder.stem_padding = Some(2)),
+        ("projector.widths", |c| c.projector.widths = vec![8]),
+        ("encoder.zero_init", |c| c.encoder.zero_init = false),
+    ];
+    for (message, change) in changes {
+        let mut other = config.clone();
+        change(&mut other);
+        let error = resume(other, &pictures).err().unwrap().to_string();
+        assert!(error.starts_with(message), "{error}");
+    }
+    // As many pictures, but others.
+    let others = emoji().twemoji.subset(0..70);
+    let error = resume(config.clone(), &others).err().unwrap().to_string();
+    assert!(error.contains("70 other pictures"), "{error}");
+    // What may change: rates, λ, how long.
+    let mut longer = config.clone();
+    (longer.schedule.epochs, longer.lambda) = (9, 0.1);
+    assert_eq!(resume(longer, &pictures).unwrap().done(), 6);
+    // Another batch counts by whole epochs: of 4 steps of 16 pictures, then of 8 of 8; half the second epoch is redone.
+    let other = Config { batch: 8, ..config };
+    let resumed = resume(other, &pictures).unwrap();
+    let conversion = Conversion {
+        batches: [16, 8],
+        done: 6,
+        epochs: 1,
+        step: 8,
+        redone: true,
+    };
+    assert_eq!(
+        (resumed.done(), resumed.conversion()),
+        (8, Some(conversion))
+    );
+}
+
+#[test]
+fn a_checkpoint_makes_no_network_of_a_size_that_it_only_announces() {
+    // A ResNet-50 of 64 times the usual width would take 400 GB.
+    let mut config = Config::paper();
+    config.encoder.width = 4096;
+    let announced = Checkpoint::imported(&config, 0, Vec::new(), Vec::new()).unwrap();
+    let checkpoint = Checkpoint::read(&announced).unwrap();
+    let error = checkpoint.model(&config, &cpu()).err().unwrap();
+    assert!(
+        error.to_string().contains("conv1.weight is missing"),
+        "{error}"
+    );
+    type Spoil = fn(&mut Config);
+    let spoils: [Spoil; 4] = [
+        |c| c.encoder.width = 1 << 60,
+        |c| c.projector.widths = vec![usize::MAX],
+        |c| c.batch = 0,
+        |c| c.encoder.stem_padding = Some(usize::MAX),
+    ];
+    for spoil in spoils {
+        let mut config = Config::paper();
+        spoil(&mut config);
+        let bytes = Checkpoint::imported(&config, 0, Vec::new(), Vec::new()).unwrap();
+        let error = Checkpoint::read(&bytes).err().unwrap();
+        assert!(matches!(error, CheckpointError::Foreign(_)), "{error}");
+    }
+}
+
+#[test]
+fn sixteen_bits_learn_as_thirty_two_do() {
+    let (mut config, _) = tiny();
+    config.precision = Precision::F16;
+    let pictures = emoji().noto.subset(0..256);
+    let refused = Trainer::new(config.clone(), &pictures, &cpu()).err();
+    assert!(refused.is_some_and(|e| e.to_string().contains("16-bit")));
+    // Long enough that the loss falls to a fraction: a step that moves nothing, or wrongly, shows.
+    (config.schedule.epochs, config.schedule.warmup_epochs) = (10, 2);
+    (config.batch, config.projector.widths) = (64, vec![32, 32]);
+    // So small that the first scale overflows nothing: a run that skips its first steps takes another way, in either width.
+    const LOSS_WEIGHT: f64 = 1.0 / 256.0;
+    config.loss_weight = LOSS_WEIGHT;
+    let sgd = OptimizerConfig::Sgd {
+        momentum: 0.9,
+        weight_decay: 1e-4,
+        decay_biases: false,
+    };
+    let lars = OptimizerConfig::Lars {
+        momentum: 0.9,
+        weight_decay: 1e-6,
+        eta: 0.02,
+        trust_ratio: TrustRatio::Official,
+    };
+    each_narrow_device(|device| {
+        // Rates of weights and of biases; those that gradients multiply are as much larger as these are smaller.
+        let sgd_rate = 0.02 / LOSS_WEIGHT;
+        for (optimizer, [rate, rate_biases]) in [
+            (sgd.clone(), [sgd_rate; 2]),
+            (lars.clone(), [0.3, sgd_rate]),
+            (tiny().0.optimizer, [0.01; 2]),
+        ] {
+            let losses = |precision| {
+                let mut config = Config {
+                    precision,
+                    optimizer: optimizer.clone(),
+                    ..config.clone()
+                };
+                (config.schedule.rate_weights, config.schedule.rate_biases) = (rate, rate_biases);
+                let mut trainer = Trainer::new(config, &pictures, device).unwrap();
+                let losses =
+                    (0..trainer.steps()).map(|_| block_on(trainer.advance()).unwrap().loss);
+                let losses = losses.collect::<Vec<f64>>();
+                assert_eq!(trainer.loss_scale.skipped(), 0);
+                losses
+            };
+            let (narrow, wide) = (losses(Precision::F16), losses(Precision::F32));
+            assert_ne!(narrow, wide);
+            // Single steps are noisy, by a tenth and more: the mean of the second half, of twenty steps.
+            let last = |losses: &[f64]| {
+                let half = &losses[losses.len() / 2..];
+                half.iter().sum::<f64>() / half.len() as f64
+            };
+            println!(
+                "{optimizer:?}: {} to {} and {}",
+                wide[0],
+                last(&wide),
+                last(&narrow)
+            );
+            assert!(last(&wide) < 0.6 * wide[0], "{optimizer:?}: {wide:?}");
+            assert!(
+                (last(&narrow) - last(&wide)).abs() < 0.05 * last(&wide),
+                "{optimizer:?}: {narrow:?} instead of {wide:?}"
+            );
+        }
+    });
+}
+
+/// The gradients of a whole step in 16 bits at every scale that a run can come to: the right ones, or infinite ones.
+#[test]
+fn gradients_at_every_scale_are_right_or_infinite() {
+    let (config, pictures) = tiny();
+    each_narrow_device(|device| {
+        let gradients = |precision, scale: f64| {
+            let config = Config {
+                precision,
+                ..config.clone()
+            };
+            let mut trainer = Trainer::new(config, &pictures, device).unwrap();
+            let (_, views) = trainer.next_views().unwrap();
+            let (_, _, gradients) = trainer.differentiate(views, scale);
+            let finite = block_on(are_finite(&trainer.model, &gradients));
+            (finite, flat(&trainer.model, &gradients, scale))
+        };
+        let (_, wide) = gradients(Precision::F32, 1.0);
+        let norm = |x: &[f32]| x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+        let mut right = Vec::new();
+        for exponent in 0..=24 {
+            let (finite, narrow) = gradients(Precision::F16, f64::from(1u32 << exponent));
+            if !finite {
+                println!("2^{exponent}: overflow");
+                continue;
+            }
+            let difference: Vec<f32> = narrow.iter().zip(&wide).map(|(a, b)| a - b).collect();
+            let error = norm(&difference) / norm(&wide);
+            println!("2^{exponent}: {error:.5}");
+            right.push((exponent, error));
+        }
+        // Operands are right to 2^-11 = 0.0005, in some ten products after each other, and batch normalization compares
+        // what comes of them with its own variance: a few dozen times that in all.
+        for (exponent, error) in &right {
+            assert!(*error < 0.02, "2^{exponent}: {error}");
+        }
+        let finite: Vec<i32> = right.iter().map(|(exponent, _)| *exponent).collect();
+        assert_eq!(
+            finite,
+            (0..=*finite.last().unwrap()).collect::<Vec<_>>(),
+            "one threshold"
+        );
+        assert!(finite.contains(&8), "{finite:?}");
+    });
+}
+
+/// All gradients of a network, divided by `scale`.
+fn flat(network: &impl Network, gradients: &Gradients, scale: f64) -> Vec<f32> {
+    struct Flat<'a>(&'a Gradients, Vec<f32>, f32);
+    impl Visitor for Flat<'_> {
+        fn parameter<const D: usize>(&mut self, _: &str, tensor: &mut Tensor<D>) {
+            let gradient = values(tensor.grad(self.0).unwrap());
+            self.1.extend(gradient.iter().map(|g| g / self.2));
+        }
+        fn statistic(&mut self, _: &str, _: &mut Tensor<1>) {}
+    }
+    let mut flat = Flat(gradients, Vec::new(), scale as f32);
+    network.clone().visit("", &mut flat);
+    flat.1
+}
+
+#[test]
+fn an_overflow_is_skipped_and_counted() {
+    let (mut config, pictures) = tiny();
+    config.precision = Precision::F16;
+    // So that the first scale is too large.
+    config.loss_weight = 1e6;
+    each_narrow_device(|device| {
+        let mut trainer = Trainer::new(config.clone(), &pictures, device).unwrap();
+        let before = block_on(values_of(&trainer.model().encoder)).unwrap();
+        let first = block_on(trainer.advance()).unwrap();
+        assert_eq!(
+            (first.loss_scale, first.skipped_steps),
+            (Some(65536.0), Some(1))
+        );
+        let learned = |name: &str| !name.contains("running");
+        let after = block_on(values_of(&trainer.model().encoder)).unwrap();
+        for ((name, before), (_, after)) in
+            before.iter().zip(&after).filter(|((n, _), _)| learned(n))
+        {
+            assert_eq!(before, after, "{name} has moved");
+        }
+        let second = block_on(trainer.advance()).unwrap();
+        assert_eq!(second.loss_scale, Some(32768.0));
+        // It is found sooner or later, and survives a checkpoint.
+        let skipped = (0..10)
+            .map(|_| block_on(trainer.advance()).unwrap())
+            .last()
+            .unwrap();
+        let checkpoint = Checkpoint::read(&block_on(trainer.checkpoint()).unwrap()).unwrap();
+        let mut resumed = Trainer::resume(checkpoint, config.clone(), &pictures, device).unwrap();
+        assert_eq!(resumed.loss_scale, trainer.loss_scale);
+        assert!(skipped.skipped_steps.unwrap() > 1);
+        _ = block_on(resumed.advance());
+    });
+}
+
+#[test]
+fn pauses_steps_and_stops_as_told() {
+    let (config, pictures) = tiny();
+    let mut trainer = Trainer::new(config, &pictures, &cpu()).unwrap();
+    use Command::*;
+    let (outcome, events) = run(&mut trainer, &[Pause, ShowCorrelation, Step, Step, Stop]);
+    assert_eq!(outcome, Outcome::Stopped);
+    assert_eq!(steps(&events).len(), 2);
+    let pauses = events
+        .iter()
+        .filter(|e| matches!(e, Event::Paused { .. }))
+        .count();
+    let correlations = events
+        .iter()
+        .filter(|e| matches!(e, Event::Correlation { .. }))
+        .count();
+    // One as asked, which is the first step's too.
+    assert_eq!((pauses, correlations), (3, 1));
+    assert!(matches!(
+        events.last(),
+        Some(Event::Checkpoint { step: 2, .. })
+    ));
+    let (outcome, events) = run(&mut trainer, &[Pause, Run]);
+    assert_eq!(outcome, Outcome::Finished);
+    assert_eq!(steps(&events).len(), 3 * 4 - 2);
+}
+
+#[test]
+fn a_run_goes_on_with_other_settings() {
+    let (config, pictures) = tiny();
+    let mut trainer = Trainer::new(config.clone(), &pictures, &cpu()).unwrap();
+    block_on(trainer.advance()).unwrap();
+    let mut other = config.clone();
+    (other.lambda, other.batch, other.encoder.width) = (1.0, 32, 8);
+    trainer.retune(other).unwrap();
+    assert_eq!(trainer.config().lambda, 1.0);
+    assert_eq!(
+        (trainer.config().batch, trainer.config().encoder.width),
+        (16, 4)
+    );
+    let (_, before) = block_on(trainer.look_at_correlation()).unwrap();
+    let report = block_on(trainer.advance()).unwrap();
+    assert_eq!(block_on(trainer.correlation()).unwrap().1, before);
+    assert!((report.loss - report.invariance - report.redundancy).abs() < 1e-3 * report.loss);
+    let wrong = Config {
+        lambda: -1.0,
+        ..config
+    };
+    assert!(trainer.retune(wrong).is_err());
+    assert_eq!(trainer.config().lambda, 1.0);
+}
+
+#[test]
+fn divergence_names_the_step_and_keeps_the_weights() {
+    let (mut config, pictures) = tiny();
+    config.schedule.rate_weights = 1e30;
+    config.schedule.rate_biases = 1e30;
+    config.schedule.warmup_epochs = 0;
+    config.optimizer = OptimizerConfig::Sgd {
+        momentum: 0.9,
+        weight_decay: 0.0,
+        decay_biases: false,
+    };
+    let mut trainer = Trainer::new(config, &pictures, &cpu()).unwrap();
+    let (_sender, receiver) = unbounded();
+    let mut checkpoints = 0;
+    let error = block_on(trainer.run(&receiver, |event| {
+        checkpoints += usize::from(matches!(event, Event::Checkpoint { .. }));
+    }));
+    let message = error.unwrap_err().to_string();
+    assert!(message.contains("diverged"), "{message}");
+    assert_eq!(checkpoints, 0);
+}
+
+#[test]
+fn foreign_and_damaged_checkpoints_are_refused() {
+    let (config, pictures) = tiny();
+    let trainer = Trainer::new(config.clone(), &pictures, &cpu()).unwrap();
+    let bytes = block_on(trainer.checkpoint()).unwrap();
+    for length in [0, 7, 100, bytes.len() / 2, bytes.len() - 1] {
+        let error = Checkpoint::read(&bytes[..length]).err().unwrap();
+        assert!(matches!(error, CheckpointError::Damaged(_)), "{error}");
+    }
+    let weights = block_on(encoder_weights(&trainer.model().encoder)).unwrap();
+    let error = Checkpoint::read(&weights).err().unwrap();
+    assert!(matches!(error, CheckpointError::Foreign(_)), "{error}");
+
+    let checkpoint = Checkpoint::read(&bytes).unwrap();
+    let mut wider = config.clone();
+    wider.encoder.width = 8;
+    let error = checkpoint.model(&wider, &cpu()).err().unwrap();
+    assert!(matches!(error, CheckpointError::OtherModel(_)), "{error}");
+
+    let checkpoint = Checkpoint::read(&bytes).unwrap();
+    let fewer = pictures.subset(0..60);
+    let error = Trainer::resume(checkpoint, config, &fewer, &cpu())
+        .err()
+        .unwrap();
+    assert!(
+        matches!(
+            error,
+            TrainError::OtherPictures {
+                expected: 70,
+                found: 60
+            }
+        ),
+        "{error}"
+    );
+}
