@@ -109,7 +109,7 @@ pub struct Evaluate {
     pub labelled: Option<PathBuf>,
     /// Pixels per side that pictures are resized to before their middle is seen [default: the run's data.side; 256 for views
     /// of 224]
-    #[arg(long)]
+    #[arg(long, requires = "protocol")]
     pub side: Option<usize>,
     /// The checkpoint whose evaluation was the best, instead of the last
     #[arg(long)]
@@ -201,6 +201,10 @@ pub struct Import {
     /// What stands before the blocks [default: by the first convolution's size]
     #[arg(long, value_enum)]
     pub stem: Option<StemChoice>,
+    /// Zeros around a picture for the first convolution, which no file tells; solo-learn's networks for CIFAR have 2
+    /// [default: half its kernel]
+    #[arg(long)]
+    pub stem_padding: Option<usize>,
     /// Pixels a side of what the encoder sees [default: 224, or 32 with a stem for small pictures]
     #[arg(long)]
     pub size: Option<usize>,

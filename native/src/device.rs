@@ -84,5 +84,9 @@ pub fn open(choice: DeviceChoice) -> Result<Opened> {
 fn free_memory() -> Option<u64> {
     let mut system = sysinfo::System::new();
     system.refresh_memory();
-    Some(system.available_memory()).filter(|bytes| *bytes > 0)
+    // A container may have less than its machine.
+    let limit = system
+        .cgroup_limits()
+        .map_or(u64::MAX, |limits| limits.free_memory);
+    Some(system.available_memory().min(limit)).filter(|bytes| *bytes > 0)
 }

@@ -58,18 +58,41 @@ pub fn check(config: &Config, set: &Set, opened: &Opened, memory: Option<u64>) -
              an optimizer that remembers less (sgd, lars)",
             bytes(available)
         ),
-        batch => bail!(
-            "a batch of {} needs about {}, and there are {}: --batch {batch} fits{}",
-            config.batch,
-            bytes(need.total()),
-            bytes(available),
-            if batch < 64 && batch < config.batch {
-                ", but so few pictures make a noisy C: smaller views (size) or a narrower encoder leave room for more"
-            } else {
-                ""
-            }
-        ),
+        batch => {
+            let batch = bindable(config, set, opened, batch);
+            bail!(
+                "a batch of {} needs about {}, and there are {}: --batch {batch} fits{}",
+                config.batch,
+                bytes(need.total()),
+                bytes(available),
+                if batch < 64 && batch < config.batch {
+                    ", but so few pictures make a noisy C: smaller views (size) or a narrower encoder leave room for more"
+                } else {
+                    ""
+                }
+            )
+        }
     }
+}
+
+/// The largest batch up to `batch` whose tensors the device also binds.
+fn bindable(config: &Config, set: &Set, opened: &Opened, mut batch: usize) -> usize {
+    let Some(limits) = &opened.limits else {
+        return batch;
+    };
+    let fits = |batch: usize| {
+        let (size, held) = set.on_device(batch, config.size);
+        let config = Config {
+            batch,
+            ..config.clone()
+        };
+        config.check_device(limits, size, held).is_ok()
+    };
+    const STEP: usize = 8;
+    while batch > STEP && !fits(batch) {
+        batch -= STEP;
+    }
+    batch
 }
 
 /// Does a few steps, and says how long the run takes.

@@ -159,7 +159,9 @@ impl RunFolder {
         for mut line in self.read_metrics() {
             let epochs = line["epochs"].as_f64().or(line["epoch"].as_f64());
             if let Some(epochs) = epochs.filter(|_| line["step"].is_u64()) {
-                line["step"] = ((epochs * steps_per_epoch as f64).round() as u64).into();
+                // Up, so that what is done again lies behind what is done.
+                let step = (epochs * steps_per_epoch as f64 - 1e-6).ceil().max(0.0);
+                line["step"] = (step as u64).into();
             }
             text += &format!("{line}\n");
         }

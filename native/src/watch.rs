@@ -302,7 +302,13 @@ impl<'a> Watch<'a> {
 fn best_so_far(folder: &RunFolder) -> Option<f64> {
     let lines = folder.read_metrics().into_iter();
     let evaluations = lines.filter(|line| line["event"] == "evaluation" && line["step"] != 0);
+    // Older runs asked about the test part, which is another measure.
+    let same = |line: &Value| {
+        let name = line["figures"][0]["name"].as_str().unwrap_or_default();
+        !name.starts_with("kNN on") || name.contains("held-out")
+    };
     evaluations
+        .filter(same)
         .filter_map(|line| line["figures"][0]["value"].as_f64())
         .max_by(f64::total_cmp)
 }

@@ -28,6 +28,9 @@ const MOST_CELLS: usize = 16;
 /// The widest border of zeros around a picture that is accepted.
 const MAX_STEM_PADDING: usize = 16;
 
+/// The most epochs that are accepted: their steps are counted in 64 bits.
+const MAX_EPOCHS: usize = 1_000_000_000;
+
 /// The widest projector that is accepted.
 const WIDEST_PROJECTOR: usize = 32_768;
 
@@ -190,6 +193,15 @@ impl Config {
         if self.schedule.epochs == 0 {
             return fail("schedule.epochs", "there must be at least one epoch".into());
         }
+        if self.schedule.epochs > MAX_EPOCHS {
+            return fail(
+                "schedule.epochs",
+                format!(
+                    "at most {MAX_EPOCHS} epochs can be counted, not {}",
+                    self.schedule.epochs
+                ),
+            );
+        }
         if self.schedule.warmup_epochs > self.schedule.epochs {
             return fail(
                 "schedule.warmup_epochs",
@@ -287,7 +299,7 @@ mod tests {
     #[test]
     fn impossible_settings_are_named() {
         type Spoil = fn(&mut Config);
-        let cases: [(&str, Spoil); 14] = [
+        let cases: [(&str, Spoil); 15] = [
             ("schedule.final_factor", |c| c.schedule.final_factor = 1.5),
             ("schedule.warmup_start", |c| {
                 c.schedule.warmup_start = Some(f64::NAN)
@@ -302,6 +314,7 @@ mod tests {
             ("lambda", |c| c.lambda = f64::NAN),
             ("projector.widths", |c| c.projector.widths.clear()),
             ("schedule.epochs", |c| c.schedule.epochs = 0),
+            ("schedule.epochs", |c| c.schedule.epochs = 1 << 63),
             ("optimizer", |c| {
                 c.optimizer = OptimizerConfig::Sgd {
                     momentum: 1.5,

@@ -62,6 +62,8 @@ pub struct Batch {
     pub pictures: Pictures,
     /// The sizes of the pictures as the crops were drawn for them.
     pub sizes: Vec<Size>,
+    /// The numbers of the pictures that were read: others than those that were asked for where these are unreadable.
+    pub read: Vec<usize>,
 }
 
 /// What a run learns from.

@@ -236,7 +236,7 @@ impl Exam {
         let features = source.features(&asked.pictures).await;
         let classes = &asked.labels.of_picture;
         let on = format!("on {} held-out pictures", features.count());
-        let online = online(probe, &features, classes)
+        let online = online(probe, &features, &asked.labels)
             .map(|accuracy| Figure::share(format!("online linear probe {on}"), accuracy));
         let accuracy = self.knn.accuracy(
             (known_features, &known.labels.of_picture),
@@ -253,12 +253,13 @@ impl Exam {
             let knn = self.knn;
             let name = format!("kNN, k = {}, T = {}", knn.neighbors, knn.temperature);
             let (train_classes, test_classes) = (&train.labels.of_picture, &test.labels.of_picture);
+            let test_labels = &test.labels;
             let train = source.features(&train.pictures).await;
             let test = source.features(&test.pictures).await;
             let accuracy =
                 knn.accuracy((train.clone(), train_classes), (test.clone(), test_classes));
             figures.push(Figure::share(name, accuracy));
-            let online = online(probe, &test, test_classes);
+            let online = online(probe, &test, test_labels);
             let accuracy = self
                 .probe
                 .accuracy((train, train_classes), (test, test_classes));
@@ -286,9 +287,12 @@ impl Exam {
 /// What the figure of a classifier is called that learned beside the run.
 pub const ONLINE_PROBE: &str = "online linear probe";
 
-/// The fraction of pictures that a classifier tells right, if it is one for such features.
-fn online(probe: Option<&Classifier>, features: &Features, classes: &[usize]) -> Option<f64> {
-    let probe = probe.filter(|probe| probe.width == features.width)?;
+/// The fraction of pictures that a classifier tells right, if it is one for such features and classes.
+fn online(probe: Option<&Classifier>, features: &Features, labels: &Labels) -> Option<f64> {
+    let fits = |probe: &&Classifier| {
+        probe.width == features.width && probe.classes() == labels.names.len()
+    };
+    let (probe, classes) = (probe.filter(fits)?, &labels.of_picture);
     let right = right(&probe.scores(&features.values), classes);
     Some(right as f64 / classes.len().max(1) as f64)
 }

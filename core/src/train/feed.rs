@@ -98,7 +98,9 @@ impl Feed {
             }
             Source::Streamed(stream, _) => {
                 let cut = cut(config, epoch, stream.cuts_views());
-                let Batch { pictures, sizes } = stream.read(&indices, &cut)?;
+                let Batch {
+                    pictures, sizes, ..
+                } = stream.read(&indices, &cut)?;
                 let mut draws = config.draw_views(|position| sizes[position], &indices, epoch);
                 for (position, (picture, draw)) in draws.iter_mut().enumerate() {
                     // A picture's draws depend on its number in the set; its bytes are where it stands in the batch.

@@ -67,7 +67,10 @@ pub fn evaluate(arguments: &Evaluate) -> Result<()> {
         ..Knn::default()
     };
     let learned = Learned::new(model, config, &opened.device);
-    let probe = checkpoint.online_probe();
+    // It knows the classes of the run's own pictures.
+    let probe = checkpoint
+        .online_probe()
+        .filter(|_| arguments.path.is_none());
     let table = examine(&exam, learned, probe, config, &opened.device);
     check_device()?;
     if arguments.json {
@@ -170,6 +173,7 @@ fn by_protocols(
         };
         let seen = match side {
             side if side == size => format!("seen whole, {size} x {size}"),
+            side if side < size => format!("resized to {side} and stretched to {size} x {size}"),
             side => format!("resized to {side}, the middle {size} x {size} of which is seen"),
         };
         let bits = match measured.feature_bits {

@@ -91,6 +91,14 @@ pub fn import(arguments: &Import) -> Result<()> {
         0 => {}
         count => say!("the optimizer's memory of {count} parameters came along"),
     }
+    let stem = config.encoder.layout().stem;
+    if stem.kernel == 3 && arguments.stem_padding.is_none() {
+        say!(
+            "the first convolution's padding is not in the file: {} is taken (solo-learn's networks for CIFAR have 2: \
+             --stem-padding 2)",
+            stem.padding
+        );
+    }
     for note in &import.notes {
         say!("{note}");
     }
@@ -160,7 +168,10 @@ impl Imported {
                 list(&names)
             );
         };
-        let encoder = encoder_of(&tensors, &backbone, arguments.stem.map(Into::into))?;
+        let encoder = EncoderConfig {
+            stem_padding: arguments.stem_padding,
+            ..encoder_of(&tensors, &backbone, arguments.stem.map(Into::into))?
+        };
         // `backbone.` and `projector.` stand beside each other.
         let around = backbone
             .strip_suffix("backbone.")

@@ -14,7 +14,7 @@ use pollster::block_on;
 use super::evaluate::{examine, print_table};
 use crate::cli::Train;
 use crate::run_folder::RunFolder;
-use crate::settings::{Keep, Settings};
+use crate::settings::{Keep, Settings, Streaming};
 use crate::watch::Watch;
 use crate::{data, device, plan};
 
@@ -103,15 +103,14 @@ pub fn train(arguments: &Train) -> Result<()> {
     say!("{}", loaded.description);
     let config = settings.training.clone();
     config.check(loaded.set.count())?;
-    if let Some(limits) = &opened.limits {
-        let (size, held) = loaded.set.on_device(config.batch, config.size);
-        config.check_device(limits, size, held)?;
-    }
-
     let memory = arguments
         .memory
         .map(|gibibytes| (gibibytes * f64::from(1 << 30)) as u64);
     plan::check(&config, &loaded.set, &opened, memory)?;
+    if let Some(limits) = &opened.limits {
+        let (size, held) = loaded.set.on_device(config.batch, config.size);
+        config.check_device(limits, size, held)?;
+    }
 
     let existing_folder = existing.as_ref();
     let created;
@@ -159,13 +158,13 @@ pub fn train(arguments: &Train) -> Result<()> {
     say!("keeping the run in {}", folder.path().display());
 
     trainer.set_exam(loaded.exam.clone());
-    if trainer.done() > 0 && !folder.was_evaluated_at(trainer.done()) {
-        trainer.catch_up_on_exam();
-    }
     if trainer.conversion().is_some() {
         // Everything in the folder is counted as the run is from now on. A kill in between converts it again.
         folder.count_metrics_anew(trainer.steps_per_epoch())?;
         folder.write_only_checkpoint(trainer.done(), &block_on(trainer.checkpoint())?)?;
+    }
+    if trainer.done() > 0 && !folder.was_evaluated_at(trainer.done()) {
+        trainer.catch_up_on_exam();
     }
     let metrics = folder.metrics(trainer.done())?;
     let watch = Watch::new(folder, metrics, trainer.done(), &settings, waited.clone())?;
@@ -213,8 +212,13 @@ pub fn train(arguments: &Train) -> Result<()> {
         "encoder.safetensors",
         &block_on(encoder_weights(&trainer.model().encoder))?,
     )?;
+    // A stream is asked about with a sample while it is trained on, and at the end with all that fits in memory.
+    let exam = match loaded.set.streaming() {
+        Streaming::Always => &data::load_exam(&settings.data)?,
+        _ => &loaded.exam,
+    };
     let table = examine(
-        &loaded.exam,
+        exam,
         trainer.learned(),
         trainer.online_probe(),
         trainer.config(),

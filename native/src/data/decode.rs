@@ -62,6 +62,8 @@ pub struct Read {
     pub views: Vec<Vec<u8>>,
     /// Its rows and columns.
     pub size: Size,
+    /// Its number, where it was asked for by one.
+    pub index: usize,
 }
 
 /// Parts of the picture as it is stored, which `crops` chooses given its rows and columns: each as three planes of `size`
@@ -95,6 +97,7 @@ pub fn views(
     Ok(Read {
         views: views.collect::<Result<_>>()?,
         size: picture_size,
+        index: 0,
     })
 }
 

@@ -25,7 +25,7 @@ const MOST_HELD: u64 = 1 << 30;
 
 /// Pictures of a streamed set that are held to measure what was learned, at most, and the most bytes of them.
 const EXAM_SAMPLE: usize = 10_000;
-const EXAM_BYTES: usize = 128 << 20;
+const EXAM_BYTES: usize = 384 << 20;
 
 /// Unreadable files that are named; the others are counted.
 const NAMED_FILES: usize = 10;
@@ -191,12 +191,11 @@ pub fn load(data: &Data, binding: Option<u64>) -> Result<Loaded> {
             catalog.format
         )
     };
-    // What the labelled ones among the pictures that are held or sampled are for.
-    let all_roles = roles(labelled_train.len(), !test.is_empty());
+    let role_of = roles_of(&labelled_train, !test.is_empty());
     let labels_and_roles = |members: &[usize]| {
         let labels = labels_of(&catalog, members)?;
-        let roles = roles(members.len(), !test.is_empty());
-        Some((labels, roles))
+        let roles = members.iter().map(|member| role_of.get(member).copied());
+        Some((labels, roles.collect::<Option<Vec<Role>>>()?))
     };
     if streamed {
         let how = if whole {
@@ -205,29 +204,23 @@ pub fn load(data: &Data, binding: Option<u64>) -> Result<Loaded> {
             ", read as they are needed"
         };
         let description = describe(train.len(), how);
+        // What is asked while it is trained on; the end is measured on more, see `load_exam`.
         let exam = {
             let most = EXAM_SAMPLE.min(EXAM_BYTES / (3 * side * side)).max(2);
-            // Unlabelled pictures are as good where there are no others.
-            let (known, roles) = if labelled_train.is_empty() {
-                (&train, Vec::new())
-            } else {
-                (&labelled_train, all_roles)
+            let of = |role: Role| -> Vec<usize> {
+                let members = labelled_train.iter().copied();
+                members
+                    .filter(|member| role_of.get(member) == Some(&role))
+                    .collect()
             };
-            let places: Vec<usize> = (0..known.len()).collect();
-            let places = spread(&places, most);
-            let members: Vec<usize> = places.iter().map(|place| known[*place]).collect();
+            let mut members = spread(&of(Role::Learn), most * 2 / 3);
+            members.extend(spread(&of(Role::Validate), most / 3));
+            if members.is_empty() {
+                // Unlabelled pictures are as good where there are no others.
+                members = spread(&train, most);
+            }
             let sample = hold(&catalog, &members, side)?;
-            // Some may be unreadable: a role belongs to its picture.
-            let role_of: HashMap<usize, Role> = places
-                .iter()
-                .filter_map(|place| Some((known[*place], *roles.get(*place)?)))
-                .collect();
-            let roles: Vec<Role> = sample
-                .members
-                .iter()
-                .filter_map(|member| role_of.get(member).copied())
-                .collect();
-            exam_of(&catalog, sample, &roles, &spread(&test, most), side)?
+            exam_of(&catalog, sample, &role_of, &[], side)?
         };
         let labels = labels_and_roles(&train);
         let set = Set::Streamed {
@@ -267,8 +260,7 @@ pub fn load(data: &Data, binding: Option<u64>) -> Result<Loaded> {
         }
     };
     let most = (MOST_HELD / (3 * side * side) as u64) as usize;
-    let roles = roles(with_classes.members.len(), !test.is_empty());
-    let exam = exam_of(&catalog, with_classes, &roles, &spread(&test, most), side)?;
+    let exam = exam_of(&catalog, with_classes, &role_of, &spread(&test, most), side)?;
     Ok(Loaded {
         set: Set::Held(pictures),
         labels,
@@ -298,6 +290,7 @@ pub fn load_exam(data: &Data) -> Result<Exam> {
     if train.is_empty() {
         train = unlabelled;
     }
+    let role_of = roles_of(&train, !test.is_empty());
     let all = train.len() + test.len();
     let most = (2 * MOST_HELD / (3 * data.side * data.side) as u64) as usize;
     if all > most {
@@ -310,8 +303,7 @@ pub fn load_exam(data: &Data) -> Result<Exam> {
         test = spread(&test, test.len() * most / all);
     }
     let train = hold(&catalog, &train, data.side)?;
-    let roles = roles(train.members.len(), !test.is_empty());
-    exam_of(&catalog, train, &roles, &test, data.side)
+    exam_of(&catalog, train, &role_of, &test, data.side)
 }
 
 /// The pictures of a data set by what they are for, as numbers in its catalog.
@@ -394,7 +386,7 @@ pub fn labels_of(catalog: &Catalog, members: &[usize]) -> Option<Labels> {
 fn exam_of(
     catalog: &Catalog,
     train: Held,
-    roles: &[Role],
+    role_of: &HashMap<usize, Role>,
     test: &[usize],
     side: usize,
 ) -> Result<Exam> {
@@ -413,7 +405,16 @@ fn exam_of(
         true => None,
         false => labelled(&hold(catalog, test, side)?),
     };
-    Ok(Exam::classes(labelled_train, roles, test))
+    let role = |member: &usize| role_of.get(member).copied().unwrap_or(Role::Learn);
+    let roles: Vec<Role> = train.members.iter().map(role).collect();
+    Ok(Exam::classes(labelled_train, &roles, test))
+}
+
+/// The role of each of the pictures to learn from that have a class, by its number in the catalog: whichever of them are
+/// read or looked at, a picture keeps its role.
+fn roles_of(members: &[usize], has_test_part: bool) -> HashMap<usize, Role> {
+    let roles = roles(members.len(), has_test_part);
+    members.iter().copied().zip(roles).collect()
 }
 
 /// Pictures in memory, and where they stand in their catalog.

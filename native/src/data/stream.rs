@@ -152,12 +152,14 @@ impl Shared {
         const TRIED: usize = 16;
         let mut last = String::new();
         for attempt in 0..TRIED.min(self.members.len()) {
-            let item = self.item((index + attempt) % self.members.len());
+            let tried = (index + attempt) % self.members.len();
+            let item = self.item(tried);
             let read = match cut {
                 Cut::Middle => {
                     decode::planes_by(item, side, interpolation).map(|planes| decode::Read {
                         views: vec![planes],
                         size: (side, side),
+                        index: 0,
                     })
                 }
                 Cut::Views(views) => decode::views(item, views.size, views.interpolation, |size| {
@@ -168,7 +170,10 @@ impl Shared {
                 Ok(read) => {
                     let time = nanoseconds(started.elapsed());
                     self.waited.decoding.fetch_add(time, Ordering::Relaxed);
-                    return Ok(read);
+                    return Ok(decode::Read {
+                        index: tried,
+                        ..read
+                    });
                 }
                 Err(error) => {
                     last = format!("{}: {error:#}", item.name);
@@ -216,7 +221,8 @@ impl Shared {
         }
         Ok(Batch {
             pictures: Pictures::new(size, size, bytes),
-            sizes: read.into_iter().map(|read| read.size).collect(),
+            sizes: read.iter().map(|read| read.size).collect(),
+            read: read.iter().map(|read| read.index).collect(),
         })
     }
 }

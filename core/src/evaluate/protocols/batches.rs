@@ -9,7 +9,7 @@ use burn::tensor::{Device, Tensor};
 
 use crate::augment::{Crop, Draw, Interpolation, Normalization, Policy};
 use crate::config::Config;
-use crate::data::{Batch, Cut, Labels, Pictures, Size, TrainingSet, Views};
+use crate::data::{self, Batch, Cut, Labels, Pictures, Size, TrainingSet};
 use crate::evaluate::{Figure, top_k_correct};
 use crate::ops::augment;
 use crate::random::{Purpose, Stream};
@@ -57,7 +57,7 @@ impl EvalBatches {
         batches: &[Vec<usize>],
         at: usize,
         epoch: usize,
-    ) -> Result<Tensor<4>, String> {
+    ) -> Result<Views, String> {
         let policy = Policy {
             jitter: 0.0,
             gray: 0.0,
@@ -75,12 +75,16 @@ impl EvalBatches {
         };
         let draw = Arc::new(draw);
         let drawn = draw.clone();
-        let cut = Cut::Views(Views {
+        let cut = Cut::Views(data::Views {
             size,
             interpolation: Interpolation::Bilinear,
             crops: Arc::new(move |index, size| vec![drawn(index, size).crop]),
         });
-        let (pictures, sizes) = read(set, batches, at, &cut)?;
+        let Read {
+            pictures,
+            sizes,
+            indices,
+        } = read(set, batches, at, &cut)?;
         let whole = pictures.size();
         let draws: Vec<(usize, Draw)> = batches[at]
             .iter()
@@ -93,7 +97,10 @@ impl EvalBatches {
                 (position, draw)
             })
             .collect();
-        Ok(self.views(&pictures, &draws))
+        Ok(Views {
+            views: self.views(&pictures, &draws),
+            indices,
+        })
     }
 
     /// The middle of the pictures of `batches[at]`: as much of it as views have pixels, if the pictures are larger.
@@ -102,8 +109,10 @@ impl EvalBatches {
         set: &mut TrainingSet,
         batches: &[Vec<usize>],
         at: usize,
-    ) -> Result<Tensor<4>, String> {
-        let (pictures, _) = read(set, batches, at, &Cut::Middle)?;
+    ) -> Result<Views, String> {
+        let Read {
+            pictures, indices, ..
+        } = read(set, batches, at, &Cut::Middle)?;
         let (height, width) = pictures.size();
         let [rows, columns] = [height, width].map(|side| side.min(self.size));
         let draw = Draw {
@@ -117,7 +126,10 @@ impl EvalBatches {
             ..Draw::whole(height, width)
         };
         let draws: Vec<_> = (0..pictures.count()).map(|i| (i, draw.clone())).collect();
-        Ok(self.views(&pictures, &draws))
+        Ok(Views {
+            views: self.views(&pictures, &draws),
+            indices,
+        })
     }
 
     fn views(&self, pictures: &Pictures, draws: &[(usize, Draw)]) -> Tensor<4> {
@@ -152,14 +164,22 @@ impl EvalBatches {
         set: &mut LabelledSet,
         mut scores: impl AsyncFnMut(Tensor<4>) -> Vec<f32>,
     ) -> Result<Vec<Figure>, String> {
-        let (mut first, mut fifth) = (0, 0);
-        let count = set.pictures.count();
-        let batches = self.in_order(count);
-        for (at, indices) in batches.iter().enumerate() {
-            let scores = scores(self.middle(&mut set.pictures, &batches, at)?).await;
-            let classes: Vec<usize> = indices.iter().map(|i| set.labels.of_picture[*i]).collect();
-            first += top_k_correct(&scores, &classes, 1);
-            fifth += top_k_correct(&scores, &classes, 5);
+        let (mut first, mut fifth, mut count) = (0, 0, 0);
+        let batches = self.in_order(set.pictures.count());
+        for (at, asked) in batches.iter().enumerate() {
+            let Views { views, indices } = self.middle(&mut set.pictures, &batches, at)?;
+            let scores = scores(views).await;
+            let width = scores.len() / indices.len().max(1);
+            let classes = &set.labels.of_picture;
+            let rows = scores
+                .chunks_exact(width.max(1))
+                .zip(indices.iter().zip(asked));
+            // One that took an unreadable one's place is asked about in its own.
+            for (scores, (index, _)) in rows.filter(|(_, (index, asked))| index == asked) {
+                first += top_k_correct(scores, &[classes[*index]], 1);
+                fifth += top_k_correct(scores, &[classes[*index]], 5);
+                count += 1;
+            }
         }
         let count = count.max(1) as f64;
         let mut figures = vec![Figure::share("top-1", first as f64 / count)];
@@ -170,15 +190,32 @@ impl EvalBatches {
     }
 }
 
-/// The pictures of `batches[at]`, and how large each was that was cut by the reader. The batches are asked for in order.
+/// Views of pictures, and the numbers of these: others than those that were asked for where these are unreadable.
+pub(super) struct Views {
+    pub views: Tensor<4>,
+    pub indices: Vec<usize>,
+}
+
+/// Pictures, how large each was that was cut by the reader, and their numbers.
+struct Read {
+    pictures: Pictures,
+    sizes: Option<Vec<Size>>,
+    indices: Vec<usize>,
+}
+
+/// The pictures of `batches[at]`. The batches are asked for in order.
 fn read(
     set: &mut TrainingSet,
     batches: &[Vec<usize>],
     at: usize,
     cut: &Cut,
-) -> Result<(Pictures, Option<Vec<Size>>), String> {
+) -> Result<Read, String> {
     match set {
-        TrainingSet::Held(pictures) => Ok((pictures.subset(batches[at].iter().copied()), None)),
+        TrainingSet::Held(pictures) => Ok(Read {
+            pictures: pictures.subset(batches[at].iter().copied()),
+            sizes: None,
+            indices: batches[at].clone(),
+        }),
         TrainingSet::Streamed(stream) => {
             let ahead = match at {
                 0 => 0..BATCHES_AHEAD.min(batches.len()),
@@ -190,8 +227,16 @@ fn read(
             for batch in &batches[ahead] {
                 stream.announce(batch, cut);
             }
-            let Batch { pictures, sizes } = stream.read(&batches[at], cut)?;
-            Ok((pictures, matches!(cut, Cut::Views(_)).then_some(sizes)))
+            let Batch {
+                pictures,
+                sizes,
+                read,
+            } = stream.read(&batches[at], cut)?;
+            Ok(Read {
+                pictures,
+                sizes: matches!(cut, Cut::Views(_)).then_some(sizes),
+                indices: read,
+            })
         }
     }
 }

@@ -4,7 +4,7 @@ use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use super::batches::EvalBatches;
+use super::batches::{EvalBatches, Views};
 use super::{Decay, LabelledSet};
 use crate::data::Labels;
 use crate::evaluate::Figure;
@@ -97,14 +97,15 @@ impl FineTuning {
             for batch in &mut of_epoch {
                 batch.iter_mut().for_each(|i| *i = known[*i]);
             }
-            for (at, indices) in of_epoch.iter().enumerate() {
-                let views = batches.cropped(&mut train.pictures, &of_epoch, at, epoch)?;
+            for at in 0..of_epoch.len() {
+                let Views { views, indices } =
+                    batches.cropped(&mut train.pictures, &of_epoch, at, epoch)?;
                 let features = encoder.forward(views.autodiff(), Mode::Train { views: 1 });
                 let head = head.get_or_insert_with(|| {
                     Head::new(features.dims()[1], classes, batches.seed, &batches.device).tracked()
                 });
                 let mut targets = vec![0.0f32; indices.len() * classes];
-                for (row, index) in targets.chunks_exact_mut(classes).zip(indices) {
+                for (row, index) in targets.chunks_exact_mut(classes).zip(&indices) {
                     row[train.labels.of_picture[*index]] = 1.0 / indices.len() as f32;
                 }
                 let targets = TensorData::new(targets, [indices.len(), classes]);

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::batches::EvalBatches;
+use super::batches::{EvalBatches, Views};
 use super::{Decay, LabelledSet};
 use crate::evaluate::{Classifier, Descent, Figure};
 use crate::model::{Mode, ResNet};
@@ -56,8 +56,9 @@ impl LinearProtocol {
                 decay_bias: true,
             };
             let of_epoch = batches.shuffled(train.pictures.count(), self.batch, epoch);
-            for (at, indices) in of_epoch.iter().enumerate() {
-                let views = batches.cropped(&mut train.pictures, &of_epoch, at, epoch)?;
+            for at in 0..of_epoch.len() {
+                let Views { views, indices } =
+                    batches.cropped(&mut train.pictures, &of_epoch, at, epoch)?;
                 let features = encoder.forward(views, Mode::Evaluate);
                 let width = features.dims()[1];
                 let rows = read(features).await;

@@ -200,6 +200,41 @@ mod tests {
         }
     }
 
+    /// PyTorch 2.15: `x = [(i * i * 3 + i * 17) % 251 for i in range(35)]`, `[1, 1, 5, 7]`, over 255 in float64;
+    /// `interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)`: all of 3 x 3, and two rows of 8.
+    #[test]
+    fn bilinear_is_pytorch_s() {
+        let shrunk = [
+            0.157983, 0.429857, 0.626891, 0.420573, 0.451621, 0.436321, 0.386275, 0.522524,
+            0.381873,
+        ];
+        let stretched = [
+            0.0, 0.063725, 0.148529, 0.25098, 0.371078, 0.508824, 0.664216, 0.823529, 0.025735,
+            0.148009, 0.295864, 0.461366, 0.456112, 0.414675, 0.633119, 0.85098,
+        ];
+        let plane: Vec<u8> = (0..35)
+            .map(|i| ((i * i * 3 + i * 17) % 251) as u8)
+            .collect();
+        let pictures = Pictures::new(5, 7, plane.repeat(3));
+        for (size, expected) in [(3, &shrunk[..]), (8, &stretched)] {
+            let draw = Draw {
+                interpolation: Interpolation::Bilinear,
+                ..Draw::whole(5, 7)
+            };
+            each_device(|device| {
+                let pictures = pictures.upload(device);
+                let draws = [(0, draw.clone())];
+                let view = augment(&pictures, &draws, size, &Normalization::NONE, device);
+                for (found, expected) in values(view).iter().zip(expected) {
+                    assert!(
+                        (found - expected).abs() < 1e-5,
+                        "{size}: {found} {expected}"
+                    );
+                }
+            });
+        }
+    }
+
     #[test]
     fn a_whole_picture_at_its_own_size_is_itself() {
         let device = cpu();

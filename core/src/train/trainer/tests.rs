@@ -102,6 +102,7 @@ impl PictureStream for Streamed {
             return Ok(Batch {
                 pictures: pictures.subset(indices.iter().copied()),
                 sizes: vec![size; indices.len()],
+                read: indices.to_vec(),
             });
         };
         let crops: Vec<_> = indices.iter().map(|i| (views.crops)(*i, size)).collect();
@@ -128,6 +129,7 @@ impl PictureStream for Streamed {
         Ok(Batch {
             pictures: Pictures::new(views.size, views.size, bytes.collect()),
             sizes: vec![size; indices.len()],
+            read: indices.to_vec(),
         })
     }
 }
