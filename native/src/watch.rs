@@ -194,9 +194,9 @@ impl<'a> Watch<'a> {
     }
 
     fn step(&mut self, event: &Event, report: &StepReport) -> Result<()> {
-        if self.steps_seen == 0 {
-            // The first step compiles kernels.
-            self.times.clear();
+        if self.steps_seen == 1 {
+            // The first step compiles kernels: the speed is measured from its end on.
+            self.times.pop_front();
         }
         self.times.push_back(Instant::now());
         if self.times.len() > SPEED_STEPS + 1 {
