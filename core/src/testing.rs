@@ -1,6 +1,6 @@
 //! What the unit tests share.
 
-use std::sync::OnceLock;
+use std::sync::{OnceLock, PoisonError, RwLock};
 
 use burn::tensor::{Device, Tensor, TensorData};
 
@@ -15,6 +15,20 @@ pub fn cpu() -> Device {
 /// Runs `check` on the CPU and on a wgpu adapter, software or not, and fails on any error that the adapter reports to
 /// nobody in particular. `BARLOW_TEST_DEVICE` (cpu, gpu, or an adapter's number) picks one of them.
 pub fn each_device(check: impl Fn(&Device)) {
+    let _shared = ALONE.read().unwrap_or_else(PoisonError::into_inner);
+    on_each_device(check);
+}
+
+/// The same while no other test computes on a device, for what is measured of the whole device.
+pub fn each_device_alone(check: impl Fn(&Device)) {
+    let _alone = ALONE.write().unwrap_or_else(PoisonError::into_inner);
+    on_each_device(check);
+}
+
+/// Held by all tests on devices, or by one alone.
+static ALONE: RwLock<()> = RwLock::new(());
+
+fn on_each_device(check: impl Fn(&Device)) {
     static DEVICES: OnceLock<Vec<Device>> = OnceLock::new();
     let devices = DEVICES.get_or_init(|| {
         let wanted = std::env::var("BARLOW_TEST_DEVICE").unwrap_or_else(|_| "all".into());

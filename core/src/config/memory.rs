@@ -124,7 +124,7 @@ mod tests {
     use crate::device::runs_on_cpu;
     use crate::model::{Architecture, EncoderConfig, Stem};
     use crate::ops::{release_memory, reserved_memory};
-    use crate::testing::each_device;
+    use crate::testing::each_device_alone;
     use crate::train::Trainer;
 
     #[test]
@@ -166,7 +166,7 @@ mod tests {
             config.projector.widths = vec![projector; 3];
             config
         };
-        each_device(|device| {
+        each_device_alone(|device| {
             if runs_on_cpu(device) {
                 return;
             }
@@ -190,7 +190,7 @@ mod tests {
                     counted >> 20,
                     taken >> 20
                 );
-                // 1.00, 1.11 and 0.83 on Mesa 26's lavapipe, 2026-11-25. The allocator rounds to pages of its own, which counts
+                // 1.11, 1.11 and 1.16 on Mesa 25's lavapipe, 2026-11-25. The allocator rounds to pages of its own, which counts
                 // where little is taken.
                 assert!((0.7..1.4).contains(&ratio), "{name}: {ratio}");
             }
