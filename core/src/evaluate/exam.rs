@@ -201,11 +201,6 @@ impl Exam {
         }
     }
 
-    /// What is learned and asked where there are classes.
-    pub fn classification(&self) -> Option<&Classification> {
-        self.classification.as_ref()
-    }
-
     /// Retrieval, or kNN on a sample of the training pictures, asking about those that validate: seconds, to be repeated
     /// while training. `probe` tells the classes beside it.
     pub async fn quick(&self, source: &mut impl Source, probe: Option<&Classifier>) -> Vec<Figure> {

@@ -20,10 +20,6 @@ pub enum Event {
         steps: usize,
         /// Steps that were done before.
         done: usize,
-        /// Learned numbers in the encoder.
-        encoder_parameters: usize,
-        /// Learned numbers in the projector.
-        projector_parameters: usize,
     },
     /// A step is done.
     Step(StepReport),

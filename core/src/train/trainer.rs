@@ -313,8 +313,6 @@ impl Trainer {
             steps_per_epoch: self.steps_per_epoch(),
             steps: self.steps(),
             done: self.step,
-            encoder_parameters: self.model.encoder.parameter_count(),
-            projector_parameters: self.model.projector.parameter_count(),
         });
         // Where an untrained encoder stands, or what a run that was killed has missed.
         if self.exam_is_due() && (self.step == 0 || self.owes_exam) {
