@@ -1,14 +1,14 @@
-// AdamW: every tensor moves by its mean gradient over the root of its mean squared one.
+// AdamW: updates every tensor by its first moment over the square root of its second; see core/src/ops/adamw.rs.
 
 const THREADS: u32 = 256u;
-// Values of an arena that a workgroup takes; all of one tensor.
+// Values per chunk of an arena, all of one tensor; a workgroup processes one chunk at a time.
 const CHUNK: u32 = 2048u;
 
 struct Sizes {
     chunks: u32,
     beta_1: f32,
     beta_2: f32,
-    // What the moments are multiplied by, since they started at 0.
+    // Bias corrections that multiply the moments, since they started at 0.
     correction_1: f32,
     correction_2: f32,
     epsilon: f32,
@@ -17,7 +17,7 @@ struct Sizes {
     rate_biases: f32,
 }
 
-// Of each chunk: its tensor's number, where its values end, and 1 if the tensor has two or more dimensions.
+// Of each chunk: its tensor's index, the end of its values, and 1 if the tensor has two or more dimensions.
 @group(0) @binding(0) var<storage, read_write> chunk_table: array<vec4<u32>>;
 @group(0) @binding(1) var<storage, read_write> parameters: array<f32>;
 @group(0) @binding(2) var<storage, read_write> gradients: array<f32>;

@@ -1,21 +1,22 @@
-// Augmentation: a workgroup makes one view from a picture of 8-bit colors, in one dispatch whatever the sizes.
+// Augmentation: each workgroup makes one view from a picture of 8-bit colors; one dispatch makes all views.
 //
-// In order, as torchvision's tensor transforms: crop and resize (bicubic with a = -0.5 or bilinear, antialiased, clamped to [0, 1]),
-// flip, color jitter, grayscale, Gaussian blur (reflected borders), solarization, normalization. A view that fits stays
-// in workgroup memory until it is done; a larger one is worked on where it will lie.
+// In order, as torchvision's tensor transforms: crop and resize (bicubic with a = -0.5 or bilinear, antialiased,
+// clamped to [0, 1]), flip, color jitter, grayscale, Gaussian blur (reflected borders), solarization, normalization. A
+// view that fits stays in workgroup memory until it is done; a larger one is processed in place in the output buffer.
 
 const THREADS: u32 = 256u;
-// Of the pictures.
+// The pictures' size in pixels.
 const HEIGHT: u32 = 1u;
 const WIDTH: u32 = 1u;
-// Pixels a side of the view.
+// Pixels per side of the view.
 const SIZE: u32 = 1u;
 const PLANE: u32 = SIZE * SIZE;
-// Whether the view fits in workgroup memory, and how much of it the view and the scratch space then take.
+// Whether the view fits in workgroup memory, and the numbers that the view and the scratch space then take there.
 const IN_WORKGROUP: bool = true;
 const PLANES_IN_WORKGROUP: u32 = 3u;
 const SCRATCH_IN_WORKGROUP: u32 = 256u;
-// Scratch space of a workgroup otherwise: a color of the picture resized in one direction, or the threads' sums.
+// Otherwise, the size of a workgroup's scratch space: a color resized or blurred in one direction, or the threads'
+// sums.
 const SCRATCH: u32 = 256u;
 
 // Steps of color jitter.
@@ -24,12 +25,12 @@ const CONTRAST: u32 = 2u;
 const SATURATION: u32 = 3u;
 const HUE: u32 = 4u;
 
-// The gray of red, green and blue, as torchvision weighs them (ITU-R BT.601, rounded).
+// The weights of red, green and blue in gray, as in torchvision (ITU-R BT.601, rounded).
 const GRAY: vec3<f32> = vec3(0.2989, 0.587, 0.114);
-// Where each color's ramp starts on the wheel of hues, in sixths of a turn.
+// Where the ramps of red, green and blue start on the color wheel, in sixths of a turn.
 const HUE_RAMPS: vec3<f32> = vec3(5.0, 3.0, 1.0);
 
-// What was drawn for a view.
+// The random draw for a view.
 struct Draw {
     picture: u32,
     top: u32,
@@ -38,7 +39,7 @@ struct Draw {
     width: u32,
     flip: u32,
     gray: u32,
-    // Pixels under the blur's kernel; 0 is no blur.
+    // Pixels per side of the blur's kernel; 0 is no blur.
     blur_kernel: u32,
     blur_sigma: f32,
     solarize_threshold: f32,
@@ -52,9 +53,9 @@ struct Draw {
 
 struct Sizes {
     mean: vec4<f32>,
-    // 1 / deviation
+    // 1 / std
     scale: vec4<f32>,
-    // 32-bit words of a picture, four colors each.
+    // 32-bit words per picture, four colors each.
     words: u32,
     views: u32,
 }
@@ -68,7 +69,7 @@ struct Sizes {
 var<workgroup> planes: array<f32, PLANES_IN_WORKGROUP>;
 var<workgroup> scratch: array<f32, SCRATCH_IN_WORKGROUP>;
 
-// Where the workgroup's view and scratch space begin.
+// Where the workgroup's view and scratch space start in their buffers.
 var<private> first_value: u32;
 var<private> first_scratch: u32;
 
@@ -90,7 +91,7 @@ fn set_scratched(i: u32, x: f32) {
     if IN_WORKGROUP { scratch[i] = x; } else { scratch_space[first_scratch + i] = x; }
 }
 
-// Until every thread's values are there for all.
+// Waits until every thread's writes are visible to the whole workgroup.
 fn wait() {
     storageBarrier();
     workgroupBarrier();
@@ -106,7 +107,7 @@ fn set_pixel(i: u32, color: vec3<f32>) {
     set_value(2u * PLANE + i, color.z);
 }
 
-// Keys' cubic convolution kernel with a = -0.5, which Pillow and PyTorch's antialiased resize take.
+// Keys' cubic convolution kernel with a = -0.5, which Pillow and PyTorch's antialiased resize use.
 fn cubic(distance: f32) -> f32 {
     let x = abs(distance);
     if x < 1.0 {
@@ -117,7 +118,7 @@ fn cubic(distance: f32) -> f32 {
     return 0.0;
 }
 
-// The pixels that a resized one is made of, of `length` in a row.
+// The source pixels of one resized pixel, from `start` up to `end`.
 struct Taps {
     start: u32,
     end: u32,
@@ -148,7 +149,7 @@ fn weight(taps: Taps, i: u32) -> f32 {
     return cubic(distance);
 }
 
-// A color of a picture, between 0 and 1: four in a word, the first in the lowest bits.
+// A color of a picture, between 0 and 1. Four are packed in a word, the first in the lowest bits.
 fn byte(picture: u32, i: u32) -> f32 {
     let word = pictures[picture * sizes.words + i / 4u];
     return f32((word >> (8u * (i % 4u))) & 255u) / 255.0;
@@ -215,7 +216,7 @@ fn jitter(color: vec3<f32>, step: u32, amount: f32, mean_gray: f32) -> vec3<f32>
 }
 
 fn change_colors(draw: Draw, thread: u32) {
-    // Contrast alone looks at all pixels: up to it every thread goes on with its own.
+    // Only contrast depends on all pixels: before it, every thread processes its own pixels without waiting.
     var until = 4u;
     for (var step = 0u; step < 4u; step++) {
         if draw.jitter[step] == CONTRAST { until = step; }
@@ -251,14 +252,14 @@ fn change_colors(draw: Draw, thread: u32) {
     wait();
 }
 
-// The pixel at `i`, reflected at the borders without repeating the outermost.
+// The index `i` of a pixel, reflected at the borders without repeating the outermost pixel.
 fn reflected(i: i32) -> u32 {
     let last = i32(SIZE) - 1;
     let inside = abs(i);
     return u32(select(inside, 2 * last - inside, inside > last));
 }
 
-// The mean of the pixels around place `i` of a row or column: those of `first + step * place`.
+// The Gaussian mean of the pixels around `place` in a row or column whose pixel `i` is at `first + step * i`.
 fn smoothed(draw: Draw, place: u32, first: u32, step: u32, from_scratch: bool) -> f32 {
     let reach = i32(draw.blur_kernel / 2u);
     var sum = 0.0;

@@ -1,5 +1,5 @@
-// Batch normalization, last of three, and all of it where the statistics are given:
-// y = gamma (x - mean) / sqrt(variance + epsilon) + beta + residual, then what is positive of it.
+// Batch normalization, last of three kernels, and the only one where the statistics are given:
+// y = gamma (x - mean) / sqrt(variance + epsilon) + beta + residual, then max(y, 0) with RELU.
 
 const THREADS: u32 = 256u;
 const CHANNELS: u32 = 1u;
@@ -8,7 +8,7 @@ const RESIDUAL: bool = false;
 const RELU: bool = false;
 
 struct Sizes {
-    // Values in all views, and in one.
+    // Values in all views, and in one view.
     count: u32,
     view: u32,
     epsilon: f32,

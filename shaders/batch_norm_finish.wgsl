@@ -1,7 +1,7 @@
-// Batch normalization, second of three: a channel's statistics in every view, and the running ones after it. A
-// workgroup takes a channel.
+// Batch normalization, second of three kernels: a channel's statistics in every view, and the new running statistics.
+// One workgroup per channel.
 
-// A power of two, and at least the parts of a channel.
+// A power of two, and at least the number of parts of a channel.
 const THREADS: u32 = 64u;
 
 struct Sizes {
@@ -10,7 +10,7 @@ struct Sizes {
     views: u32,
     // Values of a channel in a view.
     count: u32,
-    // The share of a view's statistics in the new running ones.
+    // The weight of a view's statistics in the new running ones.
     momentum: f32,
 }
 
@@ -21,7 +21,7 @@ struct Sizes {
 @group(0) @binding(3) var<storage, read_write> running_mean: array<f32>;
 @group(0) @binding(4) var<storage, read_write> running_variance: array<f32>;
 @group(0) @binding(5) var<storage, read_write> new_running_mean: array<f32>;
-// Unbiased, as PyTorch has it.
+// Unbiased, as in PyTorch.
 @group(0) @binding(6) var<storage, read_write> new_running_variance: array<f32>;
 @group(0) @binding(7) var<uniform> sizes: Sizes;
 
@@ -51,7 +51,7 @@ fn main(
             workgroupBarrier();
         }
         let total = sums[0];
-        // The next view writes there.
+        // The next view overwrites sums[0].
         workgroupBarrier();
         let distance = total.x / count;
         let view_mean = parts[first + 2u] + distance;

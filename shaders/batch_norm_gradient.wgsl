@@ -1,4 +1,4 @@
-// The gradient of batch normalization, last of three: by x, and by what was added before the ReLU.
+// The gradient of batch normalization, last of three kernels: with respect to x, and to the residual.
 
 const THREADS: u32 = 256u;
 const CHANNELS: u32 = 1u;
@@ -15,8 +15,8 @@ struct Sizes {
 @group(0) @binding(1) var<storage, read_write> y: array<f32>;
 @group(0) @binding(2) var<storage, read_write> gradient: array<f32>;
 @group(0) @binding(3) var<storage, read_write> coefficients: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read_write> by_x: array<f32>;
-@group(0) @binding(5) var<storage, read_write> by_residual: array<f32>;
+@group(0) @binding(4) var<storage, read_write> grad_x: array<f32>;
+@group(0) @binding(5) var<storage, read_write> grad_residual: array<f32>;
 @group(0) @binding(6) var<uniform> sizes: Sizes;
 
 @compute @workgroup_size(THREADS, 1, 1)
@@ -27,13 +27,13 @@ fn main(
     for (var i = invocation.x; i < sizes.count; i += workgroups.x * THREADS) {
         let c = coefficients[i / sizes.view * CHANNELS + i / POSITIONS % CHANNELS];
         var g = gradient[i];
-        // Where the ReLU cut, y is 0.
+        // Where the ReLU passes no gradient, y is 0.
         if RELU && y[i] <= 0.0 {
             g = 0.0;
         }
-        by_x[i] = c.x * (g - c.y - c.z * (x[i] - c.w));
+        grad_x[i] = c.x * (g - c.y - c.z * (x[i] - c.w));
         if RESIDUAL {
-            by_residual[i] = g;
+            grad_residual[i] = g;
         }
     }
 }

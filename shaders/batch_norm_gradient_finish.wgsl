@@ -1,5 +1,5 @@
-// The gradient of batch normalization, second of three: a channel's gradients by gamma and beta, and what its gradient
-// by x is made of in every view. A workgroup takes a channel.
+// The gradient of batch normalization, second of three kernels: a channel's gradients with respect to gamma and beta,
+// and the coefficients of its gradient with respect to x in every view. One workgroup per channel.
 
 const THREADS: u32 = 64u;
 
@@ -17,8 +17,8 @@ struct Sizes {
 @group(0) @binding(3) var<storage, read_write> variance: array<f32>;
 // [views, channels]: scale, mean gradient, slope and mean, for scale * (g - mean gradient - slope * (x - mean)).
 @group(0) @binding(4) var<storage, read_write> coefficients: array<vec4<f32>>;
-@group(0) @binding(5) var<storage, read_write> by_gamma: array<f32>;
-@group(0) @binding(6) var<storage, read_write> by_beta: array<f32>;
+@group(0) @binding(5) var<storage, read_write> grad_gamma: array<f32>;
+@group(0) @binding(6) var<storage, read_write> grad_beta: array<f32>;
 @group(0) @binding(7) var<uniform> sizes: Sizes;
 
 var<workgroup> sums: array<vec2<f32>, THREADS>;
@@ -46,7 +46,7 @@ fn main(
             workgroupBarrier();
         }
         let total = sums[0];
-        // The next view writes there.
+        // The next view overwrites sums[0].
         workgroupBarrier();
         let statistic = view * sizes.channels + channel;
         let inverse_deviation = 1.0 / sqrt(variance[statistic] + sizes.epsilon);
@@ -61,7 +61,7 @@ fn main(
         }
     }
     if thread == 0u {
-        by_gamma[channel] = gradients.x;
-        by_beta[channel] = gradients.y;
+        grad_gamma[channel] = gradients.x;
+        grad_beta[channel] = gradients.y;
     }
 }

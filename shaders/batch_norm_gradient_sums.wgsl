@@ -1,5 +1,5 @@
-// The gradient of batch normalization, first of three: sums over a part of a channel's values in one view, of the
-// gradient and of its products with the distances from the mean. Laid out as batch_norm_statistics.wgsl.
+// The gradient of batch normalization, first of three kernels: sums over a part of a channel's values in one view, of
+// the gradient g and of g (x - mean). Same layout of work as in batch_norm_statistics.wgsl.
 
 const THREADS: u32 = 256u;
 const CHANNELS: u32 = 1u;
@@ -39,7 +39,7 @@ fn main(
         for (var i = part * sizes.share + thread / LANES; i < end; i += THREADS / LANES) {
             let picture = view * sizes.pictures + i / POSITIONS;
             let place = (picture * CHANNELS + channel) * POSITIONS + i % POSITIONS;
-            // Where the ReLU cut, y is 0.
+            // Where the ReLU passes no gradient, y is 0.
             if !(RELU && y[place] <= 0.0) {
                 let g = gradient[place];
                 sum += vec2(g, g * (x[place] - center));

@@ -1,23 +1,23 @@
-// Batch normalization, first of three: sums over a part of a channel's values in one view. A workgroup takes a part of
-// LANES channels. The sums are of distances from the view's first value of the channel, which lies among the others:
-// squares of the values themselves would lose the variance where the mean is large.
+// Batch normalization, first of three kernels: sums over a part of a channel's values in one view. A workgroup takes
+// one part of LANES channels. The sums are of differences from the channel's first value in the view, which is likely
+// near the mean: sums of the squared values themselves would lose the variance to rounding where the mean is large.
 
 const THREADS: u32 = 256u;
 const CHANNELS: u32 = 1u;
-// Values of one channel in one picture, which lie side by side.
+// Values of one channel in one picture, which are contiguous in memory.
 const POSITIONS: u32 = 1u;
-// Channels that threads side by side take: as many as lie side by side in memory.
+// Channels per workgroup, taken by neighbouring threads; more than 1 where channels are neighbours in memory.
 const LANES: u32 = 1u;
 
 struct Sizes {
     // Pictures in a view.
     pictures: u32,
-    // Values of a channel that a workgroup takes.
+    // Values per part of a channel.
     share: u32,
 }
 
 @group(0) @binding(0) var<storage, read_write> x: array<f32>;
-// [views, channels, parts, 3]: sum, sum of squares, and the value they are distances from.
+// [views, channels, parts, 3]: the sum and the sum of squares of the differences, and the value that was subtracted.
 @group(0) @binding(1) var<storage, read_write> parts: array<f32>;
 @group(0) @binding(2) var<uniform> sizes: Sizes;
 

@@ -1,4 +1,4 @@
-// Copies a buffer, four numbers at a time: what an adapter's memory can do, for `barlow bench`.
+// Copies a buffer, four numbers at a time: measures an adapter's memory bandwidth for `barlow bench`.
 
 const THREADS: u32 = 256u;
 

@@ -1,4 +1,4 @@
-// The terms of the loss, first of two: each workgroup's share of the sums over C.
+// The terms of the loss, first of two kernels: each workgroup's partial sums over C.
 
 const THREADS: u32 = 256u;
 
@@ -21,7 +21,7 @@ fn main(
     @builtin(local_invocation_index) thread: u32,
 ) {
     var sum = vec3(0.0);
-    // A row after the other: nothing is divided.
+    // Row by row, so that finding an entry takes no division.
     for (var row = workgroup.x; row < sizes.width; row += workgroups.x) {
         for (var column = thread; column < sizes.width; column += THREADS) {
             let c = correlation[row * sizes.width + column];

@@ -1,4 +1,4 @@
-// The terms of the loss, last of two: the sums of all shares, by one workgroup.
+// The terms of the loss, last of two kernels: one workgroup adds up the partial sums.
 
 const THREADS: u32 = 256u;
 

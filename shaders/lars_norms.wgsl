@@ -1,20 +1,20 @@
-// LARS, first of three: each chunk's share of its tensor's norm and of its gradient's.
+// LARS, first of three kernels: each chunk's sums of squares, of its parameters and of their gradients.
 
 const THREADS: u32 = 256u;
-// Values of an arena that a workgroup takes; all of one tensor.
+// Values per chunk of an arena, all of one tensor; a workgroup processes one chunk at a time.
 const CHUNK: u32 = 2048u;
 
 struct Sizes {
     chunks: u32,
-    // Added to the gradient before its norm is taken, as a share of the parameter: the decay, or nothing.
+    // The multiple of the parameter that is added to its gradient before the norm is taken: weight decay, or 0.
     decay: f32,
 }
 
-// Of each chunk: its tensor's number, where its values end, and 1 if the tensor has two or more dimensions.
+// Of each chunk: its tensor's index, the end of its values, and 1 if the tensor has two or more dimensions.
 @group(0) @binding(0) var<storage, read_write> chunk_table: array<vec4<u32>>;
 @group(0) @binding(1) var<storage, read_write> parameters: array<f32>;
 @group(0) @binding(2) var<storage, read_write> gradients: array<f32>;
-// Squares of norms.
+// Of each chunk: the squared norms of its parameters and of its gradients.
 @group(0) @binding(3) var<storage, read_write> norms: array<vec2<f32>>;
 @group(0) @binding(4) var<uniform> sizes: Sizes;
 

@@ -1,19 +1,19 @@
-// LARS, second of three: the trust ratio of each tensor. A workgroup takes a tensor.
+// LARS, second of three kernels: the trust ratio of each tensor. One workgroup per tensor.
 
 const THREADS: u32 = 256u;
 // solo-learn's formula instead of the official one.
 const CLIPPED: bool = false;
-// Keeps the clipped ratio's denominator from zero; solo-learn's.
+// Keeps the clipped ratio's denominator above zero; solo-learn's value.
 const EPSILON: f32 = 1e-8;
 
 struct Sizes {
     eta: f32,
     decay: f32,
-    // The rate of tensors of two or more dimensions.
+    // The learning rate of tensors of two or more dimensions.
     rate: f32,
 }
 
-// Of each tensor: its first chunk, and where its chunks end.
+// Of each tensor: its first chunk, and the end of its chunks.
 @group(0) @binding(0) var<storage, read_write> tensors: array<vec2<u32>>;
 @group(0) @binding(1) var<storage, read_write> norms: array<vec2<f32>>;
 @group(0) @binding(2) var<storage, read_write> ratios: array<f32>;
@@ -25,7 +25,7 @@ fn trust_ratio(parameter: f32, gradient: f32) -> f32 {
     if parameter == 0.0 {
         return 1.0;
     }
-    // solo-learn's formula moves nothing then, not even by decay; the official one has nothing to move by.
+    // With solo-learn's formula there is no update then, not even by decay; with the official one, it is 0 anyway.
     if gradient == 0.0 {
         return 0.0;
     }

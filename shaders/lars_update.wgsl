@@ -1,22 +1,23 @@
-// LARS, last of three, and SGD with momentum: every tensor moves.
-// g <- ratio * (g + decay * p), m <- momentum * m + g, p <- p - rate * m; those of one dimension without ratio, and with a decay of their own.
+// LARS, last of three kernels, and all of SGD with momentum: updates every tensor.
+// g <- ratio * (g + decay * p), m <- momentum * m + g, p <- p - rate * m.
+// One-dimensional tensors have no ratio, and a decay and a rate of their own.
 
 const THREADS: u32 = 256u;
 const CHUNK: u32 = 2048u;
-// Whether there are trust ratios; otherwise they are 1.
+// Whether trust ratios are applied; otherwise they are 1.
 const ADAPTIVE: bool = true;
 
 struct Sizes {
     chunks: u32,
     momentum: f32,
     decay: f32,
-    // Of tensors of one dimension.
+    // Of one-dimensional tensors.
     decay_biases: f32,
     rate_weights: f32,
     rate_biases: f32,
 }
 
-// Of each chunk: its tensor's number, where its values end, and 1 if the tensor has two or more dimensions.
+// Of each chunk: its tensor's index, the end of its values, and 1 if the tensor has two or more dimensions.
 @group(0) @binding(0) var<storage, read_write> chunk_table: array<vec4<u32>>;
 @group(0) @binding(1) var<storage, read_write> ratios: array<f32>;
 @group(0) @binding(2) var<storage, read_write> parameters: array<f32>;

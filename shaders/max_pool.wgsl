@@ -1,4 +1,4 @@
-// The largest value under a 3x3 window that moves by 2, over pictures padded by 1. Every thread takes an output.
+// Max pooling: the largest value in a 3x3 window with stride 2 and padding 1. A thread computes one output at a time.
 
 const THREADS: u32 = 256u;
 const HEIGHT: u32 = 1u;
@@ -24,14 +24,14 @@ fn main(
         let plane = i / (OUT_HEIGHT * OUT_WIDTH) * (HEIGHT * WIDTH);
         let top = 2u * (i / OUT_WIDTH % OUT_HEIGHT);
         let left = 2u * (i % OUT_WIDTH);
-        // The window's middle is always inside; where the padding begins, unsigned coordinates wrap to large ones.
+        // The window's center is always inside; in the padding, unsigned coordinates wrap around to large ones.
         var most = x[plane + top * WIDTH + left];
         for (var place = 0u; place < 9u; place++) {
             let row = top + place / 3u - 1u;
             let column = left + place % 3u - 1u;
             if row < HEIGHT && column < WIDTH {
                 let value = x[plane + row * WIDTH + column];
-                // Not max, which may lose a NaN.
+                // Not max(), which may drop a NaN.
                 if value > most || value != value { most = value; }
             }
         }

@@ -1,5 +1,5 @@
-// The gradient of max_pool.wgsl: what each input gets from the (at most four) windows in which it is the first of the
-// largest. Every thread takes an input.
+// The gradient of max_pool.wgsl: for each input, the sum of the gradients of the (at most four) windows in which it is
+// the first of the largest values. Each thread computes one input at a time.
 
 const THREADS: u32 = 256u;
 const HEIGHT: u32 = 1u;
@@ -14,10 +14,10 @@ struct Sizes {
 
 @group(0) @binding(0) var<storage, read_write> x: array<f32>;
 @group(0) @binding(1) var<storage, read_write> gradient: array<f32>;
-@group(0) @binding(2) var<storage, read_write> by_x: array<f32>;
+@group(0) @binding(2) var<storage, read_write> grad_x: array<f32>;
 @group(0) @binding(3) var<uniform> sizes: Sizes;
 
-// Where the first of the largest values of a window is in its plane.
+// The index in its plane of the first of the largest values of window (i, j).
 fn largest(plane: u32, i: u32, j: u32) -> u32 {
     var best = 2u * i * WIDTH + 2u * j;
     var most = 0.0;
@@ -55,6 +55,6 @@ fn main(
                 }
             }
         }
-        by_x[index] = sum;
+        grad_x[index] = sum;
     }
 }

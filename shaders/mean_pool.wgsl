@@ -1,10 +1,10 @@
-// The mean of each channel over the cells of a grid on the picture. Every thread takes a cell. Cells overlap where the
-// grid does not divide the picture, as in PyTorch's AdaptiveAvgPool2d.
+// Mean pooling: the mean of each channel over the cells of a grid on the picture. Each thread computes one cell at a
+// time. Cells overlap where the grid does not divide the picture, as in PyTorch's AdaptiveAvgPool2d.
 
 const THREADS: u32 = 256u;
 const HEIGHT: u32 = 1u;
 const WIDTH: u32 = 1u;
-// Cells a side.
+// Cells per side.
 const CELLS: u32 = 1u;
 
 struct Sizes {

@@ -1,9 +1,10 @@
-// The gradient of mean_pool.wgsl: every value's share of each cell that it lies in. Every thread takes a value.
+// The gradient of mean_pool.wgsl: for every value, the sum over its cells of the cell's gradient divided by the cell's
+// size. Each thread computes one value at a time.
 
 const THREADS: u32 = 256u;
 const HEIGHT: u32 = 1u;
 const WIDTH: u32 = 1u;
-// Cells a side.
+// Cells per side.
 const CELLS: u32 = 1u;
 
 struct Sizes {
@@ -12,10 +13,10 @@ struct Sizes {
 }
 
 @group(0) @binding(0) var<storage, read_write> gradient: array<f32>;
-@group(0) @binding(1) var<storage, read_write> by_x: array<f32>;
+@group(0) @binding(1) var<storage, read_write> grad_x: array<f32>;
 @group(0) @binding(2) var<uniform> sizes: Sizes;
 
-// Rows or columns of a cell, of `length`.
+// The number of rows (or columns) of a cell, of `length` in total.
 fn extent(cell: u32, length: u32) -> u32 {
     return ((cell + 1u) * length + CELLS - 1u) / CELLS - cell * length / CELLS;
 }
@@ -35,6 +36,6 @@ fn main(
                 sum += gradient[plane + i * CELLS + j] / f32(extent(i, HEIGHT) * extent(j, WIDTH));
             }
         }
-        by_x[index] = sum;
+        grad_x[index] = sum;
     }
 }

@@ -1,10 +1,11 @@
-// Multiplies and adds in registers: what an adapter's arithmetic can do, for `barlow bench`. 2 * 16 operations a turn.
+// Multiplies and adds in registers: measures an adapter's arithmetic throughput for `barlow bench`. 2 * 16 operations
+// per loop iteration.
 
 const THREADS: u32 = 256u;
 
 struct Sizes {
     turns: u32,
-    // What the compiler cannot know.
+    // A uniform, so that the compiler cannot know it.
     factor: f32,
 }
 

@@ -1,9 +1,9 @@
-// Copies up to six tensors into an arena: a workgroup's z is the number of its tensor.
+// Copies up to six tensors into an arena: a workgroup's z is the index of its tensor.
 
 const THREADS: u32 = 256u;
 
 struct Sizes {
-    // Where a tensor goes in the arena, and how many values it has.
+    // Of each tensor: its start in the arena, and its number of values.
     places: array<vec4<u32>, 6>,
 }
 

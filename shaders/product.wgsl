@@ -1,41 +1,42 @@
-// Every large product of the program: products of matrices, and the three of a convolution, which are products with
-// patches that are never laid out (implicit matrix products). They differ only in where an operand's entries are found.
+// Every large product of the program: matrix products, and the three products of a convolution with patches that are
+// never stored (implicit GEMM). They differ only in where the entries of an operand are read.
 //
-// A workgroup makes a tile of the product. It walks along the inner dimension in steps of TILE_INNER, brings both
-// operands' part of the step into workgroup memory, and each thread multiplies 8 rows by 4 or 8 columns in registers.
+// A workgroup computes one tile of the product. It goes along the inner dimension in steps of TILE_INNER and loads both
+// operands' part of the step into workgroup memory; each thread multiplies 8 rows by 4 or 8 columns in registers.
 
-// What is multiplied; one of the four below.
+// What is computed; one of the four below.
 const MODE: u32 = 0u;
 // product[row, column] = scale * sum over k of left[row, k] right[k, column]
 const MATRICES: u32 = 0u;
 // left: weight [out_channel, (channel, u, v)]; right: patches of the input; product: output
 const CONVOLUTION: u32 = 1u;
-// left: weight, read as [channel, (u, v, out_channel)]; right: gradient by the output; product: gradient by the input
+// left: weight, read as [channel, (u, v, out_channel)]; right: output gradient; product: input gradient
 const INPUT_GRADIENT: u32 = 2u;
-// left: gradient by the output [out_channel, (picture, position)]; right: patches; product: gradient by the weight
+// left: output gradient [out_channel, (picture, position)]; right: patches; product: weight gradient
 const WEIGHT_GRADIENT: u32 = 3u;
 
-// Of matrices: whether an operand is stored as its transpose.
+// MATRICES: whether an operand is stored as its transpose.
 const LEFT_TRANSPOSED: bool = false;
 const RIGHT_TRANSPOSED: bool = false;
-// Of matrices: whether both operands lie in the left one's buffer. WebGPU binds no buffer twice.
+// MATRICES: whether both operands are in the left one's buffer. WebGPU does not allow one buffer in two bindings.
 const RIGHT_IS_LEFT: bool = false;
-// Of matrices: whether the right one is C, in whose place the slope of the loss by C is multiplied.
-const RIGHT_IS_LOSS_SLOPE: bool = false;
+// MATRICES: whether the right operand is C; the gradient of the loss with respect to C is then multiplied instead.
+const RIGHT_IS_LOSS_GRADIENT: bool = false;
 
-// What the tiles hold. 16-bit floats, where an adapter has them, halve the traffic to workgroup memory; sums are of
-// 32 bits either way. Gradients are not scaled here: the trainer scales the loss (core/src/train/loss_scale.rs).
+// The type of a tile's entries. 16-bit floats, where an adapter has them, halve the traffic to workgroup memory; sums
+// have 32 bits either way. Gradients are not scaled here: the trainer scales the loss (core/src/train/loss_scale.rs).
 alias Entry = f32;
 const NARROW: bool = false;
 const LARGEST_NARROW: f32 = 65504.0;
-// The slope of the loss is at most 4 where it is made, whatever the loss's scale, and small off the diagonal: this multiple
-// of it is narrowed, a power of two, so that little of it is below 16 bits' normal numbers. The sum is divided by it.
-const SLOPE_SCALE: f32 = select(1.0, 4096.0, NARROW && RIGHT_IS_LOSS_SLOPE);
+// The gradient of the loss with respect to C is at most 4 in absolute value here, whatever the loss scale, and small
+// off the diagonal. It is multiplied by this power of two before it is narrowed, so that few entries are below the
+// normal numbers of 16 bits. The sum is divided by it.
+const GRADIENT_SCALE: f32 = select(1.0, 4096.0, NARROW && RIGHT_IS_LOSS_GRADIENT);
 
-// Whether a thread takes 8 columns instead of 4: more arithmetic for each reading of workgroup memory, and more registers.
+// Whether a thread takes 8 columns instead of 4: more arithmetic per read of workgroup memory, and more registers.
 const WIDE: bool = false;
 const QUADS: u32 = select(1u, 2u, WIDE);
-// The threads of a workgroup, and so the tile: 8 rows and so many quads of columns for each.
+// The threads of a workgroup, which give the size of the tile: 8 rows and QUADS times 4 columns per thread.
 const THREAD_ROWS: u32 = 8u;
 const THREAD_COLUMNS: u32 = 16u;
 const THREADS: u32 = THREAD_ROWS * THREAD_COLUMNS;
@@ -43,10 +44,10 @@ const TILE_ROWS: u32 = 8u * THREAD_ROWS;
 const TILE_COLUMNS: u32 = 4u * QUADS * THREAD_COLUMNS;
 // Both tiles have to fit in 16 KiB.
 const TILE_INNER: u32 = 16u;
-// Where a thread's patches or pixels are found once, it has a column of quads of its own.
+// The other two modes find a thread's patches or pixels once, so each thread has to load one column of quads only.
 const_assert !WIDE || MODE == MATRICES || MODE == WEIGHT_GRADIENT;
 
-// The convolution.
+// The sizes of the convolution.
 const CHANNELS: u32 = 1u;
 const HEIGHT: u32 = 1u;
 const WIDTH: u32 = 1u;
@@ -63,14 +64,14 @@ struct Sizes {
     rows: u32,
     columns: u32,
     inner: u32,
-    // How much of the inner dimension a workgroup takes; the rest is for those of a larger z.
+    // The length of the inner dimension that a workgroup takes; workgroups of larger z take the rest (split-K).
     inner_share: u32,
-    // Where in their buffers the operands start.
+    // Where the operands and the product start in their buffers.
     left_start: u32,
     right_start: u32,
     product_start: u32,
     scale: f32,
-    // The weight of the redundancy term, for the slope of the loss.
+    // The weight of the redundancy term, for the gradient of the loss.
     lambda: f32,
     // Infinity, which WGSL has no literal for.
     infinity: f32,
@@ -82,18 +83,18 @@ struct Sizes {
 @group(0) @binding(2) var<storage, read_write> product: array<f32>;
 @group(0) @binding(3) var<uniform> sizes: Sizes;
 
-// [inner, rows / 4] and [inner, columns / 4]; a column of padding keeps neighbours in k apart in the memory's banks.
+// [inner, rows / 4] and [inner, columns / 4]; one column of padding puts neighbours in k into different memory banks.
 const LEFT_PITCH: u32 = TILE_ROWS / 4u + 1u;
 const RIGHT_PITCH: u32 = TILE_COLUMNS / 4u + 1u;
 var<workgroup> left_tile: array<vec4<Entry>, TILE_INNER * LEFT_PITCH>;
 var<workgroup> right_tile: array<vec4<Entry>, TILE_INNER * RIGHT_PITCH>;
 
-// Of the gradient by the weight: the places in a patch that the tile's columns are.
+// WEIGHT_GRADIENT: the place in a patch of each column of the tile.
 const PLACES: u32 = select(1u, TILE_COLUMNS, MODE == WEIGHT_GRADIENT);
 var<workgroup> places: array<vec3<u32>, PLACES>;
 
-// Whether an operand's entry was too large for 16 bits, or not a number. The whole tile is then infinite: what a
-// conversion makes of such an entry differs between drivers (those that round toward zero make it finite again).
+// Whether an operand's entry was too large for 16 bits, or NaN. The whole tile is then multiplied by infinity, since
+// the conversion of such an entry differs between drivers (those that round toward zero make it finite).
 var<workgroup> overflowed: atomic<u32>;
 
 fn entries(values: vec4<f32>) -> vec4<Entry> {
@@ -103,14 +104,15 @@ fn entries(values: vec4<f32>) -> vec4<Entry> {
     return vec4<Entry>(values);
 }
 
-// Whether neighbours in memory are neighbours in k: threads that load side by side then take neighbours in k.
+// Whether neighbours in memory are neighbours in k: neighbouring threads then load neighbours in k (coalesced).
 const LEFT_ALONG_INNER: bool = (MODE == MATRICES && !LEFT_TRANSPOSED) || MODE == CONVOLUTION || MODE == WEIGHT_GRADIENT;
 const RIGHT_ALONG_INNER: bool = (MODE == MATRICES && RIGHT_TRANSPOSED) || MODE == WEIGHT_GRADIENT;
 
-// Divisions are what finding an entry costs, most of all where threads are simulated. So a patch's entry is found by
-// two places, each divided once and used for many: where in a patch (channel, u, v), and which patch (picture, y, x).
+// The cost of finding an entry is its divisions, most of all where threads are simulated. So a patch's entry is found
+// from two parts, each divided once and used for many entries: the place in a patch (channel, u, v), and the patch's
+// corner (picture, y, x).
 
-// Of `k`, an entry of every patch: the offset of its channel, and its row and column under the kernel.
+// The place of entry `k` of every patch: the offset of its channel, and its row and column in the kernel.
 fn place_of(k: u32) -> vec3<u32> {
     return vec3(
         k / (KERNEL_HEIGHT * KERNEL_WIDTH) * (HEIGHT * WIDTH),
@@ -119,7 +121,7 @@ fn place_of(k: u32) -> vec3<u32> {
     );
 }
 
-// Of a patch: the offset of its picture, and the row and column of its corner, which may lie outside of the picture.
+// The corner of a patch: the offset of its picture, and the corner's row and column, which may lie outside the picture.
 fn corner_of(position: u32) -> vec3<u32> {
     return vec3(
         position / POSITIONS * (CHANNELS * HEIGHT * WIDTH),
@@ -128,7 +130,7 @@ fn corner_of(position: u32) -> vec3<u32> {
     );
 }
 
-// The input's value there. Outside the picture the unsigned coordinates wrap around to large ones.
+// The input's value at a place of a patch. Outside the picture, unsigned coordinates wrap around to large ones.
 fn patch_value(place: vec3<u32>, corner: vec3<u32>) -> f32 {
     let at = place + corner;
     if at.y < HEIGHT && at.z < WIDTH {
@@ -137,8 +139,8 @@ fn patch_value(place: vec3<u32>, corner: vec3<u32>) -> f32 {
     return 0.0;
 }
 
-// Of the gradient by the input: a workgroup makes only the pixels (y, x) with y % STRIDE and x % STRIDE of its own
-// (its phase), which the same few kernel places reach: u = first_u + STRIDE * t for t below taps_y, and so for v.
+// INPUT_GRADIENT: a workgroup computes only the pixels (y, x) with the y % STRIDE and x % STRIDE of its phase. They are
+// reached by the same few kernel positions: u = first_u + STRIDE * t for t below taps_y, and likewise for v.
 struct Phase {
     y: u32,
     x: u32,
@@ -164,7 +166,7 @@ fn phase_of(number: u32) -> Phase {
     return phase;
 }
 
-// The row and column among a phase's taps.
+// The row and column of a tap among a phase's taps.
 fn tap_place(tap: u32, taps_x: u32) -> vec2<u32> {
     if STRIDE == 1u {
         return vec2(tap / KERNEL_WIDTH, tap % KERNEL_WIDTH);
@@ -174,7 +176,7 @@ fn tap_place(tap: u32, taps_x: u32) -> vec2<u32> {
     return vec2(row, tap - row * taps_x);
 }
 
-// Where the left operand's column k starts, and how far its rows are apart.
+// The start of the left operand's column k, and the distance between its rows.
 fn left_place(k: u32, phase: Phase) -> vec2<u32> {
     if MODE == MATRICES && LEFT_TRANSPOSED {
         return vec2(sizes.left_start + k * sizes.rows, 1u);
@@ -189,7 +191,7 @@ fn left_place(k: u32, phase: Phase) -> vec2<u32> {
     return vec2(sizes.left_start + k, sizes.inner);
 }
 
-// Of matrices: an entry of the right one.
+// MATRICES: an entry of the right operand.
 fn right_value(k: u32, column: u32) -> f32 {
     let index = select(k * sizes.columns + column, column * sizes.inner + k, RIGHT_TRANSPOSED);
     var value = 0.0;
@@ -198,14 +200,14 @@ fn right_value(k: u32, column: u32) -> f32 {
     } else {
         value = right[sizes.right_start + index];
     }
-    if RIGHT_IS_LOSS_SLOPE {
-        return 2.0 * SLOPE_SCALE * select(sizes.lambda * value, value - 1.0, k == column);
+    if RIGHT_IS_LOSS_GRADIENT {
+        return 2.0 * GRADIENT_SCALE * select(sizes.lambda * value, value - 1.0, k == column);
     }
     return value;
 }
 
-// Of the gradient by the input: the offset of the picture that a pixel of the phase lies in, and the output's row and
-// column that its first tap reaches.
+// INPUT_GRADIENT: the offset of the picture of a pixel of the phase, and the row and column of the output that its
+// first tap reaches.
 fn reach_of(column: u32, phase: Phase) -> vec3<u32> {
     let y = column / PHASE_WIDTH % PHASE_HEIGHT * STRIDE + phase.y;
     let x = column % PHASE_WIDTH * STRIDE + phase.x;
@@ -216,7 +218,7 @@ fn reach_of(column: u32, phase: Phase) -> vec3<u32> {
     );
 }
 
-// The gradient by the output of `channel`, an offset, that a tap away reaches. Outside, coordinates wrap around.
+// The output gradient that `tap` reaches in the channel at offset `channel`. Outside, coordinates wrap around.
 fn reached_value(channel: u32, tap: vec2<u32>, reach: vec3<u32>) -> f32 {
     let at = reach.yz - tap;
     if at.x < OUT_HEIGHT && at.y < OUT_WIDTH {
@@ -225,7 +227,7 @@ fn reached_value(channel: u32, tap: vec2<u32>, reach: vec3<u32>) -> f32 {
     return 0.0;
 }
 
-// What the right operand's column of that number is: a patch, or a pixel.
+// The patch or pixel of a column of the right operand.
 fn across_of(column: u32, phase: Phase) -> vec3<u32> {
     if MODE == INPUT_GRADIENT {
         return reach_of(column, phase);
@@ -233,7 +235,7 @@ fn across_of(column: u32, phase: Phase) -> vec3<u32> {
     return corner_of(column);
 }
 
-// What every sum is multiplied by.
+// The factor of every sum.
 var<private> factor: f32;
 
 fn store(row: u32, column: u32, split: u32, phase: Phase, value: f32) {
@@ -313,7 +315,8 @@ fn main(
     var sum_7 = vec4(0.0);
     var further_sum_7 = vec4(0.0);
 
-    // A thread brings the same four patches or pixels in every step, as such tiles have a column of quads a thread...
+    // CONVOLUTION and INPUT_GRADIENT: a thread loads the same four patches or pixels in every step, as each thread of
+    // such a tile has one column of quads...
     let own_column = first_column + 4u * (thread % (TILE_COLUMNS / 4u));
     var across_0: vec3<u32>;
     var across_1: vec3<u32>;
@@ -325,7 +328,7 @@ fn main(
         across_2 = across_of(own_column + 2u, phase);
         across_3 = across_of(own_column + 3u, phase);
     }
-    // ... and where the columns are places in a patch, all are found once.
+    // ... and WEIGHT_GRADIENT: the columns are places in a patch, which are found once for all steps.
     if MODE == WEIGHT_GRADIENT {
         for (var i = thread; i < PLACES; i += THREADS) {
             places[i] = place_of(first_column + i);
@@ -413,7 +416,7 @@ fn main(
         workgroupBarrier();
     }
 
-    factor = sizes.scale / SLOPE_SCALE;
+    factor = sizes.scale / GRADIENT_SCALE;
     if NARROW && atomicLoad(&overflowed) != 0u {
         factor = sizes.infinity;
     }

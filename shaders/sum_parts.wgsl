@@ -1,4 +1,4 @@
-// Adds up the parts of a product whose inner dimension several workgroups shared, always in the same order.
+// Adds up the parts of a product whose inner dimension was split between workgroups, always in the same order.
 
 const THREADS: u32 = 256u;
 

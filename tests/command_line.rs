@@ -1,10 +1,11 @@
-//! The program as its users meet it: what it writes, what it says, how it fails, and that nothing is lost.
+//! Tests of the program from the command line: what it writes and prints, how it fails, and that no data is lost.
 
 #![allow(missing_docs)]
 
 mod program;
 
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -14,7 +15,7 @@ use tempfile::TempDir;
 
 use program::*;
 
-/// What resumes that run, with further arguments.
+/// The arguments that resume the run in `run`, followed by `more`.
 fn resume<'a>(more: &[&'a str]) -> Vec<&'a str> {
     [&["train", "--resume", "run", "--device", "cpu"], more].concat()
 }
@@ -79,7 +80,7 @@ fn a_folder_is_trained_on_and_evaluated() {
         let share = knn[column]["value"].as_f64().unwrap();
         assert!((0.0..=1.0).contains(&share));
     }
-    // The classes differ in color alone, which raw pixels show plainly.
+    // The classes differ only in color, so raw pixels are enough to tell them apart.
     assert!(knn["pixels"]["value"].as_f64().unwrap() > 0.9);
 }
 
@@ -113,8 +114,8 @@ fn a_killed_run_resumes_to_the_same_losses() {
     succeed(place.path(), &whole);
     let expected = losses(&place.path().join("whole"));
 
-    // Twenty times, at moments that differ from run to run of this test: in the middle of a step, of a checkpoint, of the
-    // start. `auto` begins the run, begins it again if it was killed before its first checkpoint, and goes on with it.
+    // The run is killed twenty times, at moments that differ each time this test runs: during a step, a checkpoint or
+    // the start. `auto` starts the run (again, if it was killed before its first checkpoint), and otherwise resumes it.
     let mut arguments = whole.clone();
     arguments[3] = "killed";
     arguments.extend(["--resume", "auto"]);
@@ -144,9 +145,9 @@ fn a_killed_run_resumes_to_the_same_losses() {
 }
 
 #[test]
-fn a_moved_run_goes_on_and_the_best_state_stays() {
+fn a_moved_run_resumes_and_the_best_checkpoint_stays() {
     let place = pictures(20);
-    // Evaluated after every epoch: the best may be any of them, and is not removed with its turn.
+    // Evaluated after every epoch: any checkpoint may be the best, and the best one stays when newer ones replace it.
     let whole = tiny(&[
         "pictures",
         "--out",
@@ -182,8 +183,8 @@ fn a_moved_run_goes_on_and_the_best_state_stays() {
         &["train", "--resume", "moved", "--device", "cpu"],
         &["no such file or folder", "pictures"],
     );
-    // The settings of the whole run are those of the half, but for its length, which its rates hang on: compare with one
-    // that was resumed where it was.
+    // Both runs have the same settings except their length, and the learning rates depend on the length: compare only
+    // the number of steps.
     succeed(
         elsewhere.path(),
         &[
@@ -206,8 +207,8 @@ fn a_moved_run_goes_on_and_the_best_state_stays() {
 
 #[cfg(unix)]
 #[test]
-fn signals_save_and_tell_how_to_go_on() {
-    // From a keyboard, and what schedulers send.
+fn signals_save_and_print_the_resume_command() {
+    // INT comes from a keyboard (Ctrl-C), the others from schedulers.
     for signal in ["-INT", "-TERM", "-USR1"] {
         stopped_by(signal);
     }
@@ -327,7 +328,7 @@ fn damaged_and_foreign_checkpoints_are_explained() {
     let last = checkpoints.pop().unwrap();
     let bytes = fs::read(&last).unwrap();
     fs::write(&last, &bytes[..bytes.len() / 2]).unwrap();
-    // The one before takes its place, and that is said.
+    // The checkpoint before it is used instead, and the message says so.
     let output = run_program(place.path(), &["evaluate", "run", "--device", "cpu"]);
     let message = text(&output.stderr);
     assert!(
@@ -373,7 +374,7 @@ fn divergence_keeps_the_last_good_checkpoint() {
     assert!(good.contains("linear probe"), "{good}");
 }
 
-/// A limit on the size of files, which writes meet as they meet a full disk.
+/// Limits the size of files: a write then fails in the same way as on a full disk.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_ends_the_run_and_keeps_what_was_saved() {
@@ -413,7 +414,7 @@ fn devices_are_listed() {
     );
 }
 
-/// The rows that `bench --json` prints, checked for what each has to say.
+/// The rows that `bench --json` prints. Checks the fields that every row must have, and the names of the operations.
 fn bench(arguments: &[&str]) -> Vec<Value> {
     let place = TempDir::new().unwrap();
     let common = ["bench", "--json", "--batch", "4", "--seconds", "0.001"];
@@ -449,7 +450,7 @@ fn bench(arguments: &[&str]) -> Vec<Value> {
 }
 
 #[test]
-fn bench_measures_every_operation_beside_burn_s() {
+fn bench_compares_every_operation_with_burn() {
     for row in bench(&["--device", "cpu"]) {
         let ratio = row["burn_ms"].as_f64().unwrap() / row["ms"].as_f64().unwrap();
         assert!(
@@ -486,7 +487,7 @@ fn sixteen_bits_are_refused_where_nothing_computes_with_them() {
 }
 
 #[test]
-fn a_run_goes_on_only_as_it_was_begun() {
+fn resuming_refuses_changed_settings_and_pictures() {
     let place = pictures(20);
     let run = trained(place.path(), "2");
     for (more, parts) in [
@@ -509,7 +510,7 @@ fn a_run_goes_on_only_as_it_was_begun() {
             parts,
         );
     }
-    // Other pictures of the same number and names.
+    // As many pictures with the same names, but the content of one is different.
     let picture = place.path().join("pictures/red/3.png");
     let kept = fs::read(&picture).unwrap();
     fs::copy(place.path().join("pictures/blue/3.png"), &picture).unwrap();
@@ -520,7 +521,7 @@ fn a_run_goes_on_only_as_it_was_begun() {
     );
     fs::write(&picture, kept).unwrap();
 
-    // Another batch: two epochs of 5 steps are two of 10, and the folder counts so from then on.
+    // Another batch: two epochs of 5 steps become two of 10, and the run's folder counts steps so from then on.
     let said = succeed(place.path(), &resume(&["--batch", "4", "--epochs", "4"]));
     assert!(
         said.contains("2 whole epochs are done, which are 20 steps now"),
@@ -529,9 +530,9 @@ fn a_run_goes_on_only_as_it_was_begun() {
     let steps: Vec<u64> = losses(&run).iter().map(|(step, _)| *step).collect();
     assert_eq!(steps.last(), Some(&40));
     assert!(steps.is_sorted(), "{steps:?}");
-    // The first step, and the ends of the two epochs of before.
+    // The first step, and the ends of the two epochs before the change of the batch.
     assert!(steps[..4].starts_with(&[2, 10, 20]), "{steps:?}");
-    // And back: a checkpoint of more steps is none of later ones.
+    // And back to the first batch: a checkpoint with a higher step number is not a later one.
     let said = succeed(place.path(), &resume(&["--batch", "8", "--epochs", "6"]));
     assert!(
         said.contains("4 whole epochs are done, which are 20 steps now"),
@@ -556,7 +557,7 @@ fn a_plan_says_what_a_run_needs_and_keeps_nothing() {
         assert!(said.contains(part), "no `{part}` in: {said}");
     }
     assert!(!place.path().join("run").exists());
-    // The paper's run on a card of 24 GB, on pictures of ours (20 pictures of 40 are enough to be told).
+    // A projector wider than the paper's on a card of 24 GiB, with the 40 pictures of this test: it does not fit.
     fail(
         place.path(),
         &[
@@ -576,4 +577,45 @@ fn a_plan_says_what_a_run_needs_and_keeps_nothing() {
         ],
         &["needs about", "24.0 GiB", "--batch"],
     );
+}
+
+#[test]
+fn a_run_from_before_settings_were_renamed_resumes() {
+    let place = tempfile::tempdir().unwrap();
+    let older = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/older");
+    let run = place.path().join("run");
+    fs::create_dir_all(run.join("checkpoints")).unwrap();
+    fs::create_dir_all(run.join("correlation")).unwrap();
+    for file in [
+        "config.toml",
+        "metrics.jsonl",
+        "checkpoints/step-00000118.safetensors",
+    ] {
+        fs::copy(older.join(file), run.join(file)).unwrap();
+    }
+    let before = losses(&run);
+    // Old names are accepted on the command line too.
+    let same = ["--set", "size=16", "--set", "encoder.cells=2"];
+    let more = ["--epochs", "3", "--set", "schedule.warmup_epochs=1"];
+    let said = succeed(place.path(), &resume(&[same, more].concat()));
+    assert!(said.contains("going on after step 118"), "{said}");
+    let after = losses(&run);
+    assert_eq!(after[..before.len()], before);
+    assert_eq!(after.last().unwrap().0, 3 * 59);
+    let config = fs::read_to_string(run.join("config.toml")).unwrap();
+    for name in ["view_size = 16", "pool_grid = 2", "std = ["] {
+        assert!(config.contains(name), "{config}");
+    }
+    // Evaluations of then and of now are in the curves.
+    let metrics = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let evaluations = metrics.matches(r#""event":"evaluation""#).count();
+    assert_eq!(
+        (evaluations, metrics.matches("figures").count()),
+        (4, 3),
+        "{metrics}"
+    );
+    // Another batch renumbers all of them.
+    let said = succeed(place.path(), &resume(&["--batch", "128", "--epochs", "4"]));
+    assert!(said.contains("the batch was 64 and is 128"), "{said}");
+    assert_eq!(losses(&run).last().unwrap().0, 4 * 29);
 }

@@ -1,8 +1,8 @@
-//! The reference cases, computed by PyTorch (tests/reference/README.md): every file of every folder is a case, on the
-//! CPU and on a wgpu adapter.
+//! Compares Barlow with reference cases that PyTorch computed (tests/reference/README.md). Every file of every folder
+//! is a case, which runs on the CPU and on a wgpu adapter.
 //!
 //! `BARLOW_REFERENCE` names another folder of cases; `BARLOW_TEST_DEVICE` (cpu, gpu or an adapter's number) tests on
-//! one device only. Without it the first adapter is taken, software or not.
+//! one device only. Unless it is a number, the adapter is the first GPU, or the first adapter if there is no GPU.
 
 #![allow(missing_docs)]
 
@@ -20,14 +20,14 @@ use barlow_core::model::{
     Architecture, BarlowTwins, EncoderConfig, Initializer, Mode, Network, ProjectorConfig, Stem,
     Visitor,
 };
-use barlow_core::ops::{AdamW, Moved, Parameter, augment};
+use barlow_core::ops::{AdamW, Parameter, Updated, augment};
 use barlow_core::optim::{Lars, OptimizerConfig, Rates, Schedule, TrustRatio};
 use barlow_core::train::Trainer;
 use burn::tensor::{DType, Tensor, TensorData};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-/// A reference file.
+/// A reference case: the content of one file.
 struct Case {
     name: String,
     params: Value,
@@ -111,7 +111,7 @@ fn devices() -> &'static [(String, Device)] {
             let mut adapters = pollster::block_on(device::adapters());
             assert!(
                 !adapters.is_empty(),
-                "no adapter to test on: `cargo xtask test` installs a software one, BARLOW_TEST_DEVICE=cpu leaves it out"
+                "no adapter to test on: run `cargo xtask test`, which installs a software one, or set BARLOW_TEST_DEVICE=cpu"
             );
             let number = match wanted.parse() {
                 Ok(number) => number,
@@ -119,7 +119,7 @@ fn devices() -> &'static [(String, Device)] {
             };
             let adapter = adapters.swap_remove(number);
             let name = adapter.info().name;
-            assert_eq!(adapter.known_fault(), None, "`cargo xtask test` brings another driver");
+            assert_eq!(adapter.known_fault(), None, "run `cargo xtask test`, which installs another driver");
             devices.push((name, pollster::block_on(adapter.open()).unwrap()));
         }
         devices
@@ -143,7 +143,7 @@ fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.into_data().iter::<f32>().collect()
 }
 
-/// Fails where values differ by more than `tolerance` of the largest expected one.
+/// Fails if a value differs from the expected one by more than `tolerance` times the largest expected magnitude.
 fn assert_close(found: &[f32], expected: &[f32], tolerance: f64, what: &str) {
     assert_eq!(found.len(), expected.len(), "{what}: lengths");
     let scale = expected
@@ -152,11 +152,11 @@ fn assert_close(found: &[f32], expected: &[f32], tolerance: f64, what: &str) {
     assert_within(found, expected, tolerance * scale, what);
 }
 
-fn assert_within(found: &[f32], expected: &[f32], most: f64, what: &str) {
+fn assert_within(found: &[f32], expected: &[f32], max: f64, what: &str) {
     for (i, (f, e)) in found.iter().zip(expected).enumerate() {
         let difference = f64::from((f - e).abs());
         assert!(
-            f.is_finite() && difference <= most,
+            f.is_finite() && difference <= max,
             "{what}[{i}]: {f} instead of {e}"
         );
     }
@@ -191,13 +191,14 @@ fn loss() {
     });
 }
 
-/// Moves a case's tensors step by step by `update(parameters, step)`, and compares them after each.
+/// Updates a case's tensors by `update(parameters, step)`, and compares them after every step. Each tensor has `memory`
+/// optimizer states of its own size.
 fn moves(
     case: &Case,
     device: &Device,
     memory: usize,
     tolerance: f64,
-    update: impl Fn(&[Parameter], usize) -> Vec<Moved>,
+    update: impl Fn(&[Parameter], usize) -> Vec<Updated>,
 ) {
     let shapes = case.params["shapes"].as_array().unwrap();
     let is_weight = |i: usize| shapes[i].as_array().unwrap().len() > 1;
@@ -209,21 +210,24 @@ fn moves(
     let start = (0..shapes.len()).map(|i| {
         let value = flat(format!("param.{i}.start"));
         let memory = (0..memory).map(|_| value.zeros_like()).collect();
-        Moved { value, memory }
+        Updated { value, memory }
     });
-    let mut moved: Vec<Moved> = start.collect();
+    let mut updated: Vec<Updated> = start.collect();
     for step in 0..case.count("steps") {
-        let parameters = moved.into_iter().enumerate().map(|(i, moved)| Parameter {
-            value: moved.value,
-            memory: moved.memory,
-            gradient: flat(format!("param.{i}.grad.{step}")),
-            is_weight: is_weight(i),
-        });
-        moved = update(&parameters.collect::<Vec<_>>(), step);
-        for (i, moved) in moved.iter().enumerate() {
+        let parameters = updated
+            .into_iter()
+            .enumerate()
+            .map(|(i, updated)| Parameter {
+                value: updated.value,
+                memory: updated.memory,
+                gradient: flat(format!("param.{i}.grad.{step}")),
+                is_weight: is_weight(i),
+            });
+        updated = update(&parameters.collect::<Vec<_>>(), step);
+        for (i, updated) in updated.iter().enumerate() {
             let name = format!("param.{i}.after.{step}");
             let what = format!("{}: {name}", case.name);
-            let value = values(moved.value.clone());
+            let value = values(updated.value.clone());
             assert_close(&value, &case.values(&name), tolerance, &what);
         }
     }
@@ -300,7 +304,7 @@ fn knn() {
         let vectors = |name: &str| {
             let width = case.tensors[name].shape().to_vec()[1];
             let values = case.values(name);
-            // Cosines, of features that are not moved to their mean.
+            // Cosines of features that are not centered.
             Features { width, values }.directions(&vec![0.0; width])
         };
         let classes = |name: &str| -> Vec<usize> {
@@ -318,7 +322,7 @@ fn knn() {
         gallery.add(vectors("train"));
         let queries = vectors("test");
         let votes = knn.votes((&gallery, &classes("train_class")), &queries);
-        // Ours are smaller by one factor, so that they stay finite at any temperature.
+        // Barlow divides all votes by exp(1 / T), so that they stay finite at any temperature.
         let factor = (1.0 / knn.temperature).exp();
         let count = case.count("classes");
         let expected = case.values("votes");
@@ -384,12 +388,12 @@ fn encoder_config(case: &Case) -> EncoderConfig {
             Some("imagenet") => Stem::ImageNet,
             stem => panic!("{stem:?}"),
         },
-        cells: 1,
+        pool_grid: 1,
         ..EncoderConfig::default()
     }
 }
 
-/// Puts a case's `weights.` in their places; every tensor of the network has to be there.
+/// Loads a case's `weights.NAME` tensors into a network; the case must have every tensor of the network.
 struct Load<'a> {
     case: &'a Case,
     device: &'a Device,
@@ -450,7 +454,7 @@ fn encoder() {
     });
 }
 
-/// The draw that a case of the augment folder describes.
+/// The augmentation of one view, as a case of `augment/` describes it.
 fn draw(case: &Value) -> Draw {
     let crop: Vec<usize> = case["crop"]
         .as_array()
@@ -469,7 +473,7 @@ fn draw(case: &Value) -> Draw {
             "contrast" => Jitter::Contrast(value),
             "saturation" => Jitter::Saturation(value),
             "hue" => Jitter::Hue(value),
-            other => panic!("jitter by {other}"),
+            other => panic!("unknown jitter operation {other}"),
         }
     });
     Draw {
@@ -500,7 +504,7 @@ fn augmentation() {
         let three = |name: &str| [0, 1, 2].map(|i| case.params[name][i].as_f64().unwrap() as f32);
         let normalization = Normalization {
             mean: three("mean"),
-            deviation: three("std"),
+            std: three("std"),
         };
         for (name, params) in case.params["cases"].as_object().unwrap() {
             let draw = draw(params);
@@ -510,10 +514,7 @@ fn augmentation() {
                 // The tolerance is stated for values between 0 and 1.
                 (
                     normalization,
-                    1.0 / normalization
-                        .deviation
-                        .iter()
-                        .fold(1.0, |m: f32, d| m.min(*d)),
+                    1.0 / normalization.std.iter().fold(1.0, |m: f32, d| m.min(*d)),
                 )
             } else {
                 (Normalization::NONE, 1.0)
@@ -528,11 +529,11 @@ fn augmentation() {
             ));
             let expected = case.values(&format!("{name}.out"));
             assert_eq!(view.len(), expected.len(), "{name}");
-            let most = 2.0 / 255.0 * unit;
+            let max = 2.0 / 255.0 * unit;
             let off = view
                 .iter()
                 .zip(&expected)
-                .filter(|(f, e)| !f.is_finite() || (*f - *e).abs() > most)
+                .filter(|(f, e)| !f.is_finite() || (*f - *e).abs() > max)
                 .count();
             let allowed = if solarized {
                 0.005 * expected.len() as f64
@@ -558,8 +559,8 @@ fn trajectory() {
             .map(|w| w.as_u64().unwrap() as usize)
             .collect();
         let config = Config {
-            size: case.count("pixels"),
-            // The schedule's batch, which scales the rates; the views bring their own.
+            view_size: case.count("pixels"),
+            // The schedule's batch, which scales the learning rates; the case's views have their own batch size.
             batch: schedule("batch_size"),
             lambda: case.number("lambda_"),
             encoder: encoder_config(case),
@@ -581,7 +582,7 @@ fn trajectory() {
         };
         let mut model = BarlowTwins::new(&config.encoder, &config.projector, 0, device);
         model.visit("", &mut Load { case, device });
-        // As many pictures as make the schedule's steps an epoch; none of them is looked at.
+        // As many pictures as give the schedule's steps per epoch; the trainer never reads them.
         let pictures = schedule("batch_size") * schedule("steps_per_epoch");
         let pictures = Pictures::new(1, 1, vec![0; 3 * pictures]);
         let mut trainer = Trainer::with_model(config, &pictures, device, model);
@@ -619,8 +620,9 @@ fn trajectory() {
             );
         }
         let correlation = pollster::block_on(trainer.correlation()).unwrap().1;
-        // Ten steps amplify rounding: with views that differ by a few parts in ten million, C's entries came out between
-        // 4e-6 and 3.2e-2 of the largest away from PyTorch's, in sixteen trials on the CPU and on lavapipe alike.
+        // Ten steps amplify rounding errors: with views that differ by a few parts in ten million, the entries of C
+        // differed from PyTorch's by 4e-6 to 3.2e-2 of the largest entry, in sixteen trials on the CPU and on lavapipe
+        // alike.
         assert_close(&correlation, &case.values("c.last"), 5e-2, "c.last");
     });
 }

@@ -1,4 +1,4 @@
-//! Data sets in, PyTorch's weights in and out, features out, and files that mean harm.
+//! Tests of file exchange: data sets in, PyTorch's weights in and out, features out, and hostile files.
 
 #![allow(missing_docs)]
 
@@ -14,7 +14,8 @@ use serde_json::Value;
 
 use program::*;
 
-/// What PyTorch wrote, and what it computes from it; `tools/pytorch_round_trip.py --record` made it.
+/// The folder with PyTorch's files and the results that PyTorch computes from them, as written by
+/// `tools/pytorch_round_trip.py --record`.
 fn recorded() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/reference/pytorch")
 }
@@ -23,7 +24,7 @@ fn shown(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// Tensors by name, as 32-bit floats.
+/// The shape and the values (32-bit floats) of each tensor in a safetensors file, by name.
 fn tensors(path: &Path) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
     let bytes = fs::read(path).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
@@ -92,7 +93,7 @@ fn torchvisions_weights_come_in_and_go_out() {
         assert_eq!(features.0, [3, 32]);
         assert_near(&features.1, &expected["features"].1, tolerance, file);
     }
-    // What went in comes out, number for number.
+    // Another export and import gives exactly the same numbers.
     succeed(
         place.path(),
         &["export", "resnet18_w4", "--to", "out.safetensors"],
@@ -114,7 +115,7 @@ fn torchvisions_weights_come_in_and_go_out() {
     );
     let out = tensors(&place.path().join("out.safetensors"));
     assert_eq!(out, tensors(&place.path().join("again.safetensors")));
-    // torchvision's names, less the classifier's: 20 convolutions, and 20 normalizations of four tensors each.
+    // torchvision's names without the classifier's: 20 convolutions, and 20 normalizations of four tensors each.
     assert_eq!(out.len(), 20 + 4 * 20);
     assert!(out.contains_key("layer4.0.downsample.1.running_var"));
 }
@@ -131,7 +132,7 @@ fn the_official_checkpoint_comes_with_its_projector_and_its_momentum() {
         "ResNet50, 2 wide",
         "[12, 10, 8]",
         "3 epochs",
-        "memory of 166 parameters",
+        "momentum of 166 parameters",
         "2 tensors",
         "module.bn",
     ] {
@@ -165,7 +166,7 @@ fn the_official_checkpoint_comes_with_its_projector_and_its_momentum() {
         1e-4,
         "embeddings",
     );
-    // It goes on, from its epoch on.
+    // Training continues from the checkpoint's epoch.
     let set = tempfile::tempdir().unwrap();
     write_emoji(set.path(), 12);
     let said = succeed(
@@ -189,12 +190,12 @@ fn the_official_checkpoint_comes_with_its_projector_and_its_momentum() {
     assert!(said.contains("waited for"), "{said}");
 }
 
-/// An emoji's planes; those beside each other in the set are all faces, and these are not.
+/// The color planes of an emoji. Neighbors in the set are all faces, so only every 40th is taken.
 fn drawing(index: usize) -> &'static [u8] {
     emoji().noto.picture(40 * index)
 }
 
-/// Emoji as PNG files in class folders, `train/CLASS/NUMBER.png`.
+/// Writes emoji as PNG files in class folders, `train/CLASS/NUMBER.png`.
 fn write_emoji(folder: &Path, count: usize) {
     let (height, width) = emoji().noto.size();
     for i in 0..count {
@@ -238,7 +239,7 @@ fn every_reader_gives_the_same_pictures_and_classes() {
         records.collect::<Vec<u8>>(),
     )
     .unwrap();
-    // As what NumPy's arrays are pickled to, by Python 2.
+    // As CIFAR-10's Python files: NumPy arrays, pickled by Python 2.
     let python = place.path().join("cifar-10-batches-py");
     fs::create_dir(&python).unwrap();
     fs::write(python.join("data_batch_1"), pickled_cifar(count)).unwrap();
@@ -276,7 +277,7 @@ fn every_reader_gives_the_same_pictures_and_classes() {
         assert_eq!(found["pictures"], count, "{path}");
         assert_eq!(found["fingerprint"], folder["fingerprint"], "{path}");
     }
-    // Another class is another set.
+    // Other classes give another fingerprint.
     let records = (0..count).flat_map(|i| [&[(i % 3) as u8][..], drawing(i)].concat());
     fs::write(
         binary.join("data_batch_1.bin"),
@@ -289,7 +290,7 @@ fn every_reader_gives_the_same_pictures_and_classes() {
     );
 }
 
-/// `{'data': numpy.array(...), 'labels': [...]}`, protocol 2.
+/// The pickle, with protocol 2, of `{'data': numpy.array(...), 'labels': [...]}`.
 fn pickled_cifar(count: usize) -> Vec<u8> {
     let data: Vec<u8> = (0..count).flat_map(|i| drawing(i).to_vec()).collect();
     let mut pickle = b"\x80\x02}(U\x04datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01".to_vec();
@@ -380,7 +381,7 @@ fn stl_and_mnist_are_read() {
 fn hostile_files_are_refused() {
     let place = tempfile::tempdir().unwrap();
     let at = |name: &str| place.path().join(name);
-    // A pickle that wants a shell, in both layouts of a .pth.
+    // A pickle that tries to run a shell command, in both file layouts of a .pth.
     let shell: &[u8] = b"\x80\x02cos\nsystem\nU\x0ctouch harmed!\x85R.";
     fs::write(at("legacy.pth"), shell).unwrap();
     fs::write(at("zip.pth"), zip_of(&[("x/data.pkl", shell)])).unwrap();
@@ -388,7 +389,7 @@ fn hostile_files_are_refused() {
         fail(place.path(), &["import", file], &["os.system", "refused"]);
     }
     assert!(!at("harmed!").exists());
-    // A .pth that is cut short anywhere.
+    // A .pth that is cut short at several places.
     let whole = fs::read(recorded().join("resnet18_w4_legacy.pth")).unwrap();
     for share in [1, 3, 7, 9] {
         fs::write(at("cut.pth"), &whole[..whole.len() * share / 10]).unwrap();
@@ -401,7 +402,7 @@ fn hostile_files_are_refused() {
     )
     .unwrap();
     fail(place.path(), &["import", "lie.safetensors"], &["damaged"]);
-    // Names that point out of an archive.
+    // A name that points outside the archive.
     let mut archive = tar::Builder::new(File::create(at("out.tar")).unwrap());
     let mut header = tar::Header::new_gnu();
     header.as_old_mut().name[..9].copy_from_slice(b"../up.png");
@@ -415,7 +416,7 @@ fn hostile_files_are_refused() {
         &["data", "inspect", "out.tar"],
         &["../up.png", "refused"],
     );
-    // A pickle in a data set.
+    // The same pickle in a data set.
     fs::create_dir(at("cifar")).unwrap();
     fs::write(at("cifar/data_batch_1"), shell).unwrap();
     fail(
@@ -423,7 +424,8 @@ fn hostile_files_are_refused() {
         &["data", "inspect", "cifar"],
         &["data_batch_1", "os.system"],
     );
-    // Pictures: a bomb, one that is cut short, and one that is none, beside one that is good.
+    // Pictures: a header that announces 60000 x 60000 pixels, a file cut short, a file that is not a picture, and
+    // a good one.
     fs::create_dir(at("pictures")).unwrap();
     write_emoji(&at("good"), 1);
     let good = fs::read(at("good/train/even/0000.png")).unwrap();
@@ -438,7 +440,7 @@ fn hostile_files_are_refused() {
         unreadable[0].as_str().unwrap().contains("60000 x 60000"),
         "{unreadable:?}"
     );
-    // A pickle of marks alone, which would take eight bytes for each of its own.
+    // A pickle that contains only marks: each of its bytes would take eight bytes of memory.
     fs::create_dir(at("marks")).unwrap();
     let marks = File::create(at("marks/data_batch_1")).unwrap();
     let mut writer = std::io::BufWriter::new(marks);
@@ -477,7 +479,7 @@ fn hostile_files_are_refused() {
     );
 }
 
-/// An archive of uncompressed files, as `torch.save` writes one.
+/// A zip archive of uncompressed files, as `torch.save` writes it.
 fn zip_of(files: &[(&str, &[u8])]) -> Vec<u8> {
     use std::io::Write as _;
     let mut writer = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
@@ -491,10 +493,10 @@ fn zip_of(files: &[(&str, &[u8])]) -> Vec<u8> {
 }
 
 #[test]
-fn alike_pictures_are_found() {
+fn duplicates_and_similar_pictures_are_found() {
     let place = tempfile::tempdir().unwrap();
     write_emoji(&place.path().join("set"), 24);
-    // A copy of number 5 of another size and quality.
+    // A copy of picture 5 with another size and quality.
     let original = place.path().join("set/train/odd/0005.png");
     let copy =
         image::open(&original)
@@ -505,7 +507,15 @@ fn alike_pictures_are_found() {
         .unwrap();
     succeed(
         place.path(),
-        &tiny(&["set", "--out", "run", "--epochs", "3", "--set", "size=32"]),
+        &tiny(&[
+            "set",
+            "--out",
+            "run",
+            "--epochs",
+            "3",
+            "--set",
+            "view_size=32",
+        ]),
     );
     let said = succeed(
         place.path(),
@@ -549,7 +559,7 @@ fn alike_pictures_are_found() {
     assert!(lines[1].ends_with("train/odd/copy.jpg"), "{said}");
     let page = fs::read_to_string(place.path().join("found.html")).unwrap();
     assert_eq!(page.matches("<img").count(), 4);
-    // And for other programs.
+    // Features for other programs.
     for to in ["f.parquet", "f.npy"] {
         succeed(
             place.path(),
@@ -603,16 +613,16 @@ fn protocols_are_measured_with_their_settings() {
     );
     assert_eq!(all[1]["settings"]["neighbors"], 200);
     assert_eq!(all[2]["settings"]["labels"], 0.1);
-    // Of 40 pictures in two classes a fifth is tested on, and a tenth of each class's others, rounded, has labels.
+    // A fifth of the 40 pictures is the test set. Of the rest, a tenth of each class, rounded, has labels.
     assert_eq!((&all[0]["train"], &all[0]["test"]), (&32.into(), &8.into()));
     assert_eq!(
         (&all[0]["labels"], &all[2]["labels"]),
         (&32.into(), &3.into())
     );
-    // Red and blue pictures: neighbors tell them.
-    assert_eq!(all[1]["figures"][0]["value"], 1.0);
+    // Nearest neighbors tell red pictures from blue ones.
+    assert_eq!(all[1]["metrics"][0]["value"], 1.0);
 
-    // A list says whose labels are known, and learning from these few is enough for colors.
+    // A list names the pictures whose labels are known; learning from them is enough to tell the colors apart.
     let names = |class: &'static str| (0..20).map(move |i| format!("{class}/{i}.png"));
     let list: String = names("red")
         .chain(names("blue"))
@@ -634,11 +644,11 @@ fn protocols_are_measured_with_their_settings() {
     ];
     let output = run_program(place.path(), &of_list);
     let all: Value = serde_json::from_slice(&output.stdout).unwrap();
-    // All that are to learn from; of the others, which are tested on, the program says so.
+    // All 32 training pictures have labels. The other 8 names belong to test pictures, and the program says so.
     assert_eq!(all[0]["labels"], 32);
     assert!(text(&output.stderr).contains("8 of 40 names"));
     assert!(
-        all[0]["figures"][0]["value"].as_f64().unwrap() >= 0.9,
+        all[0]["metrics"][0]["value"].as_f64().unwrap() >= 0.9,
         "{all}"
     );
     fs::write(place.path().join("list.txt"), "n04235860_14959.JPEG\n").unwrap();
@@ -648,7 +658,8 @@ fn protocols_are_measured_with_their_settings() {
         &["list.txt", "none of its 1 names", ".png"],
     );
 
-    // Pictures that are streamed and cut whole, as photographs are, at another size: neighbors still tell the colors.
+    // Streamed pictures with crops of the whole picture, as for photographs, at another size: nearest neighbors still
+    // tell the colors apart.
     let larger = [
         "evaluate",
         "run",
@@ -666,7 +677,7 @@ fn protocols_are_measured_with_their_settings() {
     ];
     let all: Value = serde_json::from_str(&succeed(place.path(), &larger)).unwrap();
     assert_eq!((&all[0]["side"], &all[0]["size"]), (&80.into(), &16.into()));
-    assert_eq!(all[0]["figures"][0]["value"], 1.0);
+    assert_eq!(all[0]["metrics"][0]["value"], 1.0);
     assert_eq!(
         all[1]["train"], 33,
         "the unreadable file is replaced in a stream"
@@ -676,7 +687,7 @@ fn protocols_are_measured_with_their_settings() {
 }
 
 #[test]
-fn a_stream_trains_as_memory_does() {
+fn streamed_and_in_memory_runs_have_equal_losses() {
     let place = pictures(20);
     for (run, stream) in [
         ("held", "data.stream=never"),
@@ -687,7 +698,7 @@ fn a_stream_trains_as_memory_does() {
             &tiny(&["pictures", "--out", run, "--epochs", "2", "--set", stream]),
         );
     }
-    // The broken file is left out of what is held and replaced in a stream: compare on a set without one.
+    // A set in memory leaves the broken file out, and a stream replaces it: compare on a set without a broken file.
     fs::remove_file(place.path().join("pictures/red/broken.jpg")).unwrap();
     for (run, stream) in [
         ("held 2", "data.stream=never"),
@@ -727,7 +738,7 @@ fn views_of_whole_pictures_are_streamed_and_the_same_each_time() {
     succeed(place.path(), &whole("second"));
     let [first, second] = ["first", "second"].map(|run| losses(&place.path().join(run)));
     assert_eq!(first, second);
-    // The pictures are not square: their middle squares make other views.
+    // The pictures are not square, so views cut from their middle squares differ.
     succeed(
         place.path(),
         &tiny(&["pictures", "--out", "middle", "--epochs", "2"]),
@@ -764,7 +775,7 @@ fn biases_of_a_projector_are_folded_into_the_running_means() {
         &["export", "run", "--to", "plain.safetensors", "--projector"],
     );
     let plain = tensors(&place.path().join("plain.safetensors"));
-    // The same projector as a library with biases would write it: what a bias adds, the running mean holds.
+    // The same projector as a library with biases would write it: the running mean includes the bias.
     let mut biased = plain.clone();
     let bias: Vec<f32> = (0..8).map(|i| 0.3 * i as f32 - 1.0).collect();
     let mean = &mut biased.get_mut("projector.1.running_mean").unwrap().1;
@@ -828,7 +839,7 @@ fn biases_of_a_projector_are_folded_into_the_running_means() {
 }
 
 #[test]
-fn one_part_is_tested_on_and_named() {
+fn one_split_is_the_test_split_and_is_named() {
     let place = pictures(12);
     let folder = place.path().join("set");
     for (part, numbers) in [("train", 0..8), ("val", 8..10), ("test", 10..12)] {

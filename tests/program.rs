@@ -1,9 +1,9 @@
-//! The program under test, and what tests give it.
+//! Helpers that run the program under test and create its input.
 
 #![allow(
     missing_docs,
     dead_code,
-    reason = "each test program uses a part of it"
+    reason = "each test program uses only some of the helpers"
 )]
 
 use std::fs;
@@ -31,7 +31,7 @@ pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Runs a command that has to succeed; what it printed.
+/// Runs a command that must succeed; returns its standard output.
 pub fn succeed(folder: &Path, arguments: &[&str]) -> String {
     let output = run_program(folder, arguments);
     assert!(
@@ -42,7 +42,7 @@ pub fn succeed(folder: &Path, arguments: &[&str]) -> String {
     text(&output.stdout)
 }
 
-/// Runs a command that has to fail with a message that holds every one of `parts`.
+/// Runs a command that must fail with exit status 1 and a message that contains all of `parts`.
 pub fn fail(folder: &Path, arguments: &[&str], parts: &[&str]) {
     let output = run_program(folder, arguments);
     let message = text(&output.stderr);
@@ -56,7 +56,7 @@ pub fn fail(folder: &Path, arguments: &[&str], parts: &[&str]) {
     }
 }
 
-/// A run of seconds: a narrow encoder, four steps an epoch.
+/// Arguments of a run that takes seconds: a narrow encoder, and batches of 8 pictures.
 pub const TINY: [&str; 10] = [
     "--device",
     "cpu",
@@ -67,14 +67,15 @@ pub const TINY: [&str; 10] = [
     "--set",
     "projector.widths=[8,8]",
     "--set",
-    "size=16",
+    "view_size=16",
 ];
 
 pub fn tiny<'a>(more: &[&'a str]) -> Vec<&'a str> {
     [&["train"], more, &TINY[..]].concat()
 }
 
-/// Folders of pictures in two classes, apart by color, with something that is no picture among them.
+/// Creates a folder `pictures` with `count` pictures in each of two classes, which differ in color, and with two files
+/// that are not pictures.
 pub fn pictures(count: usize) -> TempDir {
     let place = tempfile::tempdir().unwrap();
     for class in ["blue", "red"] {
@@ -98,7 +99,7 @@ pub fn pictures(count: usize) -> TempDir {
     place
 }
 
-/// Trains on `pictures` into `run`, with a checkpoint after every epoch.
+/// Trains on `pictures` into `run`, with a checkpoint after every epoch; returns the run's folder.
 pub fn trained(place: &Path, epochs: &str) -> PathBuf {
     succeed(
         place,
@@ -123,7 +124,7 @@ pub fn metrics(run: &Path) -> Vec<Value> {
         .collect()
 }
 
-/// The losses by step, of the steps that are logged.
+/// The step number and the loss of every logged step.
 pub fn losses(run: &Path) -> Vec<(u64, f64)> {
     let lines = metrics(run);
     let steps = lines.iter().filter(|line| line["event"] == "step");

@@ -1,12 +1,13 @@
-"""Pictures a second of Barlow's reader and of torchvision's DataLoader, in turn, with as many workers.
+"""Measures pictures per second of Barlow's reader and of PyTorch's DataLoader, in turn, with as many workers each.
 
     pip install torch torchvision
     cargo build --release
     python tools/compare_dataloader.py FOLDER [--side 32] [--workers 2] [--views 2]
 
-FOLDER holds class folders, as torchvision's ImageFolder wants them. Both decode, bring the shorter side to SIDE, keep the
-middle, and hand out batches of 256 pictures of 8-bit planes: DataLoader with workers, Barlow with threads. With --views, both
-cut that many RandomResizedCrop(SIDE, bicubic) from each whole picture instead, as training on photographs does.
+FOLDER contains class folders, as torchvision's ImageFolder expects. Both decode, resize the shorter side to SIDE, crop
+the center, and deliver batches of 256 pictures as 8-bit planes: DataLoader with worker processes, Barlow with threads.
+With --views, both instead cut that many RandomResizedCrop(SIDE, bicubic) from each whole picture, as training on
+photographs does, in batches of 64 pictures.
 """
 
 import argparse
@@ -42,7 +43,7 @@ def dataloader(folder, side, workers, seconds, views):
     done, started = 0, None
     while True:
         for batch, _ in loader:
-            # Starting the workers is not reading.
+            # The time to start the workers does not count.
             if started is None:
                 started = time.time()
                 continue

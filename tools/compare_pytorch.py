@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Barlow and PyTorch in turn on the same encoder, projector, batch and threads, on the CPU: images a second.
+"""Compares the training speed of Barlow and PyTorch on the CPU, in images per second, with the same model and threads.
 
     pip install torch
     cargo build --release
@@ -7,11 +7,12 @@
 
 Both train the small encoder of the emoji recipe (3x3 stride-2 stem to 24 channels, basic blocks of 24, 48 and 96,
 projector 128-128-128) with AdamW on batches of 128 emoji at 32x32, and make both views of every picture: random
-resized crop (bicubic), flip, color jitter, grayscale and solarization by the recipe's probabilities.
+resized crop (bicubic), flip, color jitter and grayscale with the recipe's probabilities.
 
-PyTorch's augmentation here works on whole batches, which is its fastest way on a CPU: crops by one grid_sample of the
-batch (bicubic without antialiasing, so slightly less work than Barlow's), the rest by masks. The figure is the median
-over rounds of each side's own steps a second after a warm-up; the ratio is what to look at, since machines are noisy.
+PyTorch's augmentation works on whole batches here, which is its fastest way on a CPU: one grid_sample per batch for the
+crops (bicubic without antialiasing, so slightly less work than Barlow's), masks for the rest. In each round, both
+measure their own speed after a warm-up; the result is the median ratio over the rounds. Machines are noisy: trust only
+the ratio.
 """
 
 import argparse
@@ -135,7 +136,7 @@ def barlow(program, steps, threads):
         run = Path(place) / "run"
         subprocess.run(
             [program, "train", "--device", "cpu", "--out", run, "--epochs", str(epochs), "--lambda", str(LAMBDA),
-             "--batch", str(BATCH), "--set", "projector.widths=[128,128,128]", "--set", "encoder.cells=1",
+             "--batch", str(BATCH), "--set", "projector.widths=[128,128,128]", "--set", "encoder.pool_grid=1",
              "--set", "evaluate_every=0", "--set", "checkpoint_every=0"],
             check=True, capture_output=True, env={**os.environ, "RAYON_NUM_THREADS": str(threads)},
         )

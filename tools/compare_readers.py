@@ -1,12 +1,12 @@
-"""One set of pictures in the forms that Barlow reads: each has to give the same pictures and classes.
+"""Checks that Barlow reads the same pictures and classes from one data set in every format.
 
     pip install numpy pillow
     cargo build --release
     python tools/compare_readers.py FOLDER [--barlow PATH]
 
-FOLDER holds CIFAR-10 as train/CLASS/*.jpg and test/CLASS/*.jpg. It is written anew as PNG files (decoders of JPEG round
-differently), CIFAR-10's binary files and its pickles, a .tar, a .tar.gz and a list, and the fingerprints that `barlow data
-inspect` prints are compared.
+FOLDER contains CIFAR-10 as train/CLASS/*.jpg and test/CLASS/*.jpg. The script writes it as PNG files (JPEG decoders
+round differently), as CIFAR-10's binary files and pickles, as a .tar, a .tar.gz and a list, and compares the
+fingerprints that `barlow data inspect` prints.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def main(arguments):
             found = json.loads(subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout)
             print(f"{found['fingerprint']}  {found['train']:6} {found['test']:6}  {found['format']}", flush=True)
             fingerprints.setdefault(found["pictures"], set()).add(found["fingerprint"])
-        # The list knows no parts, so that it stands for the training pictures alone.
+        # A list has no splits, so it contains only the training pictures.
         assert all(len(of_count) == 1 for of_count in fingerprints.values()), "the readers differ"
         print("all agree")
 
@@ -72,6 +72,6 @@ def main(arguments):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder")
-    parser.add_argument("--protocol", type=int, default=2, help="of the pickles")
+    parser.add_argument("--protocol", type=int, default=2, help="protocol of the pickles")
     parser.add_argument("--barlow", default=os.path.join(os.environ.get("CARGO_TARGET_DIR", "target"), "release/barlow"))
     main(parser.parse_args())

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from PIL import Image
 
-SIDE = 32  # pixels a side, as the vendors' own 32 px sheets have them
+SIDE = 32  # pixels per side, as in the vendors' own 32 px sheets
 PADDING = 1  # transparent pixels around each cell of emoji-datasource's sheets
 COLUMNS = 64  # of the sheet made here
 DATA = Path(__file__).resolve().parent.parent / "core" / "data"

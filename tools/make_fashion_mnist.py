@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes web/data/fashion-mnist.png: the first 300 pictures of each of Fashion-MNIST's ten classes, a column a class.
+"""Makes web/data/fashion-mnist.png: the first 300 pictures of each Fashion-MNIST class, one column per class.
 
     apt-get install dataset-fashion-mnist     (Debian; or the same files from github.com/zalandoresearch/fashion-mnist)
     pip install pillow

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Makes the lab's small copies of what is large: web/data/emoji.webp and web/data/inter.otf.
+"""Makes small copies of large files for the lab: web/data/emoji.webp and web/data/inter.otf.
 
     apt-get install fonts-inter               (Debian; or Inter-Regular.otf from github.com/rsms/inter)
     pip install pillow fonttools
     python3 tools/make_lab_data.py /usr/share/fonts/opentype/inter/Inter-Regular.otf
 
-The emoji are core/data/emoji.webp at a quality that eyes do not miss at 32 pixels, in a fifth of the bytes; the font
-has the letters of Western languages, Greek, and the signs that the panel uses.
+The emoji are core/data/emoji.webp with lossy compression, in a fifth of the bytes; the loss is not visible at 32
+pixels. The font keeps the letters of Western languages, Greek, and the signs that the panel uses.
 """
 
 import sys

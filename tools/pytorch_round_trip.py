@@ -1,15 +1,15 @@
-"""Weights from PyTorch through Barlow and back, checked by PyTorch and by onnxruntime.
+"""Sends weights from PyTorch through Barlow and back, and checks the results with PyTorch and onnxruntime.
 
     pip install torch torchvision safetensors onnxruntime pyarrow
     cargo build --release
     python tools/pytorch_round_trip.py [--barlow PATH] [--depth 18|50]
 
-A torchvision ResNet with random weights and statistics is written as .pth; `barlow import` takes it in, `barlow embed`
-computes the features of pictures, which have to agree with PyTorch's; `barlow export` writes it as .safetensors, which
-load_state_dict takes strictly, and as ONNX, which onnxruntime runs.
+A torchvision ResNet with random weights and statistics is written as .pth; `barlow import` reads it, and `barlow embed`
+computes features of pictures, which must agree with PyTorch's; `barlow export` writes it as .safetensors, which
+load_state_dict loads strictly, and as ONNX, which onnxruntime runs.
 
-With `--record FOLDER` it writes small cases instead, from which the tests do the same without PyTorch:
-tests/reference/pytorch was made so.
+With `--record FOLDER` it writes small cases instead, with which the tests check the same without PyTorch. It made
+tests/reference/pytorch.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def projector(features, widths):
 
 
 class BarlowTwins(torch.nn.Module):
-    """The official code's modules, by name."""
+    """The official code's model, with its module names."""
 
     def __init__(self, backbone, widths):
         super().__init__()
@@ -113,7 +113,7 @@ def record(folder):
     os.makedirs(os.path.join(folder, "pictures"), exist_ok=True)
     batch = pictures(os.path.join(folder, "pictures"), 32, 3)
     model = network(18, 4, classes=10)
-    # A view that is no whole storage, as channels_last weights and slices are.
+    # Tensors that are views of a larger or permuted storage: a slice, and channels_last weights.
     state = model.state_dict()
     state["fc.weight"] = torch.cat([state["fc.weight"], state["fc.weight"]])[10:]
     state["conv1.weight"] = state["conv1.weight"].contiguous(memory_format=torch.channels_last)
@@ -143,7 +143,7 @@ def check(barlow, depth):
 
     def agrees(name, found, expected):
         worst = float((torch.as_tensor(found) - expected).abs().max() / expected.abs().max())
-        print(f"{name}: largest difference {worst:.2e} of the largest feature")
+        print(f"{name}: largest difference {worst:.2e}, relative to the largest feature")
         assert worst < 1e-4, name
 
     torch.manual_seed(0)

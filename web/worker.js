@@ -1,4 +1,4 @@
-// The trainer: the page's own module, which finds out by itself that it runs in a worker.
+// The trainer's worker. It loads the page's own module, which detects that it runs in a worker.
 import start from "./lab.js";
 
 await start();

@@ -1,4 +1,4 @@
-//! Where a run computes: on a GPU through wgpu, or on the CPU.
+//! The devices that a run computes on: a GPU through wgpu, or the CPU.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,43 +10,43 @@ use cubecl::Device as CubeDevice;
 use cubecl::config::autotune::AutotuneLevel;
 use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
 
-/// The CPU.
+/// The CPU as a device.
 pub fn cpu() -> Device {
     Device::flex()
 }
 
-/// Whether tensors of `device` live in the host's memory.
+/// Whether tensors on `device` are in the host's memory.
 pub fn runs_on_cpu(device: &Device) -> bool {
     matches!(device.as_dispatch(), DispatchDevice::Flex(_))
 }
 
-/// What a device allows.
+/// The limits of a device that settings are checked against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeviceLimits {
-    /// The bytes of a tensor that a kernel can be given.
+    /// The largest tensor that can be bound to a kernel, in bytes.
     pub binding_bytes: u64,
 }
 
-/// A way to a GPU, or to software that acts as one.
+/// A wgpu adapter: a GPU, or a software implementation of one.
 pub struct Adapter {
     instance: wgpu::Instance,
     adapter: wgpu::Adapter,
 }
 
-/// Why an adapter does not serve.
+/// Why an adapter cannot be used.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("the adapter {name} cannot be opened: {reason}")]
 pub struct AdapterError {
     /// The adapter's name.
     pub name: String,
-    /// What its driver, or burn, says.
+    /// The error of its driver, or of burn.
     pub reason: String,
 }
 
-/// All adapters, in the order of their numbers.
+/// All adapters; an adapter's number is its index in this list.
 pub async fn adapters() -> Vec<Adapter> {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
-    // OpenGL has no compute worth having; where it works, one of the others does too.
+    // Without OpenGL: its compute shaders are of no use, and where it works, another backend does too.
     let backends = wgpu::Backends::PRIMARY;
     let adapters = instance.enumerate_adapters(backends).await;
     adapters
@@ -58,25 +58,26 @@ pub async fn adapters() -> Vec<Adapter> {
         .collect()
 }
 
-/// The first Mesa whose software adapter computes rightly: before it, a shader's loops ended after 65,535 turns in all, with
-/// what they had (seen with 22.3; 25 and 26 are right).
-const FIRST_RIGHT_MESA: u32 = 23;
+/// The first major version of Mesa whose software adapter (llvmpipe) computes correctly. Older ones end a shader's
+/// loops after 65,535 iterations in all, with the values reached so far (seen with 22.3; 25 and 26 are correct).
+const FIRST_CORRECT_MESA: u32 = 23;
 
-/// Why results of an adapter are not to be trusted, if they are not.
+/// The known fault that makes an adapter compute wrong results, if there is one.
 fn fault_of(info: &wgpu::AdapterInfo) -> Option<String> {
     let version = info.driver_info.split("Mesa ").nth(1)?;
     let major: u32 = version.split('.').next()?.parse().ok()?;
     let is_llvmpipe = info.driver == "llvmpipe" || info.name.starts_with("llvmpipe");
-    (is_llvmpipe && major < FIRST_RIGHT_MESA).then(|| {
+    (is_llvmpipe && major < FIRST_CORRECT_MESA).then(|| {
         let version = version.split_whitespace().next().unwrap_or_default();
         format!(
             "the software adapter of Mesa {version} ends long loops early and computes wrong results: install Mesa \
-             {FIRST_RIGHT_MESA} or later"
+             {FIRST_CORRECT_MESA} or later"
         )
     })
 }
 
-/// Which of `adapters` is taken when nothing is said: the first GPU, discrete before others.
+/// The index of the default one of `adapters`: the first discrete GPU, else the first integrated one, else any
+/// other GPU. `None` if there is no GPU.
 pub fn preferred(adapters: &[Adapter]) -> Option<usize> {
     let rank = |adapter: &Adapter| match adapter.info().device_type {
         wgpu::DeviceType::DiscreteGpu => 0,
@@ -93,17 +94,17 @@ pub fn preferred(adapters: &[Adapter]) -> Option<usize> {
 }
 
 impl Adapter {
-    /// Name, driver and kind.
+    /// The adapter's name, driver and type.
     pub fn info(&self) -> wgpu::AdapterInfo {
         self.adapter.get_info()
     }
 
-    /// Whether it is a GPU, rather than software that acts as one.
+    /// Whether the adapter is a GPU, not software.
     pub fn is_hardware(&self) -> bool {
         self.info().device_type != wgpu::DeviceType::Cpu
     }
 
-    /// What kind of thing it is, in words.
+    /// The adapter's type in words.
     pub fn kind(&self) -> &'static str {
         match self.info().device_type {
             wgpu::DeviceType::DiscreteGpu => "discrete GPU",
@@ -114,15 +115,15 @@ impl Adapter {
         }
     }
 
-    /// Why its results are not to be trusted, if they are not.
+    /// The known fault that makes the adapter compute wrong results, if there is one: what, and what to do.
     pub fn known_fault(&self) -> Option<String> {
         fault_of(&self.info())
     }
 
-    /// Bytes of memory that it has, where its driver tells: Vulkan's largest heap on the device.
+    /// The adapter's memory in bytes, if its driver reports it: the largest device-local heap of Vulkan.
     #[cfg(all(not(target_family = "wasm"), not(target_vendor = "apple")))]
     pub fn memory_bytes(&self) -> Option<u64> {
-        // SAFETY: the handles are only asked about, while the adapter that owns them is borrowed.
+        // SAFETY: the handles are only queried, and the adapter that owns them is borrowed meanwhile.
         unsafe {
             let adapter = self.adapter.as_hal::<wgpu::hal::api::Vulkan>()?;
             let instance = adapter.shared_instance().raw_instance();
@@ -139,23 +140,23 @@ impl Adapter {
         }
     }
 
-    /// Bytes of memory that it has, where its driver tells: here none does.
+    /// The adapter's memory in bytes: always `None`, because it is not known on this platform.
     #[cfg(any(target_family = "wasm", target_vendor = "apple"))]
     pub fn memory_bytes(&self) -> Option<u64> {
         None
     }
 
-    /// Whether its shaders know 16-bit floats.
+    /// Whether its shaders support 16-bit floats.
     pub fn has_f16(&self) -> bool {
         self.adapter.features().contains(wgpu::Features::SHADER_F16)
     }
 
-    /// Whether its shaders know subgroups.
+    /// Whether its shaders support subgroups.
     pub fn has_subgroups(&self) -> bool {
         self.adapter.features().contains(wgpu::Features::SUBGROUP)
     }
 
-    /// All its limits.
+    /// All limits that wgpu reports for the adapter.
     pub fn limits(&self) -> wgpu::Limits {
         self.adapter.limits()
     }
@@ -169,12 +170,12 @@ impl Adapter {
         DeviceLimits { binding_bytes }
     }
 
-    /// Opens it for computing.
+    /// Opens the adapter for computing.
     ///
     /// # Errors
-    /// If the driver refuses, or burn cannot use it.
+    /// If the driver refuses to open it, or burn cannot use it.
     pub async fn open(self) -> Result<Device, AdapterError> {
-        quiet_autotune();
+        limit_autotune();
         let name = self.info().name;
         let failed = |reason: String| AdapterError {
             name: name.clone(),
@@ -182,7 +183,7 @@ impl Adapter {
         };
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("barlow"),
-            // Buffers that the host maps in place would keep cubecl from pooling them.
+            // With MAPPABLE_PRIMARY_BUFFERS, cubecl would not pool its buffers.
             required_features: self
                 .adapter
                 .features()
@@ -215,7 +216,7 @@ impl Adapter {
             let mut simulated = SIMULATED.lock().unwrap_or_else(PoisonError::into_inner);
             simulated.push(opened.as_dispatch().clone());
         }
-        // After burn's own listener, which panics on a thread that nobody waits for.
+        // After `init`, because this replaces burn's own handler, which panics on a thread that is never joined.
         listen(&device, |error| {
             let mut errors = UNCAPTURED.lock().unwrap_or_else(PoisonError::into_inner);
             errors.push(error);
@@ -224,10 +225,10 @@ impl Adapter {
     }
 }
 
-/// The wgpu devices that are software.
+/// The opened wgpu devices that are software.
 static SIMULATED: Mutex<Vec<DispatchDevice>> = Mutex::new(Vec::new());
 
-/// Whether a wgpu device is software, which simulates its threads: those that wait for each other then cost the most.
+/// Whether a wgpu device is software. It simulates the threads of a workgroup, so barriers between them are expensive.
 pub(crate) fn is_simulated(device: &CubeDevice) -> bool {
     let simulated = SIMULATED.lock().unwrap_or_else(PoisonError::into_inner);
     simulated
@@ -235,11 +236,11 @@ pub(crate) fn is_simulated(device: &CubeDevice) -> bool {
         .any(|known| matches!(known, DispatchDevice::Cube(known) if known == device))
 }
 
-/// What wgpu devices reported that no call was there to return: invalid calls, or memory that ran out.
+/// Errors that wgpu devices reported outside of any call that could return them: invalid calls, or lack of memory.
 static UNCAPTURED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// Takes the errors that devices have reported to nobody in particular since the last call. After one, results of the
-/// device are not to be trusted.
+/// Takes the uncaptured errors of all devices since the last call: those that no other call returned. After one, the
+/// results of the device cannot be trusted.
 pub fn uncaptured_errors() -> Vec<String> {
     let mut errors = UNCAPTURED.lock().unwrap_or_else(PoisonError::into_inner);
     std::mem::take(&mut *errors)
@@ -249,13 +250,13 @@ fn listen(device: &wgpu::Device, report: impl Fn(String) + Send + Sync + 'static
     device.on_uncaptured_error(Arc::new(move |error| report(error.to_string())));
 }
 
-/// Keeps cubecl from measuring its kernels against each other for minutes before the first step.
-fn quiet_autotune() {
+/// Reduces cubecl's autotuning, which would otherwise benchmark kernels for minutes before the first step.
+fn limit_autotune() {
     let mut config = CubeClRuntimeConfig::default();
     config.autotune.level = AutotuneLevel::Minimal;
     config.autotune.bench.min_samples = 1;
     config.autotune.bench.max_samples = 1;
-    // Whatever was set before stays.
+    // Does nothing if a configuration was set before.
     CubeClRuntimeConfig::try_set(config);
 }
 
@@ -284,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn the_listener_hears_an_invalid_call() {
+    fn invalid_calls_are_reported_as_uncaptured_errors() {
         if std::env::var("BARLOW_TEST_DEVICE").as_deref() == Ok("cpu") {
             return;
         }
@@ -296,7 +297,7 @@ mod tests {
         let heard = Arc::new(Mutex::new(Vec::new()));
         let errors = heard.clone();
         listen(&device, move |error| errors.lock().unwrap().push(error));
-        // No buffer can be mapped for both.
+        // Invalid: a buffer cannot be mapped both for reading and for writing.
         _ = device.create_buffer(&wgpu::BufferDescriptor {
             label: None,
             size: 16,

@@ -1,7 +1,6 @@
 //! Barlow Twins: model, augmentation, loss, optimizer, trainer and evaluation, for native and wasm32.
 //!
-//! Nothing in here reads files, starts threads of its own, looks at a clock or draws: a run is a stream of events
-//! ([`train::Event`]) that others read.
+//! Nothing in here reads files or opens windows: a run is a conversation ([`session`]) that readers follow.
 
 #![recursion_limit = "256"]
 
@@ -15,6 +14,8 @@ pub mod model;
 pub mod ops;
 pub mod optim;
 pub mod random;
+pub mod render;
+pub mod session;
 #[cfg(test)]
 mod testing;
 pub mod train;

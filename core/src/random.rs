@@ -1,5 +1,5 @@
-//! Counter-based randomness: what is drawn depends on a key alone, never on what was drawn before. A resumed run
-//! therefore equals one that was never interrupted, and any draw can be made again.
+//! Counter-based random numbers: each stream depends on its key alone, never on earlier draws. A resumed run therefore
+//! equals an uninterrupted one, and any draw can be repeated.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
@@ -7,7 +7,7 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 /// What a stream of random numbers is for; streams of different purposes are independent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// The initial weights; indexed by the parameter's place in the network.
+    /// The initial weights; the index counts the tensors that are drawn, in the order of construction.
     Weights = 1,
     /// The order of the pictures in an epoch.
     Order = 2,
@@ -15,18 +15,18 @@ pub enum Purpose {
     ViewA = 3,
     /// The augmentation of a picture's second view.
     ViewB = 4,
-    /// Which pictures stand for a data set that is too large to measure whole.
+    /// Which pictures an evaluation samples from a large data set, and which ones it holds out.
     Sample = 5,
-    /// The linear probe's weights and batches.
+    /// The initial weights and the batches of the classifiers that evaluate an encoder.
     Probe = 6,
-    /// Which pictures keep their labels, for learning from a few.
+    /// Which pictures keep their labels in an evaluation with few labels, and the augmentation that it trains with.
     Labels = 7,
 }
 
 /// A stream of random numbers, determined by its key.
-pub struct Stream(ChaCha8Rng);
+pub struct Rng(ChaCha8Rng);
 
-impl Stream {
+impl Rng {
     /// The stream for `purpose` in a run with `seed`, at `epoch`, for item `index`.
     pub fn new(seed: u64, purpose: Purpose, epoch: u64, index: u64) -> Self {
         let mut key = [0; 32];
@@ -61,13 +61,13 @@ impl Stream {
         ((u128::from(self.0.next_u64()) * count as u128) >> 64) as usize
     }
 
-    /// Standard normal, by Box and Muller's transform.
+    /// Standard normal (Box-Muller transform).
     pub fn normal(&mut self) -> f32 {
         let radius = (-2.0 * (1.0 - f64::from(self.unit())).ln()).sqrt();
         (radius * (std::f64::consts::TAU * f64::from(self.unit())).cos()) as f32
     }
 
-    /// Puts `items` in random order (Fisher and Yates).
+    /// Puts `items` in random order (Fisher-Yates shuffle).
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             items.swap(last, self.below(last + 1));
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn a_key_determines_a_stream_and_keys_differ() {
-        let draw = |seed, purpose, epoch, index| Stream::new(seed, purpose, epoch, index).unit();
+        let draw = |seed, purpose, epoch, index| Rng::new(seed, purpose, epoch, index).unit();
         let reference = draw(1, Purpose::ViewA, 2, 3);
         assert_eq!(reference, draw(1, Purpose::ViewA, 2, 3));
         for other in [
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn moments_are_those_of_the_distributions() {
-        let mut stream = Stream::new(7, Purpose::Sample, 0, 0);
+        let mut stream = Rng::new(7, Purpose::Sample, 0, 0);
         let count = 20_000;
         let normal: Vec<f32> = (0..count).map(|_| stream.normal()).collect();
         let mean = normal.iter().sum::<f32>() / count as f32;

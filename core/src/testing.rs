@@ -1,4 +1,4 @@
-//! What the unit tests share.
+//! Helpers of the unit tests.
 
 use std::sync::{OnceLock, PoisonError, RwLock};
 
@@ -6,27 +6,27 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::device;
 use crate::ops::precision::{Precision, with_precision};
-use crate::random::{Purpose, Stream};
+use crate::random::{Purpose, Rng};
 
 pub fn cpu() -> Device {
     device::cpu()
 }
 
-/// Runs `check` on the CPU and on a wgpu adapter, software or not, and fails on any error that the adapter reports to
-/// nobody in particular. `BARLOW_TEST_DEVICE` (cpu, gpu, or an adapter's number) picks one of them.
+/// Runs `check` on the CPU and on a wgpu adapter (a GPU or software), and fails on any uncaptured error that a device
+/// reports. `BARLOW_TEST_DEVICE` (cpu, gpu, or an adapter's number) selects one of them.
 pub fn each_device(check: impl Fn(&Device)) {
-    let _shared = ALONE.read().unwrap_or_else(PoisonError::into_inner);
+    let _shared = DEVICE_LOCK.read().unwrap_or_else(PoisonError::into_inner);
     on_each_device(check);
 }
 
-/// The same while no other test computes on a device, for what is measured of the whole device.
+/// Like [`each_device`], but while no other test computes on a device: for measurements of the whole device.
 pub fn each_device_alone(check: impl Fn(&Device)) {
-    let _alone = ALONE.write().unwrap_or_else(PoisonError::into_inner);
+    let _alone = DEVICE_LOCK.write().unwrap_or_else(PoisonError::into_inner);
     on_each_device(check);
 }
 
-/// Held by all tests on devices, or by one alone.
-static ALONE: RwLock<()> = RwLock::new(());
+/// Tests on devices hold it shared; a test that must run alone holds it exclusively.
+static DEVICE_LOCK: RwLock<()> = RwLock::new(());
 
 fn on_each_device(check: impl Fn(&Device)) {
     static DEVICES: OnceLock<Vec<Device>> = OnceLock::new();
@@ -43,8 +43,8 @@ fn on_each_device(check: impl Fn(&Device)) {
     });
     for device in devices {
         check(device);
-        // Whatever was only queued happens now.
-        device.sync().expect("the device does its work");
+        // Waits for the queued work, so that its errors are reported before they are checked.
+        device.sync().expect("the device finishes its queued work");
         let errors = device::uncaptured_errors();
         assert!(errors.is_empty(), "{errors:?}");
     }
@@ -61,23 +61,23 @@ fn adapter(number: Option<usize>) -> Device {
     assert_eq!(
         adapter.known_fault(),
         None,
-        "`cargo xtask test` brings another driver"
+        "`cargo xtask test` installs another driver"
     );
     pollster::block_on(adapter.open()).expect("the adapter opens")
 }
 
-/// Runs `check` on each device, with products in 16 bits where it has them.
-pub fn each_narrow_device(check: impl Fn(&Device)) {
+/// Runs `check` on each device that supports 16-bit matrix products, with these enabled; skips other devices.
+pub fn each_f16_device(check: impl Fn(&Device)) {
     each_device(|device| {
-        if Precision::F16.is_known_to(device) {
+        if Precision::F16.is_supported_by(device) {
             with_precision(Precision::F16, || check(device));
         }
     });
 }
 
-/// Standard normal values, determined by `seed`.
+/// A tensor of standard normal values, determined by `seed`.
 pub fn random<const D: usize>(shape: [usize; D], seed: u64, device: &Device) -> Tensor<D> {
-    let mut stream = Stream::new(seed, Purpose::Sample, 0, 0);
+    let mut stream = Rng::new(seed, Purpose::Sample, 0, 0);
     let values: Vec<f32> = (0..shape.iter().product())
         .map(|_| stream.normal())
         .collect();
@@ -88,8 +88,8 @@ pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.into_data().try_to_vec::<f32>().unwrap()
 }
 
-/// Fails where the tensors, on any devices, differ by more than `tolerance` times the largest entry (or 1, if that is
-/// larger).
+/// Fails if any values of the tensors differ by more than `tolerance` times the largest absolute value of `b` (or times
+/// 1, if that is larger). The tensors may be on different devices.
 pub fn assert_close<const D: usize>(a: Tensor<D>, b: Tensor<D>, tolerance: f32, name: &str) {
     assert_eq!(a.dims(), b.dims(), "{name}: shapes");
     let [a, b] = [a, b].map(values);

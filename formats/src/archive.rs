@@ -1,5 +1,5 @@
-//! Tar archives: which files lie where in them. Nothing is unpacked into the file system, and a name that points out of
-//! the archive is refused.
+//! Lists the files in tar archives, with their byte ranges. No file is extracted, and a name that points outside the
+//! archive is refused.
 
 use std::fs::File;
 use std::io::{BufReader, Read, Write as _};
@@ -11,16 +11,16 @@ use lzma_rust2::XzReader;
 use crate::catalog::{Entry, Problem};
 use crate::location::Location;
 
-/// How many times its size an archive may unpack to. Pictures are compressed already; a file that unpacks to a thousand
-/// times its size is there to fill a disk.
-const LARGEST_RATIO: u64 = 200;
-/// What may be unpacked into memory.
-const LARGEST_IN_MEMORY: u64 = 1 << 30;
-/// What any archive may unpack to.
-const ALWAYS_FINE: u64 = 64 << 20;
+/// The maximum ratio of unpacked to packed size. Pictures are compressed already; a file that unpacks to a thousand
+/// times its size is a decompression bomb.
+const MAX_UNPACK_RATIO: u64 = 200;
+/// The maximum size that is unpacked into memory, in bytes.
+const MAX_BYTES_IN_MEMORY: u64 = 1 << 30;
+/// The unpacked size that is accepted at any ratio, in bytes.
+const ALWAYS_ALLOWED_BYTES: u64 = 64 << 20;
 
-/// The files in an archive, sorted by name. A compressed one is first unpacked into a temporary file without a name, so
-/// that its parts can be read in any order.
+/// Lists the files in an archive, sorted by name. A compressed archive is first unpacked into a temporary file without
+/// a name, so that its files can be read in any order.
 pub(crate) fn entries(path: &Path, left_out: &mut Vec<String>) -> Result<Vec<Entry>, Problem> {
     let file = File::open(path)?;
     let plain = match Compression::of(path)? {
@@ -28,11 +28,8 @@ pub(crate) fn entries(path: &Path, left_out: &mut Vec<String>) -> Result<Vec<Ent
         compression => unpacked(compression, file)?,
     };
     let whole = Location::whole(plain.try_clone()?)?;
-    let damaged = |e: std::io::Error| {
-        Problem::new(format!(
-            "a damaged tar archive, or one that is cut short ({e})"
-        ))
-    };
+    let damaged =
+        |e: std::io::Error| Problem::new(format!("the tar archive is damaged or cut short ({e})"));
     let length = whole.length()?;
     let mut archive = tar::Archive::new(BufReader::new(plain));
     let mut entries = Vec::new();
@@ -52,7 +49,7 @@ pub(crate) fn entries(path: &Path, left_out: &mut Vec<String>) -> Result<Vec<Ent
         let (offset, size) = (entry.raw_file_position(), entry.size());
         if offset.checked_add(size).is_none_or(|end| end > length) {
             return Err(Problem::new(format!(
-                "a tar archive that is cut short: {name} in it is not whole"
+                "the tar archive is cut short: {name} in it is incomplete"
             )));
         }
         entries.push(Entry {
@@ -67,7 +64,7 @@ pub(crate) fn entries(path: &Path, left_out: &mut Vec<String>) -> Result<Vec<Ent
     Ok(entries)
 }
 
-/// The name of an archive's file, with slashes.
+/// The name of a file in an archive, with slashes; fails if it points outside the archive.
 fn inside(name: &Path) -> Result<String, Problem> {
     let mut parts = Vec::new();
     for part in name.components() {
@@ -76,8 +73,8 @@ fn inside(name: &Path) -> Result<String, Problem> {
             Component::CurDir => {}
             _ => {
                 return Err(Problem::new(format!(
-                    "a file in it has the name {}, which points out of the archive: it was refused. Make the archive anew, \
-                     with names below its folder",
+                    "a file in it has the name {}, which points outside the archive: it was refused. Create the \
+                     archive again, with relative names that stay inside it",
                     name.display().to_string().escape_default()
                 )));
             }
@@ -93,7 +90,7 @@ enum Compression {
 }
 
 impl Compression {
-    /// By content: endings lie.
+    /// Detects the compression by content: a file's extension may be wrong.
     fn of(path: &Path) -> Result<Self, Problem> {
         let mut start = Vec::new();
         File::open(path)?.take(6).read_to_end(&mut start)?;
@@ -109,7 +106,7 @@ impl Compression {
 
 fn unpacked(compression: Compression, file: File) -> Result<File, Problem> {
     let packed = file.metadata()?.len();
-    let most = ALWAYS_FINE.max(packed.saturating_mul(LARGEST_RATIO));
+    let max = ALWAYS_ALLOWED_BYTES.max(packed.saturating_mul(MAX_UNPACK_RATIO));
     let file = BufReader::new(file);
     let reader: Box<dyn Read> = match compression {
         Compression::Gzip => Box::new(MultiGzDecoder::new(file)),
@@ -117,24 +114,24 @@ fn unpacked(compression: Compression, file: File) -> Result<File, Problem> {
         Compression::None => Box::new(file),
     };
     let mut plain = tempfile::tempfile()?;
-    let written = copy(reader, &mut plain, most)?;
-    if written > most {
+    let written = copy(reader, &mut plain, max)?;
+    if written > max {
         return Err(Problem::new(format!(
-            "{packed} bytes that unpack to more than {most}: pictures do not, so it was refused"
+            "{packed} bytes unpack to more than {max} bytes, which archives of pictures do not: it was refused"
         )));
     }
     std::io::Seek::rewind(&mut plain)?;
     Ok(plain)
 }
 
-fn copy(reader: impl Read, plain: &mut File, most: u64) -> Result<u64, Problem> {
-    let mut reader = reader.take(most + 1);
+fn copy(reader: impl Read, plain: &mut File, max: u64) -> Result<u64, Problem> {
+    let mut reader = reader.take(max + 1);
     let mut buffer = vec![0; 1 << 20];
     let mut written = 0;
     loop {
-        let count = reader.read(&mut buffer).map_err(|e| {
-            Problem::new(format!("a damaged archive, or one that is cut short ({e})"))
-        })?;
+        let count = reader
+            .read(&mut buffer)
+            .map_err(|e| Problem::new(format!("the archive is damaged or cut short ({e})")))?;
         if count == 0 {
             return Ok(written);
         }
@@ -142,29 +139,29 @@ fn copy(reader: impl Read, plain: &mut File, most: u64) -> Result<u64, Problem> 
             let place = std::env::temp_dir();
             let place = place.display();
             Problem::new(format!(
-                "cannot be unpacked into {place} ({e}): set TMPDIR to a larger disk"
+                "cannot be unpacked into {place} ({e}): set TMPDIR to a folder on a larger disk"
             ))
         })?;
         written += count as u64;
     }
 }
 
-/// The content of a file that may be compressed by gzip, as MNIST's are.
+/// Unpacks `bytes` if they are gzipped, as MNIST's files are; `file` is the name for errors.
 pub(crate) fn gunzipped(bytes: Vec<u8>, file: &str) -> Result<Vec<u8>, Problem> {
     if !bytes.starts_with(&[0x1f, 0x8b]) {
         return Ok(bytes);
     }
-    let ratio = (bytes.len() as u64).saturating_mul(LARGEST_RATIO);
-    // It is held in memory.
-    let most = ALWAYS_FINE.max(ratio).min(LARGEST_IN_MEMORY);
+    let ratio = (bytes.len() as u64).saturating_mul(MAX_UNPACK_RATIO);
+    // The result is held in memory.
+    let max = ALWAYS_ALLOWED_BYTES.max(ratio).min(MAX_BYTES_IN_MEMORY);
     let mut plain = Vec::new();
     MultiGzDecoder::new(&bytes[..])
-        .take(most + 1)
+        .take(max + 1)
         .read_to_end(&mut plain)
         .map_err(|e| Problem::new(format!("{file} is damaged or cut short ({e})")))?;
-    if plain.len() as u64 > most {
+    if plain.len() as u64 > max {
         return Err(Problem::new(format!(
-            "{file} unpacks to more than {most} bytes, which such files do not: it was refused"
+            "{file} unpacks to more than {max} bytes, which such files do not: it was refused"
         )));
     }
     Ok(plain)

@@ -1,4 +1,4 @@
-//! What a data set holds: every picture's name, class and place, and no pixel yet.
+//! The catalog of a data set: the name, the class and the location of every picture, but no pixels.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,48 +7,48 @@ use crate::location::Location;
 use crate::pickle::PickleError;
 use crate::{archive, cifar, folder, idx, list, stl};
 
-/// A data set.
+/// The contents of a data set.
 #[derive(Debug, Clone)]
 pub struct Catalog {
-    /// What kind of files it is in, for people.
+    /// The file format, as text for the user.
     pub format: &'static str,
     /// The pictures, always in the same order.
     pub items: Vec<Item>,
-    /// The classes' names; none, if it has no classes.
+    /// The names of the classes; empty if there are none.
     pub classes: Vec<String>,
-    /// What was found and left out, for people.
+    /// What was left out or is missing, as text for the user.
     pub left_out: Vec<String>,
 }
 
-/// A picture.
+/// A picture of a data set.
 #[derive(Debug, Clone)]
 pub struct Item {
-    /// A name that no other one has.
+    /// A name that is unique in the data set.
     pub name: String,
-    /// What it is for.
-    pub part: Part,
+    /// The split to which it belongs.
+    pub part: Split,
     /// Its class, an index into [`Catalog::classes`].
     pub class: Option<usize>,
     /// Its bytes.
     pub location: Location,
-    /// What they mean.
+    /// How these bytes encode it.
     pub encoding: Encoding,
 }
 
-/// What pictures are for.
+/// A split of a data set: what its pictures are used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Part {
-    /// To learn from.
+pub enum Split {
+    /// For training.
     Train,
-    /// To learn from, without classes.
+    /// For training, without classes.
     Unlabelled,
-    /// To be tested on while something is chosen: `val/`.
+    /// For evaluation while settings are chosen: `val/`.
     Validation,
-    /// To be tested on.
+    /// For the final evaluation.
     Test,
 }
 
-impl std::fmt::Display for Part {
+impl std::fmt::Display for Split {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Train => "train",
@@ -59,12 +59,12 @@ impl std::fmt::Display for Part {
     }
 }
 
-/// What a picture's bytes mean.
+/// How a picture's bytes encode it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoding {
-    /// A JPEG, a PNG or another file that tells itself.
+    /// A JPEG, a PNG or another image file, which states its own format and size.
     File,
-    /// Bytes of brightness, `channels` planes of them.
+    /// Unsigned 8-bit values: `channels` planes, one after the other.
     Planes {
         /// Rows.
         height: usize,
@@ -72,8 +72,8 @@ pub enum Encoding {
         width: usize,
         /// 3 for colors, 1 for gray.
         channels: usize,
-        /// Whether columns come one after the other, instead of rows.
-        by_columns: bool,
+        /// Whether a plane is stored column by column, instead of row by row.
+        column_major: bool,
     },
 }
 
@@ -103,7 +103,7 @@ impl Entry {
     }
 }
 
-/// What is wrong with a data set, not knowing yet which.
+/// What is wrong with a data set; [`CatalogError`] adds its path.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Problem {
     #[error("cannot be read: {0}")]
@@ -120,16 +120,16 @@ impl Problem {
     }
 }
 
-/// Endings of archives.
+/// File name extensions of archives.
 const ARCHIVES: [&str; 5] = [".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz"];
-/// Endings of lists of files.
+/// File name extensions of lists of files.
 const LISTS: [&str; 4] = [".txt", ".csv", ".tsv", ".lst"];
 
 impl Catalog {
-    /// Finds out what `path` is, and what is in it. `is_picture` tells by a file's name.
+    /// Detects the format of the data set at `path`, and lists its pictures. `is_picture` decides by a file's name.
     ///
     /// # Errors
-    /// If there is nothing, nothing that is known, or something damaged.
+    /// If `path` does not exist, has an unknown format, contains no pictures, or is damaged.
     pub fn open(path: &Path, is_picture: impl Fn(&Path) -> bool) -> Result<Self, CatalogError> {
         let open = || -> Result<Self, Problem> {
             let name = path.to_string_lossy().to_lowercase();
@@ -141,7 +141,8 @@ impl Catalog {
             }
             if !path.exists() {
                 return Err(Problem::new(
-                    "there is no such file or folder: name a folder of pictures, an archive, or a data set's files",
+                    "there is no such file or folder: name a folder of pictures or of a data set's files, \
+                     an archive, or a list",
                 ));
             }
             if ends(&ARCHIVES) {
@@ -156,8 +157,8 @@ impl Catalog {
                 format!("the ending .{}", e.to_string_lossy())
             });
             Err(Problem::new(format!(
-                "a file with {kind}: name the folder that holds the pictures, a .tar, .tar.gz or .tar.xz, or a list (.txt, \
-                 .csv)"
+                "a file with {kind} is not a data set: name the folder that contains the pictures, a .tar, .tar.gz or \
+                 .tar.xz archive, or a list (.txt, .csv)"
             )))
         };
         let catalog = open().and_then(Self::checked);
@@ -185,7 +186,7 @@ impl Catalog {
     fn checked(self) -> Result<Self, Problem> {
         if self.items.is_empty() {
             return Err(Problem::new(format!(
-                "{} without a picture that could be used{}",
+                "{} without any usable picture{}",
                 self.format,
                 match self.left_out.first() {
                     Some(first) => format!(" (left out: {first})"),
@@ -196,10 +197,10 @@ impl Catalog {
         Ok(self)
     }
 
-    /// The part that is tested on: the test part, or the validation part where there is no other, or the other's pictures
-    /// have no classes (as those of ImageNet's).
-    pub fn test_part(&self) -> Option<Part> {
-        let usable = |part: &Part| {
+    /// The split used for evaluation: the test split, or the validation split if there is no test split or its pictures
+    /// have no classes (as ImageNet's).
+    pub fn test_part(&self) -> Option<Split> {
+        let usable = |part: &Split| {
             let mut items = self
                 .items
                 .iter()
@@ -208,11 +209,11 @@ impl Catalog {
             items.peek().is_some()
                 && (self.classes.is_empty() || items.all(|item| item.class.is_some()))
         };
-        [Part::Test, Part::Validation].into_iter().find(usable)
+        [Split::Test, Split::Validation].into_iter().find(usable)
     }
 
-    /// The parts that are there, with the number of pictures of each.
-    pub fn parts(&self) -> BTreeMap<Part, usize> {
+    /// The splits that exist, and the number of pictures in each.
+    pub fn parts(&self) -> BTreeMap<Split, usize> {
         let mut parts = BTreeMap::new();
         for item in &self.items {
             *parts.entry(item.part).or_default() += 1;
@@ -220,8 +221,8 @@ impl Catalog {
         parts
     }
 
-    /// The numbers of the pictures of that part.
-    pub fn part(&self, part: Part) -> impl Iterator<Item = usize> {
+    /// The indices into [`Catalog::items`] of the pictures in that split.
+    pub fn part(&self, part: Split) -> impl Iterator<Item = usize> {
         let items = self.items.iter().enumerate();
         items
             .filter(move |(_, item)| item.part == part)
@@ -229,13 +230,13 @@ impl Catalog {
     }
 }
 
-/// Reads labels: a byte a picture, none of them beyond the classes.
+/// Returns a label byte as a class index; fails if it is not below the number of `classes`.
 pub(crate) fn checked_class(class: u8, classes: usize, file: &str) -> Result<usize, Problem> {
     let class = usize::from(class);
     if class < classes {
         return Ok(class);
     }
     Err(Problem::new(format!(
-        "{file}: a class of number {class}, where there are {classes}: is the file damaged?"
+        "{file}: class number {class}, but there are only {classes} classes: is the file damaged?"
     )))
 }

@@ -2,33 +2,33 @@
 
 use std::borrow::Cow;
 
-use crate::catalog::{Catalog, Encoding, Entry, Item, Part, Problem, checked_class};
+use crate::catalog::{Catalog, Encoding, Entry, Item, Problem, Split, checked_class};
 use crate::location::Location;
 use crate::pickle::{Id, Pickle, PickleError, Value};
 
 const SIDE: usize = 32;
-/// Three planes of 32 x 32.
+/// Bytes per picture: three planes of 32 x 32.
 const PICTURE: usize = 3 * SIDE * SIDE;
 const PICTURES: Encoding = Encoding::Planes {
     height: SIDE,
     width: SIDE,
     channels: 3,
-    by_columns: false,
+    column_major: false,
 };
 
-/// A kind of the set.
+/// A version of the data set: 10 or 100 classes, binary or pickled.
 #[derive(Clone, Copy)]
 struct Kind {
     format: &'static str,
     classes: usize,
-    /// Files of training pictures, and of test pictures, without an ending.
+    /// The names of the training files, and of the test file, without an extension.
     train: &'static [&'static str],
     test: &'static str,
-    /// Bytes of labels before each picture in a binary file; the last is the class.
+    /// Label bytes before each picture in a binary file; the last one is the class.
     labels: usize,
-    /// The classes' names in a binary set.
+    /// The file of class names in a binary set.
     names: &'static str,
-    /// Keys of the pickles.
+    /// In a pickled set: the file of class names, the key of the names in it, and the key of the labels.
     meta: &'static str,
     names_key: &'static str,
     labels_key: &'static str,
@@ -59,7 +59,7 @@ const HUNDRED: Kind = Kind {
     classes: 100,
     train: &["train"],
     test: "test",
-    // A coarse one of twenty, then the fine one.
+    // The coarse label (one of 20), then the fine label (one of 100).
     labels: 2,
     names: "fine_label_names.txt",
     meta: "meta",
@@ -91,10 +91,10 @@ impl Kind {
     }
 }
 
-/// The set that `entries` hold, if they do.
+/// Reads CIFAR-10 or CIFAR-100 if `entries` contain its files.
 pub(crate) fn find(entries: &[Entry]) -> Option<Result<Catalog, Problem>> {
     let kind = KINDS.iter().find(|kind| {
-        // `train` and `test` alone may be anything.
+        // Files named `train` and `test` can be anything, so CIFAR-100 also needs its file of class names.
         let meta = |name| entries.iter().any(|entry| entry.file_name() == name);
         let mut train = kind.train.iter();
         train.any(|name| kind.file(entries, name).is_some())
@@ -106,8 +106,8 @@ pub(crate) fn find(entries: &[Entry]) -> Option<Result<Catalog, Problem>> {
 fn read(entries: &[Entry], kind: &Kind) -> Result<Catalog, Problem> {
     let mut items = Vec::new();
     let mut left_out = Vec::new();
-    let train = kind.train.iter().map(|name| (*name, Part::Train));
-    for (name, part) in train.chain([(kind.test, Part::Test)]) {
+    let train = kind.train.iter().map(|name| (*name, Split::Train));
+    for (name, part) in train.chain([(kind.test, Split::Test)]) {
         match kind.file(entries, name) {
             None => left_out.push(format!("{name}, which is missing")),
             Some(entry) if kind.pickled => pickled(entry, kind, part, &mut items)?,
@@ -122,7 +122,7 @@ fn read(entries: &[Entry], kind: &Kind) -> Result<Catalog, Problem> {
     })
 }
 
-fn item(name: &str, index: usize, part: Part, class: usize, location: Location) -> Item {
+fn item(name: &str, index: usize, part: Split, class: usize, location: Location) -> Item {
     Item {
         name: format!("{name}/{index:05}"),
         part,
@@ -132,13 +132,13 @@ fn item(name: &str, index: usize, part: Part, class: usize, location: Location) 
     }
 }
 
-fn binary(entry: &Entry, kind: &Kind, part: Part, items: &mut Vec<Item>) -> Result<(), Problem> {
+fn binary(entry: &Entry, kind: &Kind, part: Split, items: &mut Vec<Item>) -> Result<(), Problem> {
     let name = entry.file_name();
     let bytes = entry.location.read()?;
     let record = kind.labels + PICTURE;
     if bytes.len() % record != 0 {
         return Err(Problem::new(format!(
-            "{name}: {} bytes are no whole number of records of {record}: the file is cut short",
+            "{name}: {} bytes are not a multiple of {record} (one record): the file is cut short",
             bytes.len()
         )));
     }
@@ -152,7 +152,7 @@ fn binary(entry: &Entry, kind: &Kind, part: Part, items: &mut Vec<Item>) -> Resu
     Ok(())
 }
 
-/// What NumPy's arrays in the pickles refer to.
+/// Whether a pickle may refer to that name: only those that NumPy arrays need.
 fn allow(module: &str, name: &str) -> bool {
     matches!(
         (module, name),
@@ -176,10 +176,10 @@ fn refused(name: &str, error: PickleError) -> Problem {
     }
 }
 
-/// Bytes of a pickle that are looked at before all of it is read.
+/// Bytes of a pickle that are checked before all of it is read.
 const BEGINNING: u64 = 1 << 20;
 
-/// Reads a pickle's file, if its beginning is that of one.
+/// Reads the file of a pickle, but first checks that it begins like one.
 fn read_pickle(entry: &Entry) -> Result<Vec<u8>, Problem> {
     let length = entry.location.length()?.min(BEGINNING);
     let beginning = entry.location.part(0, length)?.read()?;
@@ -188,7 +188,7 @@ fn read_pickle(entry: &Entry) -> Result<Vec<u8>, Problem> {
     Ok(entry.location.read()?)
 }
 
-fn pickled(entry: &Entry, kind: &Kind, part: Part, items: &mut Vec<Item>) -> Result<(), Problem> {
+fn pickled(entry: &Entry, kind: &Kind, part: Split, items: &mut Vec<Item>) -> Result<(), Problem> {
     let name = entry.file_name();
     let bytes = read_pickle(entry)?;
     let pickle = parse(&bytes, name)?;
@@ -196,18 +196,18 @@ fn pickled(entry: &Entry, kind: &Kind, part: Part, items: &mut Vec<Item>) -> Res
     let field = |key: &str| pickle.field(pickle.root(), key);
     let data = field("data").ok_or_else(|| missing("data"))?;
     let data = array_bytes(&pickle, data)
-        .ok_or_else(|| Problem::new(format!("{name}: `data` in it is no array of bytes")))?;
+        .ok_or_else(|| Problem::new(format!("{name}: `data` in it is not an array of bytes")))?;
     let labels = field(kind.labels_key)
         .and_then(|labels| pickle.sequence(labels))
         .ok_or_else(|| missing(kind.labels_key))?;
     if data.len() != labels.len() * PICTURE {
         return Err(Problem::new(format!(
-            "{name}: {} bytes of pictures and {} labels do not belong together",
+            "{name}: {} bytes of pictures do not match {} labels",
             data.len(),
             labels.len()
         )));
     }
-    // The pictures lie in the file as they are, unless the pickle wrote them as a text.
+    // The pixels are a range of the file, unless the pickle encodes them as a string.
     let whole = match data {
         Cow::Borrowed(part) => {
             let from = part.as_ptr() as usize - bytes.as_ptr() as usize;
@@ -223,7 +223,9 @@ fn pickled(entry: &Entry, kind: &Kind, part: Part, items: &mut Vec<Item>) -> Res
         let class = pickle
             .integer(*label)
             .and_then(|class| u8::try_from(class).ok());
-        let class = class.ok_or_else(|| Problem::new(format!("{name}: a label is no number")))?;
+        let class = class.ok_or_else(|| {
+            Problem::new(format!("{name}: a label is not a number from 0 to 255"))
+        })?;
         let class = checked_class(class, kind.classes, name)?;
         let location = whole.part((index * PICTURE) as u64, PICTURE as u64)?;
         let mut item = item(name, index, part, class, location);
@@ -235,25 +237,25 @@ fn pickled(entry: &Entry, kind: &Kind, part: Part, items: &mut Vec<Item>) -> Res
     Ok(())
 }
 
-/// The bytes of a NumPy array of bytes, in rows.
+/// The data of a NumPy array of `uint8` in row-major order; `None` if the value is anything else.
 fn array_bytes<'a>(pickle: &Pickle<'a>, id: Id) -> Option<Cow<'a, [u8]>> {
     let (_, "_reconstruct", _, call) = pickle.call(id)? else {
         return None;
     };
-    // (version, shape, kind of number, whether by columns, bytes)
-    let [_, _, dtype, by_columns, data] = pickle.sequence(call.state?)? else {
+    // (version, shape, dtype, whether in column-major order, data)
+    let [_, _, dtype, column_major, data] = pickle.sequence(call.state?)? else {
         return None;
     };
     let (_, "dtype", arguments, _) = pickle.call(*dtype)? else {
         return None;
     };
     let bytes = matches!(pickle.text(*arguments.first()?)?, "u1" | "|u1");
-    if !bytes || pickle.get(*by_columns) == &Value::Bool(true) {
+    if !bytes || pickle.get(*column_major) == &Value::Bool(true) {
         return None;
     }
     match pickle.get(*data) {
         Value::Bytes(bytes) => Some(bytes.clone()),
-        // Protocol 2 of Python 3: each byte a letter of Latin-1.
+        // Protocol 2 in Python 3: each byte is one Latin-1 character of a string.
         Value::Call(_) => {
             let (_, "encode", [text, ..], _) = pickle.call(*data)? else {
                 return None;

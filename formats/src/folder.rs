@@ -1,11 +1,11 @@
-//! Pictures in folders, as ImageNet's are: `train/CLASS/x.jpg` and `val/CLASS/y.jpg`, or classes alone, or any folders.
+//! Pictures in folders: as ImageNet's (`train/CLASS/x.jpg`, `val/CLASS/y.jpg`), class folders alone, or any folders.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use walkdir::WalkDir;
 
-use crate::catalog::{Catalog, Encoding, Entry, Item, Part, Problem};
+use crate::catalog::{Catalog, Encoding, Entry, Item, Problem, Split};
 use crate::location::Location;
 
 /// All files below `root`, sorted by name.
@@ -37,7 +37,7 @@ pub(crate) fn walk(root: &Path, left_out: &mut Vec<String>) -> Result<Vec<Entry>
     Ok(entries)
 }
 
-/// The pictures among `entries`, with their classes if all of them have one.
+/// Builds the catalog of the pictures among `entries`; it has classes if every training picture has one.
 pub(crate) fn pictures(
     entries: Vec<Entry>,
     is_picture: impl Fn(&Path) -> bool,
@@ -50,7 +50,9 @@ pub(crate) fn pictures(
             found.push(entry);
         } else {
             let ending = Path::new(entry.file_name()).extension();
-            let ending = ending.map_or("no ending".into(), |e| e.to_string_lossy().to_lowercase());
+            let ending = ending.map_or("unknown type".into(), |e| {
+                e.to_string_lossy().to_lowercase()
+            });
             *others.entry(ending).or_default() += 1;
         }
     }
@@ -65,27 +67,34 @@ pub(crate) fn pictures(
             format!(" (files: {})", others.join(", "))
         };
         return Err(Problem::new(format!(
-            "there are no pictures in it{others}: name one that holds JPEG, PNG, WebP or other pictures, at any depth"
+            "there are no pictures in it{others}: name a folder or an archive that contains JPEG, PNG, WebP or other \
+             pictures, at any depth"
         )));
     }
     let mut left_out = Vec::new();
     if !others.is_empty() {
-        left_out.push(format!("files that are no pictures: {}", others.join(", ")));
+        left_out.push(format!(
+            "files that are not pictures: {}",
+            others.join(", ")
+        ));
     }
 
-    // An archive or a copied folder often has one folder around everything.
+    // An archive or a copied folder often has one top-level folder that contains everything.
     let around = common_folder(&found);
-    let places: Vec<Place> = found.iter().map(|e| place_of(&e.name[around..])).collect();
+    let places: Vec<Place> = found
+        .iter()
+        .map(|e| class_and_split_of(&e.name[around..]))
+        .collect();
     let mut classes: Vec<String> = places.iter().filter_map(|p| p.class.clone()).collect();
     classes.sort();
     classes.dedup();
-    // What is learned from says whether there are classes; a test part may come without, as ImageNet's.
-    let of = |part: Part| places.iter().filter(move |place| place.part == part);
-    let known = |part: Part| of(part).all(|place| place.class.is_some());
+    // The training pictures decide whether there are classes; a test split may have none, as ImageNet's.
+    let of = |part: Split| places.iter().filter(move |place| place.part == part);
+    let known = |part: Split| of(part).all(|place| place.class.is_some());
     let labelled = classes.len() > 1
-        && known(Part::Train)
-        && (of(Part::Train).next().is_some()
-            || [Part::Test, Part::Validation]
+        && known(Split::Train)
+        && (of(Split::Train).next().is_some()
+            || [Split::Test, Split::Validation]
                 .into_iter()
                 .any(|part| of(part).next().is_some() && known(part)));
     if !labelled {
@@ -113,7 +122,8 @@ pub(crate) fn pictures(
     })
 }
 
-/// How long the folder is, with its slash, that all entries lie in and that says nothing about them.
+/// The length of the name, with its slash, of a top-level folder around all entries that is neither a class nor a
+/// split; 0 if there is none.
 fn common_folder(entries: &[Entry]) -> usize {
     let Some((first, _)) = entries.first().and_then(|e| e.name.split_once('/')) else {
         return 0;
@@ -124,32 +134,32 @@ fn common_folder(entries: &[Entry]) -> usize {
             .name
             .strip_prefix(first)
             .and_then(|n| n.strip_prefix('/'));
-        // What lies in it directly has no other folder to be told apart by.
+        // If a picture lies directly in it, the folder may be its class.
         below.is_some_and(|below| below.contains('/'))
     });
     if shared && !split { first.len() + 1 } else { 0 }
 }
 
-/// What a folder's name says about what is in it.
-fn part_of(folder: &str) -> Option<Part> {
+/// The split that a folder's name stands for, if any.
+fn part_of(folder: &str) -> Option<Split> {
     match folder.to_lowercase().as_str() {
-        "test" => Some(Part::Test),
-        "val" | "valid" | "validation" => Some(Part::Validation),
-        "train" | "training" => Some(Part::Train),
-        "unlabeled" | "unlabelled" => Some(Part::Unlabelled),
+        "test" => Some(Split::Test),
+        "val" | "valid" | "validation" => Some(Split::Validation),
+        "train" | "training" => Some(Split::Train),
+        "unlabeled" | "unlabelled" => Some(Split::Unlabelled),
         _ => None,
     }
 }
 
-/// Where below the root a picture lies.
+/// The class and the split of a picture, from its path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Place {
-    /// The folder it lies in, below the root or below `train/` or `test/`.
+    /// The first folder of its path, below the root or below a split's folder such as `train/`.
     class: Option<String>,
-    part: Part,
+    part: Split,
 }
 
-fn place_of(name: &str) -> Place {
+fn class_and_split_of(name: &str) -> Place {
     let mut folders: Vec<&str> = name.split('/').collect();
     folders.pop();
     let part = folders.first().and_then(|first| part_of(first));
@@ -159,9 +169,9 @@ fn place_of(name: &str) -> Place {
     Place {
         class: folders
             .first()
-            .filter(|_| part != Some(Part::Unlabelled))
+            .filter(|_| part != Some(Split::Unlabelled))
             .map(|class| (*class).to_owned()),
-        part: part.unwrap_or(Part::Train),
+        part: part.unwrap_or(Split::Train),
     }
 }
 
@@ -175,29 +185,35 @@ mod tests {
             class: class.map(str::to_owned),
             part,
         };
-        assert_eq!(place_of("a.png"), expected(None, Part::Train));
-        assert_eq!(place_of("cats/a.png"), expected(Some("cats"), Part::Train));
+        assert_eq!(class_and_split_of("a.png"), expected(None, Split::Train));
         assert_eq!(
-            place_of("cats/tabby/a.png"),
-            expected(Some("cats"), Part::Train)
+            class_and_split_of("cats/a.png"),
+            expected(Some("cats"), Split::Train)
         );
         assert_eq!(
-            place_of("train/cats/a.png"),
-            expected(Some("cats"), Part::Train)
+            class_and_split_of("cats/tabby/a.png"),
+            expected(Some("cats"), Split::Train)
         );
         assert_eq!(
-            place_of("Test/cats/a.png"),
-            expected(Some("cats"), Part::Test)
+            class_and_split_of("train/cats/a.png"),
+            expected(Some("cats"), Split::Train)
         );
-        assert_eq!(place_of("train/a.png"), expected(None, Part::Train));
         assert_eq!(
-            place_of("unlabeled/a.png"),
-            expected(None, Part::Unlabelled)
+            class_and_split_of("Test/cats/a.png"),
+            expected(Some("cats"), Split::Test)
+        );
+        assert_eq!(
+            class_and_split_of("train/a.png"),
+            expected(None, Split::Train)
+        );
+        assert_eq!(
+            class_and_split_of("unlabeled/a.png"),
+            expected(None, Split::Unlabelled)
         );
     }
 
     #[test]
-    fn a_folder_around_everything_is_no_class() {
+    fn a_common_top_level_folder_is_not_a_class() {
         let entries = |names: &[&str]| -> Vec<Entry> {
             let entry = |name: &&str| Entry {
                 name: (*name).to_owned(),
@@ -212,12 +228,12 @@ mod tests {
             "cifar/test/cat/2.png",
         ]);
         assert_eq!(set.classes, ["cat", "dog"]);
-        assert_eq!(set.part(Part::Test).collect::<Vec<_>>(), [2]);
+        assert_eq!(set.part(Split::Test).collect::<Vec<_>>(), [2]);
         assert_eq!(
             open(&["a/cat/1.png", "a/dog/1.png"]).classes,
             ["cat", "dog"]
         );
-        // One part is tested on: `test/`, or `val/` where the other's pictures have no classes.
+        // One split is used for evaluation: `test/`, or `val/` if `test/` is missing or its pictures have no classes.
         for (names, part) in [
             (
                 &[
@@ -226,7 +242,7 @@ mod tests {
                     "val/cat/2.png",
                     "test/cat/3.png",
                 ][..],
-                Some(Part::Test),
+                Some(Split::Test),
             ),
             (
                 &[
@@ -235,11 +251,11 @@ mod tests {
                     "val/cat/2.png",
                     "test/3.png",
                 ],
-                Some(Part::Validation),
+                Some(Split::Validation),
             ),
             (
                 &["train/cat/1.png", "train/dog/1.png", "val/cat/2.png"],
-                Some(Part::Validation),
+                Some(Split::Validation),
             ),
             (&["train/cat/1.png", "train/dog/1.png", "test/3.png"], None),
         ] {
@@ -247,7 +263,7 @@ mod tests {
             assert_eq!(set.classes, ["cat", "dog"], "{names:?}");
             assert_eq!(set.test_part(), part, "{names:?}");
         }
-        // What has no class by its place takes none from the others.
+        // An unlabelled picture gets no class, neither from its folder nor from the other pictures.
         let set = open(&["train/cat/1.png", "train/dog/1.png", "unlabeled/some/2.png"]);
         assert_eq!(set.classes, ["cat", "dog"]);
         assert_eq!(set.items[2].class, None);

@@ -1,8 +1,8 @@
-//! MNIST's files (IDX, <https://yann.lecun.org/exdb/mnist/>), plain or with gzip; Fashion-MNIST's have the same names, and
-//! are told apart by the folder's.
+//! MNIST and Fashion-MNIST (IDX files, <https://yann.lecun.org/exdb/mnist/>), plain or gzipped. Both use the same file
+//! names; Fashion-MNIST is recognized by `fashion` in the path.
 
 use crate::archive::gunzipped;
-use crate::catalog::{Catalog, Encoding, Entry, Item, Part, Problem, checked_class};
+use crate::catalog::{Catalog, Encoding, Entry, Item, Problem, Split, checked_class};
 use crate::location::Location;
 
 const FASHION: [&str; 10] = [
@@ -18,18 +18,18 @@ const FASHION: [&str; 10] = [
     "Ankle boot",
 ];
 
-/// The first bytes of a file of pictures: two zeros, unsigned bytes, three extents.
+/// The first bytes of a file of pictures: two zeros, 8 for unsigned bytes, 3 dimensions.
 const PICTURES: [u8; 4] = [0, 0, 8, 3];
-/// Of labels: one extent.
+/// The first bytes of a file of labels: the same with 1 dimension.
 const LABELS: [u8; 4] = [0, 0, 8, 1];
 
-/// The most pictures that are read from one file.
+/// The maximum number of pictures in one file.
 const MOST_PICTURES: u32 = 2_000_000;
 
-/// The largest picture that is accepted, a side.
+/// The maximum height and width of a picture, in pixels.
 const LARGEST_SIDE: u32 = 8192;
 
-/// The set that `entries` hold, if they do.
+/// Reads MNIST or Fashion-MNIST if `entries` contain its files.
 pub(crate) fn find(entries: &[Entry]) -> Option<Result<Catalog, Problem>> {
     // `train-images-idx3-ubyte`, also written `train-images.idx3-ubyte`.
     let file = |start: &str, kind: &str| {
@@ -38,7 +38,7 @@ pub(crate) fn find(entries: &[Entry]) -> Option<Result<Catalog, Problem>> {
             name == format!("{start}-{kind}-ubyte")
         })
     };
-    let parts = [("train", Part::Train), ("t10k", Part::Test)];
+    let parts = [("train", Split::Train), ("t10k", Split::Test)];
     let first = parts
         .iter()
         .find_map(|(start, _)| file(&format!("{start}-images"), "idx3"))?;
@@ -74,11 +74,11 @@ pub(crate) fn find(entries: &[Entry]) -> Option<Result<Catalog, Problem>> {
     Some(read())
 }
 
-/// All that is known of where an entry is.
+/// The path of an entry: in the file system, or in its archive.
 fn path_of(entry: &Entry) -> String {
     match &entry.location {
         Location::File(path) => path.to_string_lossy().into_owned(),
-        Location::Part { .. } => entry.name.clone(),
+        Location::Slice { .. } => entry.name.clone(),
     }
 }
 
@@ -90,12 +90,16 @@ fn extent(bytes: &[u8], at: usize) -> Option<u32> {
 fn read_part(
     pictures: &Entry,
     labels: Option<&Entry>,
-    part: Part,
+    part: Split,
     items: &mut Vec<Item>,
 ) -> Result<(), Problem> {
     let name = pictures.file_name();
     let bytes = gunzipped(pictures.location.read()?, name)?;
-    let no_pictures = || Problem::new(format!("{name} does not begin as an IDX file of pictures"));
+    let no_pictures = || {
+        Problem::new(format!(
+            "{name} does not begin like an IDX file of pictures"
+        ))
+    };
     let header = 16;
     if !bytes.starts_with(&PICTURES) {
         return Err(no_pictures());
@@ -107,12 +111,12 @@ fn read_part(
     let sides = 1..=LARGEST_SIDE;
     if !sides.contains(&height) || !sides.contains(&width) {
         return Err(Problem::new(format!(
-            "{name}: pictures of {width} x {height} pixels"
+            "{name}: pictures of {width} x {height} pixels are not supported"
         )));
     }
     if count > MOST_PICTURES {
         return Err(Problem::new(format!(
-            "{name}: {count} pictures, where at most {MOST_PICTURES} are read"
+            "{name}: {count} pictures, but at most {MOST_PICTURES} are read"
         )));
     }
     let size = u64::from(height) * u64::from(width);
@@ -121,7 +125,7 @@ fn read_part(
         .and_then(|all| all.checked_add(header));
     if expected != Some(bytes.len() as u64) {
         return Err(Problem::new(format!(
-            "{name} has {} bytes where {count} pictures of {width} x {height} were announced: it is cut short",
+            "{name} has {} bytes, but its header announces {count} pictures of {width} x {height}: it is cut short",
             bytes.len()
         )));
     }
@@ -153,7 +157,7 @@ fn read_part(
                 height: height as usize,
                 width: width as usize,
                 channels: 1,
-                by_columns: false,
+                column_major: false,
             },
         });
     }

@@ -1,7 +1,7 @@
-//! Files that others made: data sets in their usual forms, archives, and PyTorch's weights.
+//! Readers for untrusted files: data sets in their usual formats, archives, and PyTorch weights.
 //!
-//! Nothing in a file is trusted: a length is checked before memory is taken for it, a pickle runs nothing, an archive's
-//! names stay in it. `fuzz/` throws arbitrary bytes at each parser.
+//! Nothing in a file is trusted: a length is checked before memory is allocated for it, a pickle executes nothing, and
+//! the names in an archive cannot point outside it. The targets in `fuzz/` feed arbitrary bytes to each parser.
 
 mod archive;
 mod catalog;
@@ -15,7 +15,7 @@ mod stl;
 mod torch;
 mod weights;
 
-pub use catalog::{Catalog, CatalogError, Encoding, Item, Part};
+pub use catalog::{Catalog, CatalogError, Encoding, Item, Split};
 pub use location::{Location, Store};
 pub use torch::read_legacy;
 pub use weights::{NamedTensor, Problem, Weights, WeightsError, read_safetensors};

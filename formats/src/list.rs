@@ -1,32 +1,32 @@
-//! A list of files: a path a line, and its class behind a tab or a comma if there are classes.
+//! Reads a list of files: one path per line, optionally followed by a tab or a comma and its class.
 
 use std::path::Path;
 
-use crate::catalog::{Catalog, Encoding, Item, Part, Problem};
+use crate::catalog::{Catalog, Encoding, Item, Problem, Split};
 use crate::location::Location;
 
 /// The largest list that is read, in bytes, and in lines.
 const LARGEST: u64 = 1 << 30;
 const MOST_LINES: usize = 10_000_000;
 
-/// Reads the list at `path`; the paths in it are below its folder, or absolute.
+/// Reads the list at `path`; the paths in it are absolute, or relative to the list's folder.
 pub(crate) fn read(path: &Path) -> Result<Catalog, Problem> {
     if path.metadata()?.len() > LARGEST {
-        return Err(Problem::new("a list of more than a gigabyte"));
+        return Err(Problem::new("the list is larger than 1 GiB"));
     }
     let text = String::from_utf8(std::fs::read(path)?)
-        .map_err(|_| Problem::new("no text in UTF-8, so that it is no list of files"))?;
+        .map_err(|_| Problem::new("not UTF-8 text, so it is not a list of files"))?;
     parse(&text, path.parent().unwrap_or(Path::new("")))
 }
 
-/// Reads the text of a list whose paths are below `folder`.
+/// Parses the text of a list; relative paths in it start at `folder`.
 ///
 /// # Errors
-/// If a line has no path.
+/// If a line has no path, or there are too many lines.
 pub(crate) fn parse(text: &str, folder: &Path) -> Result<Catalog, Problem> {
     if text.lines().count() > MOST_LINES {
         return Err(Problem::new(format!(
-            "a list of more than {MOST_LINES} lines"
+            "the list has more than {MOST_LINES} lines"
         )));
     }
     let lines: Vec<(usize, &str, Option<&str>)> = text
@@ -36,7 +36,7 @@ pub(crate) fn parse(text: &str, folder: &Path) -> Result<Catalog, Problem> {
         .map(|(index, line)| (index + 1, line.trim()))
         .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
         .map(|(number, line)| {
-            // A name may hold a comma, and never a tab.
+            // A path may contain a comma, but never a tab.
             let quoted =
                 line.starts_with('"') && line.ends_with('"') && line.matches('"').count() == 2;
             let split = match line.split_once('\t') {
@@ -63,11 +63,11 @@ pub(crate) fn parse(text: &str, folder: &Path) -> Result<Catalog, Problem> {
     let mut items = Vec::with_capacity(lines.len());
     for (number, name, class) in lines {
         if name.is_empty() {
-            return Err(Problem::new(format!("line {number} of it has no path")));
+            return Err(Problem::new(format!("line {number} has no path")));
         }
         items.push(Item {
             name: name.to_owned(),
-            part: Part::Train,
+            part: Split::Train,
             class: class.and_then(|class| classes.binary_search_by(|c| c.as_str().cmp(class)).ok()),
             location: Location::File(folder.join(name)),
             encoding: Encoding::File,

@@ -1,41 +1,41 @@
-//! Where bytes are: a file, or a part of one, or of an archive. They are read when they are needed, from several threads
-//! at once.
+//! Locations of bytes: a whole file, or a range of an open file (such as an archive) or of a buffer. The bytes are read
+//! only when they are needed, and from several threads at once.
 
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The largest file that is read whole: a photograph of 178 megapixels without compression, twice over.
-const LARGEST_FILE: u64 = 1 << 30;
+/// The largest file that is read whole, in bytes: twice an uncompressed photograph of 178 megapixels.
+const MAX_FILE_BYTES: u64 = 1 << 30;
 
-/// Where bytes are.
+/// A location from which bytes can be read.
 #[derive(Debug, Clone)]
 pub enum Location {
-    /// A whole file, opened anew each time: there may be more of them than may be open.
+    /// A whole file, opened for each read: a data set may have more files than a process may keep open.
     File(PathBuf),
-    /// A part of something that stays open.
-    Part {
-        /// What it is a part of.
+    /// A range of something that stays open.
+    Slice {
+        /// The file or the buffer.
         store: Store,
-        /// Where it begins.
+        /// Where the range begins, in bytes.
         offset: u64,
-        /// How long it is.
+        /// The length of the range, in bytes.
         length: u64,
     },
 }
 
-/// What stays open.
+/// An open file, or bytes in memory.
 #[derive(Debug, Clone)]
 pub enum Store {
     /// A file.
     File(Arc<File>),
-    /// Bytes.
+    /// Bytes in memory.
     Memory(Arc<Vec<u8>>),
 }
 
 impl Location {
-    /// All of a file, which stays open.
+    /// Opens a file, and returns all of it; the file stays open.
     ///
     /// # Errors
     /// If it cannot be opened.
@@ -43,46 +43,46 @@ impl Location {
         Self::whole(File::open(path)?)
     }
 
-    /// All of an open file.
+    /// All bytes of an open file.
     ///
     /// # Errors
-    /// If its length cannot be found out.
+    /// If its length cannot be read.
     pub fn whole(file: File) -> io::Result<Self> {
         let length = file.metadata()?.len();
-        Ok(Self::Part {
+        Ok(Self::Slice {
             store: Store::File(Arc::new(file)),
             offset: 0,
             length,
         })
     }
 
-    /// Bytes as they are.
+    /// Bytes that are in memory already.
     pub fn memory(bytes: Vec<u8>) -> Self {
         let length = bytes.len() as u64;
-        Self::Part {
+        Self::Slice {
             store: Store::Memory(Arc::new(bytes)),
             offset: 0,
             length,
         }
     }
 
-    /// How many bytes there are.
+    /// The length in bytes.
     ///
     /// # Errors
-    /// If the file is gone.
+    /// If the file's metadata cannot be read.
     pub fn length(&self) -> io::Result<u64> {
         match self {
             Self::File(path) => Ok(path.metadata()?.len()),
-            Self::Part { length, .. } => Ok(*length),
+            Self::Slice { length, .. } => Ok(*length),
         }
     }
 
-    /// A part of it; a file then stays open.
+    /// The `count` bytes from byte `from` on; a file then stays open.
     ///
     /// # Errors
-    /// If it cannot be opened, or is shorter than that.
+    /// If it cannot be opened, or ends before those bytes do.
     pub fn part(&self, from: u64, count: u64) -> io::Result<Self> {
-        let Self::Part {
+        let Self::Slice {
             store,
             offset,
             length,
@@ -93,53 +93,55 @@ impl Location {
         if from.checked_add(count).is_none_or(|end| end > *length) {
             return Err(io::Error::new(
                 io::ErrorKind::UnexpectedEof,
-                format!("{length} bytes where {count} from {from} on were expected"),
+                format!(
+                    "{count} bytes from byte {from} on were expected, but there are only {length} bytes"
+                ),
             ));
         }
-        Ok(Self::Part {
+        Ok(Self::Slice {
             store: store.clone(),
             offset: offset + from,
             length: count,
         })
     }
 
-    /// The same, open from now on.
+    /// The same bytes; a file is opened, and stays open.
     ///
     /// # Errors
     /// If it cannot be opened.
     pub fn opened(&self) -> io::Result<Self> {
         match self {
             Self::File(path) => Self::open(path),
-            part @ Self::Part { .. } => Ok(part.clone()),
+            part @ Self::Slice { .. } => Ok(part.clone()),
         }
     }
 
-    /// Reads it.
+    /// Reads all of its bytes.
     ///
     /// # Errors
-    /// If it cannot be read, or is larger than any picture.
+    /// If it cannot be read, or is larger than 1 GiB.
     pub fn read(&self) -> io::Result<Vec<u8>> {
         let too_large = |length: u64| {
             let mb = length >> 20;
-            io::Error::other(format!("{mb} MB are more than a file here can have"))
+            io::Error::other(format!("too large to read: {mb} MB or more"))
         };
         match self {
             Self::File(path) => {
                 let mut bytes = Vec::new();
                 File::open(path)?
-                    .take(LARGEST_FILE + 1)
+                    .take(MAX_FILE_BYTES + 1)
                     .read_to_end(&mut bytes)?;
-                if bytes.len() as u64 > LARGEST_FILE {
-                    return Err(too_large(LARGEST_FILE));
+                if bytes.len() as u64 > MAX_FILE_BYTES {
+                    return Err(too_large(MAX_FILE_BYTES));
                 }
                 Ok(bytes)
             }
-            Self::Part {
+            Self::Slice {
                 store,
                 offset,
                 length,
             } => {
-                if *length > LARGEST_FILE {
+                if *length > MAX_FILE_BYTES {
                     return Err(too_large(*length));
                 }
                 let mut bytes = vec![0; *length as usize];

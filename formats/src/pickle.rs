@@ -1,27 +1,27 @@
-//! Python's pickles, read without running anything.
+//! Reads Python pickles without executing anything.
 //!
 //! A pickle is a program for a stack machine (CPython's `pickletools.py` lists its instructions), which may call any
-//! function by name. Here a call is kept as what it is, a name with arguments, and only names that the reader knows are
-//! accepted. Values live in one list and refer to each other by number, so that a pickle that refers to itself does no
-//! harm; there are no more of them than the pickle has bytes.
+//! function by name. This reader makes no calls: it stores a call as a name with arguments, and accepts only names that
+//! its caller allows. All values are in one list and refer to each other by index, so a pickle that refers to itself
+//! does no harm; there are at most as many values as the pickle has bytes.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-/// The most bytes that are taken for values, and for what the machine remembers of them: CIFAR-100's 50,000 names and labels
-/// take 17 MB, a checkpoint's tensors fewer.
+/// The maximum memory for the values and for the machine's stack and memo, in bytes: CIFAR-100's 50,000 names and
+/// labels take 17 MB, a checkpoint's tensors less.
 const MAX_BYTES: usize = 48 << 20;
-/// The most lists, tuples and dictionaries that are begun inside each other.
+/// The maximum nesting of lists, tuples and dictionaries.
 const MAX_MARKS: usize = 10_000;
 
-/// What is wrong with a pickle that goes on beyond its bytes.
+/// The problems of a pickle that is not finished when its bytes end.
 const CUT: &str = "it ends here";
 const CUT_LINE: &str = "a line without an end";
 
-/// The number of a value in its [`Pickle`].
+/// The index of a value in its [`Pickle`].
 pub type Id = usize;
 
-/// A value of a pickle; `'a` is its file.
+/// A value of a pickle; `'a` is the lifetime of its bytes.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value<'a> {
     /// Python's `None`.
@@ -30,45 +30,45 @@ pub enum Value<'a> {
     Bool(bool),
     /// An integer.
     Integer(i64),
-    /// An integer of more than eight bytes: those, the lowest first.
+    /// An integer of more than eight bytes, in little-endian order.
     Long(&'a [u8]),
-    /// A number with a fraction.
+    /// A floating-point number.
     Float(f64),
-    /// Bytes, or a text of Python 2.
+    /// Bytes, or a string of Python 2.
     Bytes(Cow<'a, [u8]>),
-    /// A text.
+    /// A string.
     Text(Cow<'a, str>),
     /// A list, a tuple or a set.
     Sequence(Vec<Id>),
     /// Keys and values.
     Dictionary(Vec<(Id, Id)>),
-    /// Something by name, such as a class.
+    /// A module and a name in it, such as a class or a function.
     Global(Cow<'a, str>, Cow<'a, str>),
-    /// What would come of a call, had it been made.
+    /// The result of a call, which is not made.
     Call(Call),
-    /// A reference to something beside the pickle.
+    /// A persistent ID: a reference to data outside the pickle.
     Persistent(Id),
 }
 
-/// A call that was not made.
+/// A call that the pickle asks for; it is not made.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Call {
-    /// What would be called: a [`Value::Global`].
+    /// The function or class to call: a [`Value::Global`].
     pub function: Id,
-    /// With what: a sequence.
+    /// The arguments: a sequence.
     pub arguments: Id,
-    /// What the result would be told afterwards.
+    /// The state that the result would be given afterwards.
     pub state: Option<Id>,
-    /// What would be added to it as to a dictionary.
+    /// The items that would be inserted into the result, as into a dictionary.
     pub items: Vec<(Id, Id)>,
-    /// What would be added to it as to a list.
+    /// The elements that would be appended to the result, as to a list.
     pub elements: Vec<Id>,
 }
 
 /// Why a pickle cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PickleError {
-    /// It ends too early, or was never one.
+    /// It is cut short or damaged, or it is not a pickle.
     #[error("it is cut short or damaged at byte {at} ({problem})")]
     Damaged {
         /// Where.
@@ -76,13 +76,13 @@ pub enum PickleError {
         /// What is wrong there.
         problem: &'static str,
     },
-    /// It wants a function or a class that its kind of file has no use for.
+    /// It refers to a function or a class that this kind of file does not need.
     #[error(
-        "it asks for `{0}`, which such a file has no use for: it was refused, and nothing was run"
+        "it asks for `{0}`, which such a file does not need: it was refused, and nothing was run"
     )]
     Import(String),
-    /// It uses what no such file does.
-    #[error("it uses the instruction {instruction:#04x} at byte {at}, which such files do not")]
+    /// It uses an instruction that is not supported.
+    #[error("it uses the instruction {instruction:#04x} at byte {at}, which is not supported")]
     Instruction {
         /// The instruction.
         instruction: u8,
@@ -91,7 +91,7 @@ pub enum PickleError {
     },
 }
 
-/// A pickle's values.
+/// The values of a pickle.
 #[derive(Debug, Clone)]
 pub struct Pickle<'a> {
     values: Vec<Value<'a>>,
@@ -99,11 +99,11 @@ pub struct Pickle<'a> {
 }
 
 impl<'a> Pickle<'a> {
-    /// Reads the pickle at the beginning of `bytes`; `allow(module, name)` tells what it may refer to. Returns it with
-    /// its length.
+    /// Parses the pickle at the beginning of `bytes`, and returns it with its length in bytes. `allow(module, name)`
+    /// decides which names it may refer to.
     ///
     /// # Errors
-    /// If it is damaged, or refers to something else.
+    /// If it is damaged, uses an unsupported instruction, or refers to a name that is not allowed.
     pub fn parse(
         bytes: &'a [u8],
         allow: impl Fn(&str, &str) -> bool,
@@ -123,10 +123,10 @@ impl<'a> Pickle<'a> {
         Ok((Self { values, root }, machine.at))
     }
 
-    /// Whether `bytes` may be the beginning of a pickle that goes on, or are one: what is hostile is mostly so from its start.
+    /// Checks that `bytes` are a pickle or may be the beginning of one: most hostile files fail this check.
     ///
     /// # Errors
-    /// If no bytes behind them could make one.
+    /// If no bytes after them could complete a pickle.
     pub fn check_beginning(
         bytes: &[u8],
         allow: impl Fn(&str, &str) -> bool,
@@ -139,22 +139,22 @@ impl<'a> Pickle<'a> {
         }
     }
 
-    /// What was pickled.
+    /// The value that was pickled.
     pub fn root(&self) -> Id {
         self.root
     }
 
-    /// The value of that number.
+    /// The value with that index.
     pub fn get(&self, id: Id) -> &Value<'a> {
         &self.values[id]
     }
 
-    /// How many values there are.
+    /// The number of values.
     pub fn count(&self) -> usize {
         self.values.len()
     }
 
-    /// A text, also one of Python 2.
+    /// The value as a string, if it is one; also a string of Python 2.
     pub fn text(&self, id: Id) -> Option<&str> {
         match self.get(id) {
             Value::Text(text) => Some(text),
@@ -163,7 +163,7 @@ impl<'a> Pickle<'a> {
         }
     }
 
-    /// A whole number.
+    /// The value as an integer, if it is one; `True` is 1.
     pub fn integer(&self, id: Id) -> Option<i64> {
         match self.get(id) {
             Value::Integer(number) => Some(*number),
@@ -172,7 +172,7 @@ impl<'a> Pickle<'a> {
         }
     }
 
-    /// The elements of a list or a tuple, or what would be added to one.
+    /// The elements of a list, a tuple or a set, or those that would be appended to the result of a call.
     pub fn sequence(&self, id: Id) -> Option<&[Id]> {
         match self.get(id) {
             Value::Sequence(elements) => Some(elements),
@@ -181,7 +181,7 @@ impl<'a> Pickle<'a> {
         }
     }
 
-    /// Keys and values of a dictionary, an ordered one too.
+    /// The keys and values of a dictionary or an `OrderedDict`.
     pub fn dictionary(&self, id: Id) -> Option<&[(Id, Id)]> {
         match self.get(id) {
             Value::Dictionary(items) => Some(items),
@@ -192,15 +192,15 @@ impl<'a> Pickle<'a> {
         }
     }
 
-    /// The value of a dictionary's key that is that text.
+    /// The value of the string `key` in a dictionary.
     pub fn field(&self, dictionary: Id, key: &str) -> Option<Id> {
         let items = self.dictionary(dictionary)?;
-        // Of a key that is there twice, Python keeps the last.
+        // If a key occurs twice, Python keeps the last value.
         let found = items.iter().rev().find(|(k, _)| self.text(*k) == Some(key));
         found.map(|(_, value)| *value)
     }
 
-    /// The name of what is called, and the arguments.
+    /// The module, the name and the arguments of a call, and the call itself.
     pub fn call(&self, id: Id) -> Option<(&str, &str, &[Id], &Call)> {
         let Value::Call(call) = self.get(id) else {
             return None;
@@ -221,7 +221,7 @@ impl<'a> Pickle<'a> {
     }
 }
 
-/// The machine: a stack of values, marks in it, and what was kept by number.
+/// The stack machine: the stack, the marks in it, and the memo, which stores values by number.
 struct Machine<'a, F> {
     bytes: &'a [u8],
     at: usize,
@@ -229,7 +229,7 @@ struct Machine<'a, F> {
     stack: Vec<Id>,
     marks: Vec<usize>,
     memo: HashMap<u64, Id>,
-    /// References that lists, tuples, dictionaries and calls hold.
+    /// The number of references in lists, tuples, dictionaries and calls.
     elements: usize,
     allow: F,
 }
@@ -241,14 +241,14 @@ impl<'a, F: Fn(&str, &str) -> bool> Machine<'a, F> {
             self.check_size()?;
             let instruction = self.take(1)?[0];
             match instruction {
-                // PROTO, FRAME: how what follows is written and read; it is the same to us.
+                // PROTO and FRAME: the protocol's version, and the length of a frame; this reader needs neither.
                 0x80 => _ = self.take(1)?,
                 0x95 => _ = self.take(8)?,
                 b'.' => return self.pop(),
 
                 b'(' => self.marks.push(self.stack.len()),
                 b'0' => {
-                    // POP takes a mark if nothing lies above it.
+                    // POP removes the last mark if it is on top of the stack.
                     if self.marks.last() == Some(&self.stack.len()) {
                         self.marks.pop();
                     } else {
@@ -303,7 +303,8 @@ impl<'a, F: Fn(&str, &str) -> bool> Machine<'a, F> {
 
                 b'S' => {
                     let line = self.line()?;
-                    let bytes = unquoted(line).ok_or_else(|| self.damaged("a text's quotes"))?;
+                    let bytes = unquoted(line)
+                        .ok_or_else(|| self.damaged("a string without its quotes"))?;
                     self.push(Value::Bytes(Cow::Owned(bytes)));
                 }
                 b'V' => {
@@ -353,29 +354,29 @@ impl<'a, F: Fn(&str, &str) -> bool> Machine<'a, F> {
                 b'p' => {
                     let line = self.line()?;
                     let number = self.parsed(line)?;
-                    self.remember(number)?;
+                    self.memo_put(number)?;
                 }
                 b'q' => {
                     let number = self.unsigned(1)?;
-                    self.remember(number)?;
+                    self.memo_put(number)?;
                 }
                 b'r' => {
                     let number = self.unsigned(4)?;
-                    self.remember(number)?;
+                    self.memo_put(number)?;
                 }
-                0x94 => self.remember(self.memo.len() as u64)?,
+                0x94 => self.memo_put(self.memo.len() as u64)?,
                 b'g' => {
                     let line = self.line()?;
                     let number = self.parsed(line)?;
-                    self.recall(number)?;
+                    self.memo_get(number)?;
                 }
                 b'h' => {
                     let number = self.unsigned(1)?;
-                    self.recall(number)?;
+                    self.memo_get(number)?;
                 }
                 b'j' => {
                     let number = self.unsigned(4)?;
-                    self.recall(number)?;
+                    self.memo_get(number)?;
                 }
 
                 b'c' => {
@@ -387,7 +388,7 @@ impl<'a, F: Fn(&str, &str) -> bool> Machine<'a, F> {
                     let [Value::Text(module), Value::Text(name)] =
                         [names[0], names[1]].map(|id| self.values[id].clone())
                     else {
-                        return Err(self.damaged("a name that is no text"));
+                        return Err(self.damaged("a name that is not a string"));
                     };
                     self.global(module, name)?;
                 }
@@ -396,7 +397,7 @@ impl<'a, F: Fn(&str, &str) -> bool> Machine<'a, F> {
                     let parts = self.pop_several(2)?;
                     self.push_call(parts[0], parts[1])?;
                 }
-                // NEWOBJ_EX: named arguments too, for which no file of ours has a use.
+                // NEWOBJ_EX: keyword arguments too, which no supported file uses.
                 0x92 => {
                     let parts = self.pop_several(3)?;
                     self.push_call(parts[0], parts[1])?;
@@ -406,7 +407,7 @@ impl<'a, F: Fn(&str, &str) -> bool> Machine<'a, F> {
                     let object = self.top()?;
                     match &mut self.values[object] {
                         Value::Call(call) => call.state = Some(state),
-                        _ => return Err(self.damaged("a state for what is no object")),
+                        _ => return Err(self.damaged("a state for a value that is not an object")),
                     }
                 }
                 b'Q' => {
@@ -419,7 +420,7 @@ impl<'a, F: Fn(&str, &str) -> bool> Machine<'a, F> {
                     let reference = self.pop()?;
                     self.push(Value::Persistent(reference));
                 }
-                // INST and OBJ (classes of Python 2), EXT (names by number), buffers outside.
+                // INST and OBJ (classes of Python 2), EXT (names by number), out-of-band buffers.
                 _ => return Err(PickleError::Instruction { instruction, at }),
             }
         }
@@ -439,17 +440,18 @@ impl<'a, F: Fn(&str, &str) -> bool> Machine<'a, F> {
         Ok(&rest[..count])
     }
 
-    /// An unsigned number of `count` bytes, at most 8.
+    /// Reads an unsigned little-endian integer of `count` bytes, at most 8.
     fn unsigned(&mut self, count: usize) -> Result<u64, PickleError> {
         let mut bytes = [0; 8];
         bytes[..count].copy_from_slice(self.take(count)?);
         Ok(u64::from_le_bytes(bytes))
     }
 
-    /// What the number in front of it says is as long as that.
+    /// Reads a length of `count_bytes` bytes, then that many bytes.
     fn counted(&mut self, count_bytes: usize) -> Result<&'a [u8], PickleError> {
         let count = self.unsigned(count_bytes)?;
-        let count = usize::try_from(count).map_err(|_| self.damaged("a length"))?;
+        let count =
+            usize::try_from(count).map_err(|_| self.damaged("a length that is too large"))?;
         self.take(count)
     }
 
@@ -459,12 +461,16 @@ impl<'a, F: Fn(&str, &str) -> bool> Machine<'a, F> {
         let end = end.ok_or_else(|| self.damaged(CUT_LINE))?;
         let line = self.take(end)?;
         self.take(1)?;
-        let line = std::str::from_utf8(line).map_err(|_| self.damaged("a line that is no text"))?;
+        let line =
+            std::str::from_utf8(line).map_err(|_| self.damaged("a line that is not UTF-8"))?;
         Ok(line.trim_end_matches('\r'))
     }
 
     fn parsed<T: std::str::FromStr>(&self, digits: &str) -> Result<T, PickleError> {
-        digits.trim().parse().map_err(|_| self.damaged("a number"))
+        digits
+            .trim()
+            .parse()
+            .map_err(|_| self.damaged("not a number"))
     }
 
     fn push(&mut self, value: Value<'a>) {
@@ -472,9 +478,9 @@ impl<'a, F: Fn(&str, &str) -> bool> Machine<'a, F> {
         self.values.push(value);
     }
 
-    /// Whether there is more than any file of these kinds has, which would fill the memory.
+    /// Fails if there are more values than any supported file has, before they fill the memory.
     fn check_size(&self) -> Result<(), PickleError> {
-        // An entry of a hash table, with what is free in it.
+        // Bytes per entry of the hash table, including its free slots.
         const MEMO: usize = 2 * size_of::<(u64, Id)>();
         let bytes = self.values.len() * size_of::<Value<'_>>()
             + (self.stack.len() + self.elements) * size_of::<Id>()
@@ -485,7 +491,7 @@ impl<'a, F: Fn(&str, &str) -> bool> Machine<'a, F> {
         Ok(())
     }
 
-    /// What lies below the last mark is out of reach.
+    /// The height of the stack at the last mark; the values below it cannot be popped.
     fn floor(&self) -> usize {
         self.marks.last().copied().unwrap_or(0)
     }
@@ -535,7 +541,7 @@ impl<'a, F: Fn(&str, &str) -> bool> Machine<'a, F> {
         match &mut self.values[list] {
             Value::Sequence(list) => list.extend(elements),
             Value::Call(call) => call.elements.extend(elements),
-            _ => return Err(self.damaged("an element for what is no list")),
+            _ => return Err(self.damaged("an element for a value that is not a list")),
         }
         Ok(())
     }
@@ -546,20 +552,20 @@ impl<'a, F: Fn(&str, &str) -> bool> Machine<'a, F> {
         match &mut self.values[dictionary] {
             Value::Dictionary(items) => items.extend(pairs),
             Value::Call(call) => call.items.extend(pairs),
-            _ => return Err(self.damaged("an item for what is no dictionary")),
+            _ => return Err(self.damaged("an item for a value that is not a dictionary")),
         }
         Ok(())
     }
 
-    fn remember(&mut self, number: u64) -> Result<(), PickleError> {
+    fn memo_put(&mut self, number: u64) -> Result<(), PickleError> {
         let top = self.top()?;
         self.memo.insert(number, top);
         Ok(())
     }
 
-    fn recall(&mut self, number: u64) -> Result<(), PickleError> {
+    fn memo_get(&mut self, number: u64) -> Result<(), PickleError> {
         let id = self.memo.get(&number).copied();
-        let id = id.ok_or_else(|| self.damaged("a reference to nothing"))?;
+        let id = id.ok_or_else(|| self.damaged("a reference to a missing memo entry"))?;
         self.stack.push(id);
         Ok(())
     }
@@ -576,7 +582,7 @@ impl<'a, F: Fn(&str, &str) -> bool> Machine<'a, F> {
 
     fn push_call(&mut self, function: Id, arguments: Id) -> Result<(), PickleError> {
         if !matches!(self.values[function], Value::Global(..)) {
-            return Err(self.damaged("a call of what is no function"));
+            return Err(self.damaged("a call of a value that is not a function"));
         }
         self.push(Value::Call(Call {
             function,
@@ -611,13 +617,14 @@ impl<'a, F: Fn(&str, &str) -> bool> Machine<'a, F> {
 
     fn text(&mut self, count_bytes: usize) -> Result<(), PickleError> {
         let bytes = self.counted(count_bytes)?;
-        let text = std::str::from_utf8(bytes).map_err(|_| self.damaged("a text that is none"))?;
+        let text =
+            std::str::from_utf8(bytes).map_err(|_| self.damaged("a string that is not UTF-8"))?;
         self.push(Value::Text(Cow::Borrowed(text)));
         Ok(())
     }
 }
 
-/// What Python's `repr` put quotes around.
+/// The content of a string literal that Python's `repr` wrote; `None` if its quotes are wrong.
 fn unquoted(line: &str) -> Option<Vec<u8>> {
     let quote = line.chars().next().filter(|c| matches!(c, '\'' | '"'))?;
     let inner = line.strip_prefix(quote)?.strip_suffix(quote)?;
@@ -674,7 +681,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_imported_that_is_not_known() {
+    fn unknown_imports_are_rejected() {
         // os.system('true'), by GLOBAL and by STACK_GLOBAL.
         let pickles: [&[u8]; 2] = [
             b"cos\nsystem\n(S'true'\ntR.",
@@ -687,14 +694,14 @@ mod tests {
     }
 
     #[test]
-    fn what_refers_to_itself_ends() {
+    fn self_references_terminate() {
         // A list that holds itself.
         let (pickle, _) = Pickle::parse(b"]q\x00h\x00a.", nothing).unwrap();
         assert_eq!(pickle.sequence(pickle.root()), Some(&[pickle.root()][..]));
     }
 
     #[test]
-    fn what_takes_memory_counts() {
+    fn memory_use_is_limited() {
         // Marks; the same value again and again on the stack, in the memo, and in a list; values.
         let memo: Vec<u8> = std::iter::once(b'N')
             .chain((0..2_000_000u32).flat_map(|i| [&b"r"[..], &i.to_le_bytes()].concat()))
@@ -713,7 +720,7 @@ mod tests {
             let error = Pickle::check_beginning(&bytes, nothing).unwrap_err();
             assert!(error.to_string().contains("more values"), "{what}: {error}");
         }
-        // What goes on, and what is whole.
+        // Beginnings of a pickle, and a whole one.
         for bytes in [
             &b"\x80\x02}q\x00(X\x01\x00\x00\x00a"[..],
             b"N.",
@@ -725,7 +732,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cut_is_noticed() {
+    fn every_truncation_is_detected() {
         let whole = b"\x80\x02}q\x00(X\x01\x00\x00\x00aq\x01]q\x02(K\x01J\xfe\xff\xff\xffeu.";
         for end in 0..whole.len() {
             let error = Pickle::parse(&whole[..end], nothing).unwrap_err();
@@ -734,7 +741,7 @@ mod tests {
                 "{end}: {error}"
             );
         }
-        // A length that lies.
+        // A length beyond the end of the bytes.
         let error = Pickle::parse(b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x7f.", nothing);
         assert!(matches!(error, Err(PickleError::Damaged { .. })));
     }

@@ -1,6 +1,6 @@
-//! STL-10 (<https://cs.stanford.edu/~acoates/stl10/>), whose unlabelled pictures are twenty times those with a class.
+//! STL-10 (<https://cs.stanford.edu/~acoates/stl10/>), with 20 times as many unlabelled as labelled training pictures.
 
-use crate::catalog::{Catalog, Encoding, Entry, Item, Part, Problem, checked_class};
+use crate::catalog::{Catalog, Encoding, Entry, Item, Problem, Split, checked_class};
 
 const SIDE: usize = 96;
 const PICTURE: u64 = (3 * SIDE * SIDE) as u64;
@@ -8,14 +8,14 @@ const CLASSES: [&str; 10] = [
     "airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck",
 ];
 
-/// Pictures, their classes, and what they are for.
-const FILES: [(&str, Option<&str>, Part); 3] = [
-    ("train_X.bin", Some("train_y.bin"), Part::Train),
-    ("unlabeled_X.bin", None, Part::Unlabelled),
-    ("test_X.bin", Some("test_y.bin"), Part::Test),
+/// The files of pictures, the files of their classes, and their splits.
+const FILES: [(&str, Option<&str>, Split); 3] = [
+    ("train_X.bin", Some("train_y.bin"), Split::Train),
+    ("unlabeled_X.bin", None, Split::Unlabelled),
+    ("test_X.bin", Some("test_y.bin"), Split::Test),
 ];
 
-/// The set that `entries` hold, if they do.
+/// Reads STL-10 if `entries` contain its files.
 pub(crate) fn find(entries: &[Entry]) -> Option<Result<Catalog, Problem>> {
     let file = |name: &str| entries.iter().find(|entry| entry.file_name() == name);
     FILES.iter().find_map(|(name, ..)| file(name))?;
@@ -31,7 +31,7 @@ pub(crate) fn find(entries: &[Entry]) -> Option<Result<Catalog, Problem>> {
             let length = whole.length()?;
             if !length.is_multiple_of(PICTURE) {
                 return Err(Problem::new(format!(
-                    "{name}: {length} bytes are no whole number of pictures of {PICTURE}: the file is cut short"
+                    "{name}: {length} bytes are not a multiple of {PICTURE} (one picture): the file is cut short"
                 )));
             }
             let count = length / PICTURE;
@@ -40,7 +40,7 @@ pub(crate) fn find(entries: &[Entry]) -> Option<Result<Catalog, Problem>> {
                 Some(labels) => {
                     let labels = file(labels).ok_or_else(|| {
                         Problem::new(format!(
-                            "{labels} is missing, which holds the classes of {name}"
+                            "{labels} is missing, which contains the classes of {name}"
                         ))
                     })?;
                     let bytes = labels.location.read()?;
@@ -57,7 +57,7 @@ pub(crate) fn find(entries: &[Entry]) -> Option<Result<Catalog, Problem>> {
             for index in 0..count {
                 let class = match &labels {
                     None => None,
-                    // From 1.
+                    // Labels start at 1.
                     Some((file, bytes)) => {
                         let class = bytes[index as usize].wrapping_sub(1);
                         Some(checked_class(class, CLASSES.len(), file)?)
@@ -72,7 +72,7 @@ pub(crate) fn find(entries: &[Entry]) -> Option<Result<Catalog, Problem>> {
                         height: SIDE,
                         width: SIDE,
                         channels: 3,
-                        by_columns: true,
+                        column_major: true,
                     },
                 });
             }

@@ -1,4 +1,4 @@
-//! What `torch.save` writes: a pickle of dictionaries whose tensors name storages, and the storages' bytes beside it.
+//! Reads what `torch.save` writes: a pickle of dictionaries whose tensors refer to storages, and the storages' bytes.
 //!
 //! Since PyTorch 1.6 that is a zip archive of uncompressed files, `NAME/data.pkl` and `NAME/data/KEY`
 //! (`torch/serialization.py`, `_save`); before, five pickles and the storages one after the other (`_legacy_save`).
@@ -12,16 +12,16 @@ use zip::ZipArchive;
 use crate::pickle::{Id, Pickle, Value};
 use crate::weights::{NamedTensor, Number, Problem, Weights};
 
-/// A checkpoint's pickle names tensors; it is a few megabytes where there are many.
-const LARGEST_PICKLE: u64 = 64 << 20;
+/// The maximum size of a pickle, in bytes. It only describes the tensors: a few megabytes if there are many.
+const MAX_PICKLE_BYTES: u64 = 64 << 20;
 
-/// The longest name of a tensor.
-const LONGEST_NAME: usize = 1000;
+/// The maximum length of a tensor's name, in bytes.
+const MAX_NAME_LENGTH: usize = 1000;
 
-/// Dictionaries in dictionaries, at most.
-const DEEPEST: usize = 8;
+/// The maximum nesting of dictionaries and lists.
+const MAX_DEPTH: usize = 8;
 
-/// What weights refer to. All of it is kept as a name, and none of it is run.
+/// Whether a pickle may refer to that name: only those that weights need. They are stored as names, and nothing is run.
 fn allow(module: &str, name: &str) -> bool {
     match module {
         "collections" => name == "OrderedDict",
@@ -53,31 +53,30 @@ fn damaged(problem: impl Into<String>) -> Problem {
 /// Reads the archive that PyTorch has written since 1.6.
 pub(crate) fn read_archive(file: File) -> Result<Weights, Problem> {
     let largest = file.metadata()?.len();
-    let unreadable = |e: zip::result::ZipError| {
-        damaged(format!("a damaged .pth, or one that is cut short ({e})"))
-    };
+    let unreadable =
+        |e: zip::result::ZipError| damaged(format!("the .pth file is damaged or cut short ({e})"));
     let mut archive = ZipArchive::new(file).map_err(unreadable)?;
     let prefix = archive
         .file_names()
         .filter_map(Result::ok)
         .find_map(|name| Some(name.strip_suffix("data.pkl")?.to_owned()))
         .ok_or_else(|| {
-            damaged("a zip archive without a data.pkl, so that it is no .pth of PyTorch's")
+            damaged("a zip archive without a data.pkl, so it is not a PyTorch .pth file")
         })?;
     if archive.by_name(&format!("{prefix}constants.pkl")).is_ok() {
         return Err(damaged(
             "a TorchScript program: save its weights with `torch.save(model.state_dict(), FILE)`",
         ));
     }
-    let mut read = |name: &str, most: u64| -> Result<Vec<u8>, Problem> {
+    let mut read = |name: &str, max: u64| -> Result<Vec<u8>, Problem> {
         let file = archive
             .by_name(&format!("{prefix}{name}"))
             .map_err(unreadable)?;
         let mut bytes = Vec::new();
-        // Lengths in an archive may lie: no more than that is read.
-        file.take(most + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > most {
-            return Err(damaged(format!("{name} in it is larger than {most} bytes")));
+        // The lengths in an archive may be wrong: never read more than the limit.
+        file.take(max + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > max {
+            return Err(damaged(format!("{name} in it is larger than {max} bytes")));
         }
         Ok(bytes)
     };
@@ -87,20 +86,20 @@ pub(crate) fn read_archive(file: File) -> Result<Weights, Problem> {
             "written on a big-endian machine, which is not supported",
         ));
     }
-    let bytes = read("data.pkl", LARGEST_PICKLE)?;
+    let bytes = read("data.pkl", MAX_PICKLE_BYTES)?;
     let (pickle, _) = Pickle::parse(&bytes, allow)?;
     let mut found = Found::in_pickle(&pickle)?;
     let mut weights = Weights {
         numbers: std::mem::take(&mut found.numbers),
         ..Weights::default()
     };
-    // Of tensors that share a storage, as by tied weights, it is read once.
+    // A storage that several tensors share, such as tied weights, is read once.
     let mut storages: HashMap<String, Vec<u8>> = HashMap::new();
     let mut users: HashMap<String, usize> = HashMap::new();
     for tensor in &found.tensors {
         *users.entry(tensor.storage.key.clone()).or_default() += 1;
     }
-    let mut allowance = Allowance::of(largest);
+    let mut allowance = ElementBudget::of(largest);
     for tensor in found.tensors {
         allowance.take(&tensor)?;
         let key = tensor.storage.key.clone();
@@ -118,13 +117,13 @@ pub(crate) fn read_archive(file: File) -> Result<Weights, Problem> {
     Ok(weights)
 }
 
-/// The number that a file of before 1.6 begins with.
+/// The magic number at the start of a file written before 1.6, in little-endian order.
 const LEGACY_MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 
-/// Reads what PyTorch wrote before 1.6.
+/// Reads a file that PyTorch wrote before 1.6.
 ///
 /// # Errors
-/// If it is damaged, or its pickle wants to import what no weights need.
+/// If it is damaged, or its pickle imports something that weights do not need.
 pub fn read_legacy(bytes: &[u8]) -> Result<Weights, Problem> {
     let mut rest = bytes;
     let mut next = || -> Result<Pickle<'_>, Problem> {
@@ -135,7 +134,7 @@ pub fn read_legacy(bytes: &[u8]) -> Result<Weights, Problem> {
     let magic = next()?;
     if !matches!(magic.get(magic.root()), Value::Long(number) if **number == LEGACY_MAGIC) {
         return Err(damaged(
-            "a pickle, but none that `torch.save` wrote: save weights with `torch.save(model.state_dict(), FILE)`",
+            "a pickle that `torch.save` did not write: save weights with `torch.save(model.state_dict(), FILE)`",
         ));
     }
     let _protocol = next()?;
@@ -159,12 +158,12 @@ pub fn read_legacy(bytes: &[u8]) -> Result<Weights, Problem> {
     for key in keys.sequence(keys.root()).unwrap_or(&[]) {
         let key = keys
             .text(*key)
-            .ok_or_else(|| damaged("a storage's key is no text"))?;
+            .ok_or_else(|| damaged("a storage's key is not a string"))?;
         let (count, after) = rest
             .split_first_chunk::<8>()
-            .ok_or_else(|| damaged("a .pth that is cut short: its storages are missing"))?;
+            .ok_or_else(|| damaged("the .pth file is cut short: its storages are missing"))?;
         let size = *sizes.get(key).ok_or_else(|| {
-            damaged("it holds a storage that no tensor of it uses, whose size cannot be known")
+            damaged("it contains a storage that no tensor uses, so the storage's size is unknown")
         })?;
         let length = usize::try_from(u64::from_le_bytes(*count))
             .ok()
@@ -172,14 +171,14 @@ pub fn read_legacy(bytes: &[u8]) -> Result<Weights, Problem> {
             .filter(|length| *length <= after.len())
             .ok_or_else(|| {
                 damaged(format!(
-                    "a .pth that is cut short: storage {key} is not whole"
+                    "the .pth file is cut short: storage {key} is incomplete"
                 ))
             })?;
         let (storage, after) = after.split_at(length);
         storages.insert(key.to_owned(), storage);
         rest = after;
     }
-    let mut allowance = Allowance::of(bytes.len() as u64);
+    let mut allowance = ElementBudget::of(bytes.len() as u64);
     let tensors = found.tensors.into_iter().map(|tensor| {
         allowance.take(&tensor)?;
         let storage = storages
@@ -193,12 +192,12 @@ pub fn read_legacy(bytes: &[u8]) -> Result<Weights, Problem> {
     })
 }
 
-/// How many numbers the tensors of a file may have, all together: tied weights name a storage twice, and a file that
-/// names one ten thousand times is there to fill the memory.
-struct Allowance(u64);
+/// How many elements all tensors of a file may still have: tied weights use a storage twice, but a file that uses one
+/// ten thousand times would fill the memory.
+struct ElementBudget(u64);
 
-impl Allowance {
-    /// For a file of that many bytes.
+impl ElementBudget {
+    /// The allowance for a file of `bytes` bytes: two elements per byte.
     fn of(bytes: u64) -> Self {
         Self(bytes.saturating_mul(2))
     }
@@ -210,19 +209,21 @@ impl Allowance {
             .try_fold(1u64, |product, extent| product.checked_mul(*extent as u64));
         let left = count.and_then(|count| self.0.checked_sub(count));
         self.0 = left.ok_or_else(|| {
-            damaged("its tensors are more numbers than the file has bytes for: it was refused")
+            damaged(
+                "its tensors have more elements than a file of this size can hold: it was refused",
+            )
         })?;
         Ok(())
     }
 }
 
-/// Where a tensor's numbers are.
+/// The storage of a tensor: its key in the file, and its data type.
 struct StorageName {
     key: String,
     number: Number,
 }
 
-/// A tensor of a pickle: a view of a storage.
+/// A tensor in a pickle: a view of a storage, with offset and strides in elements.
 struct TensorView {
     name: String,
     storage: StorageName,
@@ -243,13 +244,13 @@ impl TensorView {
         let stored = storage.len() / number.bytes();
         let cut = || {
             damaged(format!(
-                "{name}: its storage is cut short, or its shape lies"
+                "{name}: its storage is cut short, or its shape is wrong"
             ))
         };
         let count = shape
             .iter()
             .try_fold(1usize, |product, extent| product.checked_mul(*extent))
-            // A stride of 0 makes a few numbers any number of them.
+            // With a stride of 0, a small storage could become a tensor of any size.
             .filter(|count| *count <= stored)
             .ok_or_else(cut)?;
         if count > 0 {
@@ -285,7 +286,7 @@ impl TensorView {
     }
 }
 
-/// What a pickle's dictionaries hold.
+/// The tensors and the scalars in a pickle's dictionaries.
 #[derive(Default)]
 struct Found {
     tensors: Vec<TensorView>,
@@ -295,9 +296,9 @@ struct Found {
 impl Found {
     fn in_pickle(pickle: &Pickle<'_>) -> Result<Self, Problem> {
         let mut found = Self::default();
-        // A dictionary that is there many times over may be looked into as often as a file has reason for.
+        // A hostile file may refer to one dictionary many times, so the number of visits is limited: four per value.
         let mut left = 4 * pickle.count();
-        found.walk(pickle, pickle.root(), String::new(), DEEPEST, &mut left)?;
+        found.walk(pickle, pickle.root(), String::new(), MAX_DEPTH, &mut left)?;
         if found.tensors.is_empty() {
             return Err(damaged(
                 "there are no tensors in it: save weights with `torch.save(model.state_dict(), FILE)`",
@@ -318,9 +319,9 @@ impl Found {
             return Err(damaged("its dictionaries refer to each other without end"));
         };
         *left = rest;
-        // Names are copied for each thing they name.
-        if path.len() > LONGEST_NAME {
-            return Err(damaged("it names a tensor by more than a thousand letters"));
+        // A name is copied for every value below it, so a long one would fill the memory.
+        if path.len() > MAX_NAME_LENGTH {
+            return Err(damaged("a name in it is longer than 1000 bytes"));
         }
         let below = |name: &str| {
             if path.is_empty() {
@@ -360,14 +361,14 @@ impl Found {
     }
 }
 
-/// The tensor that a value is, if it is one.
+/// The tensor that a value describes; `None` if it is not a tensor.
 fn tensor(pickle: &Pickle<'_>, id: Id, name: &str) -> Result<Option<TensorView>, Problem> {
     let Some((module, function, arguments, _)) = pickle.call(id) else {
         return Ok(None);
     };
     match (module, function) {
         ("torch._utils", "_rebuild_parameter") => match arguments.first() {
-            // One level only: a parameter of a parameter is nobody's.
+            // One level only: PyTorch never nests a parameter in a parameter.
             Some(inner)
                 if pickle
                     .call(*inner)
@@ -399,7 +400,9 @@ fn tensor(pickle: &Pickle<'_>, id: Id, name: &str) -> Result<Option<TensorView>,
                 (view.shape.len() == view.strides.len()).then_some(view)
             };
             let view = view().ok_or_else(|| {
-                damaged(format!("{name}: a tensor of a kind that is not known here (sparse, quantized, complex?)"))
+                damaged(format!(
+                    "{name}: this kind of tensor is not supported (sparse, quantized or complex?)"
+                ))
             })?;
             Ok(Some(view))
         }
@@ -415,7 +418,7 @@ fn extents<'p>(pickle: &'p Pickle<'_>, id: Id) -> Option<&'p [Id]> {
     }
 }
 
-/// What a reference `('storage', torch.FloatStorage, KEY, PLACE, COUNT)` says.
+/// Parses a persistent ID `('storage', torch.FloatStorage, KEY, LOCATION, COUNT)`.
 fn storage_name(pickle: &Pickle<'_>, id: Id) -> Option<StorageName> {
     let Value::Persistent(reference) = pickle.get(id) else {
         return None;
@@ -440,7 +443,7 @@ fn storage_name(pickle: &Pickle<'_>, id: Id) -> Option<StorageName> {
         _ => return None,
     };
     let key = pickle.text(*key)?;
-    // It becomes part of a name in the archive.
+    // The key becomes part of a file name in the archive.
     let plain = key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     plain.then(|| StorageName {
         key: key.to_owned(),

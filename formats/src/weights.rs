@@ -1,4 +1,4 @@
-//! Named tensors in files: PyTorch's `.pth`, in both of its layouts, and `.safetensors`.
+//! Reads named tensors from files: PyTorch's `.pth`, in both of its layouts, and `.safetensors`.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -10,23 +10,23 @@ use safetensors::{Dtype, SafeTensors};
 use crate::pickle::PickleError;
 use crate::torch;
 
-/// What a file of weights holds.
+/// The contents of a weights file.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Weights {
-    /// Tensors by their path through the file's dictionaries, joined by dots, in the file's order.
+    /// The tensors, in the file's order. A name is the path through the file's dictionaries, joined by dots.
     pub tensors: Vec<NamedTensor>,
-    /// Numbers beside them, such as an epoch or a learning rate.
+    /// Scalars beside the tensors, such as an epoch or a learning rate.
     pub numbers: Vec<(String, f64)>,
 }
 
-/// A tensor as 32-bit floats, whatever it was.
+/// A tensor, converted to 32-bit floats.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NamedTensor {
     /// Its name.
     pub name: String,
-    /// Its extents; none for a single number.
+    /// Its dimensions; empty for a scalar.
     pub shape: Vec<usize>,
-    /// Row after row.
+    /// Its elements, in row-major order.
     pub values: Vec<f32>,
 }
 
@@ -49,12 +49,12 @@ pub enum Problem {
     /// Its pickle cannot be used.
     #[error("its pickle cannot be used: {0}")]
     Pickle(#[from] PickleError),
-    /// It is no file of weights, or not a whole one.
+    /// It is not a weights file, or it is damaged or cut short.
     #[error("{0}")]
     Damaged(String),
 }
 
-/// How a file's numbers are stored.
+/// The data type of a stored element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Number {
     F64,
@@ -79,7 +79,7 @@ impl Number {
         }
     }
 
-    /// The number in little-endian `bytes`, of which there are [`Self::bytes`].
+    /// Converts one element from its little-endian `bytes`, which must be [`Self::bytes`] long.
     pub(crate) fn read(self, bytes: &[u8]) -> f32 {
         let mut eight = [0; 8];
         eight[..bytes.len()].copy_from_slice(bytes);
@@ -99,10 +99,10 @@ impl Number {
 }
 
 impl Weights {
-    /// Reads a `.pth` or a `.safetensors`, told apart by what is in it.
+    /// Reads a `.pth` or a `.safetensors` file; its content decides which it is.
     ///
     /// # Errors
-    /// If it is neither, is damaged, or its pickle wants to import what no weights need.
+    /// If it is neither, is damaged, or its pickle imports something that weights do not need.
     pub fn read(path: &Path) -> Result<Self, WeightsError> {
         let read = || -> Result<Self, Problem> {
             let mut file = File::open(path)?;
@@ -112,18 +112,18 @@ impl Weights {
             if start.starts_with(b"PK\x03\x04") {
                 return torch::read_archive(file);
             }
-            // A pickle of protocol 2, from `torch.save` before 1.6.
+            // A pickle (of protocol 2, unless the caller chose another) from `torch.save` before 1.6.
             if start.starts_with(b"\x80") && start.get(1).is_some_and(|protocol| *protocol <= 5) {
                 let bytes = std::fs::read(path)?;
                 return torch::read_legacy(&bytes);
             }
-            // A length of eight bytes, and JSON.
+            // A .safetensors file: the header's length in eight bytes, then JSON.
             if start.get(8) == Some(&b'{') {
                 let bytes = std::fs::read(path)?;
                 return read_safetensors(&bytes);
             }
             Err(Problem::Damaged(
-                "neither a .pth of PyTorch's nor a .safetensors: neither's first bytes stand at its beginning".into(),
+                "neither a PyTorch .pth nor a .safetensors file: its first bytes match neither format".into(),
             ))
         };
         read().map_err(|problem| WeightsError {
@@ -144,19 +144,19 @@ fn read_up_to(file: &mut File, buffer: &mut [u8]) -> std::io::Result<usize> {
     Ok(count)
 }
 
-/// Reads the content of a `.safetensors`.
+/// Parses the content of a `.safetensors` file.
 ///
 /// # Errors
-/// If it is damaged, as by a header that lies about its length.
+/// If it is damaged, for example if its header states a wrong length.
 pub fn read_safetensors(bytes: &[u8]) -> Result<Weights, Problem> {
     let damaged = |e: safetensors::SafeTensorError| {
         Problem::Damaged(format!(
-            "a damaged .safetensors, or one that is cut short ({e})"
+            "the .safetensors file is damaged or cut short ({e})"
         ))
     };
     let file = SafeTensors::deserialize(bytes).map_err(damaged)?;
     let mut tensors: Vec<_> = file.iter().collect();
-    // The order of the file's bytes, which is the order in which they were saved.
+    // Sort by position in the file, which is the order in which they were saved.
     tensors.sort_by_key(|(_, view)| view.data().as_ptr());
     let tensors = tensors.into_iter().filter_map(|(name, view)| {
         let number = match view.dtype() {
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_weights_is_told() {
+    fn other_files_are_rejected() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("x.pth");
         std::fs::write(&path, "hello").unwrap();

@@ -1,4 +1,4 @@
-//! Arbitrary bytes as a file of a data set, whose kind the first byte chooses.
+//! Reads arbitrary bytes as a file of a data set; the first byte chooses the file's name, and so its format.
 #![no_main]
 
 use barlow_formats::Catalog;
@@ -25,14 +25,14 @@ fuzz_target!(|bytes: &[u8]| {
     let file = folder.path().join(name);
     std::fs::write(&file, bytes).unwrap();
     if name == "batches.meta" {
-        // It says nothing without pictures.
+        // Class names alone are not a data set: add pictures.
         std::fs::write(folder.path().join("data_batch_1.bin"), vec![0; 3073]).unwrap();
     }
     let path = if name.contains("set.") || name.contains("list") { &file } else { folder.path() };
     let Ok(catalog) = Catalog::open(path, |path| path.extension().is_some_and(|e| e == "png")) else {
         return;
     };
-    // A list names files that are not there, or any that are.
+    // A list may name any file on this machine, so what it names is not read.
     if !name.contains("list") {
         for item in catalog.items.iter().take(100) {
             _ = item.location.read();

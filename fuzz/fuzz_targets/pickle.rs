@@ -1,4 +1,4 @@
-//! Arbitrary bytes as a pickle, with every name allowed.
+//! Parses arbitrary bytes as a pickle, with every name allowed.
 #![no_main]
 
 use barlow_formats::pickle::Pickle;

@@ -1,4 +1,4 @@
-//! Arbitrary bytes as a file of weights: a .pth in either layout, or a .safetensors.
+//! Reads arbitrary bytes as a weights file: a .pth in either layout, or a .safetensors.
 #![no_main]
 
 use barlow_formats::{Weights, read_legacy, read_safetensors};

@@ -1,4 +1,4 @@
-//! `curves.svg`: how the run went, from its metrics.
+//! Draws `curves.svg`: the curves of a run's metrics.
 
 use anyhow::{Result, anyhow};
 use plotters::coord::Shift;
@@ -7,16 +7,16 @@ use serde_json::Value;
 
 const SIZE: (u32, u32) = (960, 900);
 
-/// Below this many points each is marked: a single one would make no line.
+/// Curves with fewer points than this get a marker at each point: a single point draws no line.
 const FEW_POINTS: usize = 30;
 
-/// A line of the chart.
+/// A curve of the chart.
 struct Curve {
     name: String,
     points: Vec<(f64, f64)>,
 }
 
-/// Draws the loss and its terms, C's diagonal and what is beside it, and the evaluations over the epochs.
+/// Draws the loss and its terms, the diagonal and off-diagonal of C, and the evaluations, against epochs.
 ///
 /// # Errors
 /// If the drawing fails.
@@ -44,11 +44,13 @@ pub fn curves(metrics: &[Value], lambda: f64) -> Result<String> {
         ];
         let mut measured: Vec<Curve> = Vec::new();
         for line in metrics.iter().filter(|m| m["event"] == "evaluation") {
-            for figure in line["figures"].as_array().into_iter().flatten() {
-                let Some(name) = figure["name"].as_str() else {
+            // Older runs called them figures.
+            let metrics = line["metrics"].as_array().or(line["figures"].as_array());
+            for metric in metrics.into_iter().flatten() {
+                let Some(name) = metric["name"].as_str() else {
                     continue;
                 };
-                let Some((epoch, value)) = line["epoch"].as_f64().zip(figure["value"].as_f64())
+                let Some((epoch, value)) = line["epoch"].as_f64().zip(metric["value"].as_f64())
                 else {
                     continue;
                 };
@@ -65,7 +67,7 @@ pub fn curves(metrics: &[Value], lambda: f64) -> Result<String> {
         let parts = root.split_evenly((3, 1));
         panel(&parts[0], "loss", &loss)?;
         panel(&parts[1], "cross-correlation", &matrix)?;
-        panel(&parts[2], "share found", &measured)?;
+        panel(&parts[2], "top-1 accuracy", &measured)?;
         root.present().map_err(|e| anyhow!("{e}"))?;
     }
     Ok(svg)

@@ -7,84 +7,84 @@ use barlow_core::config::Config;
 use barlow_core::ops::precision::Precision;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-/// Train image encoders without labels, by Barlow Twins, on any GPU or none.
+/// Train image encoders without labels, with Barlow Twins, on any GPU or on the CPU.
 #[derive(Debug, Parser)]
 #[command(name = "barlow", version, max_term_width = 100)]
 pub struct Cli {
-    /// What to do.
+    /// The command to run.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What the program does.
+/// The program's commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Learn from pictures: the emoji in the box, or any folder
+    /// Train an encoder on pictures: the built-in emoji, or any folder
     Train(Train),
-    /// Measure what a run has learned, beside raw pixels and an untrained encoder
+    /// Evaluate a run's encoder, compared with raw pixels and an untrained encoder
     Evaluate(Evaluate),
-    /// List the adapters, and which one `train` would take
+    /// List the adapters, and the one that `train` would use
     Devices,
-    /// Measure each operation of a training step beside burn's own, and beside what the device can do
+    /// Time each operation of a training step, compared with burn's own and with the device's limits
     Bench(Bench),
-    /// Look into a data set: what was found in it, and how fast it is read
+    /// Inspect a data set, or measure how fast it is read
     #[command(subcommand)]
     Data(DataCommand),
-    /// Make a run of weights that PyTorch wrote: torchvision's ResNets, the official Barlow Twins files
+    /// Make a run from PyTorch weights: torchvision's ResNets, or the official Barlow Twins files
     Import(Import),
-    /// Write a run's networks for PyTorch (.safetensors) or for any runtime (.onnx)
+    /// Write a run's networks for PyTorch (.safetensors) or for any ONNX runtime (.onnx)
     Export(Export),
     /// Write the features of pictures to a file
     Embed(Embed),
-    /// Find the pictures that are most like one
+    /// Find the pictures that are most similar to a given one
     Search(Search),
-    /// Find pictures that are nearly the same
+    /// Find near-duplicate pictures
     Duplicates(Duplicates),
-    /// Open the lab in a window: train before your eyes, or follow a run
+    /// Open the lab in a window, to train interactively or to follow a run
     Lab(Lab),
 }
 
 /// `barlow train`
 #[derive(Debug, Args)]
 pub struct Train {
-    /// A folder of pictures, at any depth; class folders (and train/ and test/ above them) are used for evaluation only.
-    /// Also a tar archive, a list of files, or the files of CIFAR, STL-10 or MNIST
-    /// [default: the emoji in the box]
+    /// A folder of pictures, searched at any depth; class folders (and train/ and test/ above them) are used for
+    /// evaluation only. Also a tar archive, a list of files, or the files of CIFAR, STL-10 or MNIST [default: the
+    /// built-in emoji]
     pub folder: Option<PathBuf>,
-    /// The recipe to start from [default: emoji without a folder, photos with one]
+    /// Recipe to start from [default: emoji without a folder, photos with one]
     #[arg(long, value_enum)]
     pub preset: Option<Preset>,
-    /// A configuration file, such as a run's config.toml, instead of a recipe
+    /// Configuration file to start from instead of a recipe, such as a run's config.toml
     #[arg(long, value_name = "FILE", conflicts_with = "preset")]
     pub config: Option<PathBuf>,
-    /// Go on with this run from its last checkpoint; `auto` goes on with the one that the other arguments name, or begins it
+    /// Resume this run from its last checkpoint; `auto` resumes the run that the other arguments name, or starts it
     #[arg(long, value_name = "RUN")]
     pub resume: Option<PathBuf>,
-    /// The folder to keep the run in [default: runs/NAME-NUMBER]
+    /// Folder to keep the run in [default: runs/NAME-NUMBER]
     #[arg(long, value_name = "RUN")]
     pub out: Option<PathBuf>,
-    /// auto (a GPU if there is one), cpu, gpu, or an adapter's number
+    /// Where to compute: auto (a GPU if there is one), cpu, gpu, or an adapter's number from `barlow devices`
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
-    /// How often every picture is seen
+    /// Number of passes over the pictures
     #[arg(long)]
     pub epochs: Option<usize>,
-    /// Pictures in a step
+    /// Pictures per step
     #[arg(long)]
     pub batch: Option<usize>,
-    /// Weight of the redundancy term
+    /// Weight of the redundancy term of the loss
     #[arg(long, allow_negative_numbers = true)]
     pub lambda: Option<f64>,
-    /// Determines every random number of the run
+    /// Seed of all random numbers of the run
     #[arg(long)]
     pub seed: Option<u64>,
-    /// Any setting of config.toml, such as `projector.widths=[512,512]` or `augmentation.view_a.blur=0.5`
+    /// Override any setting of config.toml, such as `projector.widths=[512,512]` or `augmentation.view_a.blur=0.5`
     #[arg(long = "set", value_name = "NAME=VALUE")]
     pub set: Vec<String>,
-    /// Say what the run needs, do three steps to tell how long it takes, and keep nothing
+    /// Report the memory that the run needs, time three steps to estimate how long it takes, and keep nothing
     #[arg(long, conflicts_with = "resume")]
     pub plan: bool,
-    /// Gigabytes of memory that the run may take on the device, or that another one has [default: what there is]
+    /// Device memory to plan for, in GiB, such as another device's [default: what is available]
     #[arg(long, value_name = "GIB", value_parser = gibibytes)]
     pub memory: Option<f64>,
 }
@@ -94,36 +94,36 @@ pub struct Train {
 pub struct Evaluate {
     /// The run's folder
     pub run: PathBuf,
-    /// A data set to measure on [default: the run's own]
+    /// Data set to evaluate on [default: the run's own]
     pub path: Option<PathBuf>,
-    /// A published protocol instead of the table; may be given several times: linear-official, linear-solo, knn-solo,
-    /// knn-lightly, semi-1, semi-10
+    /// Run a published protocol instead of the usual table; may be given several times: linear-official, linear-solo,
+    /// knn-solo, knn-lightly, semi-1, semi-10
     #[arg(long, value_name = "NAME", value_parser = protocol)]
     pub protocol: Vec<String>,
-    /// Epochs of the protocols, in place of their own
+    /// Epochs of each protocol, instead of the published number
     #[arg(long, requires = "protocol")]
     pub epochs: Option<usize>,
-    /// A list of the pictures whose labels semi-1 and semi-10 learn from, a name per line (SimCLR's 1percent.txt, say), in
-    /// place of a draw by the run's seed
+    /// File that lists the pictures whose labels semi-1 and semi-10 learn from, one name per line, such as SimCLR's
+    /// 1percent.txt [default: drawn by the run's seed]
     #[arg(long, value_name = "LIST", requires = "protocol")]
     pub labelled: Option<PathBuf>,
-    /// Pixels per side that pictures are resized to before their middle is seen [default: the run's data.side; 256 for views
+    /// Pixels per side that pictures are resized to before the center crop [default: the run's data.side; 256 for views
     /// of 224]
     #[arg(long, requires = "protocol")]
     pub side: Option<usize>,
-    /// The checkpoint whose evaluation was the best, instead of the last
+    /// Use the checkpoint with the best evaluation instead of the last one
     #[arg(long)]
     pub best: bool,
-    /// auto (a GPU if there is one), cpu, gpu, or an adapter's number
+    /// Where to compute: auto (a GPU if there is one), cpu, gpu, or an adapter's number from `barlow devices`
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
-    /// Neighbors that vote in kNN
+    /// Number of neighbors in kNN
     #[arg(long, default_value_t = 20, conflicts_with = "protocol")]
     pub neighbors: usize,
     /// Temperature of the votes in kNN
     #[arg(long, default_value_t = 0.07, conflicts_with = "protocol")]
     pub temperature: f64,
-    /// Print the figures as JSON
+    /// Print the metrics as JSON
     #[arg(long)]
     pub json: bool,
 }
@@ -134,30 +134,30 @@ fn protocol(name: &str) -> Result<String, String> {
     }
     let known =
         barlow_core::evaluate::Protocol::KNOWN.map(|(name, what)| format!("{name}: {what}"));
-    Err(format!("known are\n  {}", known.join("\n  ")))
+    Err(format!("the protocols are\n  {}", known.join("\n  ")))
 }
 
 /// `barlow data`
 #[derive(Debug, Subcommand)]
 pub enum DataCommand {
-    /// Say what is in a data set: counts, sizes, classes, unreadable files, and a contact sheet
+    /// Report what is in a data set (counts, sizes, classes, unreadable files), and draw a contact sheet
     Inspect(Inspect),
-    /// Measure how many pictures a second are read
+    /// Measure how many pictures per second are read
     Speed(Speed),
 }
 
 /// `barlow data inspect`
 #[derive(Debug, Args)]
 pub struct Inspect {
-    /// A folder, a tar archive, a list of files, or the files of CIFAR, STL-10 or MNIST
+    /// Data set: a folder, a tar archive, a list of files, or the files of CIFAR, STL-10 or MNIST
     pub path: PathBuf,
-    /// Where to draw the contact sheet
+    /// File to write the contact sheet to
     #[arg(long, value_name = "FILE", default_value = "contact-sheet.png")]
     pub sheet: Option<PathBuf>,
-    /// Pixels a side at which pictures are compared for the fingerprint
+    /// Pixels per side that pictures are resized to for the fingerprint
     #[arg(long, default_value_t = 32)]
     pub side: usize,
-    /// Print everything as JSON
+    /// Print the report as JSON
     #[arg(long)]
     pub json: bool,
 }
@@ -165,24 +165,24 @@ pub struct Inspect {
 /// `barlow data speed`
 #[derive(Debug, Args)]
 pub struct Speed {
-    /// A data set
+    /// Data set: a folder, a tar archive, a list of files, or the files of CIFAR, STL-10 or MNIST
     pub path: PathBuf,
-    /// Pixels a side that pictures are made
+    /// Pixels per side that pictures are resized to
     #[arg(long, default_value_t = 32)]
     pub side: usize,
-    /// Random crops that are cut from each whole picture, as training on photographs does [default: its middle square]
+    /// Random crops to cut from each whole picture, as training on photographs does [default: only its middle square]
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     pub views: usize,
-    /// Pictures that are handed out at once
+    /// Pictures per batch
     #[arg(long, default_value_t = 256)]
     pub batch: usize,
-    /// Threads that decode [default: one a core]
+    /// Number of decoding threads [default: one per core]
     #[arg(long)]
     pub threads: Option<usize>,
-    /// About how long to measure
+    /// Approximate seconds to measure for
     #[arg(long, default_value_t = 5.0, value_parser = seconds)]
     pub seconds: f64,
-    /// Print an object
+    /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
 }
@@ -190,30 +190,30 @@ pub struct Speed {
 /// `barlow import`
 #[derive(Debug, Args)]
 pub struct Import {
-    /// A .pth or a .safetensors
+    /// File to import: .pth or .safetensors
     pub file: PathBuf,
-    /// The folder to keep the run in [default: runs/NAME-NUMBER]
+    /// Folder to keep the run in [default: runs/NAME-NUMBER]
     #[arg(long, value_name = "RUN")]
     pub out: Option<PathBuf>,
-    /// Layers of the projector behind an encoder that comes without one
+    /// Widths of a new projector, for a file without one, such as 2048,2048,2048
     #[arg(long, value_delimiter = ',', value_name = "WIDTHS")]
     pub projector: Option<Vec<usize>>,
-    /// What stands before the blocks [default: by the first convolution's size]
+    /// Layers before the residual blocks [default: chosen by the size of the first convolution]
     #[arg(long, value_enum)]
     pub stem: Option<StemChoice>,
-    /// Zeros around a picture for the first convolution, which no file tells; solo-learn's networks for CIFAR have 2
-    /// [default: half its kernel]
+    /// Padding of the first convolution, which files do not record; solo-learn's CIFAR networks use 2 [default: half
+    /// the kernel size]
     #[arg(long)]
     pub stem_padding: Option<usize>,
-    /// Pixels a side of what the encoder sees [default: 224, or 32 with a stem for small pictures]
+    /// Pixels per side of the encoder's input [default: 224, or 32 with a stem for small pictures]
     #[arg(long)]
     pub size: Option<usize>,
 }
 
-/// A stem, as the command line calls it.
+/// The stems that `--stem` can name.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum StemChoice {
-    /// 7x7 with stride 2, and pooling
+    /// 7x7 with stride 2, then max pooling
     Imagenet,
     /// 3x3 with stride 1
     Cifar,
@@ -236,13 +236,13 @@ impl From<StemChoice> for barlow_core::model::Stem {
 pub struct Export {
     /// The run's folder
     pub run: PathBuf,
-    /// The file to write: .safetensors or .onnx
+    /// File to write: .safetensors or .onnx
     #[arg(long, value_name = "FILE")]
     pub to: PathBuf,
-    /// The projector too
+    /// Export the projector too
     #[arg(long)]
     pub projector: bool,
-    /// The checkpoint whose evaluation was the best, instead of the last
+    /// Use the checkpoint with the best evaluation instead of the last one
     #[arg(long)]
     pub best: bool,
 }
@@ -252,18 +252,18 @@ pub struct Export {
 pub struct Embed {
     /// The run's folder
     pub run: PathBuf,
-    /// The pictures: a folder, an archive, a list, or a data set's files
+    /// Pictures to embed: a folder, an archive, a list, or a data set's files
     pub path: PathBuf,
-    /// The file to write: .parquet, .npy or .safetensors
+    /// File to write: .parquet, .npy or .safetensors
     #[arg(long, value_name = "FILE", default_value = "features.parquet")]
     pub to: PathBuf,
-    /// What the projector makes of the features, instead of these
+    /// Write the projector's embeddings instead of the encoder's features
     #[arg(long)]
     pub embeddings: bool,
-    /// The checkpoint whose evaluation was the best, instead of the last
+    /// Use the checkpoint with the best evaluation instead of the last one
     #[arg(long)]
     pub best: bool,
-    /// auto (a GPU if there is one), cpu, gpu, or an adapter's number
+    /// Where to compute: auto (a GPU if there is one), cpu, gpu, or an adapter's number from `barlow devices`
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
 }
@@ -273,24 +273,24 @@ pub struct Embed {
 pub struct Search {
     /// The run's folder
     pub run: PathBuf,
-    /// Where to look: a folder, an archive, a list, or a data set's files
+    /// Pictures to search: a folder, an archive, a list, or a data set's files
     pub path: PathBuf,
-    /// The picture to look for
+    /// Picture to compare with
     #[arg(long, value_name = "PICTURE")]
     pub like: PathBuf,
-    /// How many to list
+    /// Number of pictures to list
     #[arg(long, default_value_t = 12)]
     pub count: usize,
-    /// Show them too: a contact sheet (.png) or a page (.html)
+    /// Draw the pictures found too, as a contact sheet (.png) or as a page (.html)
     #[arg(long, value_name = "FILE")]
     pub to: Option<PathBuf>,
     /// Print the list as JSON
     #[arg(long)]
     pub json: bool,
-    /// The checkpoint whose evaluation was the best, instead of the last
+    /// Use the checkpoint with the best evaluation instead of the last one
     #[arg(long)]
     pub best: bool,
-    /// auto (a GPU if there is one), cpu, gpu, or an adapter's number
+    /// Where to compute: auto (a GPU if there is one), cpu, gpu, or an adapter's number from `barlow devices`
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
 }
@@ -300,21 +300,21 @@ pub struct Search {
 pub struct Duplicates {
     /// The run's folder
     pub run: PathBuf,
-    /// Where to look: a folder, an archive, a list, or a data set's files
+    /// Pictures to search: a folder, an archive, a list, or a data set's files
     pub path: PathBuf,
-    /// The least cosine of features that are nearly the same
+    /// Minimum cosine similarity of the features of near-duplicates
     #[arg(long, default_value_t = 0.95, allow_negative_numbers = true)]
     pub threshold: f32,
-    /// Show them too: a contact sheet (.png) or a page (.html)
+    /// Draw the pictures found too, as a contact sheet (.png) or as a page (.html)
     #[arg(long, value_name = "FILE")]
     pub to: Option<PathBuf>,
     /// Print the groups as JSON
     #[arg(long)]
     pub json: bool,
-    /// The checkpoint whose evaluation was the best, instead of the last
+    /// Use the checkpoint with the best evaluation instead of the last one
     #[arg(long)]
     pub best: bool,
-    /// auto (a GPU if there is one), cpu, gpu, or an adapter's number
+    /// Where to compute: auto (a GPU if there is one), cpu, gpu, or an adapter's number from `barlow devices`
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
 }
@@ -322,28 +322,28 @@ pub struct Duplicates {
 /// `barlow bench`
 #[derive(Debug, Args)]
 pub struct Bench {
-    /// The recipe whose step is measured
+    /// Recipe whose step to measure
     #[arg(long, value_enum, default_value_t = Preset::Emoji)]
     pub preset: Preset,
-    /// Pictures in a step [default: the recipe's]
+    /// Pictures per step [default: the recipe's]
     #[arg(long)]
     pub batch: Option<usize>,
-    /// Any setting of config.toml, such as `encoder.width=8`
+    /// Override any setting of config.toml, such as `encoder.width=8`
     #[arg(long = "set", value_name = "NAME=VALUE")]
     pub set: Vec<String>,
-    /// How wide the numbers are that products multiply; burn's are 32 bits wide either way
+    /// Precision of the operands of matrix products; burn's own operations always use 32 bits
     #[arg(long, value_enum, default_value_t = PrecisionChoice::F32)]
     pub precision: PrecisionChoice,
-    /// auto (a GPU if there is one), cpu, gpu, or an adapter's number
+    /// Where to compute: auto (a GPU if there is one), cpu, gpu, or an adapter's number from `barlow devices`
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
-    /// About how long each operation is repeated
+    /// Approximate seconds to repeat each operation for
     #[arg(long, default_value_t = 0.3, value_parser = seconds)]
     pub seconds: f64,
-    /// Leave out burn's own operations, which may be tuned for minutes before their first step
+    /// Skip burn's own operations, which may spend minutes on tuning before their first step
     #[arg(long)]
     pub no_burn: bool,
-    /// Print an object a line
+    /// Print one JSON object per line
     #[arg(long)]
     pub json: bool,
 }
@@ -351,9 +351,10 @@ pub struct Bench {
 /// `barlow lab`
 #[derive(Debug, Args)]
 pub struct Lab {
-    /// A run's folder to look into, also while it trains [default: train in the lab itself]
+    /// Folder of a run to follow, also while it trains [default: train in the lab itself]
     pub run: Option<PathBuf>,
-    /// Where to compute what is shown of the run: auto (a GPU if there is one), cpu, gpu, or an adapter's number
+    /// Where to compute what is shown of the run: auto (a GPU if there is one), cpu, gpu, or an adapter's number from
+    /// `barlow devices`
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
 }
@@ -361,13 +362,13 @@ pub struct Lab {
 /// The recipes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Preset {
-    /// The emoji in the box: minutes on two cores
+    /// The built-in emoji: minutes on two cores
     Emoji,
     /// CIFAR-10: half an hour on two cores
     Cifar10,
-    /// Photographs, seen at 64 pixels
+    /// Photographs, at 64x64 pixels
     Photos,
-    /// The paper's run on ImageNet: ResNet-50, batch 2048, 1000 epochs
+    /// The paper's ImageNet run: ResNet-50, batch 2048, 1000 epochs
     Paper,
     /// solo-learn's CIFAR-10: ResNet-18, LARS, 1000 epochs
     SoloCifar10,
@@ -379,12 +380,12 @@ pub enum Preset {
     LightlyImagenette,
 }
 
-/// A precision, as the command line calls it.
+/// The precisions that `--precision` can name.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 pub enum PrecisionChoice {
     /// 32 bits
     F32,
-    /// 16 bits, and sums of 32
+    /// 16 bits, with sums in 32 bits
     F16,
 }
 
@@ -400,14 +401,14 @@ impl From<PrecisionChoice> for Precision {
 fn gibibytes(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(gibibytes) if (0.001..=1e6).contains(&gibibytes) => Ok(gibibytes),
-        _ => Err("expected gigabytes, such as 24".into()),
+        _ => Err("expected a number of GiB, such as 24".into()),
     }
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(seconds) if (0.0..=3600.0).contains(&seconds) => Ok(seconds),
-        _ => Err("expected seconds, from 0 to 3600".into()),
+        _ => Err("expected a number of seconds, from 0 to 3600".into()),
     }
 }
 
@@ -426,7 +427,7 @@ impl Preset {
         }
     }
 
-    /// What the command line calls it.
+    /// The recipe's name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Emoji => "emoji",
@@ -441,16 +442,16 @@ impl Preset {
     }
 }
 
-/// Where to compute.
+/// The device to compute on, as `--device` names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceChoice {
     /// A GPU if there is one.
     Auto,
     /// The CPU.
     Cpu,
-    /// A GPU, or an error.
+    /// A GPU; an error if there is none.
     Gpu,
-    /// The adapter of this number.
+    /// The adapter with this number.
     Number(usize),
 }
 

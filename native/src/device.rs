@@ -1,4 +1,4 @@
-//! Choosing an adapter.
+//! Chooses and opens an adapter.
 
 use anyhow::{Result, bail};
 pub use barlow_core::device::preferred;
@@ -6,27 +6,27 @@ use barlow_core::device::{self, Adapter, Device, DeviceLimits};
 
 use crate::cli::DeviceChoice;
 
-/// An opened device, what to call it, and what it allows (the CPU: no limit of its own).
+/// An opened device with its name and its limits.
 pub struct Opened {
-    /// Where tensors go.
+    /// The device that holds the tensors.
     pub device: Device,
-    /// For people.
+    /// Its name, for display.
     pub name: String,
-    /// What settings are checked against.
+    /// Limits that settings are checked against; `None` for the CPU, which has none of its own.
     pub limits: Option<DeviceLimits>,
-    /// Bytes of memory that are there to take, where that is known.
+    /// Bytes of memory that a run may use, where that is known.
     pub memory: Option<u64>,
 }
 
-/// All adapters.
+/// Lists all adapters.
 pub fn list() -> Vec<Adapter> {
     pollster::block_on(device::adapters())
 }
 
-/// Opens what was chosen.
+/// Opens the chosen device.
 ///
 /// # Errors
-/// If it does not exist or cannot be opened; `auto` then falls back to the CPU, and says so.
+/// If it does not exist or cannot be opened; `auto` falls back to the CPU instead, with a warning.
 pub fn open(choice: DeviceChoice) -> Result<Opened> {
     let cpu = |why: &str| Opened {
         device: device::cpu(),
@@ -44,13 +44,13 @@ pub fn open(choice: DeviceChoice) -> Result<Opened> {
     let number = match choice {
         DeviceChoice::Number(number) if number < adapters.len() => number,
         DeviceChoice::Number(number) => bail!(
-            "there is no adapter {number}: `barlow devices` lists the {} there are, and --device cpu always works",
+            "there is no adapter {number}: `barlow devices` lists the {} available, and --device cpu always works",
             adapters.len()
         ),
         _ => match (preferred(&adapters), choice) {
             (Some(number), _) => number,
             (None, DeviceChoice::Gpu) => bail!(
-                "no GPU was found: install its driver (`barlow devices` shows what is seen), or use --device cpu"
+                "no GPU was found: install its driver (`barlow devices` lists what was found), or use --device cpu"
             ),
             (None, _) => return Ok(cpu(", as there is no GPU")),
         },
@@ -74,17 +74,17 @@ pub fn open(choice: DeviceChoice) -> Result<Opened> {
         }),
         Err(error) if choice == DeviceChoice::Auto => {
             eprintln!("warning: {error}");
-            Ok(cpu(", as the GPU does not open"))
+            Ok(cpu(", as the GPU cannot be opened"))
         }
         Err(error) => bail!("{error}. Try another number from `barlow devices`, or --device cpu"),
     }
 }
 
-/// Bytes of the machine's memory that are free, where the system tells.
+/// Bytes of free system memory, where the system reports them.
 fn free_memory() -> Option<u64> {
     let mut system = sysinfo::System::new();
     system.refresh_memory();
-    // A container may have less than its machine.
+    // A container may be limited to less than the machine has.
     let limit = system
         .cgroup_limits()
         .map_or(u64::MAX, |limits| limits.free_memory);

@@ -1,4 +1,4 @@
-//! A run's encoder on pictures of any number: decoded by all cores while the device computes.
+//! Applies a run's encoder to any number of pictures: all cores decode while the device computes.
 
 use std::path::Path;
 use std::sync::mpsc::sync_channel;
@@ -6,7 +6,7 @@ use std::thread;
 
 use anyhow::{Result, bail};
 use barlow_core::data::Pictures;
-use barlow_core::evaluate::{Features, Learned, Source as _};
+use barlow_core::evaluate::{Embedder, FeatureExtractor as _, Features};
 use barlow_formats::Catalog;
 use indicatif::{ProgressBar, ProgressStyle};
 use pollster::block_on;
@@ -17,45 +17,46 @@ use crate::data::decode;
 use crate::device;
 use crate::run_folder::RunFolder;
 
-/// Pictures that are decoded together.
+/// Pictures per chunk: decoded in parallel, then encoded together.
 const CHUNK: usize = 256;
-/// Chunks that wait for the device.
+/// Decoded chunks that may wait for the device.
 const AHEAD: usize = 2;
-/// Unreadable files that are named; the others are counted.
+/// Unreadable files that are named; the rest are only counted.
 const NAMED_FILES: usize = 10;
 
-/// An opened run's encoder.
+/// The encoder of a run, on a device.
 pub struct Encoder {
     /// The networks.
-    pub learned: Learned,
-    /// Pixels a side that pictures are read at.
+    pub learned: Embedder,
+    /// Pixels per side that pictures are resized to.
     pub side: usize,
-    /// Where it computes, for people.
+    /// The name of the device it computes on, for display.
     pub device: String,
 }
 
 impl Encoder {
-    /// The last state of the run in `run`, or its best one.
+    /// Opens the encoder of the last checkpoint of the run in `run`, or of its best one.
     ///
     /// # Errors
-    /// If there is none, or the device cannot be opened.
+    /// If there is no checkpoint, or the device cannot be opened.
     pub fn open(run: &Path, best: bool, choice: DeviceChoice) -> Result<Self> {
         let folder = RunFolder::open(run)?;
         let checkpoint = folder.checkpoint(best)?;
         let opened = device::open(choice)?;
         let model = checkpoint.model(&checkpoint.config, &opened.device)?;
         Ok(Self {
-            learned: Learned::new(model, &checkpoint.config, &opened.device),
-            // The whole middle square, resized once to what the encoder sees.
-            side: checkpoint.config.size,
+            learned: Embedder::new(model, &checkpoint.config, &opened.device),
+            // The whole middle square, resized once, to the encoder's input size.
+            side: checkpoint.config.view_size,
             device: opened.name,
         })
     }
 
-    /// Vectors of the pictures at `members`, and which of these could be read. `look` sees each picture.
+    /// Encodes the pictures at `members` of `catalog`; files that cannot be read are named and left out. Calls `look`
+    /// with the index and the planes of each picture that is read.
     ///
     /// # Errors
-    /// If none can be read, or the device failed.
+    /// If no picture can be read, or the device failed.
     pub fn encode(
         &mut self,
         catalog: &Catalog,
@@ -132,20 +133,20 @@ impl Encoder {
     }
 }
 
-/// Vectors of pictures.
+/// The vectors of the pictures that could be read.
 #[derive(Default)]
 pub struct Encoded {
-    /// Which pictures of the catalog.
+    /// The indices of the pictures in the catalog.
     pub members: Vec<usize>,
-    /// A vector of each.
+    /// One vector per picture.
     pub vectors: Features,
 }
 
-/// Which vectors.
+/// Which network's output the vectors are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// What the encoder makes of a picture.
+    /// The encoder's output.
     Features,
-    /// What the projector makes of that.
+    /// The projector's output.
     Embeddings,
 }

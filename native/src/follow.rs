@@ -1,17 +1,17 @@
-//! Following a run that is trained by another process: what its folder tells, in the lab's terms.
+//! Following a run that another process trains: a session that is replayed from the run's folder. Steps come from
+//! `metrics.jsonl`; C and what is learned are computed from the checkpoints.
 
 use std::time::Duration;
 
 use anyhow::Result;
 use async_channel::{Receiver, TryRecvError};
 use barlow_core::device::{Device, runs_on_cpu};
-use barlow_core::evaluate::Learned;
+use barlow_core::evaluate::Embedder;
 use barlow_core::model::{BarlowTwins, Network as _};
-use barlow_core::train::{Event, Trainer, encoder_weights};
+use barlow_core::session::{Baseline, Cause, Failure, Message, Opened};
+use barlow_core::train::{Trainer, encoder_weights};
 use barlow_lab::dataset::Dataset;
-use barlow_lab::probe::{probe, score_of_pixels};
-use barlow_lab::protocol::{Failure, Matrix, Opened, Request, Update};
-use barlow_lab::setup::Setup;
+use barlow_lab::worker::Request;
 use pollster::block_on;
 
 use crate::data::Set;
@@ -33,16 +33,14 @@ pub struct Followed {
     pub data: Dataset,
     /// Where features are computed.
     pub device: Device,
-    /// Its settings as the panel shows them.
-    pub setup: Setup,
 }
 
 /// Answers the panel's requests until it is gone.
-pub fn follow(followed: &Followed, requests: &Receiver<Request>, send: &dyn Fn(Update)) {
+pub fn follow(followed: &Followed, requests: &Receiver<Request>, send: &dyn Fn(Message)) {
     if let Err(error) = try_to_follow(followed, requests, send) {
-        send(Update::Failed(Failure {
+        send(Message::Failed(Failure {
             message: format!("{error:#}"),
-            device_lost: false,
+            cause: Cause::Run,
         }));
     }
 }
@@ -50,7 +48,7 @@ pub fn follow(followed: &Followed, requests: &Receiver<Request>, send: &dyn Fn(U
 fn try_to_follow(
     followed: &Followed,
     requests: &Receiver<Request>,
-    send: &dyn Fn(Update),
+    send: &dyn Fn(Message),
 ) -> Result<()> {
     let number = loop {
         match requests.recv_blocking() {
@@ -72,39 +70,45 @@ fn try_to_follow(
         untrained.encoder.parameter_count(),
         untrained.projector.parameter_count(),
     ];
-    let first = block_on(probe(
-        &mut Learned::new(untrained, &config, device),
-        data,
-        None,
-        0,
-    ));
+    let showcase = &data.showcase;
+    let mut untrained = Embedder::new(untrained, &config, device);
+    let first = block_on(showcase.inspect(&mut untrained, None, 0));
     let steps_per_epoch = config.steps_per_epoch(followed.set.count());
-    send(Update::Opened(Opened {
+    send(Message::Opened(Box::new(Opened {
         number,
         device: format!("following {}", followed.name),
         on_cpu: runs_on_cpu(device),
-        setup: followed.setup.clone(),
         pictures: followed.set.count(),
         steps: config.schedule.epochs * steps_per_epoch,
         steps_per_epoch,
         done: 0,
         parameters,
-        measure: data.measure.to_owned(),
-        pixels: block_on(score_of_pixels(data)),
-        untrained: first.score,
-    }));
-    send(Update::Probe(first));
+        baseline: Some(Baseline {
+            measure: showcase.measure.clone(),
+            pixels: block_on(showcase.score_of_pixels()),
+            untrained: first.score,
+        }),
+        config,
+    })));
+    send(Message::Inspection(Box::new(first)));
+    let inspection = |trainer: &Trainer, query: Option<&[u8]>| {
+        let mut embedder = trainer.embedder();
+        let found = showcase.inspect(&mut embedder, query, trainer.done());
+        Message::Inspection(Box::new(block_on(found)))
+    };
     let mut told = 0;
     let mut seen = 0;
     let mut query = None;
-    let mut last: Option<(Trainer, Matrix)> = None;
+    let mut last: Option<Trainer> = None;
     loop {
-        for report in steps_after(folder, told) {
-            told = report.0.step;
-            send(Update::Step {
-                report: report.0,
-                milliseconds: report.1,
-            });
+        for message in folder.messages() {
+            // The others are of checkpoints, which are followed as files.
+            if let Message::Step { report, .. } = &message
+                && report.step > told
+            {
+                told = report.step;
+                send(message);
+            }
         }
         // A run that has just begun has no checkpoint yet.
         if let Some(step) = folder.last_step().filter(|step| *step > seen) {
@@ -112,33 +116,34 @@ fn try_to_follow(
             let config = checkpoint.config.clone();
             let mut trainer = Trainer::resume(checkpoint, config, followed.set.open()?.0, device)?;
             seen = step;
-            let (width, values) = block_on(trainer.look_at_correlation())?;
-            let matrix = Matrix::new(step, width, &values);
-            send(Update::Correlation(matrix.clone()));
-            send(Update::Probe(block_on(probe(
-                &mut trainer.learned(),
-                data,
-                query.as_deref(),
+            let (width, values) = block_on(trainer.preview_correlation())?;
+            send(Message::Correlation {
                 step,
-            ))));
-            last = Some((trainer, matrix));
+                width,
+                values,
+                milestone: true,
+            });
+            send(inspection(&trainer, query.as_deref()));
+            last = Some(trainer);
         }
         match requests.try_recv() {
             Err(TryRecvError::Closed) => return Ok(()),
             Err(TryRecvError::Empty) => std::thread::sleep(EVERY),
             Ok(Request::Query(picture)) => {
                 query = Some(picture);
-                if let Some((trainer, matrix)) = &last {
-                    let mut learned = trainer.learned();
-                    let found = probe(&mut learned, data, query.as_deref(), matrix.step);
-                    send(Update::Probe(block_on(found)));
+                if let Some(trainer) = &last {
+                    send(inspection(trainer, query.as_deref()));
                 }
             }
             Ok(Request::Weights) => send(match &last {
-                None => Update::Refused("there is no checkpoint yet: wait for the first".into()),
-                Some((trainer, _)) => match block_on(encoder_weights(&trainer.model().encoder)) {
-                    Ok(weights) => Update::Weights(weights),
-                    Err(error) => Update::Refused(error.to_string()),
+                None => Message::Refused {
+                    reason: "there is no checkpoint yet: wait for the first".into(),
+                },
+                Some(trainer) => match block_on(encoder_weights(&trainer.model().encoder)) {
+                    Ok(bytes) => Message::Weights { bytes },
+                    Err(error) => Message::Refused {
+                        reason: error.to_string(),
+                    },
                 },
             }),
             // Another process trains: it is not told anything.
@@ -147,39 +152,20 @@ fn try_to_follow(
     }
 }
 
-/// The steps after `told` that the metrics tell of, with the milliseconds that one took.
-fn steps_after(folder: &RunFolder, told: usize) -> Vec<(barlow_core::train::StepReport, f64)> {
-    let mut before: Option<(usize, f64)> = None;
-    let mut found = Vec::new();
-    for line in folder.read_metrics() {
-        let seconds = line["seconds"].as_f64().unwrap_or(0.0);
-        let Ok(Event::Step(report)) = serde_json::from_value(line) else {
-            continue;
-        };
-        let milliseconds = match before {
-            Some((step, at)) if seconds > at && report.step > step => {
-                1e3 * (seconds - at) / (report.step - step) as f64
-            }
-            _ => 0.0,
-        };
-        before = Some((report.step, seconds));
-        if report.step > told {
-            found.push((report, milliseconds));
-        }
-    }
-    found
-}
-
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
 
     use barlow_core::config::Config;
     use barlow_core::device::cpu;
-    use barlow_lab::dataset::Source;
-    use barlow_lab::setup::DataChoice;
+    use barlow_core::session::Session;
+    use barlow_lab::dataset::DataSource;
+    use barlow_lab::setup::{DataChoice, Setup};
+    use barlow_lab::worker::Order;
 
     use super::*;
+    use crate::record::Record;
+    use crate::settings::Keep;
 
     #[test]
     fn tells_what_a_runs_folder_tells() {
@@ -205,61 +191,73 @@ mod tests {
             .write("config.toml", settings.to_toml().unwrap().as_bytes())
             .unwrap();
         let pictures = barlow_core::data::emoji::emoji().noto.subset(0..64);
-        let mut trainer = Trainer::new(config, &pictures, &cpu()).unwrap();
-        let mut lines = String::new();
-        for second in 1..=3 {
-            let event = Event::Step(block_on(trainer.advance()).unwrap());
-            let mut line = serde_json::to_value(&event).unwrap();
-            line["seconds"] = second.into();
-            lines += &format!("{line}\n");
+        let trainer = Trainer::new(config, &pictures, &cpu()).unwrap();
+        let mut session = Session::new(trainer, "CPU");
+        let record = Record::new(&folder, 0, &Keep::default(), None).unwrap();
+        let (record, told) = (RefCell::new(record), RefCell::new(Vec::new()));
+        // An epoch of four steps, as `barlow train` records it.
+        let (sender, receiver) = async_channel::unbounded::<barlow_core::session::Request>();
+        for _ in 0..4 {
+            let step = barlow_core::session::Request::Step;
+            sender.try_send(step).unwrap();
         }
-        folder.write("metrics.jsonl", lines.as_bytes()).unwrap();
-        folder
-            .write_checkpoint(3, &block_on(trainer.checkpoint()).unwrap(), 2)
-            .unwrap();
+        let tell = |message: Message| {
+            record.borrow_mut().read(&message).unwrap();
+            if matches!(message, Message::Paused { step: 4 }) {
+                sender
+                    .try_send(barlow_core::session::Request::Stop)
+                    .unwrap();
+            }
+            told.borrow_mut().push(message);
+        };
+        block_on(session.serve(&receiver, &tell, &async |_| {})).unwrap();
+        drop(record);
 
-        let data = Dataset::new(DataChoice::Emoji, &Source::Embedded).unwrap();
+        let data = Dataset::new(DataChoice::Emoji, &DataSource::Embedded).unwrap();
         let followed = Followed {
             name: "x".into(),
             folder,
             set: Set::Held(pictures),
             data,
             device: cpu(),
-            setup: Setup::default(),
         };
         let (requests, receiver) = async_channel::unbounded();
         let open = Request::Open {
             number: 1,
-            setup: Setup::default(),
-            source: Source::Embedded,
+            run: Order {
+                setup: Setup::default(),
+                source: DataSource::Embedded,
+            },
             checkpoint: None,
         };
         requests.try_send(open).unwrap();
-        let updates = RefCell::new(Vec::new());
-        follow(&followed, &receiver, &|update| {
-            if matches!(&update, Update::Probe(probe) if probe.step == 3) {
+        let messages = RefCell::new(Vec::new());
+        follow(&followed, &receiver, &|message| {
+            if matches!(&message, Message::Inspection(inspection) if inspection.step == 4) {
                 requests.close();
             }
-            updates.borrow_mut().push(update);
+            messages.borrow_mut().push(message);
         });
-        let updates = updates.into_inner();
-        assert!(matches!(&updates[0], Update::Opened(opened) if opened.steps == 50 * 4));
-        let times = updates.iter().filter_map(|update| match update {
-            Update::Step {
-                report,
-                milliseconds,
-            } => Some((report.step, *milliseconds)),
-            _ => None,
-        });
-        assert_eq!(
-            times.collect::<Vec<_>>(),
-            [(1, 0.0), (2, 1000.0), (3, 1000.0)]
-        );
-        assert!(updates.iter().any(|update| matches!(update, Update::Correlation(matrix) if matrix.step == 3 && matrix.width == 8)));
+        let messages = messages.into_inner();
+        assert!(matches!(&messages[0], Message::Opened(opened) if opened.steps == 50 * 4));
+        // The steps that were recorded, as they were told.
+        let of = |messages: &[Message], is_recorded: fn(usize) -> bool| -> Vec<Message> {
+            let steps = messages.iter().filter(|message| {
+                matches!(message, Message::Step { report, .. } if is_recorded(report.step))
+            });
+            steps.cloned().collect()
+        };
+        let recorded = of(&told.into_inner(), |step| step == 1 || step == 4);
+        assert_eq!(recorded.len(), 2);
+        assert_eq!(of(&messages, |_| true), recorded);
+        assert!(messages.iter().any(|message| matches!(
+            message,
+            Message::Correlation { step: 4, width: 8, values, .. } if values.len() == 64
+        )));
         assert!(
-            !updates
+            !messages
                 .iter()
-                .any(|update| matches!(update, Update::Failed(_)))
+                .any(|message| matches!(message, Message::Failed(_)))
         );
     }
 }

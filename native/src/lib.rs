@@ -1,6 +1,7 @@
-//! The `barlow` program: commands, reading pictures, run folders, and what is shown of a run. No mathematics.
+//! The `barlow` program: commands, reading of pictures, run folders, and the display of runs. No mathematics.
 
-/// As `println!`, but a reader that has gone, as after `barlow train | head`, ends no run.
+/// Like `println!`, but does not panic when standard output is closed, so that `barlow train | head` does not end the
+/// run.
 macro_rules! say {
     ($($argument:tt)*) => {{
         use std::io::Write as _;
@@ -11,24 +12,25 @@ macro_rules! say {
 mod chart;
 mod cli;
 mod commands;
-mod correlation;
 mod data;
 mod device;
 mod embed;
 mod follow;
 mod onnx;
 mod plan;
+mod record;
+mod run;
 mod run_folder;
 mod settings;
 mod sheet;
 mod tensorboard;
-mod watch;
+mod terminal;
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
 
-/// Runs the command line; errors go to standard error as messages.
+/// Runs the command given on the command line; prints an error as a message on standard error.
 pub fn main() -> ExitCode {
     let result = match cli::Cli::parse().command {
         cli::Command::Train(arguments) => commands::train(&arguments),

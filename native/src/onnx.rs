@@ -1,5 +1,5 @@
-//! A run's networks as an ONNX file (`onnx/onnx.proto`, IR version 8, operators of version 17), for runtimes that know
-//! neither Barlow nor PyTorch.
+//! Writes a run's networks as an ONNX file (`onnx/onnx.proto`, IR version 8, opset 17), for runtimes that know neither
+//! Barlow nor PyTorch.
 
 use std::collections::HashMap;
 
@@ -137,21 +137,21 @@ const KIND_FLOAT: i32 = 1;
 const KIND_INT: i32 = 2;
 const KIND_INTS: i32 = 7;
 
-/// A named tensor: extents and values.
+/// Tensors by name: shape and values.
 pub type Tensors = HashMap<String, (Vec<usize>, Vec<f32>)>;
 
-/// The encoder that `config` describes, with `tensors` under the official code's names, as the content of a file: the
-/// input `pictures`, normalized, `[n, 3, h, w]`; the output `features`, and with `projector` also `embeddings`.
+/// The content of an ONNX file with the encoder that `config` describes; `tensors` have the official code's names. The
+/// input is `pictures`, normalized, `[n, 3, h, w]`; the output is `features`, and with `projector` also `embeddings`.
 ///
 /// # Errors
-/// If a tensor is missing, or the features' grid does not divide the last map.
+/// If a tensor is missing, or the pooling grid does not divide the last feature map.
 pub fn file(config: &Config, tensors: &Tensors, projector: bool) -> Result<Vec<u8>> {
     let mut graph = Graph {
         tensors,
         nodes: Vec::new(),
         initializers: Vec::new(),
     };
-    let features = graph.encoder(&config.encoder, config.size)?;
+    let features = graph.encoder(&config.encoder, config.view_size)?;
     let mut outputs = vec![output("features", config.encoder.features())];
     graph.node("Identity", &[&features], "features", Vec::new());
     if projector {
@@ -159,10 +159,10 @@ pub fn file(config: &Config, tensors: &Tensors, projector: bool) -> Result<Vec<u
         graph.node("Identity", &[&embeddings], "embeddings", Vec::new());
         outputs.push(output("embeddings", config.projector.embedding()));
     }
-    // A grid of features hangs on the size; their mean does not.
-    let side = |name: &str| match config.encoder.cells {
+    // Pooling to a grid needs a fixed input size; the global mean does not.
+    let side = |name: &str| match config.encoder.pool_grid {
         1 => dimension(name),
-        _ => extent(config.size),
+        _ => extent(config.view_size),
     };
     let input = value(
         "pictures",
@@ -190,8 +190,8 @@ pub fn file(config: &Config, tensors: &Tensors, projector: bool) -> Result<Vec<u
         }],
         metadata_props: vec![
             entry("mean", format!("{:?}", normalization.mean)),
-            entry("deviation", format!("{:?}", normalization.deviation)),
-            entry("size", config.size.to_string()),
+            entry("std", format!("{:?}", normalization.std)),
+            entry("size", config.view_size.to_string()),
         ],
     };
     Ok(model.encode_to_vec())
@@ -245,7 +245,7 @@ fn ints(name: &str, values: &[usize]) -> Attribute {
     }
 }
 
-/// A graph that grows; every node's output is named after it.
+/// A graph under construction; each node is named after its output.
 struct Graph<'a> {
     tensors: &'a Tensors,
     nodes: Vec<NodeProto>,
@@ -270,7 +270,7 @@ impl Graph<'_> {
         output.to_owned()
     }
 
-    /// Makes a tensor part of the file; its name and extents.
+    /// Adds a tensor to the file; returns its name and shape.
     fn tensor(&mut self, name: &str) -> Result<(String, Vec<usize>)> {
         let (shape, values) = self
             .tensors
@@ -296,7 +296,7 @@ impl Graph<'_> {
         self.padded_conv(x, name, stride, None)
     }
 
-    /// A convolution with that many zeros around its input; without a number, half its kernel.
+    /// Adds a convolution with `padding` zeros on each side; `None` means half the kernel size.
     fn padded_conv(
         &mut self,
         x: &str,
@@ -307,7 +307,7 @@ impl Graph<'_> {
         let (weight, shape) = self.tensor(&format!("{name}.weight"))?;
         let kernel = *shape
             .get(2)
-            .context("a convolution's weight has four extents")?;
+            .context("a convolution's weight has four dimensions")?;
         let attributes = vec![
             ints("kernel_shape", &[kernel; 2]),
             ints("pads", &[padding.unwrap_or(kernel / 2); 4]),
@@ -369,15 +369,15 @@ impl Graph<'_> {
                 x = self.block(&x, &name, stride)?;
             }
         }
-        let pooled = if config.cells == 1 {
+        let pooled = if config.pool_grid == 1 {
             self.node("GlobalAveragePool", &[&x], "backbone.avgpool", Vec::new())
         } else {
-            let cell = side / config.cells;
-            if cell == 0 || !side.is_multiple_of(config.cells) {
+            let cell = side / config.pool_grid;
+            if cell == 0 || !side.is_multiple_of(config.pool_grid) {
                 bail!(
-                    "the last map has {side} x {side} positions, which a grid of {0} x {0} cells does not divide: ONNX has no \
-                     pooling for that",
-                    config.cells
+                    "the last feature map has {side} x {side} positions, which a grid of {0} x {0} cells does not divide: ONNX has \
+                     no pooling for that",
+                    config.pool_grid
                 );
             }
             let attributes = vec![
@@ -400,7 +400,7 @@ impl Graph<'_> {
         } else {
             2
         };
-        // Where torchvision strides: the first 3x3 convolution.
+        // torchvision puts the stride on the first 3x3 convolution.
         let strided = count - 1;
         let mut x = input.to_owned();
         for number in 1..=count {
@@ -422,14 +422,14 @@ impl Graph<'_> {
     }
 
     fn projector(&mut self, features: &str, layers: usize) -> Result<String> {
-        const MODULES_A_LAYER: usize = 3;
+        const MODULES_PER_LAYER: usize = 3;
         let mut x = features.to_owned();
         for layer in 0..layers {
-            let name = format!("projector.{}", MODULES_A_LAYER * layer);
+            let name = format!("projector.{}", MODULES_PER_LAYER * layer);
             let (weight, _) = self.tensor(&format!("{name}.weight"))?;
             x = self.node("Gemm", &[&x, &weight], &name, vec![int("transB", 1)]);
             if layer + 1 < layers {
-                let norm = format!("projector.{}", MODULES_A_LAYER * layer + 1);
+                let norm = format!("projector.{}", MODULES_PER_LAYER * layer + 1);
                 x = self.batch_norm(&x, &norm)?;
                 x = self.relu(&x);
             }

@@ -1,4 +1,4 @@
-//! What a run will need, said before it begins; what cannot fit is refused before anything is uploaded.
+//! Reports the memory and the time that a run needs, and refuses a run that does not fit before anything is uploaded.
 
 use std::time::Instant;
 
@@ -10,19 +10,18 @@ use pollster::block_on;
 
 use crate::data::Set;
 use crate::device::Opened;
-use crate::watch::count;
 
-/// Steps that are timed; the first, which compiles kernels, is not counted.
+/// Steps to run; the first one compiles kernels and is not timed.
 const TIMED: usize = 3;
 
-/// Says what a run takes, and refuses one that does not fit. `memory` are the bytes that it may take, in place of what the
-/// device has.
+/// Prints the memory that a run needs, and refuses a run that does not fit. `memory` is the number of bytes to plan
+/// for, instead of those that the device has.
 ///
 /// # Errors
-/// If it does not fit: the largest batch that does.
+/// If it does not fit; the message names the largest batch that does.
 pub fn check(config: &Config, set: &Set, opened: &Opened, memory: Option<u64>) -> Result<()> {
     let picture_bytes = |batch: usize| {
-        let ((height, width), count) = set.on_device(batch, config.size);
+        let ((height, width), count) = set.on_device(batch, config.view_size);
         (count * 3 * height * width) as u64
     };
     let need = config.memory(picture_bytes(config.batch));
@@ -54,14 +53,14 @@ pub fn check(config: &Config, set: &Set, opened: &Opened, memory: Option<u64>) -
     };
     match config.largest_batch(available, picture_bytes) {
         0 | 1 => bail!(
-            "no batch of this run fits {}: take a smaller network (encoder.width, projector.widths), smaller views (size), or \
-             an optimizer that remembers less (sgd, lars)",
+            "no batch of this run fits {}: use a smaller network (encoder.width, projector.widths), smaller views (size), or \
+             an optimizer with less state (sgd, lars)",
             bytes(available)
         ),
         batch => {
-            let batch = bindable(config, set, opened, batch);
+            let batch = largest_bindable_batch(config, set, opened, batch);
             bail!(
-                "a batch of {} needs about {}, and there are {}: --batch {batch} fits{}",
+                "a batch of {} needs about {}, but only {} is available: --batch {batch} fits{}",
                 config.batch,
                 bytes(need.total()),
                 bytes(available),
@@ -75,13 +74,13 @@ pub fn check(config: &Config, set: &Set, opened: &Opened, memory: Option<u64>) -
     }
 }
 
-/// The largest batch up to `batch` whose tensors the device also binds.
-fn bindable(config: &Config, set: &Set, opened: &Opened, mut batch: usize) -> usize {
+/// The largest batch of at most `batch`, in steps of 8 down from it, whose tensors the device can bind.
+fn largest_bindable_batch(config: &Config, set: &Set, opened: &Opened, mut batch: usize) -> usize {
     let Some(limits) = &opened.limits else {
         return batch;
     };
     let fits = |batch: usize| {
-        let (size, held) = set.on_device(batch, config.size);
+        let (size, held) = set.on_device(batch, config.view_size);
         let config = Config {
             batch,
             ..config.clone()
@@ -95,7 +94,7 @@ fn bindable(config: &Config, set: &Set, opened: &Opened, mut batch: usize) -> us
     batch
 }
 
-/// Does a few steps, and says how long the run takes.
+/// Times a few steps, and prints how long the run takes.
 ///
 /// # Errors
 /// If a step fails.
@@ -111,7 +110,7 @@ pub fn time(trainer: &mut Trainer) -> Result<()> {
     }
     let step = started.elapsed() / timed.saturating_sub(1).max(1) as u32;
     say!(
-        "a step takes {:.3} s after the first: {} steps take about {}, besides evaluations",
+        "a step takes {:.3} s after the first: {} steps take about {}, without evaluations",
         step.as_secs_f64(),
         steps,
         HumanDuration(step.saturating_mul(u32::try_from(steps).unwrap_or(u32::MAX)))
@@ -119,12 +118,21 @@ pub fn time(trainer: &mut Trainer) -> Result<()> {
     Ok(())
 }
 
-/// A number of bytes, for people.
+/// Formats a number of bytes in KiB, MiB or GiB.
 pub fn bytes(count: u64) -> String {
     let count = count as f64;
     match count {
         count if count < f64::from(1 << 20) => format!("{:.0} KiB", count / f64::from(1 << 10)),
         count if count < f64::from(1 << 30) => format!("{:.0} MiB", count / f64::from(1 << 20)),
         count => format!("{:.1} GiB", count / f64::from(1 << 30)),
+    }
+}
+
+/// A number of parameters, for people.
+fn count(parameters: usize) -> String {
+    match parameters {
+        0..10_000 => format!("{parameters} weights"),
+        10_000..10_000_000 => format!("{:.2} million weights", parameters as f64 / 1e6),
+        _ => format!("{:.0} million weights", parameters as f64 / 1e6),
     }
 }

@@ -1,32 +1,33 @@
-//! A run's folder: settings, metrics, pictures of C, curves and checkpoints. Whole files appear under their names at
-//! once, so that a kill at any moment leaves the last good ones.
+//! A run's folder: settings, metrics, pictures of C, curves and checkpoints. Files are written under a temporary name
+//! and then renamed, so that a kill at any moment leaves the last complete ones.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use barlow_core::session::Message;
 use barlow_core::train::Checkpoint;
 use fd_lock::RwLock;
 use tempfile::NamedTempFile;
 
-/// The checkpoint whose evaluation was the best.
+/// The checkpoint with the best evaluation.
 const BEST: &str = "checkpoints/best.safetensors";
 const CHECKPOINTS: &str = "checkpoints";
-/// What the names of files begin with that are not whole yet.
+/// Prefix of the names of files that are still being written.
 const UNFINISHED: &str = ".writing-";
 const METRICS: &str = "metrics.jsonl";
 
-/// An open run's folder.
+/// The folder of a run.
 pub struct RunFolder {
     path: PathBuf,
 }
 
 impl RunFolder {
-    /// Makes a new folder: `path`, or the first free `runs/NAME-NUMBER`.
+    /// Creates a new folder: `path`, or the first free `runs/NAME-NUMBER`.
     ///
     /// # Errors
-    /// If there is a run in it already, or it cannot be made.
+    /// If there is a run in it already, or it cannot be created.
     pub fn create(path: Option<&Path>, name: &str) -> Result<Self> {
         let path = match path {
             Some(path) => path.to_owned(),
@@ -37,13 +38,13 @@ impl RunFolder {
         };
         if path.join("config.toml").exists() {
             bail!(
-                "there is a run in {0} already: go on with it by `barlow train --resume {0}`, or name another folder",
+                "there is a run in {0} already: resume it with `barlow train --resume {0}`, or choose another folder",
                 path.display()
             );
         }
         fs::create_dir_all(path.join(CHECKPOINTS))
             .and_then(|()| fs::create_dir_all(path.join("correlation")))
-            .with_context(|| format!("cannot make the run's folder {}", path.display()))?;
+            .with_context(|| format!("cannot create the run's folder {}", path.display()))?;
         Ok(Self { path })
     }
 
@@ -63,7 +64,7 @@ impl RunFolder {
         })
     }
 
-    /// The last run of the same name in `runs/`, or the one in `path`, if there is any.
+    /// Opens the run in `path`, or without a path the last run of that name in `runs/`, if there is one.
     pub fn find(path: Option<&Path>, name: &str) -> Option<Self> {
         if let Some(path) = path {
             return Self::open(path).ok();
@@ -84,15 +85,15 @@ impl RunFolder {
             .next()
     }
 
-    /// Where it is.
+    /// The path of the folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// A lock that keeps a second process from training the same run; taken by `try_write`.
+    /// A lock that keeps a second process from training the same run; acquire it with `try_write`.
     ///
     /// # Errors
-    /// If its file cannot be made.
+    /// If its file cannot be created.
     pub fn lock(&self) -> Result<RwLock<File>> {
         let path = self.path.join("run.lock");
         let file = OpenOptions::new()
@@ -104,41 +105,41 @@ impl RunFolder {
         Ok(RwLock::new(file))
     }
 
-    /// Writes a whole file under its name at once.
+    /// Writes a file atomically.
     ///
     /// # Errors
-    /// If it cannot be written; what had the name before is then untouched.
+    /// If it cannot be written; an older file of that name is then unchanged.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let path = self.path.join(name);
         write_file(&path, bytes).with_context(|| {
             format!(
-                "cannot write {} ({} KB): is the disk full? What was saved before is whole",
+                "cannot write {} ({} KB): is the disk full? What was saved before is intact",
                 path.display(),
                 bytes.len() >> 10
             )
         })
     }
 
-    /// Keeps a checkpoint, and of the older ones as many as make `last` of them.
+    /// Writes a checkpoint, and removes the oldest ones so that `last` checkpoints remain.
     ///
     /// # Errors
-    /// If it cannot be written; the older ones are then untouched.
+    /// If it cannot be written; the older ones are then kept.
     pub fn write_checkpoint(&self, step: usize, bytes: &[u8], last: usize) -> Result<()> {
         self.write(&checkpoint_name(step), bytes)?;
-        // Later ones, which a run that fell back has yet to come to again, are not counted.
+        // Checkpoints of later steps, left by a run that fell back to an earlier one, are not counted.
         let mut earlier = self.checkpoints()?;
         earlier.retain(|(of, _)| *of <= step);
         for (_, old) in earlier.iter().rev().skip(last.max(1)) {
-            // One too many does no harm.
+            // If this fails, one checkpoint too many does no harm.
             _ = fs::remove_file(old);
         }
         Ok(())
     }
 
-    /// Keeps a checkpoint in place of all others, whose steps are counted otherwise.
+    /// Writes a checkpoint and removes all others, for a run whose steps are renumbered.
     ///
     /// # Errors
-    /// If it cannot be written; the others are then untouched.
+    /// If it cannot be written; the others are then kept.
     pub fn write_only_checkpoint(&self, step: usize, bytes: &[u8]) -> Result<()> {
         self.write(&checkpoint_name(step), bytes)?;
         for (other, path) in self.checkpoints()? {
@@ -150,16 +151,20 @@ impl RunFolder {
         Ok(())
     }
 
-    /// Counts the steps of the metrics by their epochs, for a run that goes on with another batch.
+    /// Renumbers the steps of the metrics from their epochs, for a run that is resumed with another batch size.
     ///
     /// # Errors
-    /// If they cannot be written.
-    pub fn count_metrics_anew(&self, steps_per_epoch: usize) -> Result<()> {
+    /// If the metrics cannot be written.
+    pub fn renumber_metric_steps(&self, steps_per_epoch: usize) -> Result<()> {
         let mut text = String::new();
         for mut line in self.read_metrics() {
+            // How the run was counted before.
+            if line["event"] == "opened" {
+                continue;
+            }
             let epochs = line["epochs"].as_f64().or(line["epoch"].as_f64());
             if let Some(epochs) = epochs.filter(|_| line["step"].is_u64()) {
-                // Up, so that what is done again lies behind what is done.
+                // Rounded up, so that the lines of steps that are repeated count as later than the steps that are done.
                 let step = (epochs * steps_per_epoch as f64 - 1e-6).ceil().max(0.0);
                 line["step"] = (step as u64).into();
             }
@@ -171,13 +176,13 @@ impl RunFolder {
     /// Keeps the checkpoint of that step, if there is one, as the best one.
     ///
     /// # Errors
-    /// If it cannot be written; the best one so far is then untouched.
+    /// If it cannot be written; the previous best one is then kept.
     pub fn keep_as_best(&self, step: usize) -> Result<()> {
         let path = self.path.join(checkpoint_name(step));
         if !path.exists() {
             return Ok(());
         }
-        // The same file under a second name, where the file system can; it is never written to again.
+        // A hard link where the file system supports it: the file is never written to again.
         let new = self.path.join(format!("{CHECKPOINTS}/.best"));
         _ = fs::remove_file(&new);
         let kept = fs::hard_link(&path, &new).and_then(|()| fs::rename(&new, self.path.join(BEST)));
@@ -201,7 +206,7 @@ impl RunFolder {
         }
     }
 
-    /// Reads the checkpoint whose evaluation was the best.
+    /// Reads the checkpoint with the best evaluation.
     ///
     /// # Errors
     /// If there is none, or it cannot be read.
@@ -209,7 +214,7 @@ impl RunFolder {
         let path = self.path.join(BEST);
         let bytes = fs::read(&path).with_context(|| {
             format!(
-                "cannot read {}, which is kept once a run was evaluated",
+                "cannot read {}: it is written once a run has been evaluated, unless keep.best is false",
                 path.display()
             )
         })?;
@@ -217,7 +222,7 @@ impl RunFolder {
             .with_context(|| format!("the checkpoint {} cannot be used", path.display()))
     }
 
-    /// The checkpoints with their steps, the last one last.
+    /// The checkpoints and their steps, in ascending order of steps.
     fn checkpoints(&self) -> Result<Vec<(usize, PathBuf)>> {
         let folder = self.path.join(CHECKPOINTS);
         let entries =
@@ -256,15 +261,15 @@ impl RunFolder {
         self.checkpoints().ok()?.last().map(|(step, _)| *step)
     }
 
-    /// Reads the last checkpoint; if it is damaged, the one before, and says so.
+    /// Reads the last checkpoint; if it is damaged, warns and reads the one before.
     ///
     /// # Errors
-    /// If there is none that can be read.
+    /// If no checkpoint can be read.
     pub fn last_checkpoint(&self) -> Result<Checkpoint> {
         let mut checkpoints = self.checkpoints()?;
         if checkpoints.is_empty() {
             bail!(
-                "the run in {} has no checkpoint yet: start it anew in another folder with --config {}",
+                "the run in {} has no checkpoint yet: start anew in another folder, with --config {}",
                 self.path.display(),
                 self.path.join("config.toml").display()
             );
@@ -292,13 +297,13 @@ impl RunFolder {
             }
         }
         bail!(
-            "{}. There is no other, so the run has to start anew: --config {} in another folder",
+            "{}. There is no other checkpoint: start anew in another folder, with --config {}",
             problems.join("; "),
             self.path.join("config.toml").display()
         )
     }
 
-    /// Opens the metrics to add to them, without those of steps after `done`, which are going to be done again.
+    /// Opens the metrics for appending, after removing those of steps later than `done`, which will be repeated.
     ///
     /// # Errors
     /// If they cannot be read or written.
@@ -312,8 +317,8 @@ impl RunFolder {
                 let Ok(line) = line else { break };
                 let step = serde_json::from_str::<serde_json::Value>(&line)
                     .ok()
-                    .and_then(|value| value["step"].as_u64());
-                // A run that begins again says everything again.
+                    .and_then(|value| value["step"].as_u64().or(value["done"].as_u64()));
+                // A run that starts from step 0 writes all its metrics again.
                 if done > 0 && step.is_some_and(|step| step <= done as u64) {
                     kept += &line;
                     kept.push('\n');
@@ -328,7 +333,7 @@ impl RunFolder {
             .with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Removes what a kill has left of files that were being written. For whoever holds the lock.
+    /// Removes unfinished files that a killed process has left. The caller must hold the lock.
     pub fn clean(&self) {
         for folder in [
             self.path.clone(),
@@ -338,14 +343,22 @@ impl RunFolder {
             let entries = fs::read_dir(folder).into_iter().flatten().flatten();
             for entry in entries {
                 if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
-                    // It only takes space.
+                    // If this fails, the file only takes space.
                     _ = fs::remove_file(entry.path());
                 }
             }
         }
     }
 
-    /// The metrics' lines so far.
+    /// What the metrics' lines tell. Lines of other programs, and one that a kill cut short, are left out.
+    pub fn messages(&self) -> Vec<Message> {
+        let lines = self.read_metrics().into_iter();
+        lines
+            .filter_map(|line| serde_json::from_value(line).ok())
+            .collect()
+    }
+
+    /// Reads the lines of the metrics so far; skips damaged ones.
     pub fn read_metrics(&self) -> Vec<serde_json::Value> {
         let text = fs::read_to_string(self.path.join(METRICS)).unwrap_or_default();
         text.lines()
@@ -354,7 +367,7 @@ impl RunFolder {
     }
 }
 
-/// Writes a whole file under its name at once; a file that had the name before is untouched if that fails.
+/// Writes a file atomically; if that fails, an older file of that name is unchanged.
 ///
 /// # Errors
 /// If it cannot be written.
@@ -367,7 +380,7 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
     file.persist(path)?;
-    // The name too, should the power fail.
+    // Sync the folder too, so that the new name survives a power failure.
     #[cfg(unix)]
     File::open(folder)?.sync_all()?;
     Ok(())
@@ -377,7 +390,7 @@ fn checkpoint_name(step: usize) -> String {
     format!("{CHECKPOINTS}/step-{step:08}.safetensors")
 }
 
-/// A file without a name that others may know, readable as any file is.
+/// Creates a temporary file in `folder`, with the permissions of an ordinary file.
 fn new_file(folder: &Path) -> std::io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     #[cfg(unix)]
@@ -405,7 +418,7 @@ mod tests {
         for part in ["step-00000015", "step-00000010", "damaged"] {
             assert!(message.contains(part), "{message}");
         }
-        // The best one outlives its turn.
+        // The best checkpoint is kept after the file of its own step is removed.
         folder.keep_as_best(15).unwrap();
         folder.keep_as_best(5).unwrap();
         for step in [20, 25] {
@@ -421,7 +434,7 @@ mod tests {
         for step in 1..=4 {
             writeln!(metrics, r#"{{"step":{step}}}"#).unwrap();
         }
-        // A kill in the middle of a line.
+        // A line that a kill has cut off.
         write!(metrics, r#"{{"st"#).unwrap();
         drop(folder.metrics(3).unwrap());
         assert_eq!(folder.read_metrics().len(), 3);

@@ -1,4 +1,4 @@
-//! What a run's `config.toml` holds, and how the command line changes it.
+//! The settings in a run's `config.toml`, and how the command line changes them.
 
 use std::path::{Path, PathBuf};
 
@@ -25,16 +25,16 @@ pub struct Settings {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Keep {
-    /// Minutes between checkpoints, besides those at the ends of epochs; 0 for none.
+    /// Minutes between checkpoints, in addition to those at the ends of epochs; 0 for none.
     pub every_minutes: f64,
-    /// How many of the last checkpoints.
+    /// How many of the last checkpoints to keep.
     pub last: usize,
-    /// Whether the checkpoint whose evaluation was the best, too.
+    /// Whether to keep the checkpoint with the best evaluation too.
     pub best: bool,
 }
 
 impl Default for Keep {
-    /// The last checkpoint, and one to fall back on.
+    /// Keeps the last checkpoint and one to fall back on, and the best one.
     fn default() -> Self {
         Self {
             every_minutes: 15.0,
@@ -48,16 +48,16 @@ impl Default for Keep {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Data {
-    /// A folder, an archive, a list, or a data set's files; without one, the emoji in the box.
+    /// A folder, an archive, a list, or a data set's files; without one, the built-in emoji.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub folder: Option<PathBuf>,
-    /// Pixels a side that pictures are kept at: their shorter side is resized to it and the middle kept.
+    /// Pixels per side that pictures are kept at: their shorter side is resized to this, and the middle square is kept.
     pub side: usize,
-    /// Whether pictures are read as they are needed, instead of all at the beginning.
+    /// Whether pictures are read as they are needed, instead of all at the start.
     #[serde(default)]
     pub stream: Streaming,
     /// What views are cut from.
-    #[serde(default = "Crops::of_older_runs")]
+    #[serde(default = "Crops::default_before_crops")]
     pub crops: Crops,
 }
 
@@ -65,19 +65,19 @@ pub struct Data {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Crops {
-    /// Whole pictures, if views have more than 64 pixels per side; this is decided when a run begins.
+    /// Whole pictures, if views have more than 64 pixels per side; decided once, when a run starts.
     #[default]
     Auto,
-    /// The middle square of a picture, at `side` pixels.
+    /// The middle square of a picture, at `side` pixels per side.
     Middle,
-    /// The picture as it is stored, as torchvision's `RandomResizedCrop` does: it is decoded, cut and resized on the CPU for
-    /// each view, as it is needed.
+    /// The whole picture at its stored size, as with torchvision's `RandomResizedCrop`: the CPU decodes it,
+    /// and cuts and resizes its views, when it is needed.
     Whole,
 }
 
 impl Crops {
-    /// What runs did whose settings do not say.
-    fn of_older_runs() -> Self {
+    /// What runs did before this setting existed, for a `config.toml` without it.
+    fn default_before_crops() -> Self {
         Self::Middle
     }
 }
@@ -98,9 +98,9 @@ pub enum Streaming {
     Never,
 }
 
-/// Pixels per side that the middle squares of pictures are kept at for views of `size`, in training and in every protocol:
-/// a little more than the view's own of photographs (256 for 224, as ImageNet's protocols have it), and no more of pictures
-/// as small as CIFAR's.
+/// Pixels per side at which the middle squares of pictures are kept for views of `size`, in training and in every
+/// protocol: 8/7 of the view's size for photographs (256 for 224, as in ImageNet's protocols), and the view's size
+/// itself for pictures as small as CIFAR's.
 pub fn side_for(size: usize) -> usize {
     const SMALL: usize = 32;
     match size {
@@ -109,8 +109,8 @@ pub fn side_for(size: usize) -> usize {
     }
 }
 
-/// A side that is not known before the views' size is.
-const AS_THE_VIEWS_NEED: usize = 0;
+/// Placeholder for a side that [`side_for`] sets once the size of the views is known.
+const SIDE_UNSET: usize = 0;
 
 impl Settings {
     /// The settings that `barlow train` asks for.
@@ -128,7 +128,7 @@ impl Settings {
                 Self {
                     data: Data {
                         folder: None,
-                        side: AS_THE_VIEWS_NEED,
+                        side: SIDE_UNSET,
                         stream: Streaming::Auto,
                         crops: Crops::Auto,
                     },
@@ -141,7 +141,7 @@ impl Settings {
         Ok(settings)
     }
 
-    /// Puts the command line's single settings in place.
+    /// Applies the settings given on the command line, and checks the result.
     ///
     /// # Errors
     /// If a name or a value cannot be understood.
@@ -166,8 +166,8 @@ impl Settings {
         for setting in &arguments.set {
             self.set(setting)?;
         }
-        let size = self.training.size;
-        if self.data.side == AS_THE_VIEWS_NEED {
+        let size = self.training.view_size;
+        if self.data.side == SIDE_UNSET {
             self.data.side = side_for(size);
         }
         if self.data.crops == Crops::Auto {
@@ -177,40 +177,40 @@ impl Settings {
             };
         }
         if self.data.crops == Crops::Whole && self.data.folder.is_none() {
-            bail!("data.crops: the emoji in the box are small squares: set data.crops=middle");
+            bail!("data.crops: the built-in emoji are small squares: set data.crops=middle");
         }
         const A_YEAR: f64 = 366.0 * 24.0 * 60.0;
         if !(0.0..=A_YEAR).contains(&self.keep.every_minutes) {
             bail!(
-                "keep.every_minutes: a number of minutes, or 0 for none, not {}",
+                "keep.every_minutes: expected a number of minutes, or 0 for none, not {}",
                 self.keep.every_minutes
             );
         }
         self.check_side()
     }
 
-    /// Whether pictures can be that large.
+    /// Checks that `data.side` is between 1 and 8192 pixels.
     ///
     /// # Errors
-    /// If not.
+    /// If it is not.
     pub fn check_side(&self) -> Result<()> {
         if self.data.side == 0 || self.data.side > 8192 {
             bail!(
-                "data.side: pictures are kept at 1 to 8192 pixels per side, not {}",
+                "data.side: expected 1 to 8192 pixels per side, not {}",
                 self.data.side
             );
         }
         Ok(())
     }
 
-    /// The settings of a run on the emoji with `training`, changed by `name=value`s.
+    /// `training` with each `name=value` of `changes` applied.
     ///
     /// # Errors
     /// If a name or a value cannot be understood.
     pub fn changed(training: Config, changes: &[String]) -> Result<Config> {
         let data = Data {
             folder: None,
-            side: training.size,
+            side: training.view_size,
             stream: Streaming::Auto,
             crops: Crops::Middle,
         };
@@ -226,12 +226,12 @@ impl Settings {
         Ok(settings.training)
     }
 
-    /// Applies one `name=value`; names are those of `config.toml`, with `training.` left out or not.
+    /// Applies one `name=value`. Names are those of `config.toml`; the prefix `training.` is optional.
     fn set(&mut self, setting: &str) -> Result<()> {
         let (name, value) = setting
             .split_once('=')
             .with_context(|| format!("--set {setting}: write it as NAME=VALUE"))?;
-        // What is no TOML value is a word.
+        // A value that is not valid TOML is a string.
         let value = toml::from_str::<toml::Table>(&format!("value = {value}"))
             .ok()
             .and_then(|mut table| table.remove("value"))
@@ -241,6 +241,7 @@ impl Settings {
             Some("data" | "keep" | "training") => name.to_owned(),
             _ => format!("training.{name}"),
         };
+        let path = current_name(&path);
         let mut keys: Vec<&str> = path.split('.').collect();
         let last = keys.pop().unwrap_or_default();
         let mut inner = &mut table;
@@ -252,7 +253,7 @@ impl Settings {
                     format!("--set {setting}: there is no group of settings `{key}`")
                 })?;
         }
-        // `1` is as good as `1.0` where a number with a fraction is meant.
+        // `1` is accepted for `1.0` where the setting is a float.
         let value = match (inner.get(last), value) {
             (Some(toml::Value::Float(_)), toml::Value::Integer(i)) => toml::Value::Float(i as f64),
             (_, value) => value,
@@ -278,14 +279,27 @@ impl Settings {
     /// The content of a `config.toml`.
     ///
     /// # Errors
-    /// If a path is no text.
+    /// If a path is not valid Unicode.
     pub fn to_toml(&self) -> Result<String> {
         Ok(toml::to_string(self)?)
     }
 }
 
+/// The present name of a setting that older versions called otherwise.
+fn current_name(path: &str) -> &str {
+    match path {
+        "training.size" => "training.view_size",
+        "training.encoder.cells" => "training.encoder.pool_grid",
+        "training.augmentation.normalization.deviation" => {
+            "training.augmentation.normalization.std"
+        }
+        path => path,
+    }
+}
+
 fn absolute(path: &Path) -> Result<PathBuf> {
-    std::path::absolute(path).with_context(|| format!("what folder is {}?", path.display()))
+    std::path::absolute(path)
+        .with_context(|| format!("cannot find the absolute path of {}", path.display()))
 }
 
 #[cfg(test)]

@@ -1,23 +1,23 @@
-//! A contact sheet: pictures of one size in rows.
+//! A contact sheet: pictures of one size, drawn in rows.
 
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use image::{Rgb, RgbImage};
 
-/// Pictures in a row.
+/// Pictures per row.
 const COLUMNS: usize = 12;
-/// Pixels between them.
+/// Pixels between pictures.
 const GAP: usize = 4;
 
-/// Pictures that are going to be drawn.
+/// A contact sheet and its pictures.
 pub struct Sheet {
     side: usize,
     pictures: Vec<Vec<u8>>,
 }
 
 impl Sheet {
-    /// An empty one, for pictures of `side` pixels a side.
+    /// An empty sheet for pictures of `side` pixels per side.
     pub fn new(side: usize) -> Self {
         Self {
             side,
@@ -25,12 +25,12 @@ impl Sheet {
         }
     }
 
-    /// Adds a picture of three planes.
+    /// Adds a picture, as three planes of `side` x `side` bytes.
     pub fn add(&mut self, planes: Vec<u8>) {
         self.pictures.push(planes);
     }
 
-    /// Draws it.
+    /// Draws the sheet.
     pub fn draw(&self) -> RgbImage {
         let columns = COLUMNS.min(self.pictures.len()).max(1);
         let rows = self.pictures.len().div_ceil(columns).max(1);
@@ -45,7 +45,7 @@ impl Sheet {
         sheet
     }
 
-    /// Draws it into a file, of the kind that its name tells.
+    /// Draws the sheet into a file, in the format of the file's extension.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -56,7 +56,7 @@ impl Sheet {
     }
 }
 
-/// Three planes as a picture.
+/// Converts three planes of `side` x `side` bytes to a picture.
 pub fn picture_of(planes: &[u8], side: usize) -> RgbImage {
     let pixels = side * side;
     RgbImage::from_fn(side as u32, side as u32, |x, y| {

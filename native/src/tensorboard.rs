@@ -1,4 +1,4 @@
-//! A run's curves as TensorBoard reads them: records of protocol buffers (`tensorflow/core/util/event.proto`) with
+//! Writes a run's curves for TensorBoard: records of protocol buffers (`tensorflow/core/util/event.proto`) with
 //! checksums (`tensorflow/core/lib/io/record_writer.cc`).
 
 use std::fs::File;
@@ -57,9 +57,9 @@ struct SessionLog {
     status: i32,
 }
 
-/// `SessionLog.START`: whatever came of this step and later ones in an earlier file is going to be done again.
+/// `SessionLog.START`: TensorBoard discards earlier files' events of this step and later ones, which are repeated.
 const START: i32 = 1;
-/// Red, green and blue.
+/// The `colorspace` of an image with red, green and blue.
 const RGB: i32 = 3;
 
 /// An open file of events.
@@ -68,7 +68,7 @@ pub struct EventFile {
 }
 
 impl EventFile {
-    /// A new file in `folder`, for the steps after `done`.
+    /// Creates a file in `folder`, for the steps after `done`.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -94,7 +94,7 @@ impl EventFile {
         Ok(events)
     }
 
-    /// Adds numbers by name.
+    /// Adds named scalars.
     ///
     /// # Errors
     /// If they cannot be written.
@@ -111,7 +111,7 @@ impl EventFile {
         self.summary(step, value.collect())
     }
 
-    /// Adds a picture, as the content of a PNG file.
+    /// Adds a square picture of `width` x `width` pixels, given as the content of a PNG file.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -152,14 +152,14 @@ fn seconds() -> f64 {
     now.map_or(0.0, |now| now.as_secs_f64())
 }
 
-/// Length, its checksum, the bytes, their checksum.
+/// A record: the length, its checksum, the bytes, their checksum.
 fn record(bytes: &[u8]) -> Vec<u8> {
     let length = (bytes.len() as u64).to_le_bytes();
     let checksums = [&length[..], bytes].map(|part| masked(crc32c::crc32c(part)).to_le_bytes());
     [&length[..], &checksums[0], bytes, &checksums[1]].concat()
 }
 
-/// As records store a checksum, lest one that is itself part of a checksummed file come out as a constant.
+/// Masks a checksum as records store it: the CRC of data that contains its own CRC would be a constant.
 fn masked(checksum: u32) -> u32 {
     checksum.rotate_right(15).wrapping_add(0xa282_ead8)
 }
@@ -190,7 +190,7 @@ mod tests {
             read.push(Event::decode(&rest[12..12 + length]).unwrap());
             rest = &rest[length + 16..];
         }
-        // The first record of any file, as TensorFlow 2 writes it, but for the time.
+        // The first record of every file is the one that TensorFlow 2 writes, except for the time.
         assert_eq!(
             bytes[8..12],
             masked(crc32c::crc32c(&24u64.to_le_bytes())).to_le_bytes()

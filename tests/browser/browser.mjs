@@ -1,4 +1,4 @@
-// A real Chromium, and the lab in it: what the tests and the measurements share.
+// Helpers for the tests and the measurements: they start a real Chromium and control the lab in it.
 
 import { createServer } from "node:http";
 import { readFile, mkdir, mkdtemp, rm } from "node:fs/promises";
@@ -14,7 +14,7 @@ export const screenshots = join(here, "screenshots");
 
 const TYPES = { ".html": "text/html; charset=utf-8", ".js": "text/javascript", ".wasm": "application/wasm", ".png": "image/png" };
 
-/** Serves web/dist below a folder of its own, so that a link that is not relative is found out. */
+/** Serves web/dist below `/some/folder/`, so that a link that is not relative fails. */
 export async function serve() {
   const server = createServer(async (request, response) => {
     const name = new URL(request.url, "http://x").pathname.replace(/^\/some\/folder\//, "") || "index.html";
@@ -38,13 +38,13 @@ const QUIET = [
 const WEBGPU = [
   "--enable-unsafe-webgpu", "--use-angle=swiftshader", "--enable-features=Vulkan", "--use-vulkan=swiftshader", "--ignore-gpu-blocklist",
 ];
-// A canvas that can be drawn on, and no WebGPU.
+// WebGL, which the panel needs, but no WebGPU.
 const NO_WEBGPU = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"];
 
 function executable() {
   const known = ["/usr/bin/chromium", "/usr/bin/google-chrome", "/usr/bin/chromium-browser"];
   const found = process.env.CHROMIUM ?? known.find(existsSync);
-  if (!found) throw new Error("install Chromium, or say where it is with CHROMIUM=PATH");
+  if (!found) throw new Error("Chromium was not found: install it, or set CHROMIUM=PATH");
   return found;
 }
 
@@ -66,7 +66,7 @@ export async function start({ webgpu = true } = {}) {
   };
 }
 
-/** Opens the lab, as a link with `fragment` describes it. */
+/** Opens the lab with the settings in the link's `fragment`. */
 export async function open(browser, address, fragment = "", { width = 1440, height = 900 } = {}) {
   const page = await browser.newPage();
   await page.setViewport({ width, height });
@@ -80,7 +80,7 @@ export async function open(browser, address, fragment = "", { width = 1440, heig
 export class Lab {
   constructor(page) {
     this.page = page;
-    /** What should never be said: panics, invalid calls, requests to other hosts. */
+    /** Events that must never happen: panics, invalid calls, requests to other hosts. */
     this.complaints = [];
     page.on("pageerror", (error) => this.complaints.push(String(error)));
     page.on("console", (message) => {
@@ -97,7 +97,7 @@ export class Lab {
     return this.page.evaluate(() => JSON.parse(window.lab.status()));
   }
 
-  /** Waits until the lab's state is as wished, and returns it. */
+  /** Waits until `wish` accepts the lab's status, and returns the status. `words` describes the wish in an error. */
   async until(wish, words, milliseconds = 300_000) {
     const end = Date.now() + milliseconds;
     for (;;) {
@@ -106,13 +106,13 @@ export class Lab {
       if (wish(status)) return status;
       if (Date.now() > end) {
         const { losses, diagonals, step_ms, frames_ms, runs, ...short } = status;
-        throw new Error(`waited in vain until ${words}: ${JSON.stringify(short)}; complaints: ${this.complaints.join("; ")}`);
+        throw new Error(`timed out waiting until ${words}: ${JSON.stringify(short)}; complaints: ${this.complaints.join("; ")}`);
       }
       await new Promise((resolve) => setTimeout(resolve, 100));
     }
   }
 
-  /** The place of the widget of that name, as screen readers know it. */
+  /** The bounding box of the widget with that accessible name. */
   async place(name, role) {
     const selector = `#accessible [aria-label="${name}"]${role ? `[role="${role}"]` : ""}`;
     const element = await this.page.waitForSelector(selector, { timeout: 20_000 });
@@ -127,20 +127,20 @@ export class Lab {
     await this.page.mouse.click(x + Math.min(width / 2, 20), y + height / 2);
   }
 
-  /** All that a screen reader would read. */
+  /** Everything that a screen reader would read. */
   words() {
     return this.page.evaluate(() =>
       [...document.querySelectorAll("#accessible > *")].map((e) => e.getAttribute("aria-label") ?? e.textContent),
     );
   }
 
-  /** Keeps a picture of the page, to be looked at. */
+  /** Saves a screenshot of the page, and returns its bytes. */
   async picture(name) {
     await mkdir(screenshots, { recursive: true });
     return this.page.screenshot({ path: join(screenshots, `${name}.png`) });
   }
 
-  /** Drops files onto the page: names and bytes. */
+  /** Drops files, given by name and bytes, onto the page. */
   async drop(files) {
     await this.page.evaluate((files) => {
       const transfer = new DataTransfer();

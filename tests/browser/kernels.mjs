@@ -1,13 +1,13 @@
 // How long each kernel of a training step takes in the browser, by the GPU's own clock:
 //   node kernels.mjs ["device=gpu&batch=32&projector=64&encoder_width=8"]
-// Every dispatch gets a pass of its own with timestamps, so that the sum is more than an undisturbed step. One of the steps'
-// looks at the shown pictures is among them, as for any single step.
+// Every dispatch gets its own pass with timestamps, so the sum is longer than a step without measurement. The
+// dispatches include one evaluation of the shown pictures, as for every single step.
 
 import { open, serve, start } from "./browser.mjs";
 
 const fragment = process.argv[2] ?? "device=gpu&batch=32&projector=64&encoder_width=8";
 
-/** Runs in the worker, before it opens its device: knows kernels by the first line of their source. */
+/** Runs in the worker before it opens its device; names each kernel by the first comment line of its source. */
 function watch() {
   const titles = new WeakMap();
   const { createShaderModule, createComputePipeline } = GPUDevice.prototype;

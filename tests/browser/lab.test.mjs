@@ -1,16 +1,16 @@
-// The lab in a real Chromium, by way of what a visitor does: clicks, keys, links and dropped files.
+// Tests of the lab in a real Chromium through a visitor's actions: clicks, keys, links and dropped files.
 
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { PNG } from "pngjs";
 import { open, serve, start } from "./browser.mjs";
 
-// Small enough for a WebGPU that is software on two cores, large enough to learn something in a minute.
+// Small enough for software WebGPU on two cores, large enough to learn something in a minute.
 const SMALL = "batch=32&projector=32&encoder_width=4&warmup=0&epochs=4";
 
 const mean = (numbers) => numbers.reduce((sum, x) => sum + x, 0) / numbers.length;
 
-/** A picture of one color with a square of another. */
+/** A PNG file: a picture of one color with a square of the inverse color. */
 function png(red, green, blue, corner) {
   const picture = new PNG({ width: 40, height: 40 });
   for (let y = 0; y < 40; y++)
@@ -44,9 +44,9 @@ describe("with WebGPU", () => {
     assert.ok(mean(losses.slice(-20)) < 0.7 * mean(losses.slice(0, 5)), `the loss falls: ${losses}`);
     assert.ok(mean(diagonals.slice(-20)) > mean(diagonals.slice(0, 5)) + 0.1, `the diagonal rises: ${diagonals}`);
     const best = Math.max(...status.scores.map(([, score]) => score));
-    assert.ok(best > status.untrained + 0.03, `more is found than by an untrained encoder: ${best}, ${status.untrained}`);
-    assert.ok(status.matrices > 3, "matrices came");
-    const stopped = await page.until((s) => !s.playing, "it waits");
+    assert.ok(best > status.untrained + 0.03, `the encoder finds more than an untrained one: ${best}, ${status.untrained}`);
+    assert.ok(status.matrices > 3, "matrices arrive");
+    const stopped = await page.until((s) => !s.playing, "it is paused");
     await page.picture("1440x900");
     for (const [width, height] of [[1024, 768], [390, 844]]) {
       await page.page.setViewport({ width, height });
@@ -55,7 +55,7 @@ describe("with WebGPU", () => {
     }
     await page.page.setViewport({ width: 1440, height: 900 });
     await page.click("One step");
-    await page.until((s) => s.step === stopped.step + 1, "one step more is done");
+    await page.until((s) => s.step === stopped.step + 1, "one more step is done");
     const words = (await page.words()).join(" | ");
     assert.match(words, /Cross-correlation matrix at step \d+, 32 by 32: mean diagonal/);
     assert.deepEqual(page.complaints, []);
@@ -69,7 +69,7 @@ describe("with WebGPU", () => {
       const fragment = (objective) => `device=${device}&${SMALL}&objective=${objective}&blur_on=true&gray_on=true&solarize_on=true`;
       const page = await lab(fragment("barlow-twins"));
       for (const objective of objectives) {
-        // The same page: a GPU's kernels are made once.
+        // On the same page, so that the GPU's kernels are compiled only once.
         await page.page.evaluate((fragment) => (location.hash = fragment), fragment(objective));
         await page.until((s) => s.device && s.step === 0 && s.setup.objective === objective, `${objective} is open`);
         for (let step = 1; step <= 3; step++) {
@@ -98,8 +98,8 @@ describe("with WebGPU", () => {
     await page.click("Color", "checkbox");
     await page.page.waitForFunction(() => location.hash.includes("jitter_on=false"), { timeout: 20_000 });
     const status = await page.status();
-    assert.ok(!before.equals(await views()), "the views are others");
-    assert.equal(status.step, 0, "nothing starts anew");
+    assert.ok(!before.equals(await views()), "the views have changed");
+    assert.equal(status.step, 0, "the run does not restart");
     assert.deepEqual(page.complaints, []);
     await page.page.close();
   });
@@ -118,7 +118,7 @@ describe("with WebGPU", () => {
     await page.click("Next lesson");
     await page.page.waitForFunction(() => location.hash.includes("lesson=4"));
     await page.picture("two-runs");
-    // An address that is typed while the page is open.
+    // An address typed while the page is open.
     await page.page.evaluate(() => (location.hash = "device=cpu&batch=16&projector=16&encoder_width=4"));
     await page.until((s) => s.runs.length === 1 && s.setup.batch === 16, "the new link is followed");
     assert.deepEqual(page.complaints, []);
@@ -145,12 +145,12 @@ describe("with WebGPU", () => {
     await page.until((s) => s.step >= 1, "a step is done");
     await page.page.keyboard.press("Space");
     await page.until((s) => !s.playing, "the space bar pauses");
-    // Tab goes to the first button, Enter presses it, and what has the focus is said.
+    // Tab moves to the first button, Enter presses it, and the focused widget is announced.
     await page.page.keyboard.press("Tab");
     await page.page.waitForFunction(() => /Play/.test(document.getElementById("spoken").textContent), { timeout: 20_000 });
     await page.page.keyboard.press("Enter");
     await page.until((s) => s.playing, "the first button plays");
-    // What a screen reader does to an element is done to its widget.
+    // A screen reader's click on an element acts on its widget.
     await page.page.waitForSelector('#accessible [aria-label="Pause"]');
     await page.page.evaluate(() => document.querySelector('#accessible [aria-label="Pause"]').click());
     await page.until((s) => !s.playing, "the mirrored button pauses");
@@ -162,16 +162,16 @@ describe("with WebGPU", () => {
     const page = await lab(`device=cpu&${SMALL}`);
     await page.until((s) => s.device, "a device is open");
     await page.drop([{ name: "red.png", bytes: png(220, 30, 30, 5) }, { name: "notes.txt", bytes: Buffer.from("no picture") }]);
-    // Each file is read on its own: either may be the first.
+    // The files are read independently: either may finish first.
     const refused = (s) => s.messages.some((message) => /notes\.txt cannot be read/.test(message));
-    await page.until((s) => s.own === 1 && refused(s), "the picture is taken in, and the other file refused");
+    await page.until((s) => s.own === 1 && refused(s), "the picture is accepted, and the other file is refused");
     await page.place("Look for red.png");
     await page.picture("dropped");
     const many = Array.from({ length: 40 }, (_, i) => ({ name: `${i}.png`, bytes: png(6 * i, 255 - 6 * i, (37 * i) % 256, i % 26) }));
     await page.drop(many);
-    await page.until((s) => s.own === 41, "all are taken in");
+    await page.until((s) => s.own === 41, "all pictures are accepted");
     await page.click("Your own: 41 pictures");
-    await page.until((s) => s.setup.data === "own" && s.device, "they are the data");
+    await page.until((s) => s.setup.data === "own" && s.device, "the dropped pictures are the data set");
     await page.click("Play");
     const trained = await page.until((s) => s.step >= 3, "it learns from them");
     assert.equal(trained.setup.data, "own");
@@ -186,8 +186,8 @@ describe("with WebGPU", () => {
     await page.until((s) => s.device, "a device is open");
     assert.ok(!asked.some((url) => /fashion/.test(url)));
     await page.click("Fashion-MNIST: 3000 clothes (1.2 MB)");
-    const status = await page.until((s) => s.setup?.data === "fashion" && s.device, "they are there");
-    assert.ok(status.pixels > 0.4, "the nearest neighbors tell clothes");
+    const status = await page.until((s) => s.setup?.data === "fashion" && s.device, "the clothes are loaded");
+    assert.ok(status.pixels > 0.4, "the nearest neighbors tell clothes apart");
     await page.picture("fashion");
     assert.deepEqual(page.complaints, []);
     await page.page.close();
@@ -199,15 +199,15 @@ describe("with WebGPU", () => {
     await page.page.evaluate(() => window.lab.command("play"));
     await page.until((s) => s.step >= 2, "it trains");
     await page.page.evaluate(() => window.lab.command("pause"));
-    const before = await page.until((s) => !s.playing && s.kept > 0, "its state is kept");
-    // As a lost device would: the worker fails, with all that it holds.
+    const before = await page.until((s) => !s.playing && s.kept > 0, "its state is saved");
+    // Simulates a lost device: the worker fails, and everything in it is lost.
     const [worker] = page.page.workers();
     await worker.evaluate(() => void setTimeout(() => { throw new Error("lost for a test"); }));
-    await page.until((s) => s.messages.some((message) => /was lost/.test(message)) && s.device, "another trainer is there");
+    await page.until((s) => s.messages.some((message) => /was lost/.test(message)) && s.device, "another trainer has started");
     await page.page.evaluate(() => window.lab.command("play"));
     const after = await page.until((s) => s.step > before.step, "it goes on");
-    assert.ok(before.scores.every(([step]) => after.scores.some(([known]) => known === step)), "nor what was measured");
-    assert.deepEqual(after.losses.slice(0, before.step), before.losses, "nothing was forgotten");
+    assert.ok(before.scores.every(([step]) => after.scores.some(([known]) => known === step)), "the scores from before are still there");
+    assert.deepEqual(after.losses.slice(0, before.step), before.losses, "the losses from before are still there");
     await page.page.close();
   });
 });
@@ -219,7 +219,7 @@ test("without WebGPU it says so, and trains on the CPU", async () => {
     assert.equal(await page.page.evaluate(async () => (await navigator.gpu?.requestAdapter()) ?? null), null);
     const opened = await page.until((s) => s.device, "the CPU is open");
     assert.match(opened.device, /CPU/);
-    assert.ok(opened.messages.some((message) => /runs on the CPU.*To have a GPU/.test(message)), `${opened.messages}`);
+    assert.ok(opened.messages.some((message) => /runs on the CPU.*To use a GPU/.test(message)), `${opened.messages}`);
     assert.equal(opened.setup.batch, 32, "at a smaller size");
     await page.click("Play");
     const status = await page.until((s) => s.step >= 60, "60 steps are done");

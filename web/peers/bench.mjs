@@ -1,4 +1,4 @@
-// One training step of the same model in jax-js, TensorFlow.js and Barlow's lab,
+// Times one training step of the same model in jax-js, TensorFlow.js and Barlow's lab,
 // in the same headless browser. See README.md.
 
 import { existsSync } from "node:fs";
@@ -18,7 +18,7 @@ const patience = 10 * 60 * 1000;
 const patienceForStart = 2 * 60 * 1000;
 
 const chromium = process.env.CHROMIUM ?? "/usr/bin/chromium";
-// WebGPU on a machine without a GPU, by Chromium's own software Vulkan.
+// WebGPU on a machine without a GPU, with Chromium's own software Vulkan.
 const chromiumFlags = [
   "--no-sandbox",
   "--disable-quic",
@@ -33,7 +33,7 @@ const chromiumFlags = [
   "--ignore-gpu-blocklist",
 ];
 
-// The peers' model, in the lab's words; nothing but the bar is drawn.
+// The peers' model as settings of the lab's link; only the bar is drawn.
 const barlowModel = "encoder_width=8&projector=64&batch=32&hide=course,controls,matrix,learned,views,data";
 
 const contenders = {
@@ -53,9 +53,9 @@ const { values: options } = parseArgs({
 });
 const steps = Number(options.steps);
 const chosen = options.only.split(",");
-if (!Number.isInteger(steps) || steps < 1) stop(`--steps takes a number from 1, not ${options.steps}`);
+if (!Number.isInteger(steps) || steps < 1) stop(`--steps takes a whole number of at least 1, not ${options.steps}`);
 for (const key of chosen) {
-  if (!contenders[key]) stop(`--only knows ${Object.keys(contenders).join(", ")}, not ${key}`);
+  if (!contenders[key]) stop(`--only takes ${Object.keys(contenders).join(", ")}, not ${key}`);
 }
 if (!existsSync(chromium)) {
   stop(
@@ -71,14 +71,14 @@ function stop(message) {
 
 // --- what is served -------------------------------------------------------
 
-/// Both of these give a function from a path to that file's bytes.
+/// Both of these return a function that returns the bytes of the file at a path.
 
 async function bundle(entry) {
   const { outputFiles } = await build({
     entryPoints: [join(here, entry)],
     bundle: true,
     minify: true,
-    // The peers load their WebGPU part only when it is wanted: what is not fetched does not count.
+    // The peers load their WebGPU code on demand; code that is not fetched does not count.
     splitting: true,
     format: "esm",
     target: "esnext",
@@ -108,7 +108,7 @@ const types = {
   ".wasm": "application/wasm",
 };
 
-/// Serves on this machine alone; 127.0.0.1 is a secure context, which WebGPU asks for.
+/// Serves on this machine only; 127.0.0.1 is a secure context, which WebGPU requires.
 async function serve(read) {
   const codeSizes = new Map();
   const server = createServer(async (request, response) => {
@@ -133,11 +133,11 @@ async function serve(read) {
 async function started(page, name) {
   await page.waitForFunction(name, { timeout: patienceForStart }).catch(async () => {
     const text = await page.evaluate(() => document.body.innerText.trim());
-    throw new Error(`${name} did not come up; the page says "${text}"`);
+    throw new Error(`${name} did not start; the page says "${text}"`);
   });
 }
 
-/// Both trainers give { stepMilliseconds, wallMilliseconds, firstLoss, lastLoss, device }.
+/// Both trainers return { stepMilliseconds, wallMilliseconds, firstLoss, lastLoss, device }.
 
 async function trainPeer(page) {
   await started(page, "window.step");
@@ -181,8 +181,8 @@ async function trainBarlow(page) {
     if (step >= 1) firstLoss ??= loss;
     if (step >= warmUpSteps) measuredFrom ??= { step, at: now };
     if (step < warmUpSteps + steps) continue;
-    if (step_ms.length < warmUpSteps + steps) throw new Error(`step ${step}, but only ${step_ms.length} times`);
-    // The lab does not wait to be asked: some steps more may be done already.
+    if (step_ms.length < warmUpSteps + steps) throw new Error(`step ${step}, but only ${step_ms.length} step times`);
+    // The lab does not wait for the benchmark: it may have done a few more steps already.
     const wallMilliseconds = (now - measuredFrom.at) / (step - measuredFrom.step);
     return { stepMilliseconds: step_ms.slice(0, warmUpSteps + steps), wallMilliseconds, firstLoss, lastLoss: loss, device };
   }
@@ -190,7 +190,7 @@ async function trainBarlow(page) {
 
 // --- one contender in a browser of its own ---------------------------------
 
-// Chromium tells of an invalid shader, pipeline or command buffer only in a warning: the work is dropped, silently and fast.
+// Chromium reports an invalid shader, pipeline or command buffer only as a warning and skips the work: it looks fast.
 const gpuError = / - While |parsing WGSL|GPUDevice.*lost/;
 
 async function measure({ name, train, hash }, read) {
@@ -208,13 +208,13 @@ async function measure({ name, train, hash }, read) {
       page.on("pageerror", fail);
       page.on("error", fail);
       page.on("console", (message) => hear(message.type(), message.text()));
-      // What Chromium itself tells of a worker does not reach the page's console.
+      // Chromium's own messages about a worker do not reach the page's console.
       page.on("workercreated", ({ client }) => {
         client.on("Log.entryAdded", ({ entry }) => hear(entry.level, entry.text));
         client.send("Log.enable").catch(() => {}); // The worker may have gone.
       });
     });
-    // It may fail before anyone waits for it.
+    // It may be rejected before the race below awaits it, which node would treat as an unhandled error.
     failed.catch(() => {});
     await page.goto(server.url + hash);
     const trained = await Promise.race([train(page), failed]);
@@ -266,7 +266,7 @@ for (const { name, median, minimum, wallMilliseconds, first, firstLoss, lastLoss
 }
 for (const { name, device, browser } of Object.values(results)) console.log(`${name}: ${device}, ${browser}`);
 
-// Without an adapter the lab trains on the CPU, all the same: an honest time, and no WebGPU.
+// Without an adapter the lab trains on the CPU: its time is valid, but not one of WebGPU.
 const barlowOnGpu = barlow && !/^CPU\b/.test(barlow.device);
 if (barlow && !barlowOnGpu) failures.push(`Barlow trained without WebGPU, its device is "${barlow.device}": no comparison`);
 
@@ -278,7 +278,7 @@ if (barlowOnGpu && peers.length) {
 }
 const onCpu = results["barlow-cpu"];
 if (onCpu && peers.length) {
-  console.log(`It takes ${(peers[0].median / onCpu.median).toFixed(2)} times Barlow's median on the CPU, which is what the lab does by itself here.`);
+  console.log(`The fastest peer takes ${(peers[0].median / onCpu.median).toFixed(2)} times Barlow's median on the CPU, which the lab chooses by itself here.`);
 }
 
 if (options.json) {

@@ -4,7 +4,7 @@ import * as model from "./model.js";
 // jax-js counts references: a function consumes its arguments, and `.ref` keeps
 // one for a further use.
 
-// Both views go through in one batch; the statistics stay each view's own.
+// Both views form one batch, but each view is normalized by its own statistics.
 function normalize(x) {
   const [rows, ...rest] = x.shape;
   const grouped = x.reshape([2, rows / 2, ...rest]);
@@ -49,7 +49,7 @@ function barlowTwins(parameters, views) {
   return np.square(correlation.sub(identity)).mul(weight).sum();
 }
 
-// One jit around loss, gradient and optimizer: half the time of a jit of the loss alone.
+// One jit around loss, gradient and optimizer takes half the time of a jit of the loss alone.
 const step = jit((state, views) => {
   const { learningRate, beta1, beta2, epsilon } = model.adam;
   const [loss, gradients] = valueAndGrad(barlowTwins)(tree.ref(state.parameters), views);

@@ -1,5 +1,5 @@
-// What every peer trains: the same sizes, the same first weights and the same
-// two views, so that their first losses must agree.
+// The model that every peer trains: with the same sizes, initial weights and views,
+// their first losses must agree.
 
 export const batch = 32;
 export const side = 32;
@@ -64,8 +64,8 @@ export function parameters() {
   return all;
 }
 
-/// Both views, the first one's batch before the second's: [view and picture,
-/// channel, row, column]. Each view is the picture with its own noise.
+/// Both views in one array [2 * batch, channel, row, column]: all first views, then
+/// all second views. Each view is the picture plus its own noise.
 export function views() {
   const normal = normalSource(2);
   const shape = [2 * batch, 3, side, side];

@@ -1,6 +1,6 @@
 import * as tf from "@tensorflow/tfjs-core";
-// The core alone has no gradients; the whole of @tensorflow/tfjs brings them,
-// and more than twice the bytes.
+// The core alone has no gradients; the whole @tensorflow/tfjs has them, but is
+// more than twice as large.
 import "@tensorflow/tfjs-core/dist/register_all_gradients";
 import "@tensorflow/tfjs-backend-webgpu";
 import * as model from "./model.js";
@@ -9,7 +9,7 @@ function inverseDeviation(variance) {
   return tf.rsqrt(tf.add(variance, model.epsilon));
 }
 
-// Both views go through in one batch; the statistics stay each view's own.
+// Both views form one batch, but each view is normalized by its own statistics.
 // A hand-written gradient was no faster than tf.moments, and two passes are slower.
 function batchNorm(parameters, name, x) {
   const grouped = tf.reshape(x, [2, -1, x.shape.at(-1)]);
@@ -18,7 +18,7 @@ function batchNorm(parameters, name, x) {
   return tf.reshape(tf.add(tf.mul(tf.sub(grouped, mean), factor), parameters[`${name}.shift`]), x.shape);
 }
 
-// Padding in numbers: "same" would pad a stride of 2 on one side only.
+// The padding is a number: "same" would pad on one side only with a stride of 2.
 function convolution(parameters, name, x, stride) {
   const kernel = parameters[name];
   return batchNorm(parameters, name, tf.conv2d(x, kernel, stride, kernel.shape[0] === 3 ? 1 : 0));
@@ -56,7 +56,7 @@ const channelsLast = [0, 2, 3, 1];
 const kernelOrder = [2, 3, 1, 0];
 const transposed = (values, shape, order) => tf.tidy(() => tf.transpose(tf.tensor(values, shape), order));
 
-// The same weights as with channels first: linear0's rows follow the order of the flattened map.
+// Converts weights from channels first to channels last: linear0's rows follow the order of the flattened feature map.
 function layOut(name, { shape, values }) {
   if (shape.length === 4) return transposed(values, shape, kernelOrder);
   if (name !== "linear0") return tf.tensor(values, shape);

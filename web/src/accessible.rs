@@ -1,6 +1,6 @@
-//! The panel for those who do not see it, and for tests: a canvas says nothing to a screen reader, so what egui knows of
-//! its widgets (an AccessKit tree) is mirrored into elements of the page, invisible, under the widgets' places. What is
-//! done to an element is done to its widget.
+//! Mirrors egui's widgets (an AccessKit tree) into invisible elements of the page, for screen readers and for tests: a
+//! screen reader cannot read a canvas. Each element lies at its widget's place, and clicks and arrow keys on the
+//! element act on the widget.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,16 +14,16 @@ use wasm_bindgen::prelude::*;
 use web_sys::{Element, HtmlElement, KeyboardEvent};
 use web_time::{Duration, Instant};
 
-/// The mirror follows at this interval: no one hears faster, and a frame should not pay for it.
+/// The time between updates of the mirror: a screen reader needs no more, and updates in each frame would slow it down.
 const EVERY: Duration = Duration::from_millis(250);
 
 type Requests = Arc<Mutex<Vec<(Action, NodeId)>>>;
 
-/// The mirror, a plugin of egui's.
+/// The mirror, an egui plugin.
 pub struct Mirror {
     place: SendWrapper<Element>,
     spoken: SendWrapper<Element>,
-    /// What is there, and how it was described.
+    /// The element of each node, and its tag and attributes as text, to detect changes.
     elements: SendWrapper<HashMap<NodeId, (HtmlElement, String)>>,
     order: Vec<NodeId>,
     requests: Requests,
@@ -31,7 +31,7 @@ pub struct Mirror {
 }
 
 impl Mirror {
-    /// A mirror into `place`, which says what got the focus in `spoken`.
+    /// A mirror whose elements go into `place`. It announces egui's events, such as a new focus, in `spoken`.
     pub fn new(place: Element, spoken: Element) -> Self {
         let requests = Requests::default();
         listen(&place, &requests);
@@ -110,7 +110,7 @@ impl Mirror {
             self.elements.insert(*id, (element, description));
         }
         if order != self.order {
-            // Appending what is there already moves it: the order becomes the panel's.
+            // Appending an element that is already there moves it to the end, so the order becomes the panel's.
             for (element, _) in order.iter().filter_map(|id| self.elements.get(id)) {
                 _ = self.place.append_child(element);
             }
@@ -128,7 +128,7 @@ fn in_order(id: NodeId, nodes: &HashMap<NodeId, &Node>, order: &mut Vec<NodeId>)
     }
 }
 
-/// The element and the ARIA role that stand for a widget; none for what only groups others.
+/// The HTML element and the ARIA role of a widget; `None` for nodes without text or that only group others.
 fn tag(node: &Node) -> Option<(&'static str, &'static str)> {
     node.label().or(node.value())?;
     Some(match node.role() {
@@ -255,7 +255,7 @@ impl egui::Plugin for Mirror {
             return;
         }
         self.written = Some(Instant::now());
-        // egui counts in points; a page in its own pixels.
+        // egui's unit is the point, the page's the CSS pixel.
         let scale = f64::from(context.zoom_factor());
         self.write(&update, scale);
     }

@@ -1,4 +1,4 @@
-//! The panel as an application of eframe's.
+//! The panel as an eframe application.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -12,12 +12,12 @@ use crate::platform;
 pub struct App {
     /// Shared with the page's script.
     lab: Rc<RefCell<Lab>>,
-    /// The link as it was written last.
+    /// The link's fragment that was written last.
     fragment: String,
 }
 
 impl App {
-    /// `lab` as an application.
+    /// Creates an application that shows `lab`.
     pub fn new(lab: Rc<RefCell<Lab>>) -> Self {
         let fragment = platform::fragment();
         Self { lab, fragment }
@@ -35,7 +35,7 @@ impl eframe::App for App {
             platform::read_dropped(file, lab.file_taker());
         }
         lab.ui(ui);
-        // The address is kept in step with the page.
+        // Keeps the address up to date with the page's state.
         let fragment = lab.page.fragment();
         if fragment != self.fragment {
             platform::set_fragment(&fragment);

@@ -1,4 +1,4 @@
-//! The start in a browser, and what the page's script can ask of the lab: `window.lab`.
+//! The entry point in a browser, and `window.lab`, the lab's interface for scripts.
 
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
@@ -17,7 +17,7 @@ use crate::page::Page;
 use crate::platform;
 use crate::run::Activity;
 
-/// Starts the page, or in a worker the trainer.
+/// Starts the panel on a page, or the trainer in a worker.
 pub fn start() {
     let global = js_sys::global();
     match global.dyn_into::<Window>() {
@@ -30,7 +30,7 @@ pub fn start() {
     }
 }
 
-/// Writes a message into the page itself.
+/// Shows a message on the page, in place of the loading text.
 fn tell(window: &Window, message: &str) {
     let place = window
         .document()
@@ -49,7 +49,7 @@ fn words(error: &JsValue) -> String {
         .unwrap_or_else(|| format!("{error:?}"))
 }
 
-/// The lab, once it is there: it outlives what it is drawn with.
+/// The lab, once it is created. It outlives the canvas on which it is drawn.
 type Known = Rc<RefCell<Option<Rc<RefCell<Lab>>>>>;
 
 async fn start_page(window: &Window) -> Result<(), String> {
@@ -63,7 +63,7 @@ async fn start_page(window: &Window) -> Result<(), String> {
     Ok(())
 }
 
-/// Draws the lab on the page's canvas, and on a new one should the GPU forget this one.
+/// Draws the lab on the page's canvas, and on a new canvas if this one loses its WebGL context.
 async fn draw(window: Window, known: Known) -> Result<(), String> {
     let document: Document = window.document().ok_or("there is no document")?;
     let element = |id: &str| {
@@ -73,7 +73,7 @@ async fn draw(window: Window, known: Known) -> Result<(), String> {
     };
     let canvas: HtmlCanvasElement = element("canvas")?
         .dyn_into()
-        .map_err(|_| "#canvas is no canvas")?;
+        .map_err(|_| "#canvas is not a canvas element")?;
     let mirror = Mirror::new(element("accessible")?, element("spoken")?);
     let runner = eframe::WebRunner::new();
     let create: eframe::AppCreator<'static> = {
@@ -89,7 +89,7 @@ async fn draw(window: Window, known: Known) -> Result<(), String> {
                     drawn.draw_with(context);
                     drawn
                         .messages
-                        .push("The GPU was reset, and the page is drawn anew.".into());
+                        .push("The GPU was reset, and the page was redrawn.".into());
                     lab.clone()
                 }
                 None => {
@@ -107,13 +107,13 @@ async fn draw(window: Window, known: Known) -> Result<(), String> {
         .start(canvas.clone(), eframe::WebOptions::default(), create)
         .await;
     started.map_err(|error| {
-        format!("{}. It draws with WebGL 2: allow hardware acceleration in the browser's settings, or take another browser", words(&error))
+        format!("{}. The lab draws with WebGL 2: allow hardware acceleration in the browser's settings, or use another browser", words(&error))
     })?;
     redraw_when_lost(window, &canvas, runner, known);
     Ok(())
 }
 
-/// A canvas whose context is lost stays blank: another one takes its place.
+/// Replaces the canvas when it loses its context: otherwise it stays blank.
 fn redraw_when_lost(
     window: Window,
     canvas: &HtmlCanvasElement,
@@ -141,8 +141,8 @@ fn redraw_when_lost(
     on_lost.forget();
 }
 
-/// Gives the page's script `window.lab`: its state, and a few commands. Tests and benchmarks use it, and whoever wants
-/// to put the lab into a page of their own.
+/// Sets `window.lab`: `status()` returns the state as JSON, and `command(name)` runs a command. It is for tests, for
+/// benchmarks, and for pages that embed the lab.
 fn publish(window: &Window, lab: &Rc<RefCell<Lab>>) {
     let interface = Object::new();
     let status = {
@@ -164,7 +164,7 @@ fn publish(window: &Window, lab: &Rc<RefCell<Lab>>) {
                 "restart" => lab.restart(),
                 other => lab
                     .messages
-                    .push(format!("window.lab knows no command {other}")),
+                    .push(format!("window.lab has no command {other}")),
             }
             lab.wake.wake();
         })
@@ -181,6 +181,7 @@ fn status(lab: &Lab) -> String {
     let runs = lab.runs.iter().map(|run| {
         let last = run.history.steps.last();
         let opened = run.opened.as_ref();
+        let baseline = opened.and_then(|opened| opened.baseline.as_ref());
         json!({
             "step": last.map_or(0, |report| report.step),
             "loss": last.map(|report| report.loss),
@@ -188,14 +189,14 @@ fn status(lab: &Lab) -> String {
             "diagonals": run.history.steps.iter().map(|report| report.diagonal).collect::<Vec<_>>(),
             "step_ms": run.history.milliseconds,
             "matrices": run.history.frames.len(),
-            "scores": run.history.probes.iter().map(|probe| (probe.step, probe.score)).collect::<Vec<_>>(),
+            "scores": run.history.inspections.iter().map(|inspection| (inspection.step, inspection.score)).collect::<Vec<_>>(),
             "kept": run.kept(),
-            "rank": run.history.probes.last().map(|probe| probe.rank),
-            "untrained": opened.map(|opened| opened.untrained),
-            "pixels": opened.map(|opened| opened.pixels),
+            "rank": run.history.inspections.last().map(|inspection| inspection.rank),
+            "untrained": baseline.map(|baseline| baseline.untrained),
+            "pixels": baseline.map(|baseline| baseline.pixels),
             "device": opened.map(|opened| &opened.device),
             "on_cpu": opened.map(|opened| opened.on_cpu),
-            "setup": opened.map_or(&run.setup, |opened| &opened.setup),
+            "setup": run.setup_in_effect(),
             "error": (run.activity == Activity::Failed).then_some("the run stopped"),
         })
     });
@@ -212,7 +213,8 @@ fn status(lab: &Lab) -> String {
     status.to_string()
 }
 
-/// Follows the address, for a link that is typed or clicked while the page is open, and the page's being seen.
+/// Follows changes of the address while the page is open, and reports the steps that were done while the page was in
+/// the background.
 fn follow(window: &Window, lab: &Rc<RefCell<Lab>>) {
     let changed = {
         let lab = lab.clone();
@@ -242,7 +244,7 @@ fn follow(window: &Window, lab: &Rc<RefCell<Lab>>) {
         if seen.hidden() {
             left.set(Some(steps(&lab)));
         } else if let Some(before) = left.take().filter(|_| lab.is_playing()) {
-            // A page that is not seen is not drawn, but its worker goes on.
+            // A hidden page is not drawn, but its worker continues.
             lab.receive();
             let done = steps(&lab).saturating_sub(before);
             lab.messages.push(format!(

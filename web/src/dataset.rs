@@ -1,40 +1,41 @@
-//! The pictures of a run, and those that are looked at while it learns.
+//! The lab's data sets: the pictures that a run trains on, and those on which it is evaluated meanwhile.
 
 use std::io::Cursor;
 use std::sync::OnceLock;
 
 use barlow_core::data::Pictures;
 use barlow_core::data::emoji::{self, Emoji};
-use barlow_core::evaluate::mirrored_and_cropped;
+use barlow_core::evaluate::{Question, Showcase, mirrored_and_cropped};
 use image::imageops::FilterType;
 use image::{ImageReader, RgbImage};
 use serde::{Deserialize, Serialize};
 
 use crate::setup::DataChoice;
 
-/// Pixels a side of all pictures here.
+/// Pixels per side of all pictures here.
 pub const SIDE: usize = 32;
 
-/// Pictures that are looked at: as many as are told apart on the map, and encoded in the time of a step or two.
+/// Pictures for the evaluation: few enough to be distinguished on the map, and to be encoded in the time of one or two
+/// steps.
 const SHOWN: usize = 192;
 
-/// Where the bytes of a data set that is not embedded come from.
+/// The bytes of a data set, unless it is embedded in the program.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub enum Source {
-    /// Nothing but the choice is needed.
+pub enum DataSource {
+    /// The data set is embedded: no bytes are needed.
     Embedded,
-    /// The file `fashion-mnist.png`.
+    /// The content of `fashion-mnist.png`.
     File(#[serde(with = "serde_bytes")] Vec<u8>),
     /// The visitor's pictures.
     Own(OwnPictures),
 }
 
-/// Pictures of the visitor's, made small.
+/// The visitor's own pictures, scaled down.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct OwnPictures {
     /// The files' names.
     pub names: Vec<String>,
-    /// Three planes of [`SIDE`] x [`SIDE`] a picture.
+    /// Three color planes of [`SIDE`] x [`SIDE`] bytes per picture.
     #[serde(with = "serde_bytes")]
     pub planes: Vec<u8>,
 }
@@ -43,40 +44,27 @@ pub struct OwnPictures {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DatasetError {
     /// The file of a data set is damaged.
-    #[error("the file of the pictures is damaged ({0}): load the page anew")]
+    #[error("the file of the pictures is damaged ({0}): reload the page")]
     Damaged(String),
     /// There are too few.
     #[error(
-        "To learn from pictures of your own, drop at least {FEWEST} of them onto the page; so far there are {0}"
+        "To train on your own pictures, drop at least {MIN_PICTURES} of them onto the page; so far there are {0}"
     )]
     TooFew(usize),
 }
 
-/// As few pictures as are worth learning from.
-pub const FEWEST: usize = 8;
-
-/// What can be asked about the shown pictures.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Question {
-    /// Picture `i` of the first half and picture `i` of the second show the same.
-    Pairs,
-    /// The class of each.
-    Classes(Vec<usize>),
-}
+/// The minimum number of pictures to train on.
+pub const MIN_PICTURES: usize = 8;
 
 /// A data set.
 #[derive(Debug, Clone)]
 pub struct Dataset {
-    /// What is trained on.
+    /// The pictures to train on.
     pub train: Pictures,
-    /// Pictures whose features are looked at.
-    pub shown: Pictures,
-    /// What they are called.
+    /// Pictures whose features are inspected.
+    pub showcase: Showcase,
+    /// The names of the shown pictures.
     pub names: Vec<String>,
-    /// What is asked about them.
-    pub question: Question,
-    /// What that measures, for people.
-    pub measure: &'static str,
 }
 
 impl Dataset {
@@ -84,10 +72,10 @@ impl Dataset {
     ///
     /// # Errors
     /// If its bytes are damaged or missing, or there are too few pictures.
-    pub fn new(choice: DataChoice, source: &Source) -> Result<Self, DatasetError> {
+    pub fn new(choice: DataChoice, source: &DataSource) -> Result<Self, DatasetError> {
         match (choice, source) {
-            (DataChoice::Fashion, Source::File(bytes)) => fashion(bytes),
-            (DataChoice::Own, Source::Own(own)) => of_own(own),
+            (DataChoice::Fashion, DataSource::File(bytes)) => fashion(bytes),
+            (DataChoice::Own, DataSource::Own(own)) => of_own(own),
             (DataChoice::Own, _) => Err(DatasetError::TooFew(0)),
             _ => Ok(of_emoji()),
         }
@@ -95,7 +83,7 @@ impl Dataset {
 }
 
 impl Dataset {
-    /// Square pictures of any size, of which nothing but names is known.
+    /// A data set of square pictures of any size without labels. Its task is to find mirrored and cropped copies.
     pub fn unlabelled(train: Pictures, names: &[String]) -> Self {
         let picked = spread(train.count(), SHOWN / 2);
         let originals = train.subset(picked.iter().copied());
@@ -108,21 +96,23 @@ impl Dataset {
                 .map(|i| names[*i].clone())
                 .chain(copies)
                 .collect(),
-            shown: join(&originals, &mirrored_and_cropped(&originals)),
+            showcase: Showcase {
+                pictures: join(&originals, &mirrored_and_cropped(&originals)),
+                question: Question::Pairs,
+                measure: "top-1 retrieval of the mirrored and cropped copy".into(),
+            },
             train,
-            question: Question::Pairs,
-            measure: "the mirrored and cropped copy found at once",
         }
     }
 }
 
-/// `most` of `count` numbers, evenly spread.
-fn spread(count: usize, most: usize) -> Vec<usize> {
-    let most = most.min(count);
-    (0..most).map(|i| i * count / most).collect()
+/// At most `max` of the indices below `count`, evenly spaced.
+fn spread(count: usize, max: usize) -> Vec<usize> {
+    let max = max.min(count);
+    (0..max).map(|i| i * count / max).collect()
 }
 
-/// A copy of the core's sheet in a fifth of the bytes: it is downloaded.
+/// A lossy copy of the core's emoji sheet in a fifth of the bytes, as browsers download it.
 static SHEET: &[u8] = include_bytes!("../data/emoji.webp");
 
 fn emoji() -> &'static Emoji {
@@ -137,13 +127,15 @@ fn of_emoji() -> Dataset {
     let names: Vec<String> = names.collect();
     Dataset {
         train: emoji.all().pictures,
-        shown: join(
-            &emoji.noto.subset(picked.iter().copied()),
-            &emoji.twemoji.subset(picked.iter().copied()),
-        ),
+        showcase: Showcase {
+            pictures: join(
+                &emoji.noto.subset(picked.iter().copied()),
+                &emoji.twemoji.subset(picked.iter().copied()),
+            ),
+            question: Question::Pairs,
+            measure: "top-1 retrieval of the same emoji by the other vendor".into(),
+        },
         names: names.iter().chain(&names).cloned().collect(),
-        question: Question::Pairs,
-        measure: "the same emoji by the other vendor found at once",
     }
 }
 
@@ -155,7 +147,7 @@ fn join(first: &Pictures, second: &Pictures) -> Pictures {
     Pictures::new(height, width, bytes.collect())
 }
 
-/// Fashion-MNIST's side.
+/// Pixels per side of a Fashion-MNIST picture.
 const CLOTHES_SIDE: u32 = 28;
 
 /// Fashion-MNIST's classes, in its order.
@@ -172,7 +164,7 @@ const CLOTHES: [&str; 10] = [
     "ankle boot",
 ];
 
-/// Pictures of `fashion-mnist.png`: a column a class, as `cargo xtask fashion-mnist` lays them.
+/// Reads `fashion-mnist.png`: one column per class, as `tools/make_fashion_mnist.py` writes it.
 fn fashion(bytes: &[u8]) -> Result<Dataset, DatasetError> {
     let damaged = |problem: String| DatasetError::Damaged(problem);
     let sheet = ImageReader::new(Cursor::new(bytes))
@@ -185,7 +177,8 @@ fn fashion(bytes: &[u8]) -> Result<Dataset, DatasetError> {
     if columns as usize != CLOTHES.len() || rows == 0 {
         return Err(damaged(format!("{columns} columns and {rows} rows")));
     }
-    // Two pixels of black around, so that all pictures here have one size; pieces are white on black, drawn on white.
+    // A margin of two pixels, so that all pictures here have the same size. The file has clothes on black; they are
+    // inverted, so that they are on white.
     let margin = (SIDE as u32 - CLOTHES_SIDE) / 2;
     let plane = |index: usize| {
         let (left, top) = (
@@ -207,31 +200,33 @@ fn fashion(bytes: &[u8]) -> Result<Dataset, DatasetError> {
         .flat_map(|i| (0..3).flat_map(move |_| plane(i)))
         .collect();
     let train = Pictures::new(SIDE, SIDE, all);
-    // Whole rows, so that every class is there.
+    // Row by row, so that every class is there.
     let picked: Vec<usize> = (0..SHOWN.min(count)).collect();
     let classes: Vec<usize> = picked.iter().map(|i| i % CLOTHES.len()).collect();
     Ok(Dataset {
-        shown: train.subset(picked),
-        train,
         names: classes
             .iter()
             .map(|class| CLOTHES[*class].to_owned())
             .collect(),
-        question: Question::Classes(classes),
-        measure: "classes told by the nearest neighbors",
+        showcase: Showcase {
+            pictures: train.subset(picked),
+            question: Question::Classes(classes),
+            measure: "accuracy of classification by nearest neighbors".into(),
+        },
+        train,
     })
 }
 
 fn of_own(own: &OwnPictures) -> Result<Dataset, DatasetError> {
     let count = own.names.len();
-    if count < FEWEST || own.planes.len() != count * 3 * SIDE * SIDE {
+    if count < MIN_PICTURES || own.planes.len() != count * 3 * SIDE * SIDE {
         return Err(DatasetError::TooFew(count));
     }
     let train = Pictures::new(SIDE, SIDE, own.planes.clone());
     Ok(Dataset::unlabelled(train, &own.names))
 }
 
-/// Square pictures of any size as [`OwnPictures`], to be drawn.
+/// Scales square pictures of any size to [`OwnPictures`], for drawing.
 pub fn thumbnails(pictures: &Pictures, names: Vec<String>) -> OwnPictures {
     let (height, width) = pictures.size();
     let small = |index: usize| {
@@ -253,7 +248,7 @@ pub fn thumbnails(pictures: &Pictures, names: Vec<String>) -> OwnPictures {
     }
 }
 
-/// A picture as it is drawn.
+/// Converts a picture from color planes to an RGB image.
 pub fn drawn(planes: &[u8], height: usize, width: usize) -> RgbImage {
     let pixels = height * width;
     RgbImage::from_fn(width as u32, height as u32, |x, y| {
@@ -264,7 +259,7 @@ pub fn drawn(planes: &[u8], height: usize, width: usize) -> RgbImage {
 
 const _: () = assert!(
     emoji::SIDE == SIDE,
-    "emoji are drawn at the size of all pictures here"
+    "emoji must have the size of all pictures here"
 );
 
 #[cfg(test)]
@@ -273,11 +268,13 @@ mod tests {
 
     #[test]
     fn emoji_come_in_pairs() {
-        let data = Dataset::new(DataChoice::Emoji, &Source::Embedded).unwrap();
-        assert_eq!(data.shown.count(), data.names.len());
+        let data = Dataset::new(DataChoice::Emoji, &DataSource::Embedded).unwrap();
+        assert_eq!(data.showcase.pictures.count(), data.names.len());
         let half = data.names.len() / 2;
         assert_eq!(data.names[..half], data.names[half..]);
         assert!(data.train.count() > 3000);
+        let pixels = pollster::block_on(data.showcase.score_of_pixels());
+        assert!(pixels > 0.2 && pixels < 0.9, "{pixels}");
     }
 
     #[test]
@@ -292,22 +289,25 @@ mod tests {
             own.planes.extend(planes);
             own.names.push(format!("{shade}.png"));
         }
-        let data = Dataset::new(DataChoice::Own, &Source::Own(own.clone())).unwrap();
-        assert_eq!((data.train.count(), data.shown.count()), (20, 40));
+        let data = Dataset::new(DataChoice::Own, &DataSource::Own(own.clone())).unwrap();
+        assert_eq!(
+            (data.train.count(), data.showcase.pictures.count()),
+            (20, 40)
+        );
         own.names.truncate(3);
-        let error = Dataset::new(DataChoice::Own, &Source::Own(own)).unwrap_err();
+        let error = Dataset::new(DataChoice::Own, &DataSource::Own(own)).unwrap_err();
         assert!(error.to_string().contains("at least 8"), "{error}");
     }
 
     #[test]
-    fn what_is_no_picture_is_named() {
+    fn errors_name_the_undecodable_file() {
         let error = crate::platform::decode("notes.txt", b"hello").unwrap_err();
         assert!(
             error.contains("notes.txt") && error.contains("JPEG"),
             "{error}"
         );
         let error =
-            Dataset::new(DataChoice::Fashion, &Source::File(b"hello".to_vec())).unwrap_err();
+            Dataset::new(DataChoice::Fashion, &DataSource::File(b"hello".to_vec())).unwrap_err();
         assert!(error.to_string().contains("damaged"), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! What can be taken along: C and the map as pictures, the metrics as a table.
+//! Files that the lab exports: C and the map as PNG, the metrics as CSV.
 
 use std::io::Cursor;
 
@@ -6,8 +6,8 @@ use image::{ImageFormat, Rgb, RgbImage, imageops};
 
 use crate::dataset::{SIDE, drawn};
 use crate::lab::Lab;
-use crate::matrix_picture::picture;
-use crate::panel::on_square;
+use crate::panel::to_unit_square;
+use barlow_core::render::picture;
 
 /// A file to be saved.
 pub struct File {
@@ -26,7 +26,7 @@ fn png(name: String, picture: &RgbImage) -> Option<File> {
     })
 }
 
-/// The last C, as it is, with a legend.
+/// The last C of the first run, not smoothed, with a legend.
 pub fn matrix(lab: &Lab) -> Option<File> {
     let history = &lab.runs.first()?.history;
     let (step, values) = history.last.as_ref()?;
@@ -36,17 +36,17 @@ pub fn matrix(lab: &Lab) -> Option<File> {
     )
 }
 
-/// Pixels a side of the map.
+/// Pixels per side of the map.
 const MAP_SIDE: u32 = 1024;
 
-/// The map, drawn with the pictures.
+/// The map of the first run: each picture at its place.
 pub fn map(lab: &Lab) -> Option<File> {
     let run = lab.runs.first()?;
-    let (probe, data) = (run.history.probes.last()?, run.data.as_ref()?);
+    let (inspection, data) = (run.history.inspections.last()?, run.data.as_ref()?);
     let mut map = RgbImage::from_pixel(MAP_SIDE, MAP_SIDE, Rgb([245; 3]));
     let room = (MAP_SIDE - SIDE as u32) as f32;
-    for (index, [x, y]) in on_square(&probe.places).into_iter().enumerate() {
-        let small = drawn(data.shown.picture(index), SIDE, SIDE);
+    for (index, [x, y]) in to_unit_square(&inspection.places).into_iter().enumerate() {
+        let small = drawn(data.showcase.pictures.picture(index), SIDE, SIDE);
         imageops::replace(
             &mut map,
             &small,
@@ -54,10 +54,10 @@ pub fn map(lab: &Lab) -> Option<File> {
             ((1.0 - y) * room) as i64,
         );
     }
-    png(format!("map-step-{}.png", probe.step), &map)
+    png(format!("map-step-{}.png", inspection.step), &map)
 }
 
-/// The metrics of the run, or of both.
+/// The metrics of the run. With two runs, the first column names the run.
 pub fn metrics(lab: &Lab) -> Option<File> {
     let runs: Vec<String> = lab
         .runs
@@ -68,7 +68,7 @@ pub fn metrics(lab: &Lab) -> Option<File> {
     let text = match &runs[..] {
         [] => return None,
         [one] => one.clone(),
-        // The header once, and which run a line is of.
+        // The header once, and the run's name at the start of each line.
         all => {
             let mut text = String::new();
             for (name, csv) in ["A", "B"].iter().zip(all) {

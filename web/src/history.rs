@@ -1,21 +1,22 @@
-//! What the panel remembers of a run, so that it can be drawn, replayed and saved.
+//! The history of a run, which the panel keeps to draw, replay and export the run.
 
 use std::fmt::Write as _;
 
+use barlow_core::evaluate::Inspection;
 use barlow_core::train::StepReport;
 
-use crate::protocol::{Matrix, Probe};
+/// Fewer matrices than this are kept for the replay. When this number is reached, every second one is dropped, so that
+/// the memory does not depend on the run's length.
+const MAX_FRAMES: usize = 160;
 
-/// Matrices that are kept for the replay. Their number halves when it is reached: the run's length does not matter.
-const MOST_FRAMES: usize = 160;
-
-/// What a new matrix counts for in the smoothed one: it is a mean over about ten.
+/// The weight of a new matrix in the smoothed one, which therefore averages over about ten matrices.
 const SMOOTHING: f32 = 0.1;
 
-/// A matrix of the replay, in hundred-and-twenty-sevenths: a quarter of the memory, and finer than eyes see.
+/// A matrix of the replay, quantized to `i8` in steps of 1/127: a quarter of the memory of `f32`, and finer than the
+/// eye can see.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Frame {
-    /// The step it is of.
+    /// The step that it belongs to.
     pub step: usize,
     entries: Vec<i8>,
 }
@@ -37,61 +38,62 @@ impl Frame {
     }
 }
 
-/// A run's past.
+/// What the trainer has reported of a run.
 #[derive(Debug, Clone, Default)]
 pub struct History {
-    /// Every step.
+    /// The report of every step.
     pub steps: Vec<StepReport>,
-    /// How long each took, in milliseconds.
+    /// The duration of each step, in milliseconds.
     pub milliseconds: Vec<f64>,
-    /// Every look at what was learned; the first is the untrained encoder's.
-    pub probes: Vec<Probe>,
-    /// Matrices, evenly over the run.
+    /// All probes of the encoder, in order of steps; the first is the untrained encoder's.
+    pub inspections: Vec<Inspection>,
+    /// Matrices for the replay, evenly spaced over the run.
     pub frames: Vec<Frame>,
-    /// The last matrix, and its smoothed past.
+    /// The step and the entries of the last matrix.
     pub last: Option<(usize, Vec<f32>)>,
-    /// The exponential mean of the matrices.
+    /// The exponential moving average of the matrices.
     pub smoothed: Vec<f32>,
     /// Rows and columns of the matrices.
     pub width: usize,
-    /// One matrix in this many is kept.
+    /// Every `keep_every`-th matrix is kept.
     keep_every: usize,
     seen: usize,
 }
 
 impl History {
-    /// Takes in a step.
+    /// Adds the report of a step.
     pub fn add_step(&mut self, report: StepReport, milliseconds: f64) {
         self.steps.push(report);
         self.milliseconds.push(milliseconds);
     }
 
-    /// Takes in a look. One may be repeated, as for another query, and that at the untrained encoder comes again when a run
-    /// goes on from a checkpoint.
-    pub fn add_probe(&mut self, probe: Probe) {
-        self.probes.retain(|old| old.step != probe.step);
-        let place = self.probes.partition_point(|old| old.step < probe.step);
-        self.probes.insert(place, probe);
+    /// Adds a probe, and replaces an earlier one of the same step: a new query repeats the probe of a step, and a run
+    /// that resumes from a checkpoint repeats the untrained encoder's.
+    pub fn add_inspection(&mut self, inspection: Inspection) {
+        self.inspections.retain(|old| old.step != inspection.step);
+        let place = self
+            .inspections
+            .partition_point(|old| old.step < inspection.step);
+        self.inspections.insert(place, inspection);
     }
 
-    /// Takes in a matrix.
-    pub fn add_matrix(&mut self, matrix: &Matrix) {
-        let values = matrix.values();
-        if values.len() != matrix.width * matrix.width {
+    /// Takes in C of a step, `width x width`.
+    pub fn add_matrix(&mut self, step: usize, width: usize, values: Vec<f32>) {
+        if values.len() != width * width {
             return;
         }
-        if self.width != matrix.width {
-            (self.width, self.smoothed, self.seen) = (matrix.width, values.clone(), 0);
+        if self.width != width {
+            (self.width, self.smoothed, self.seen) = (width, values.clone(), 0);
             (self.frames, self.keep_every) = (Vec::new(), 1);
         }
-        // At first the mean of all so far, so that the first matrix does not linger.
+        // At first the plain mean of all matrices, so that the first one does not dominate for long.
         let share = SMOOTHING.max(1.0 / (self.seen + 1) as f32);
         for (smooth, value) in self.smoothed.iter_mut().zip(&values) {
             *smooth += share * (value - *smooth);
         }
         if self.seen.is_multiple_of(self.keep_every) {
-            self.frames.push(Frame::new(matrix.step, &values));
-            if self.frames.len() >= MOST_FRAMES {
+            self.frames.push(Frame::new(step, &values));
+            if self.frames.len() >= MAX_FRAMES {
                 let mut index = 0;
                 self.frames.retain(|_| {
                     index += 1;
@@ -101,22 +103,26 @@ impl History {
             }
         }
         self.seen += 1;
-        self.last = Some((matrix.step, values));
+        self.last = Some((step, values));
     }
 
-    /// The mean time of the last steps, in milliseconds.
+    /// The mean duration of the last 20 steps, in milliseconds.
     pub fn step_time(&self) -> Option<f64> {
         const LAST: usize = 20;
         let last = &self.milliseconds[self.milliseconds.len().saturating_sub(LAST)..];
         (!last.is_empty()).then(|| last.iter().sum::<f64>() / last.len() as f64)
     }
 
-    /// The metrics as a table: a line a step, with what was measured after it.
+    /// The metrics as CSV: one line per step, with score and rank where a probe followed the step.
     pub fn csv(&self) -> String {
         let mut text = String::from(
             "step,epoch,loss,invariance,redundancy,mean_diagonal,off_diagonal_rms,rate,milliseconds,score,effective_rank\n",
         );
-        let mut probes = self.probes.iter().filter(|probe| probe.step > 0).peekable();
+        let mut inspections = self
+            .inspections
+            .iter()
+            .filter(|inspection| inspection.step > 0)
+            .peekable();
         for (report, milliseconds) in self.steps.iter().zip(&self.milliseconds) {
             _ = write!(
                 text,
@@ -131,11 +137,13 @@ impl History {
                 report.rates.weights,
             );
             let mut measured = None;
-            while let Some(probe) = probes.next_if(|probe| probe.step <= report.step) {
-                measured = Some(probe).filter(|probe| probe.step == report.step);
+            while let Some(inspection) =
+                inspections.next_if(|inspection| inspection.step <= report.step)
+            {
+                measured = Some(inspection).filter(|inspection| inspection.step == report.step);
             }
             match measured {
-                Some(probe) => _ = writeln!(text, "{},{}", probe.score, probe.rank),
+                Some(inspection) => _ = writeln!(text, "{},{}", inspection.score, inspection.rank),
                 None => text.push_str(",\n"),
             }
         }
@@ -186,15 +194,11 @@ mod tests {
     fn long_runs_keep_their_beginning_and_their_end() {
         let mut history = History::default();
         for step in 1..=5000 {
-            history.add_matrix(&Matrix::new(
-                step,
-                2,
-                &[1.0, step as f32 / 5000.0, 0.0, 1.0],
-            ));
+            history.add_matrix(step, 2, vec![1.0, step as f32 / 5000.0, 0.0, 1.0]);
         }
         let steps: Vec<usize> = history.frames.iter().map(|frame| frame.step).collect();
         assert!(
-            steps.len() < MOST_FRAMES && steps.len() >= MOST_FRAMES / 2 - 1,
+            steps.len() < MAX_FRAMES && steps.len() >= MAX_FRAMES / 2 - 1,
             "{}",
             steps.len()
         );
@@ -210,17 +214,17 @@ mod tests {
         let mut history = History::default();
         for step in 1..200 {
             let noise = if step % 2 == 0 { 0.5 } else { -0.5 };
-            history.add_matrix(&Matrix::new(step, 2, &[1.0, noise, noise, 1.0]));
+            history.add_matrix(step, 2, vec![1.0, noise, noise, 1.0]);
         }
         assert!(history.smoothed[1].abs() < 0.06, "{}", history.smoothed[1]);
         assert_eq!(diagonal_and_rest(&history.smoothed, 2).0, 1.0);
     }
 
     #[test]
-    fn the_table_has_a_line_a_step() {
+    fn csv_has_one_line_per_step() {
         let mut history = History::default();
         (1..=3).for_each(|step| history.add_step(report(step), 7.0));
-        let probe = Probe {
+        let inspection = Inspection {
             step: 2,
             score: 0.5,
             rank: 9.0,
@@ -229,11 +233,18 @@ mod tests {
             of_query: None,
             exciting: Vec::new(),
         };
-        history.add_probe(probe.clone());
-        history.add_probe(probe.clone());
-        // As when a run goes on.
-        history.add_probe(Probe { step: 0, ..probe });
-        let steps: Vec<usize> = history.probes.iter().map(|probe| probe.step).collect();
+        history.add_inspection(inspection.clone());
+        history.add_inspection(inspection.clone());
+        // As when a run resumes.
+        history.add_inspection(Inspection {
+            step: 0,
+            ..inspection
+        });
+        let steps: Vec<usize> = history
+            .inspections
+            .iter()
+            .map(|inspection| inspection.step)
+            .collect();
         assert_eq!(steps, [0, 2]);
         let csv = history.csv();
         let lines: Vec<&str> = csv.lines().collect();

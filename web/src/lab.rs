@@ -1,4 +1,4 @@
-//! The lab's state, and what can be done with it. Drawing is in [`crate::panel`].
+//! The lab's state and the actions on it. Drawing is in [`crate::panel`].
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -7,56 +7,56 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use eframe::egui;
 
-use crate::dataset::{DatasetError, OwnPictures, Source};
+use crate::dataset::{DataSource, DatasetError, OwnPictures};
 use crate::page::Page;
 use crate::platform::{self, Link, Picture};
-use crate::protocol::Request;
-use crate::run::Run;
+use crate::run::PanelRun;
 use crate::setup::{DataChoice, Setup};
+use crate::worker::Request;
 
-/// Files that came from elsewhere, as from an asynchronous request.
+/// Results of asynchronous requests, which wait for [`Lab::receive`].
 type Arrivals<T> = Rc<RefCell<Vec<T>>>;
 
-/// Pictures of the visitor's that are kept, at most.
-const MOST_OWN: usize = 5000;
+/// The maximum number of the visitor's own pictures.
+const MAX_OWN_PICTURES: usize = 5000;
 
 /// The lab.
 pub struct Lab {
-    /// What a link holds.
+    /// The state that a link stores.
     pub page: Page,
     /// One run, or two side by side.
-    pub runs: Vec<Run>,
+    pub runs: Vec<PanelRun>,
     /// The visitor's pictures.
     pub own: OwnPictures,
-    /// The fashion set's file, once it is there.
+    /// The content of `fashion-mnist.png`, once it is loaded.
     fashion: Option<Vec<u8>>,
-    fashion_arrives: Arrivals<Result<Vec<u8>, String>>,
-    fashion_asked: bool,
-    files_arrive: Arrivals<Result<Picture, String>>,
-    /// What to tell the visitor.
+    fashion_arrivals: Arrivals<Result<Vec<u8>, String>>,
+    fashion_requested: bool,
+    file_arrivals: Arrivals<Result<Picture, String>>,
+    /// Messages for the visitor.
     pub messages: Vec<String>,
     /// Milliseconds between steps.
     pub pace: u32,
-    /// The picture whose neighbors are shown: one of the shown ones, or the visitor's last.
+    /// The picture whose neighbors are shown.
     pub picked: Picked,
     /// The last picture that was dropped.
     pub query: Option<(String, Vec<u8>)>,
-    /// The run that is followed, if it is trained elsewhere.
+    /// The name of the run that is followed, if another process trains it.
     pub following: Option<String>,
-    /// What it looks like: state of the drawing alone.
+    /// State that only the drawing uses.
     pub view: crate::panel::View,
-    /// How long the last frames took the processor, in milliseconds.
+    /// The CPU time of each of the last frames, in milliseconds.
     pub frames: VecDeque<f32>,
-    /// What has it drawn again.
+    /// Requests a redraw.
     pub wake: Wake,
 }
 
-/// What has the panel drawn again, from wherever something has changed. What it is drawn with may change.
+/// A handle that requests a redraw of the panel from anywhere. Its egui context is replaced when the old one is lost.
 #[derive(Clone)]
 pub struct Wake(Arc<Mutex<egui::Context>>);
 
 impl Wake {
-    /// Has the panel drawn again.
+    /// Requests a redraw.
     pub fn wake(&self) {
         self.0
             .lock()
@@ -75,13 +75,13 @@ pub enum Picked {
 }
 
 impl Lab {
-    /// The lab as a link describes it.
+    /// Creates the lab in the state that a link's fragment describes.
     pub fn new(fragment: &str, context: &egui::Context) -> Self {
         let (page, unknown) = Page::parse(fragment);
         let mut lab = Self::empty(context);
         if !unknown.is_empty() {
             lab.messages.push(format!(
-                "Not understood in the link, and left as usual: {}",
+                "Not understood in the link, and ignored: {}",
                 unknown.join(", ")
             ));
         }
@@ -90,15 +90,15 @@ impl Lab {
     }
 
     fn empty(context: &egui::Context) -> Self {
-        crate::panel::dress(context);
+        crate::panel::apply_style(context);
         Self {
             page: Page::default(),
             runs: Vec::new(),
             own: OwnPictures::default(),
             fashion: None,
-            fashion_arrives: Arrivals::default(),
-            fashion_asked: false,
-            files_arrive: Arrivals::default(),
+            fashion_arrivals: Arrivals::default(),
+            fashion_requested: false,
+            file_arrivals: Arrivals::default(),
             messages: Vec::new(),
             pace: 0,
             picked: Picked::Shown(0),
@@ -110,11 +110,11 @@ impl Lab {
         }
     }
 
-    /// The lab on a run that is trained elsewhere: `start` begins to follow it.
+    /// Creates a lab that follows a run of another process: `start` returns a link that follows it.
     pub fn following(
         name: &str,
         setup: Setup,
-        source: Source,
+        source: DataSource,
         start: Box<dyn Fn() -> Link>,
         context: &egui::Context,
     ) -> Self {
@@ -122,19 +122,19 @@ impl Lab {
         lab.page.setup = setup.clone();
         lab.page.hidden = ["course", "controls"].map(str::to_owned).to_vec();
         lab.following = Some(name.to_owned());
-        lab.runs = vec![Run::new(setup, source, start)];
+        lab.runs = vec![PanelRun::new(setup, source, start)];
         lab
     }
 
-    /// Goes on being drawn with another context, as the last one was lost.
+    /// Switches to another egui context after the last one was lost.
     pub fn draw_with(&mut self, context: &egui::Context) {
-        crate::panel::dress(context);
+        crate::panel::apply_style(context);
         *self.wake.0.lock().unwrap_or_else(PoisonError::into_inner) = context.clone();
-        // Its textures are gone.
+        // The textures are lost with the old context.
         self.view = crate::panel::View::default();
     }
 
-    /// Notes how long a frame took, in milliseconds.
+    /// Records the CPU time of a frame, in milliseconds.
     pub fn note_frame(&mut self, milliseconds: f32) {
         const KEPT: usize = 300;
         self.frames.push_back(milliseconds);
@@ -143,7 +143,7 @@ impl Lab {
         }
     }
 
-    /// Goes to another state of the page.
+    /// Replaces the page's state, and restarts the runs with it.
     pub fn show(&mut self, page: Page) {
         let play = page.play;
         self.page = Page {
@@ -156,42 +156,42 @@ impl Lab {
         }
     }
 
-    fn source(&mut self, data: DataChoice) -> Source {
+    fn source(&mut self, data: DataChoice) -> DataSource {
         match data {
-            DataChoice::Emoji => Source::Embedded,
-            DataChoice::Own => Source::Own(self.own.clone()),
+            DataChoice::Emoji => DataSource::Embedded,
+            DataChoice::Own => DataSource::Own(self.own.clone()),
             DataChoice::Fashion => match &self.fashion {
-                Some(bytes) => Source::File(bytes.clone()),
+                Some(bytes) => DataSource::File(bytes.clone()),
                 None => {
-                    if !self.fashion_asked {
-                        self.fashion_asked = true;
-                        let (arrives, wake) = (self.fashion_arrives.clone(), self.wake.clone());
+                    if !self.fashion_requested {
+                        self.fashion_requested = true;
+                        let (arrives, wake) = (self.fashion_arrivals.clone(), self.wake.clone());
                         platform::fetch_fashion(move |result| {
                             arrives.borrow_mut().push(result);
                             wake.wake();
                         });
                     }
-                    Source::File(Vec::new())
+                    DataSource::File(Vec::new())
                 }
             },
         }
     }
 
-    /// Whether the pictures that are chosen are still on their way.
+    /// Whether the chosen pictures are still being loaded.
     pub fn is_loading(&self) -> bool {
         self.page.setup.data == DataChoice::Fashion && self.fashion.is_none()
     }
 
-    /// Starts the runs anew, with the settings as they are.
+    /// Restarts the runs with the page's settings.
     pub fn restart(&mut self) {
         if self.following.is_some() {
-            // It is another process that could.
+            // Only the process that trains the run could restart it.
             return;
         }
         let setups: Vec<Setup> = self.setups().cloned().collect();
         let source = self.source(self.page.setup.data);
         if self.is_loading() {
-            // They start when it is there.
+            // `receive` starts them when the file is loaded.
             self.runs.clear();
             return;
         }
@@ -205,7 +205,7 @@ impl Lab {
                         let wake = wake.clone();
                         Link::new(move || wake.wake())
                     });
-                    let mut run = Run::new(setup, source.clone(), start);
+                    let mut run = PanelRun::new(setup, source.clone(), start);
                     run.send(Request::Pace(self.pace));
                     self.runs.push(run);
                 }
@@ -214,7 +214,7 @@ impl Lab {
         self.send_query();
     }
 
-    /// Starts the runs anew, and trains them if they were trained.
+    /// Restarts the runs, and continues to train if they were training.
     fn restart_as_it_was(&mut self) {
         let playing = self.is_playing();
         self.restart();
@@ -228,7 +228,7 @@ impl Lab {
         std::iter::once(&self.page.setup).chain(&self.page.other)
     }
 
-    /// Whether the page's settings are not the runs' yet. There is no run while pictures are on their way.
+    /// Whether the page's settings differ from the runs'. While pictures are being loaded, there should be no run.
     pub fn has_changes(&self) -> bool {
         if self.is_loading() {
             return !self.runs.is_empty();
@@ -236,7 +236,7 @@ impl Lab {
         !self.setups().eq(self.runs.iter().map(|run| &run.setup))
     }
 
-    /// Whether the runs could go on with the page's settings.
+    /// Whether the runs can take over the page's settings without a restart.
     pub fn can_go_on(&self) -> bool {
         self.setups().count() == self.runs.len()
             && self
@@ -246,8 +246,8 @@ impl Lab {
                 .all(|(run, setup)| run.can_become(setup))
     }
 
-    /// Takes over the page's settings: within the runs where that is possible. Two runs are compared step by step, so
-    /// that both begin anew if one has to.
+    /// Applies the page's settings, without a restart where that is possible. Two runs are compared step by step, so
+    /// both restart if one has to.
     pub fn apply(&mut self) {
         if !self.can_go_on() {
             self.restart_as_it_was();
@@ -261,32 +261,32 @@ impl Lab {
         }
     }
 
-    /// Whether it trains.
+    /// Whether any run is training, or will once it is loaded.
     pub fn is_playing(&self) -> bool {
-        self.page.play || self.runs.iter().any(Run::is_playing)
+        self.page.play || self.runs.iter().any(PanelRun::is_playing)
     }
 
-    /// Trains.
+    /// Starts training.
     pub fn play(&mut self) {
         if self.runs.is_empty() {
-            // The pictures are on their way.
+            // The pictures are still being loaded.
             self.page.play = true;
         }
-        self.runs.iter_mut().for_each(Run::play);
+        self.runs.iter_mut().for_each(PanelRun::play);
     }
 
-    /// Waits.
+    /// Pauses after the step in progress.
     pub fn pause(&mut self) {
         self.page.play = false;
-        self.runs.iter_mut().for_each(Run::pause);
+        self.runs.iter_mut().for_each(PanelRun::pause);
     }
 
     /// Does one step.
     pub fn step(&mut self) {
-        self.runs.iter_mut().for_each(Run::step);
+        self.runs.iter_mut().for_each(PanelRun::step);
     }
 
-    /// Lets time pass between steps.
+    /// Sets the pause between steps.
     pub fn set_pace(&mut self, milliseconds: u32) {
         self.pace = milliseconds;
         self.runs
@@ -294,7 +294,7 @@ impl Lab {
             .for_each(|run| run.send(Request::Pace(milliseconds)));
     }
 
-    /// Takes in what has come from trainers and from elsewhere.
+    /// Handles what has arrived from trainers, file readers and downloads.
     pub fn receive(&mut self) {
         for run in &mut self.runs {
             run.receive();
@@ -306,18 +306,18 @@ impl Lab {
                     .push(platform::save("encoder.safetensors", &weights));
             }
         }
-        let files: Vec<_> = self.files_arrive.borrow_mut().drain(..).collect();
+        let files: Vec<_> = self.file_arrivals.borrow_mut().drain(..).collect();
         let (read, unread): (Vec<_>, Vec<_>) = files.into_iter().partition(Result::is_ok);
         self.messages
             .extend(unread.into_iter().filter_map(Result::err));
         self.drop_files(read.into_iter().filter_map(Result::ok).collect());
-        let arrived: Vec<_> = self.fashion_arrives.borrow_mut().drain(..).collect();
+        let arrived: Vec<_> = self.fashion_arrivals.borrow_mut().drain(..).collect();
         for result in arrived {
             let awaited = self.is_loading();
             match result {
                 Ok(bytes) => self.fashion = Some(bytes),
                 Err(message) => {
-                    self.fashion_asked = false;
+                    self.fashion_requested = false;
                     self.messages.push(message);
                 }
             }
@@ -337,22 +337,22 @@ impl Lab {
         }
     }
 
-    /// What takes in files as they arrive.
+    /// A callback that takes each file when it is read.
     pub fn file_taker(&self) -> impl Fn(Result<Picture, String>) + Clone + 'static {
-        let (arrive, wake) = (self.files_arrive.clone(), self.wake.clone());
+        let (arrive, wake) = (self.file_arrivals.clone(), self.wake.clone());
         move |file| {
             arrive.borrow_mut().push(file);
             wake.wake();
         }
     }
 
-    /// Takes in files that were dropped: pictures to look for, and, if there are enough, to learn from.
+    /// Adds pictures that were dropped: the last one becomes the query, and enough of them can be trained on.
     pub fn drop_files(&mut self, pictures: Vec<Picture>) {
         let mut added = 0;
         for Picture { name, planes } in pictures {
-            if self.own.names.len() >= MOST_OWN {
+            if self.own.names.len() >= MAX_OWN_PICTURES {
                 self.messages.push(format!(
-                    "{MOST_OWN} pictures are enough: {name} and what follows is left out."
+                    "The lab takes at most {MAX_OWN_PICTURES} pictures: {name} and all after it are left out."
                 ));
                 break;
             }
@@ -366,17 +366,17 @@ impl Lab {
         }
         self.picked = Picked::Query;
         self.send_query();
-        let enough = self.own.names.len() >= crate::dataset::FEWEST;
+        let enough = self.own.names.len() >= crate::dataset::MIN_PICTURES;
         if self.page.setup.data == DataChoice::Own {
             self.restart_as_it_was();
         } else if enough {
             self.messages.push(format!(
-                "{} pictures of your own: choose them under Pictures to learn from them. They do not leave this machine.",
+                "There are {} pictures of your own: choose them under “Pictures” to train on them. They do not leave this machine.",
                 self.own.names.len()
             ));
         } else {
             self.messages.push(format!(
-                "Its nearest neighbors are shown under “What it has learned”. {}",
+                "The nearest neighbors of your picture are shown under “What it has learned”. {}",
                 DatasetError::TooFew(self.own.names.len())
             ));
         }
@@ -390,7 +390,7 @@ impl Lab {
         }
     }
 
-    /// Compares with a second run, or no longer.
+    /// Starts a comparison with a second run, or ends it.
     pub fn compare(&mut self, other: Option<Setup>) {
         self.page.other = other;
         self.restart_as_it_was();

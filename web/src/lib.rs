@@ -1,25 +1,21 @@
 //! The lab: a network learns without labels before one's eyes, and its cross-correlation matrix becomes the identity.
 //!
-//! One panel for browsers and for windows. The trainer is elsewhere, on a thread or in a worker, and is spoken to in
-//! [`protocol`]'s values.
+//! One panel for browsers and for windows. The trainer is elsewhere, on a thread or in a web worker: panel and trainer exchange
+//! [`barlow_core::session`]'s messages.
 
 #[cfg(target_family = "wasm")]
 pub mod accessible;
 pub mod app;
 #[cfg(target_family = "wasm")]
 pub mod browser;
-pub mod colors;
 pub mod dataset;
 pub mod export;
 pub mod history;
 pub mod lab;
 pub mod lessons;
-pub mod matrix_picture;
 pub mod page;
 pub mod panel;
 pub mod platform;
-pub mod probe;
-pub mod protocol;
 pub mod run;
-pub mod session;
 pub mod setup;
+pub mod worker;

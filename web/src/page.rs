@@ -1,35 +1,35 @@
-//! The state of the page that a link holds: what is trained, what is shown, and where in the course one is.
+//! The page's state that a link stores: the settings of the runs, the hidden parts, and the current lesson.
 
 use crate::setup::Setup;
 
-/// What can be hidden for a class.
+/// The parts of the page that a link can hide, for example for a class.
 pub const HIDEABLE: [&str; 6] = ["course", "controls", "matrix", "learned", "views", "data"];
 
 /// The page's state.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Page {
-    /// The run.
+    /// The settings of the run.
     pub setup: Setup,
-    /// The run beside it, if there are two.
+    /// The settings of the second run, if two are compared.
     pub other: Option<Setup>,
-    /// The lesson, from 0.
+    /// The lesson, from 0; a link counts from 1.
     pub lesson: usize,
-    /// What is hidden, of [`HIDEABLE`].
+    /// The hidden parts, a subset of [`HIDEABLE`].
     pub hidden: Vec<String>,
-    /// Whether it trains at once.
+    /// Whether training starts when the page opens.
     pub play: bool,
 }
 
-/// What the settings of the second run begin with in a link.
+/// The prefix of the second run's settings in a link.
 const OTHER: &str = "b.";
 
 impl Page {
-    /// The state that a link holds, and what of it was not understood.
+    /// Parses a link's fragment. Returns the state, and the `name=value` pairs that were not understood.
     pub fn parse(fragment: &str) -> (Self, Vec<String>) {
         let mut page = Self::default();
         let mut unknown = Vec::new();
         let pairs: Vec<_> = form_urlencoded::parse(fragment.as_bytes()).collect();
-        // The second run is told by what differs from the first, so the first comes first.
+        // A link stores the second run as its differences from the first, so the first run's pairs are applied first.
         let (of_other, of_page): (Vec<_>, Vec<_>) =
             pairs.iter().partition(|(name, _)| name.starts_with(OTHER));
         for (name, text) in of_page {
@@ -67,7 +67,7 @@ impl Page {
         (page, unknown)
     }
 
-    /// What a link holds of the state.
+    /// The state as a link's fragment, which holds only what differs from the defaults.
     pub fn fragment(&self) -> String {
         let mut fragment = form_urlencoded::Serializer::new(String::new());
         for (name, text) in self.setup.to_pairs() {
@@ -107,7 +107,7 @@ impl Page {
 
     /// Whether a part of the page is shown.
     pub fn shows(&self, part: &str) -> bool {
-        debug_assert!(HIDEABLE.contains(&part), "{part} can be hidden");
+        debug_assert!(HIDEABLE.contains(&part), "{part} is not in HIDEABLE");
         !self.hidden.iter().any(|hidden| hidden == part)
     }
 }
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_link_does_not_say_right_is_told() {
+    fn parse_reports_what_it_does_not_understand() {
         let (page, unknown) =
             Page::parse("lambda=0.1&colour=blue&batch=x&hide=controls,sky&lesson=0&b.nothing=1");
         assert_eq!(page.setup.lambda, 0.1);

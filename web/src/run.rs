@@ -1,64 +1,66 @@
-//! A run as the panel knows it: its trainer, its past, and what it is doing.
+//! A run as the panel sees it: the link to its trainer, its history, and its activity.
 
-use crate::dataset::{Dataset, Source};
+use barlow_core::session::{Cause, Message, Opened};
+
+use crate::dataset::{DataSource, Dataset};
 use crate::history::History;
 use crate::platform::{self, Link, Received};
-use crate::protocol::{Failure, Opened, Request, Update};
 use crate::setup::{DeviceChoice, Setup};
+use crate::worker::{Order, Request};
 
 /// What a run is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activity {
-    /// The trainer is being started, or opens the run.
+    /// The trainer is starting, or opening the run.
     Starting,
-    /// It waits.
+    /// It is paused.
     Paused,
-    /// It trains.
+    /// It is training.
     Playing,
     /// Every epoch is done.
     Finished,
-    /// It could not go on.
+    /// It stopped with an error.
     Failed,
 }
 
-/// How often a lost trainer is replaced in a row.
+/// How many times in a row a lost trainer is replaced.
 const RECOVERIES: usize = 2;
 
-/// A run.
-pub struct Run {
-    /// What was asked for.
+/// A run that the panel shows.
+pub struct PanelRun {
+    /// The settings that were requested.
     pub setup: Setup,
     /// Its pictures, as the panel draws them.
     pub data: Option<Dataset>,
-    /// What the trainer said of it.
+    /// What the trainer reported when it opened the run.
     pub opened: Option<Opened>,
-    /// Its past.
+    /// Its history.
     pub history: History,
     /// What it is doing.
     pub activity: Activity,
-    /// What went wrong, or was noteworthy, for people.
+    /// A message for the visitor: an error or other news.
     pub notice: Option<String>,
-    /// The last weights that were asked for.
+    /// The encoder's weights that were requested, until they are saved.
     pub weights: Option<Vec<u8>>,
-    source: Source,
+    source: DataSource,
     link: Link,
-    /// Makes a link to another trainer.
+    /// Starts another trainer, and returns a link to it.
     start: Box<dyn Fn() -> Link>,
-    /// The last state, to go on from.
+    /// The last checkpoint and its step, to resume from.
     checkpoint: Option<(usize, Vec<u8>)>,
-    /// How often the trainer was asked to open the run: what it tells of earlier ones is out of date.
+    /// How many times a trainer was asked to open the run: messages about earlier openings are out of date.
     opens: u64,
-    /// Lost trainers without a step between them.
+    /// Trainers that were lost in a row, without a step in between.
     lost: usize,
-    /// Whether the device that was chosen is given up.
+    /// Whether the run moved to the CPU because the chosen device failed.
     on_cpu: bool,
-    /// What is to be done once the run is open.
+    /// The request to carry out once the run is open.
     then: Option<Request>,
 }
 
-impl Run {
-    /// A run of `setup` by a trainer of its own, whose updates make `wake` be called.
-    pub fn new(setup: Setup, source: Source, start: Box<dyn Fn() -> Link>) -> Self {
+impl PanelRun {
+    /// Creates a run with the settings `setup`, on a trainer of its own that `start` starts.
+    pub fn new(setup: Setup, source: DataSource, start: Box<dyn Fn() -> Link>) -> Self {
         let mut run = Self {
             data: None,
             opened: None,
@@ -90,14 +92,13 @@ impl Run {
         }
         self.link.send(Request::Open {
             number: self.opens,
-            setup,
-            source,
+            run: Order { setup, source },
             checkpoint,
         });
     }
 
-    /// Starts anew.
-    pub fn restart(&mut self, setup: Setup, source: Source) {
+    /// Restarts with other settings and pictures.
+    pub fn restart(&mut self, setup: Setup, source: DataSource) {
         (self.setup, self.source) = (setup, source);
         self.history = History::default();
         (self.opened, self.checkpoint, self.notice, self.then) = (None, None, None, None);
@@ -105,33 +106,47 @@ impl Run {
         self.open(None);
     }
 
-    /// Whether it can go on with other settings.
+    /// Whether it can change to `setup` without a restart.
     pub fn can_become(&self, setup: &Setup) -> bool {
         self.activity != Activity::Failed && self.setup.can_become(setup)
     }
 
-    /// Goes on with other settings, which have to be such that it can.
+    /// Changes to `setup` without a restart, which [`Self::can_become`] must allow.
     pub fn retune(&mut self, setup: Setup) {
-        self.setup = setup.clone();
-        self.send(Request::Retune(setup));
+        if let Some(data) = &self.data {
+            let config = setup.config(data.train.count(), data.train.size().0);
+            self.send(Request::Retune(Box::new(config)));
+        }
+        self.setup = setup;
     }
 
-    /// Sends a request, after the run is open.
+    /// The settings in effect: without a GPU some are smaller than what was asked for.
+    pub fn setup_in_effect(&self) -> Setup {
+        let mut setup = self.setup.clone();
+        if let Some(opened) = &self.opened {
+            setup.batch = opened.config.batch;
+            setup.projector = opened.config.projector.embedding();
+            setup.encoder_width = opened.config.encoder.width;
+        }
+        setup
+    }
+
+    /// Sends a request to the trainer.
     pub fn send(&mut self, request: Request) {
         self.link.send(request);
     }
 
-    /// The step whose state is kept, 0 for none.
+    /// The step of the last checkpoint, 0 if there is none.
     pub fn kept(&self) -> usize {
         self.checkpoint.as_ref().map_or(0, |(step, _)| *step)
     }
 
-    /// Whether it trains, or will as soon as it can.
+    /// Whether it is training, or will as soon as it is open.
     pub fn is_playing(&self) -> bool {
         self.activity == Activity::Playing || matches!(self.then, Some(Request::Play))
     }
 
-    /// Trains until told otherwise.
+    /// Trains until the end or a pause. A run that finished or failed starts again from an untrained network.
     pub fn play(&mut self) {
         match self.activity {
             Activity::Starting => self.then = Some(Request::Play),
@@ -148,7 +163,7 @@ impl Run {
         }
     }
 
-    /// Waits after the step in progress.
+    /// Pauses after the step in progress.
     pub fn pause(&mut self) {
         self.then = None;
         if self.activity == Activity::Playing {
@@ -165,54 +180,50 @@ impl Run {
             Activity::Playing | Activity::Paused => {
                 self.activity = Activity::Paused;
                 self.send(Request::Step);
-                // Of that step: asked for before it, C would be the last one's.
+                // Requested after the step, so that C is that of this step, not of the last one.
                 self.send(Request::Correlation);
             }
         }
     }
 
-    /// Takes in what the trainer told.
+    /// Takes in what the session told.
     pub fn receive(&mut self) {
         while let Some(received) = self.link.receive() {
             match received {
-                Received::Update(update) => self.take(*update),
-                Received::Lost(message) => self.recover(&Failure {
-                    message,
-                    device_lost: true,
-                }),
+                Received::Message(message) => self.take(*message),
+                Received::Lost(reason) => self.recover(&reason),
             }
         }
     }
 
-    fn take(&mut self, update: Update) {
-        match update {
-            Update::Opened(opened) if opened.number != self.opens => {}
-            Update::Opened(opened) => {
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Opened(opened) if opened.number != self.opens => {}
+            Message::Opened(opened) => {
                 if opened.done == 0 {
                     self.history = History::default();
                 } else {
-                    // What was done after the checkpoint is done again.
+                    // The steps after the checkpoint will be repeated.
                     let done = opened.done;
                     self.history.steps.truncate(done);
                     self.history.milliseconds.truncate(done);
-                    self.history.probes.retain(|probe| probe.step <= done);
+                    self.history
+                        .inspections
+                        .retain(|inspection| inspection.step <= done);
                     self.history.frames.retain(|frame| frame.step <= done);
                 }
                 let wanted_gpu = self.setup.device != DeviceChoice::Cpu;
                 if let Some(advice) = platform::advice().filter(|_| opened.on_cpu && wanted_gpu) {
-                    let Setup {
-                        batch,
-                        encoder_width,
-                        projector,
-                        ..
-                    } = opened.setup;
+                    let config = &opened.config;
+                    let (batch, encoder_width) = (config.batch, config.encoder.width);
+                    let projector = config.projector.embedding();
                     self.notice = Some(format!(
-                        "Training runs on the {}, with a batch of {batch}, an encoder {encoder_width} wide and a projector \
-                         of {projector}. To have a GPU: {advice}.",
+                        "Training runs on the {}, with a batch of {batch}, an encoder width of {encoder_width} and a \
+                         projector width of {projector}. To use a GPU: {advice}.",
                         opened.device
                     ));
                 }
-                self.opened = Some(opened);
+                self.opened = Some(*opened);
                 self.activity = Activity::Paused;
                 match self.then.take() {
                     Some(Request::Play) => self.play(),
@@ -220,60 +231,71 @@ impl Run {
                     _ => {}
                 }
             }
-            Update::Failed(failure) if failure.device_lost => self.recover(&failure),
-            Update::Failed(failure) => {
-                self.activity = Activity::Failed;
-                self.notice = Some(failure.message);
-            }
-            // Whatever else comes before the run is open is of the one before it.
+            Message::Failed(failure) => match failure.cause {
+                Cause::Device => self.recover(&failure.message),
+                cause => {
+                    self.activity = Activity::Failed;
+                    let advice = match cause {
+                        Cause::Diverged => ". Lower the learning rate, and restart",
+                        _ => "",
+                    };
+                    self.notice = Some(failure.message + advice);
+                }
+            },
+            // Any other message that arrives before the run is open belongs to the run before it.
             _ if self.activity == Activity::Starting => {}
-            Update::Step {
+            Message::Step {
                 report,
                 milliseconds,
             } => {
                 self.lost = 0;
                 self.history.add_step(report, milliseconds);
             }
-            Update::Correlation(matrix) => {
-                self.history.add_matrix(&matrix);
+            Message::Correlation {
+                step,
+                width,
+                values,
+                ..
+            } => {
+                self.history.add_matrix(step, width, values);
                 if self.activity == Activity::Playing {
-                    // The next one, only now: however fast steps are, matrices come as fast as they are drawn.
+                    // Requests the next one only now, so that matrices come no faster than they are drawn.
                     self.send(Request::Correlation);
                 }
             }
-            Update::Probe(probe) => {
-                self.history.add_probe(probe);
-            }
-            Update::Weights(bytes) => self.weights = Some(bytes),
-            Update::Checkpoint { step, bytes } => self.checkpoint = Some((step, bytes)),
-            Update::Paused => {
+            Message::Inspection(inspection) => self.history.add_inspection(*inspection),
+            Message::Weights { bytes } => self.weights = Some(bytes),
+            Message::Checkpoint { step, bytes } => self.checkpoint = Some((step, bytes)),
+            Message::Paused { .. } => {
                 if self.activity == Activity::Playing {
                     self.activity = Activity::Paused;
                 }
             }
-            Update::Finished => self.activity = Activity::Finished,
-            Update::Refused(message) => self.notice = Some(message),
+            Message::Finished { .. } => self.activity = Activity::Finished,
+            Message::Refused { reason } => self.notice = Some(reason),
+            // The panel has inspections instead.
+            Message::Evaluation { .. } => {}
         }
     }
 
-    /// Another trainer goes on from the last state.
-    fn recover(&mut self, failure: &Failure) {
+    /// Replaces a lost trainer by one that resumes from the last checkpoint, unless too many were lost in a row.
+    fn recover(&mut self, reason: &str) {
         let playing = self.is_playing();
         self.lost += 1;
         if self.lost > RECOVERIES {
             self.activity = Activity::Failed;
             self.notice = Some(format!(
-                "The trainer was lost again ({}). Choose the CPU under “Computes on”, or load the page anew.",
-                failure.message
+                "The trainer was lost again ({}). Choose the CPU under “Computes on”, or reload the page.",
+                reason
             ));
             return;
         }
         let from = self.kept();
-        // Twice in a row: the device is no longer to be trusted, or its memory does not suffice.
+        // Twice in a row: the device is unreliable, or does not have enough memory.
         self.on_cpu |= self.lost == RECOVERIES;
         self.notice = Some(format!(
-            "The trainer was lost ({}). Another one goes on from step {from}{}.",
-            failure.message,
+            "The trainer was lost ({}). Another one continues from step {from}{}.",
+            reason,
             if self.on_cpu { ", on the CPU" } else { "" }
         ));
         self.link = (self.start)();

@@ -1,4 +1,4 @@
-//! What a visitor can choose, as one flat value: it becomes a run's settings, and it is what a link holds.
+//! The visitor's settings as one flat value, which a link stores and which is converted to a run's [`Config`].
 
 use barlow_core::augment::{Augmentation, Policy};
 use barlow_core::config::Config;
@@ -7,33 +7,33 @@ use barlow_core::optim::{OptimizerConfig, TrustRatio};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// Which pictures.
+/// The choice of pictures.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DataChoice {
-    /// The emoji in the box.
+    /// The emoji that come with the program.
     #[default]
     Emoji,
-    /// Clothes, in gray.
+    /// Fashion-MNIST: clothes, in gray.
     Fashion,
-    /// The visitor's own.
+    /// The visitor's own pictures.
     Own,
 }
 
-/// Which update rule.
+/// The choice of optimizer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OptimizerChoice {
     /// Adam with decoupled weight decay.
     #[default]
     AdamW,
-    /// The paper's layer-wise adaptive rates.
+    /// LARS, the paper's: layer-wise adaptive rates.
     Lars,
-    /// Plain gradient descent with momentum.
+    /// Stochastic gradient descent with momentum.
     Sgd,
 }
 
-/// Where to compute.
+/// The choice of device.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DeviceChoice {
@@ -46,57 +46,57 @@ pub enum DeviceChoice {
     Cpu,
 }
 
-/// What one run is made of.
+/// The settings of one run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Setup {
     /// The pictures.
     pub data: DataChoice,
-    /// What is minimized.
+    /// The loss function.
     pub objective: Objective,
     /// The weight λ of the redundancy term.
     pub lambda: f64,
-    /// Pictures in a step.
+    /// Pictures per step.
     pub batch: usize,
     /// Outputs of each of the projector's three layers.
     pub projector: usize,
     /// Channels of the encoder's first stage.
     pub encoder_width: usize,
-    /// The update rule.
+    /// The optimizer.
     pub optimizer: OptimizerChoice,
-    /// The peak learning rate, in multiples of the optimizer's usual one.
+    /// The peak learning rate, as a multiple of [`Self::default_rate`].
     pub rate: f64,
-    /// Epochs over which the rate rises from 0.
+    /// Epochs over which the learning rate rises from 0.
     pub warmup: usize,
-    /// How often every picture is seen.
+    /// The number of passes over the pictures.
     pub epochs: usize,
-    /// Determines every random number.
+    /// The seed of all random numbers.
     pub seed: u64,
     /// Whether views are cropped.
     pub crop_on: bool,
-    /// The smallest share of a picture that a view shows.
+    /// The smallest area of a crop, as a fraction of the picture's.
     pub crop: f32,
     /// Whether views are mirrored.
     pub flip_on: bool,
-    /// How probably.
+    /// The probability of mirroring.
     pub flip: f32,
     /// Whether colors change.
     pub jitter_on: bool,
-    /// How much, of the paper's amount.
+    /// The strength of color jitter; 1 is the paper's.
     pub jitter: f32,
     /// Whether views turn gray.
     pub gray_on: bool,
-    /// How probably.
+    /// The probability of gray.
     pub gray: f32,
     /// Whether views are blurred.
     pub blur_on: bool,
-    /// How probably.
+    /// The probability of blur.
     pub blur: f32,
-    /// Whether the second view's bright parts are inverted.
+    /// Whether bright parts of the second view are inverted (solarization).
     pub solarize_on: bool,
-    /// How probably.
+    /// The probability of solarization.
     pub solarize: f32,
-    /// Where to compute.
+    /// The device to compute on.
     pub device: DeviceChoice,
 }
 
@@ -132,14 +132,14 @@ impl Default for Setup {
     }
 }
 
-/// The bounds of what a link may ask for: a typing error should not take a browser's memory.
-const MOST_BATCH: usize = 1024;
-const WIDEST_PROJECTOR: usize = 2048;
-const WIDEST_ENCODER: usize = 128;
-const MOST_EPOCHS: usize = 10_000;
+/// Upper bounds on what a link can ask for, so that a typing error does not use up a browser's memory.
+const MAX_BATCH: usize = 1024;
+const MAX_PROJECTOR_WIDTH: usize = 2048;
+const MAX_ENCODER_WIDTH: usize = 128;
+const MAX_EPOCHS: usize = 10_000;
 
 impl Setup {
-    /// What a computer without a GPU gets through: a quarter of the work of a step.
+    /// Reduces the settings for a computer without a GPU: with the defaults, at most a quarter of the work per step.
     pub fn smaller(&self) -> Self {
         Self {
             batch: self.batch.min(32),
@@ -149,8 +149,8 @@ impl Setup {
         }
     }
 
-    /// The usual peak rates of the optimizer, for batches of 256.
-    pub fn usual_rate(&self) -> f64 {
+    /// The default peak learning rate of the optimizer, for a batch of 256.
+    pub fn default_rate(&self) -> f64 {
         match self.optimizer {
             OptimizerChoice::AdamW => 0.016,
             OptimizerChoice::Lars => 3.0,
@@ -158,25 +158,25 @@ impl Setup {
         }
     }
 
-    /// The run's settings for pictures of `count`, of `side` pixels a side.
+    /// The configuration of a run on `count` pictures of `side` x `side` pixels.
     pub fn config(&self, count: usize, side: usize) -> Config {
         let mut config = Config::emoji();
         config.seed = self.seed;
-        config.size = side;
+        config.view_size = side;
         config.objective = self.objective;
         config.lambda = self.lambda;
-        // A step never takes a picture twice.
-        config.batch = self.batch.clamp(2, MOST_BATCH).min(count.max(2));
-        config.encoder.width = self.encoder_width.clamp(1, WIDEST_ENCODER);
-        config.projector.widths = vec![self.projector.clamp(2, WIDEST_PROJECTOR); 3];
-        config.schedule.epochs = self.epochs.clamp(1, MOST_EPOCHS);
+        // A batch cannot hold more pictures than there are.
+        config.batch = self.batch.clamp(2, MAX_BATCH).min(count.max(2));
+        config.encoder.width = self.encoder_width.clamp(1, MAX_ENCODER_WIDTH);
+        config.projector.widths = vec![self.projector.clamp(2, MAX_PROJECTOR_WIDTH); 3];
+        config.schedule.epochs = self.epochs.clamp(1, MAX_EPOCHS);
         config.schedule.warmup_epochs = self.warmup.min(config.schedule.epochs);
-        config.schedule.rate_weights = self.rate * self.usual_rate();
+        config.schedule.rate_weights = self.rate * self.default_rate();
         config.schedule.rate_biases = config.schedule.rate_weights;
         match self.optimizer {
             OptimizerChoice::AdamW => {}
             OptimizerChoice::Lars => {
-                // Biases are not scaled by their norm: the official code's proportion.
+                // LARS does not scale biases by their norm, so their rate is smaller: the official code's proportion.
                 config.schedule.rate_biases *= 0.0048 / 0.2;
                 config.optimizer = OptimizerConfig::Lars {
                     momentum: 0.9,
@@ -200,7 +200,7 @@ impl Setup {
     fn augmentation(&self) -> Augmentation {
         let when = |on: bool, probability: f32| if on { probability.clamp(0.0, 1.0) } else { 0.0 };
         let jitter = self.jitter.clamp(0.0, 2.0);
-        // The paper's strengths at 1.
+        // At 1, the paper's strengths.
         let view = Policy {
             crop_scale: if self.crop_on {
                 [self.crop.clamp(0.05, 1.0), 1.0]
@@ -232,7 +232,7 @@ impl Setup {
         }
     }
 
-    /// Whether a run with these settings can become one with `other`'s without starting anew.
+    /// Whether a run with these settings can change to `other` without a restart.
     pub fn can_become(&self, other: &Self) -> bool {
         let fixed = |s: &Self| {
             let Self {
@@ -265,7 +265,7 @@ impl Setup {
         }
     }
 
-    /// What differs from the defaults, as a link holds it.
+    /// The names and values, as in a link, of the settings that differ from the defaults.
     pub fn to_pairs(&self) -> Vec<(String, String)> {
         let usual = Self::default().fields();
         let fields = self.fields();
@@ -277,12 +277,12 @@ impl Setup {
             .collect()
     }
 
-    /// A setting as a link holds it.
+    /// The value of a setting, as in a link.
     pub fn text_of(&self, name: &str) -> String {
         self.fields().get(name).map(text).unwrap_or_default()
     }
 
-    /// Takes a setting from a link. False if there is none of that name, or the value does not fit it.
+    /// Sets a setting from a link. Returns false if there is no setting of that name, or the value does not fit it.
     pub fn set(&mut self, name: &str, text: &str) -> bool {
         let mut fields = self.fields();
         let Some(value) = fields.get_mut(name) else {
@@ -310,7 +310,7 @@ impl Setup {
 fn text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
-        // Shorter than the 64 bits that a 32-bit number has in JSON.
+        // Formatted as `f32`: the 64 bits that a 32-bit number has in JSON would show more digits.
         Value::Number(number) if number.is_f64() => number
             .as_f64()
             .map_or_else(String::new, |x| (x as f32).to_string()),

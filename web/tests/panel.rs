@@ -1,4 +1,4 @@
-//! The panel by its labels, as a screen reader or a tester's hand finds them, with a trainer on a thread.
+//! Tests of the panel through its accessibility labels, as a screen reader finds them, with a trainer on a thread.
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +8,10 @@ use eframe::egui::{self, Key, Vec2};
 use egui_kittest::Harness;
 use egui_kittest::kittest::{NodeT as _, Queryable as _};
 
-/// Nothing here waits longer for a trainer.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// The longest time that a test waits for a trainer.
+const TIME_BUDGET: Duration = Duration::from_secs(300);
 
-/// A run that a test can wait for.
+/// Settings of a run that is small enough for a test.
 const TINY: &str = "device=cpu&batch=16&projector=8&encoder_width=4&warmup=0";
 
 const DESKTOP: Vec2 = Vec2::new(1440.0, 2400.0);
@@ -21,7 +21,7 @@ fn panel(fragment: &'static str, size: Vec2) -> Harness<'static, Option<Lab>> {
     let show = move |ui: &mut egui::Ui, lab: &mut Option<Lab>| {
         let context = ui.ctx().clone();
         match lab {
-            // The font is there from the next frame on.
+            // The font is available from the next frame on.
             None => *lab = Some(Lab::new(fragment, &context)),
             Some(lab) => lab.ui(ui),
         }
@@ -44,13 +44,13 @@ fn wait(harness: &mut Harness<'static, Option<Lab>>, words: &str, wish: impl Fn(
     loop {
         harness.step();
         if harness.state().as_ref().is_some_and(&wish) {
-            // What has changed is drawn.
+            // Draws the changes.
             harness.run_steps(2);
             return;
         }
         assert!(
-            start.elapsed() < PATIENCE,
-            "waited in vain until {words}: {:?}",
+            start.elapsed() < TIME_BUDGET,
+            "timed out waiting until {words}: {:?}",
             lab(harness).messages
         );
         std::thread::sleep(Duration::from_millis(5));
@@ -60,7 +60,7 @@ fn wait(harness: &mut Harness<'static, Option<Lab>>, words: &str, wish: impl Fn(
 #[test]
 fn play_trains_and_pause_waits() {
     let mut harness = panel(TINY, DESKTOP);
-    harness.get_by_label("Cross-correlation matrix, not there before the first step");
+    harness.get_by_label("Cross-correlation matrix, empty before the first step");
     harness.get_by_label("Play").click();
     wait(&mut harness, "steps and matrices are there", |lab| {
         lab.runs[0].history.steps.len() >= 12 && lab.runs[0].history.frames.len() >= 3
@@ -70,7 +70,7 @@ fn play_trains_and_pause_waits() {
     harness.get_by_label_contains("8 by 8: mean diagonal");
     harness.get_by_label("Replay the run").click();
     wait(&mut harness, "the replay is over", |_| true);
-    // One step more, and no other.
+    // One more step.
     let done = lab(&harness).runs[0].history.steps.len();
     harness.get_by_label("One step").click();
     wait(&mut harness, "one step more is done", |lab| {
@@ -92,7 +92,7 @@ fn play_trains_and_pause_waits() {
 }
 
 #[test]
-fn switches_act_within_the_run_and_sizes_start_anew() {
+fn switches_keep_the_run_and_sizes_restart_it() {
     let mut harness = panel(TINY, DESKTOP);
     harness.get_by_label("One step").click();
     wait(&mut harness, "a step is done", |lab| {
@@ -104,7 +104,7 @@ fn switches_act_within_the_run_and_sizes_start_anew() {
     });
     assert_eq!(lab(&harness).runs[0].history.steps.len(), 1);
     assert!(lab(&harness).page.fragment().contains("flip_on=false"));
-    // Its way back.
+    // Its reset button.
     harness.get_by_label("Reset Mirror").click();
     wait(&mut harness, "the switch is on", |lab| {
         lab.runs[0].setup.flip_on
@@ -166,15 +166,15 @@ fn two_runs_start_alike() {
         lab.runs.iter().all(|run| run.history.steps.len() == 1)
     });
     let [a, b] = [0, 1].map(|run| lab(&harness).runs[run].history.steps[0].clone());
-    // The first step's loss differs by its weights alone.
+    // Only λ differs: the terms of the first loss are the same, their weights are not.
     assert_eq!((a.invariance, a.redundancy), (b.invariance, b.redundancy));
     assert_ne!(a.loss, b.loss);
 }
 
 #[test]
-fn what_is_told_of_an_earlier_run_is_not_taken_for_the_last_ones() {
+fn messages_of_an_earlier_run_are_ignored() {
     let mut harness = panel(TINY, DESKTOP);
-    // Each begins anew before the one before it is open.
+    // Each restart comes before the previous run is open.
     for _ in 0..3 {
         harness
             .get_by_label("Restart from an untrained network")
@@ -196,7 +196,7 @@ fn what_is_told_of_an_earlier_run_is_not_taken_for_the_last_ones() {
 }
 
 #[test]
-fn what_is_hidden_is_not_there() {
+fn hidden_parts_are_absent() {
     let harness = panel(
         "device=cpu&batch=16&projector=8&encoder_width=4&hide=controls,course",
         DESKTOP,
@@ -207,7 +207,7 @@ fn what_is_hidden_is_not_there() {
 }
 
 #[test]
-fn a_phone_shows_a_part_at_a_time() {
+fn a_phone_shows_one_part_at_a_time() {
     let mut harness = panel(TINY, PHONE);
     assert!(harness.query_by_label("Mirror").is_none());
     harness.get_by_label("Controls").click();
@@ -225,14 +225,14 @@ fn a_phone_shows_a_part_at_a_time() {
             .map_or(0.0, |bounds| bounds.x1);
         assert!(
             right <= f64::from(PHONE.x) + 1.0,
-            "{:?} reaches out of the screen to {right}",
+            "{:?} extends beyond the screen, to {right}",
             node.accesskit_node().label()
         );
     }
 }
 
 #[test]
-fn keys_play_and_find_their_way() {
+fn keys_play_and_move_the_focus() {
     let mut harness = panel(TINY, DESKTOP);
     harness.key_press(Key::Space);
     wait(&mut harness, "the space bar plays", Lab::is_playing);
@@ -252,5 +252,5 @@ fn a_wrong_link_is_explained() {
         "device=cpu&batch=16&projector=8&encoder_width=4&lambda=much",
         DESKTOP,
     );
-    harness.get_by_label_contains("Not understood in the link, and left as usual: lambda=much");
+    harness.get_by_label_contains("Not understood in the link, and ignored: lambda=much");
 }

@@ -1,4 +1,4 @@
-//! Debian's packages, for what tests need of the system.
+//! Installs the Debian packages that the tests need.
 
 use std::env;
 use std::path::Path;
@@ -8,14 +8,14 @@ use anyhow::{Context, Result, bail};
 
 use crate::run;
 
-/// Installs packages; `advice` says what to do where that is not possible.
+/// Installs packages; `advice` tells the user what to do if that is not possible.
 pub fn install(packages: &[&str], advice: &str) -> Result<()> {
     if !Path::new("/usr/bin/apt-get").exists() {
         bail!("{advice}");
     }
     println!("installing {}", packages.join(" and "));
     let apt = |arguments: &[&str]| {
-        // Only root may install; others are asked for their password.
+        // Only root may install packages; sudo asks other users for their password.
         let mut command = match Command::new("id").arg("-u").output() {
             Ok(id) if id.stdout.starts_with(b"0\n") => Command::new("apt-get"),
             _ => {
@@ -37,10 +37,10 @@ pub fn install(packages: &[&str], advice: &str) -> Result<()> {
     .concat())
 }
 
-/// Lets `command` use Mesa 25's software adapter where the system's own is one that computes wrongly (Debian 12's, Mesa 22):
-/// its driver is fetched from Debian's backports into the cache, and the system stays as it is.
-pub fn use_right_software_vulkan(command: &mut Command) -> Result<()> {
-    const FIRST_RIGHT_MESA: u32 = 23;
+/// Makes `command` use the software adapter of Mesa 25 if the system's own computes wrong results (Mesa 22, in Debian
+/// 12). The driver is downloaded from Debian's backports into the cache; the system is not changed.
+pub fn use_working_software_vulkan(command: &mut Command) -> Result<()> {
+    const FIRST_CORRECT_MESA: u32 = 23;
     let named = ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"];
     let has_gpu = Path::new("/dev/dri").exists();
     if has_gpu || named.iter().any(|name| env::var_os(name).is_some()) {
@@ -57,11 +57,11 @@ pub fn use_right_software_vulkan(command: &mut Command) -> Result<()> {
         .split('.')
         .next()
         .and_then(|major| major.parse().ok());
-    if major.is_none_or(|major| major >= FIRST_RIGHT_MESA) {
+    if major.is_none_or(|major| major >= FIRST_CORRECT_MESA) {
         return Ok(());
     }
     println!(
-        "Mesa {version} computes wrong results in software: taking a later one from Debian's backports"
+        "the software adapter of Mesa {version} computes wrong results: using a later one from Debian's backports"
     );
     let fetched = Command::new("bash")
         .args(["-c", include_str!("lavapipe.sh")])
@@ -71,7 +71,7 @@ pub fn use_right_software_vulkan(command: &mut Command) -> Result<()> {
     let driver = driver.lines().last().unwrap_or_default();
     if !fetched.status.success() || !Path::new(driver).is_file() {
         bail!(
-            "a later Mesa could not be fetched: {}. Install Mesa {FIRST_RIGHT_MESA} or later, or set BARLOW_TEST_DEVICE=cpu",
+            "a later Mesa could not be fetched: {}. Install Mesa {FIRST_CORRECT_MESA} or later, or set BARLOW_TEST_DEVICE=cpu",
             String::from_utf8_lossy(&fetched.stderr)
         );
     }

@@ -1,5 +1,6 @@
-//! The fuzz targets of `fuzz/`, each for a while. libFuzzer's instrumentation is asked for by stable flags, so that no nightly
-//! compiler and no `cargo fuzz` is needed; `cargo fuzz run NAME` does as well where they are there, with a sanitizer.
+//! Runs each fuzz target of `fuzz/` for some time. Stable compiler flags turn on libFuzzer's instrumentation, so
+//! neither a nightly compiler nor `cargo fuzz` is needed; where both are installed, `cargo fuzz run NAME` works too,
+//! with a sanitizer.
 
 use std::env;
 use std::fs;
@@ -10,17 +11,17 @@ use anyhow::{Context, Result};
 
 use crate::{cargo, root, run};
 
-/// What `cargo fuzz` tells the compiler, less its sanitizer.
+/// The compiler flags of `cargo fuzz`, without its sanitizer.
 const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
                      -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
                      -Cllvm-args=-sanitizer-coverage-trace-compares -Cdebug-assertions -Coverflow-checks -Ccodegen-units=1";
 
-/// A parser that takes more for an input of a few kilobytes takes too much.
-const MEGABYTES: usize = 512;
-/// Seconds after which an input counts as one that hangs.
-const HANGS: usize = 10;
+/// The memory limit, in megabytes: no parser should need more for an input of a few kilobytes.
+const MEMORY_LIMIT_MB: usize = 512;
+/// Seconds after which an input counts as a hang.
+const TIMEOUT_SECONDS: usize = 10;
 
-/// Builds all targets, and runs each for `seconds`. What one found stays beside the corpus.
+/// Builds all targets, and runs each for `seconds`. An input that fails is saved beside the corpus.
 pub fn fuzz(seconds: u32) -> Result<()> {
     let folder = root().join("fuzz");
     let target =
@@ -30,7 +31,7 @@ pub fn fuzz(seconds: u32) -> Result<()> {
     run(cargo()
         .args(["build", "--release", "--target", &host, "--target-dir"])
         .arg(&target)
-        // Another target than the build scripts', which would miss what the flags ask for.
+        // With `--target`, cargo does not apply these flags to build scripts, which would not link with them.
         .env("RUSTFLAGS", FLAGS)
         .current_dir(&folder))?;
     let mut names: Vec<String> = fs::read_dir(folder.join("fuzz_targets"))?
@@ -44,8 +45,8 @@ pub fn fuzz(seconds: u32) -> Result<()> {
         run(Command::new(target.join(&host).join("release").join(&name))
             .arg(&corpus)
             .arg(format!("-max_total_time={seconds}"))
-            .arg(format!("-rss_limit_mb={MEGABYTES}"))
-            .arg(format!("-timeout={HANGS}"))
+            .arg(format!("-rss_limit_mb={MEMORY_LIMIT_MB}"))
+            .arg(format!("-timeout={TIMEOUT_SECONDS}"))
             .arg(format!("-artifact_prefix={}/", target.display()))
             .arg("-print_final_stats=1")
             .current_dir(&folder))?;
@@ -53,7 +54,7 @@ pub fn fuzz(seconds: u32) -> Result<()> {
     Ok(())
 }
 
-/// The compiler's own target.
+/// The compiler's host target triple.
 fn host() -> Result<String> {
     let output = Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
         .arg("-vV")
@@ -61,5 +62,5 @@ fn host() -> Result<String> {
         .context("rustc cannot be started")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let host = text.lines().find_map(|line| line.strip_prefix("host: "));
-    Ok(host.context("rustc -vV names no host")?.to_owned())
+    Ok(host.context("rustc -vV prints no host")?.to_owned())
 }

@@ -10,10 +10,10 @@ use wasm_bindgen_cli_support::Bindgen;
 
 use crate::{cargo, root, run, wasm};
 
-/// Where it is served unless another port is asked for.
+/// The default port.
 pub const PORT: u16 = 8080;
 
-/// The files that are taken as they are.
+/// The files of `web/` that are copied unchanged.
 const STATIC: [&str; 3] = ["index.html", "worker.js", "data/fashion-mnist.png"];
 
 /// The folder of the built lab.
@@ -26,7 +26,7 @@ pub fn build() -> Result<()> {
     let toolchain = wasm::toolchain()?;
     run(&mut wasm::cargo_for_lab("build", &toolchain))?;
     let dist = dist();
-    fs::create_dir_all(&dist).with_context(|| format!("cannot make {}", dist.display()))?;
+    fs::create_dir_all(&dist).with_context(|| format!("cannot create {}", dist.display()))?;
     let built = target_folder()?
         .join(wasm::TARGET)
         .join("lab/barlow-lab.wasm");
@@ -56,17 +56,17 @@ fn target_folder() -> Result<PathBuf> {
         .output()
         .context("cannot start cargo")?;
     let text = String::from_utf8_lossy(&output.stdout);
-    // One field of a long line does not need a reader of JSON.
+    // One field does not justify a JSON parser.
     let (_, rest) = text
         .split_once("\"target_directory\":\"")
-        .ok_or_else(|| anyhow!("cargo metadata names no target folder"))?;
+        .ok_or_else(|| anyhow!("cargo metadata prints no target folder"))?;
     let (folder, _) = rest
         .split_once('"')
         .ok_or_else(|| anyhow!("cargo metadata is cut short"))?;
     Ok(PathBuf::from(folder.replace("\\\\", "\\")))
 }
 
-/// Tells what a visitor downloads.
+/// Prints the sizes of the files that a visitor downloads.
 fn report(dist: &Path) -> Result<()> {
     let mut total = 0;
     println!("{}:", dist.display());
@@ -83,7 +83,7 @@ fn report(dist: &Path) -> Result<()> {
         );
     }
     println!(
-        "  together: {:.2} MB compressed (gzip), emoji included",
+        "  total: {:.2} MB compressed (gzip), emoji included",
         total as f64 / 1e6
     );
     Ok(())
@@ -93,9 +93,9 @@ fn report(dist: &Path) -> Result<()> {
 pub fn serve(port: u16) -> Result<()> {
     build()?;
     let server = Server::http(("127.0.0.1", port)).map_err(|error| {
-        anyhow!("port {port} cannot be had ({error}): take another with --port")
+        anyhow!("port {port} is not available ({error}): choose another with --port")
     })?;
-    println!("the lab is at http://localhost:{port}/ (Ctrl-C ends it)");
+    println!("the lab is at http://localhost:{port}/ (stop it with Ctrl-C)");
     for request in server.incoming_requests() {
         let path = request
             .url()
@@ -104,11 +104,11 @@ pub fn serve(port: u16) -> Result<()> {
             .unwrap_or("/")
             .trim_start_matches('/');
         let name = if path.is_empty() { "index.html" } else { path }.to_owned();
-        // Every file lies in the folder itself: no name leads out of it.
+        // All files are directly in the folder, so a name with a slash is refused: it could lead out of the folder.
         let file = (!name.contains(['/', '\\']))
             .then(|| File::open(dist().join(&name)).ok())
             .flatten();
-        // A visitor who has gone is no error.
+        // A visitor who has disconnected is not an error.
         _ = match file {
             Some(file) => {
                 request.respond(Response::from_file(file).with_header(content_type(&name)))
@@ -127,5 +127,5 @@ fn content_type(name: &str) -> Header {
         Some("png") => "image/png",
         _ => "application/octet-stream",
     };
-    Header::from_bytes("Content-Type", kind).expect("a fixed header is sound")
+    Header::from_bytes("Content-Type", kind).expect("a constant header is valid")
 }

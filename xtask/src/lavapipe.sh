@@ -1,12 +1,12 @@
 # Unpacks the software Vulkan driver of Debian 12's backports (Mesa 25) into a cache folder, and prints the path of its
-# description for VK_DRIVER_FILES. It uses the libraries of the installed mesa-vulkan-drivers and libvulkan1.
+# manifest for VK_DRIVER_FILES. It uses the libraries of the installed mesa-vulkan-drivers and libvulkan1.
 set -euo pipefail
 folder="${XDG_CACHE_HOME:-$HOME/.cache}/barlow/lavapipe"
 if [ ! -f "$folder/lavapipe.json" ]; then
   work=$(mktemp -d)
   trap 'rm -rf "$work"' EXIT
   mkdir -p "$folder" "$work/lists/partial" "$work/cache/archives/partial"
-  # The mirror that this machine uses anyway.
+  # The mirror that this machine already uses.
   mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Codename: bookworm' 'Created-By: Packages' | head -n 1)
   echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror bookworm-backports main" > "$work/sources.list"
   options=(-q -o Dir::Etc::sourcelist="$work/sources.list" -o Dir::Etc::sourceparts=/dev/null

@@ -1,9 +1,9 @@
 //! The project's own commands:
 //!
-//! - `cargo xtask test [ARGUMENTS]` runs all tests, and installs a software Vulkan and a browser first where there is none;
+//! - `cargo xtask test [ARGUMENTS]` runs all tests; it installs a software Vulkan and a browser if they are missing;
 //! - `cargo xtask lab [--build] [--port PORT]` builds the lab for browsers into `web/dist`, and serves it;
-//! - `cargo xtask fuzz [SECONDS]` throws noise at every reader of files for a while each;
-//! - `cargo xtask wasm` checks the core and the lab for wasm32, and obtains that target first.
+//! - `cargo xtask fuzz [SECONDS]` runs every fuzz target of `fuzz/` for SECONDS each (30 by default);
+//! - `cargo xtask wasm` checks the core and the lab for wasm32; it first installs that target.
 
 mod debian;
 mod fuzz;
@@ -20,8 +20,8 @@ use anyhow::{Context, Result, bail};
 const USAGE: &str = "cargo xtask test [ARGUMENTS OF cargo test] | cargo xtask lab [--build] [--port PORT] | cargo xtask fuzz [SECONDS] | \
                      cargo xtask wasm";
 
-/// Seconds for each fuzz target, where nothing is said.
-const FUZZED: u32 = 30;
+/// Default seconds per fuzz target.
+const DEFAULT_FUZZ_SECONDS: u32 = 30;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -32,12 +32,12 @@ fn main() -> ExitCode {
         ["lab", "--build"] => lab::build(),
         ["lab", "--port", port] => port
             .parse()
-            .map_err(|_| anyhow::anyhow!("{port} is no port"))
+            .map_err(|_| anyhow::anyhow!("{port} is not a port number"))
             .and_then(lab::serve),
-        ["fuzz"] => fuzz::fuzz(FUZZED),
+        ["fuzz"] => fuzz::fuzz(DEFAULT_FUZZ_SECONDS),
         ["fuzz", seconds] => seconds
             .parse()
-            .map_err(|_| anyhow::anyhow!("{seconds} is no number of seconds"))
+            .map_err(|_| anyhow::anyhow!("{seconds} is not a number of seconds"))
             .and_then(fuzz::fuzz),
         ["wasm"] => wasm::check(),
         _ => Err(anyhow::anyhow!("usage: {USAGE}")),
@@ -51,8 +51,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// The repository's root, as cargo tells it when it runs this: a target folder that several checkouts share may hold
-/// what another one of them built.
+/// The repository's root, as cargo states it at run time: if several checkouts share a target folder, another checkout
+/// may have built this program.
 fn root() -> PathBuf {
     let package =
         env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());

@@ -1,4 +1,4 @@
-//! All tests: the workspace's, and the lab's in a browser.
+//! Runs all tests: those of the workspace, and those of the lab in a browser.
 
 use std::env;
 use std::process::Command;
@@ -7,7 +7,8 @@ use anyhow::{Result, bail};
 
 use crate::{cargo, debian, has, lab, root, run};
 
-/// All tests, in release: training in debug takes an hour. With arguments, those of `cargo test` they choose.
+/// Runs all tests, in release mode: training in debug mode takes an hour. Arguments are passed to `cargo test`, and the
+/// browser tests then do not run.
 pub fn test(arguments: &[String]) -> Result<()> {
     let cpu_only = env::var("BARLOW_TEST_DEVICE").as_deref() == Ok("cpu");
     if cfg!(target_os = "linux") && !cpu_only && !has_vulkan_driver() {
@@ -20,15 +21,15 @@ pub fn test(arguments: &[String]) -> Result<()> {
     }
     let mut command = cargo();
     if env::var_os("XDG_RUNTIME_DIR").is_none() {
-        // Mesa complains on standard error where there is no desktop session.
+        // Without a desktop session, Mesa prints a warning to standard error.
         command.env("XDG_RUNTIME_DIR", env::temp_dir());
     }
     if !has("tint") && env::var_os("CI").is_none() {
-        println!("tint is not installed: the kernels are checked by naga alone");
+        println!("tint is not installed: only naga checks the kernels");
         command.env("BARLOW_WITHOUT_TINT", "1");
     }
     if cfg!(target_os = "linux") && !cpu_only {
-        debian::use_right_software_vulkan(&mut command)?;
+        debian::use_working_software_vulkan(&mut command)?;
     }
     run(command.args(["test", "--release"]).args(arguments))?;
     if arguments.is_empty() {
@@ -52,7 +53,7 @@ fn has_vulkan_driver() -> bool {
     named || installed
 }
 
-/// The lab in a real browser.
+/// Tests the lab in a real browser.
 fn browser() -> Result<()> {
     if !has("node") || !has("npm") {
         bail!(
@@ -64,7 +65,7 @@ fn browser() -> Result<()> {
         println!("there is no Chromium");
         debian::install(
             &["chromium", "fonts-dejavu-core"],
-            "the lab's tests need Chromium or Chrome 113 or later: install it, or say where it is with CHROMIUM=PATH",
+            "the lab's tests need Chromium or Chrome 113 or later: install it, or set CHROMIUM to its path",
         )?;
     }
     lab::build()?;

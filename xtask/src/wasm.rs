@@ -1,4 +1,4 @@
-//! The target of browsers: wasm32-unknown-unknown.
+//! Toolchain and checks for browsers (wasm32-unknown-unknown).
 
 use std::process::Command;
 
@@ -9,14 +9,14 @@ use crate::{cargo, root, run};
 /// The target's name.
 pub const TARGET: &str = "wasm32-unknown-unknown";
 
-/// What `cargo` needs in its environment to build for the target: nothing where rustup can add it, else Debian's
-/// compiler.
+/// The environment variables that `cargo` needs to build for the target: none if rustup can add the target, else those
+/// that select Debian's compiler.
 pub fn toolchain() -> Result<Vec<(String, String)>> {
     let by_rustup = run(Command::new("rustup").args(["target", "add", TARGET]));
     let Err(error) = by_rustup else {
         return Ok(Vec::new());
     };
-    println!("rustup cannot add {TARGET} ({error:#}): taking Debian's compiler instead");
+    println!("rustup cannot add {TARGET} ({error:#}): using Debian's compiler instead");
     let output = Command::new("bash")
         .arg(root().join("tools/wasm-toolchain.sh"))
         .output()
@@ -27,7 +27,7 @@ pub fn toolchain() -> Result<Vec<(String, String)>> {
             String::from_utf8_lossy(&output.stderr)
         );
     }
-    let exports = String::from_utf8(output.stdout).context("its output is no text")?;
+    let exports = String::from_utf8(output.stdout).context("its output is not UTF-8")?;
     let assignments = exports
         .trim()
         .trim_start_matches("export ")
@@ -36,13 +36,13 @@ pub fn toolchain() -> Result<Vec<(String, String)>> {
         .map(|assignment| {
             let (name, value) = assignment
                 .split_once('=')
-                .context("it prints NAME='VALUE'")?;
+                .context("its output is not NAME='VALUE'")?;
             Ok((name.to_owned(), value.trim_matches('\'').to_owned()))
         })
         .collect()
 }
 
-/// `cargo COMMAND` on the lab, and with it on the core, as it is built for browsers.
+/// `cargo COMMAND` on the lab, and the core with it, with the browsers' profile and target.
 pub fn cargo_for_lab(command: &str, toolchain: &[(String, String)]) -> Command {
     let mut cargo = cargo();
     cargo.args([
@@ -58,11 +58,11 @@ pub fn cargo_for_lab(command: &str, toolchain: &[(String, String)]) -> Command {
     cargo
 }
 
-/// Clippy on the core and the lab for browsers.
+/// Runs clippy on the core and the lab for browsers.
 pub fn check() -> Result<()> {
     let toolchain = toolchain()?;
     if !toolchain.is_empty() {
-        // Debian's clippy is of another version than its compiler for the web: check without it.
+        // Debian's clippy has another version than its compiler for the web: run `cargo check` instead.
         return run(&mut cargo_for_lab("check", &toolchain));
     }
     run(cargo_for_lab("clippy", &toolchain).args([

@@ -1,18 +1,18 @@
-//! One draw from a [`Policy`]: everything that is to be done to one picture.
+//! One draw from a [`Policy`]: the parameters of all augmentations of one picture.
 
 use serde::{Deserialize, Serialize};
 
 use super::Policy;
-use crate::random::Stream;
+use crate::random::Rng;
 
-/// The filter that a crop is resized by. Where it shrinks it is stretched, so that every pixel counts (antialiasing).
+/// The filter that resizes a crop. Where a crop shrinks, the filter widens so that every pixel counts (antialiasing).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Interpolation {
-    /// Keys' cubic convolution with a = -0.5, Pillow's and torchvision's `BICUBIC`.
+    /// Keys' cubic convolution with a = -0.5: `BICUBIC` of Pillow and of torchvision (antialiased).
     #[default]
     Bicubic,
-    /// A triangle, torchvision's default `BILINEAR`.
+    /// A triangle filter: `BILINEAR`, torchvision's default.
     Bilinear,
 }
 
@@ -29,16 +29,16 @@ pub struct Crop {
     pub width: usize,
 }
 
-/// One step of color jitter. Every step ends by clamping to [0, 1].
+/// One step of color jitter. Each step clamps its result to [0, 1].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Jitter {
-    /// Blends with black: values are multiplied.
+    /// Multiplies the values by this factor (blends with black).
     Brightness(f32),
-    /// Blends with the mean of the gray picture.
+    /// Blends with the mean of the gray picture; 1 changes nothing.
     Contrast(f32),
-    /// Blends with the gray picture.
+    /// Blends with the gray picture; 1 changes nothing.
     Saturation(f32),
-    /// Shifts the hue by this many turns.
+    /// Shifts the hue by this many turns of the color wheel.
     Hue(f32),
 }
 
@@ -47,22 +47,22 @@ pub enum Jitter {
 pub struct Blur {
     /// Standard deviation in pixels.
     pub sigma: f32,
-    /// Pixels under the kernel, odd.
+    /// Width of the kernel in pixels, odd.
     pub kernel: usize,
 }
 
-/// What is done to one picture, in the order of the fields.
+/// The augmentations of one picture, applied in the order of the fields.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Draw {
     /// The part that is resized to the view.
     pub crop: Crop,
     /// How it is resized.
     pub interpolation: Interpolation,
-    /// Whether left and right change places.
+    /// Whether the view is mirrored left to right.
     pub flip: bool,
     /// Steps of color jitter, at most one of each kind.
     pub jitter: Vec<Jitter>,
-    /// Whether colors become gray.
+    /// Whether the view becomes gray.
     pub gray: bool,
     /// The blur, if any.
     pub blur: Option<Blur>,
@@ -71,7 +71,7 @@ pub struct Draw {
 }
 
 impl Draw {
-    /// Shows a picture of `height x width` whole and as it is.
+    /// The draw that shows a whole picture of `height x width` without any augmentation.
     pub fn whole(height: usize, width: usize) -> Self {
         Self {
             crop: Crop {
@@ -89,12 +89,12 @@ impl Draw {
         }
     }
 
-    /// Draws what `policy` leaves to chance, for a picture of `height x width` and a view of `size` pixels a side.
+    /// Draws from `policy` for a picture of `height x width` and a view of `size` pixels per side.
     pub fn from_policy(
         policy: &Policy,
         (height, width): (usize, usize),
         size: usize,
-        stream: &mut Stream,
+        stream: &mut Rng,
     ) -> Self {
         let crop = draw_crop(policy, height, width, stream);
         let flip = stream.chance(policy.flip);
@@ -119,7 +119,7 @@ impl Draw {
         let gray = stream.chance(policy.gray);
         let blur = stream.chance(policy.blur).then(|| {
             let [low, high] = policy.blur_sigma;
-            let reach = ((BLUR_REACH * high).ceil() as usize).min(size - 1);
+            let reach = ((BLUR_RADIUS_SIGMAS * high).ceil() as usize).min(size - 1);
             Blur {
                 sigma: stream.between(low, high),
                 kernel: 2 * reach + 1,
@@ -140,18 +140,19 @@ impl Draw {
     }
 }
 
-/// Standard deviations of the widest blur that its kernel reaches to either side, and no further than a reflection
-/// reaches: what lies beyond three holds 0.3% of a Gaussian. At two, the blur of sigma 2 has a standard deviation of 1.85.
-const BLUR_REACH: f32 = 3.0;
+/// The radius of the blur's kernel, in standard deviations of the policy's widest blur. Beyond three lies 0.3% of a
+/// Gaussian; with two, a blur of sigma 2 has a standard deviation of only 1.85. Reflected borders limit the radius to
+/// `size - 1`.
+const BLUR_RADIUS_SIGMAS: f32 = 3.0;
 
-/// How often a crop is drawn anew because it does not fit, before the largest central one is taken; torchvision's.
-const ATTEMPTS: usize = 10;
+/// How often at most a crop is drawn until one fits; then the largest central crop is taken. torchvision's value.
+const MAX_CROP_ATTEMPTS: usize = 10;
 
-/// torchvision's `RandomResizedCrop.get_params`.
-fn draw_crop(policy: &Policy, height: usize, width: usize, stream: &mut Stream) -> Crop {
+/// Draws a crop as torchvision's `RandomResizedCrop.get_params` does.
+fn draw_crop(policy: &Policy, height: usize, width: usize, stream: &mut Rng) -> Crop {
     let area = (height * width) as f32;
     let [least_ratio, greatest_ratio] = policy.crop_ratio;
-    for _ in 0..ATTEMPTS {
+    for _ in 0..MAX_CROP_ATTEMPTS {
         let target = area * stream.between(policy.crop_scale[0], policy.crop_scale[1]);
         let ratio = stream.between(least_ratio.ln(), greatest_ratio.ln()).exp();
         let crop_width = (target * ratio).sqrt().round() as usize;
@@ -198,7 +199,7 @@ mod tests {
         let count = 4000;
         let draws: Vec<Draw> = (0..count)
             .map(|i| {
-                let mut stream = Stream::new(3, Purpose::ViewB, 0, i);
+                let mut stream = Rng::new(3, Purpose::ViewB, 0, i);
                 Draw::from_policy(&policy, (40, 56), 32, &mut stream)
             })
             .collect();
@@ -217,7 +218,7 @@ mod tests {
         }
         let share =
             |f: &dyn Fn(&Draw) -> bool| draws.iter().filter(|d| f(d)).count() as f32 / count as f32;
-        // Five standard errors of a share of 4000.
+        // The tolerance is five standard errors of a fraction of 4000.
         for (name, expected, found) in [
             ("flip", 0.5, share(&|d| d.flip)),
             ("jitter", 0.8, share(&|d| !d.jitter.is_empty())),
@@ -238,19 +239,19 @@ mod tests {
     }
 
     #[test]
-    fn a_blur_is_as_wide_as_it_says() {
+    fn the_blur_kernel_has_the_requested_std() {
         let policy = Policy {
             blur: 1.0,
             blur_sigma: [2.0, 2.0],
             ..Policy::default()
         };
-        let mut stream = Stream::new(0, Purpose::ViewA, 0, 0);
+        let mut stream = Rng::new(0, Purpose::ViewA, 0, 0);
         let blur = Draw::from_policy(&policy, (224, 224), 224, &mut stream)
             .blur
             .unwrap();
         let reach = (blur.kernel / 2) as f64;
         assert!(reach >= 3.0 * 2.0);
-        // The standard deviation of the kernel itself.
+        // The standard deviation of the truncated kernel.
         let weight = |x: f64| (-0.5 * (x / f64::from(blur.sigma)).powi(2)).exp();
         let places = || (0..blur.kernel).map(|i| i as f64 - reach);
         let sum: f64 = places().map(weight).sum();
@@ -259,11 +260,11 @@ mod tests {
     }
 
     #[test]
-    fn any_picture_has_a_crop() {
+    fn crops_fit_pictures_of_any_size() {
         let policy = Policy::default();
         for (height, width) in [(1, 1), (1, 50), (50, 1), (2, 3)] {
             for i in 0..50 {
-                let mut stream = Stream::new(0, Purpose::ViewA, 0, i);
+                let mut stream = Rng::new(0, Purpose::ViewA, 0, i);
                 let Crop {
                     top,
                     left,

@@ -1,5 +1,5 @@
-//! How a picture becomes a view: distributions ([`Policy`]), one draw from them ([`Draw`]), and, in `ops`, the
-//! arithmetic that applies it.
+//! Augmentation, which turns a picture into a view: the distributions ([`Policy`]) and one draw from them ([`Draw`]).
+//! `ops::augment` applies a draw.
 
 mod draw;
 mod policy;

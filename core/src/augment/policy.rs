@@ -1,29 +1,29 @@
-//! The distributions that a view's augmentation is drawn from.
+//! The distributions of a view's augmentations.
 
 use serde::{Deserialize, Serialize};
 
 use super::Interpolation;
 
-/// How one view is augmented. The defaults are the paper's first view (Zbontar et al. 2021, section 2.2, which are
-/// BYOL's): crop, flip, color jitter, grayscale, blur, solarization, in this order.
+/// How one view is augmented: crop, flip, color jitter, grayscale, blur, solarization, in this order. The defaults are
+/// those of the paper's first view (Zbontar et al. 2021, section 2.2), which are BYOL's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Policy {
-    /// Smallest and largest area of the crop, as shares of the picture's.
+    /// Smallest and largest area of the crop, as fractions of the picture's area.
     pub crop_scale: [f32; 2],
-    /// Smallest and largest width of the crop over its height.
+    /// Smallest and largest aspect ratio of the crop, width over height.
     pub crop_ratio: [f32; 2],
     /// Probability of mirroring left and right.
     pub flip: f32,
     /// Probability of color jitter: brightness, contrast, saturation and hue, in random order.
     pub jitter: f32,
-    /// Brightness is multiplied by 1 ± this.
+    /// Brightness is multiplied by a factor drawn from 1 ± this.
     pub brightness: f32,
-    /// Contrast is multiplied by 1 ± this.
+    /// Contrast is multiplied by a factor drawn from 1 ± this.
     pub contrast: f32,
-    /// Saturation is multiplied by 1 ± this.
+    /// Saturation is multiplied by a factor drawn from 1 ± this.
     pub saturation: f32,
-    /// Hue is shifted by ± this many turns of the color wheel.
+    /// Hue is shifted by up to this many turns of the color wheel, in either direction.
     pub hue: f32,
     /// Probability of grayscale.
     pub gray: f32,
@@ -31,9 +31,9 @@ pub struct Policy {
     pub blur: f32,
     /// Smallest and largest standard deviation of the blur, in pixels of the view.
     pub blur_sigma: [f32; 2],
-    /// Probability of solarization: values from the threshold on are inverted.
+    /// Probability of solarization, which inverts values at or above the threshold.
     pub solarize: f32,
-    /// The threshold of solarization, of values between 0 and 1.
+    /// The threshold of solarization, for values between 0 and 1.
     pub solarize_threshold: f32,
 }
 
@@ -58,7 +58,7 @@ impl Default for Policy {
 }
 
 impl Policy {
-    /// The paper's second view: blur is rare, and one in five views is solarized.
+    /// The policy of the paper's second view: blur is rare, and one in five views is solarized.
     pub fn second_view() -> Self {
         Self {
             blur: 0.1,
@@ -67,7 +67,7 @@ impl Policy {
         }
     }
 
-    /// What is wrong with the numbers, if anything.
+    /// The first setting that is out of range, as a message; `None` if all are valid.
     pub fn problem(&self) -> Option<String> {
         let probabilities = [
             ("flip", self.flip),
@@ -78,7 +78,9 @@ impl Policy {
         ];
         for (name, p) in probabilities {
             if !(0.0..=1.0).contains(&p) {
-                return Some(format!("{name} is a probability, between 0 and 1, not {p}"));
+                return Some(format!(
+                    "{name} is a probability and must be between 0 and 1, not {p}"
+                ));
             }
         }
         for (name, [low, high], limit) in [
@@ -88,8 +90,8 @@ impl Policy {
         ] {
             if !(low > 0.0 && low <= high && high <= limit) {
                 return Some(format!(
-                    "{name} goes from a positive number to one no smaller and at most {limit}, \
-                     not from {low} to {high}"
+                    "{name} must be a range [low, high] with 0 < low <= high <= {limit}, \
+                     not [{low}, {high}]"
                 ));
             }
         }
@@ -99,47 +101,48 @@ impl Policy {
             ("saturation", self.saturation),
         ] {
             if !(0.0..=100.0).contains(&strength) {
-                return Some(format!("{name} is at least 0, not {strength}"));
+                return Some(format!("{name} must be between 0 and 100, not {strength}"));
             }
         }
         if !(0.0..=0.5).contains(&self.hue) {
             return Some(format!(
-                "hue is at most half a turn, between 0 and 0.5, not {}",
+                "hue is in turns and must be between 0 and 0.5, not {}",
                 self.hue
             ));
         }
         if !self.solarize_threshold.is_finite() {
-            return Some("solarize_threshold must be a number".into());
+            return Some("solarize_threshold must be a finite number".into());
         }
         None
     }
 }
 
-/// The mean and standard deviation that values between 0 and 1 are normalized by, a color channel each.
+/// The mean and standard deviation of each color channel, for normalizing values between 0 and 1.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Normalization {
-    /// Subtracted first.
+    /// Subtracted from the values.
     pub mean: [f32; 3],
-    /// Divided by then.
-    pub deviation: [f32; 3],
+    /// Divides the difference.
+    #[serde(alias = "deviation")]
+    pub std: [f32; 3],
 }
 
 impl Default for Normalization {
-    /// ImageNet's, as everywhere.
+    /// ImageNet's, as torchvision's pretrained models use.
     fn default() -> Self {
         Self {
             mean: [0.485, 0.456, 0.406],
-            deviation: [0.229, 0.224, 0.225],
+            std: [0.229, 0.224, 0.225],
         }
     }
 }
 
 impl Normalization {
-    /// Leaves values between 0 and 1 as they are.
+    /// No normalization: leaves values between 0 and 1 as they are.
     pub const NONE: Self = Self {
         mean: [0.0; 3],
-        deviation: [1.0; 3],
+        std: [1.0; 3],
     };
 }
 
@@ -147,13 +150,13 @@ impl Normalization {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Augmentation {
-    /// The first view's.
+    /// The policy of the first view.
     pub view_a: Policy,
-    /// The second view's.
+    /// The policy of the second view.
     pub view_b: Policy,
-    /// How crops are resized to views.
+    /// The filter that resizes crops to views.
     pub interpolation: Interpolation,
-    /// Applied to both views, and to pictures when features are taken.
+    /// Applied to both views, and to pictures when features are computed.
     pub normalization: Normalization,
 }
 

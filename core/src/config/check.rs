@@ -1,9 +1,9 @@
-//! Whether settings can work: on so many pictures, and on a device.
+//! Checks whether settings can work, with a given number of pictures and on a given device.
 
 use super::Config;
 use crate::device::{Device, DeviceLimits};
 
-/// A setting that cannot work: which, why, and what would.
+/// A setting that cannot work: its name, the reason, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{setting}: {problem}")]
 pub struct ConfigError {
@@ -22,33 +22,33 @@ impl ConfigError {
     }
 }
 
-/// The finest grid of features that is accepted.
-const MOST_CELLS: usize = 16;
+/// The largest accepted number of cells per side of the grid that the last feature map is averaged over.
+const MAX_POOL_GRID: usize = 16;
 
-/// The widest border of zeros around a picture that is accepted.
+/// The largest accepted zero padding of the stem, in pixels on each side.
 const MAX_STEM_PADDING: usize = 16;
 
-/// The most epochs that are accepted: their steps are counted in 64 bits.
+/// The largest accepted number of epochs: steps are counted in 64 bits.
 const MAX_EPOCHS: usize = 1_000_000_000;
 
-/// The widest projector that is accepted.
-const WIDEST_PROJECTOR: usize = 32_768;
+/// The largest accepted width of a projector layer.
+const MAX_PROJECTOR_WIDTH: usize = 32_768;
 
 impl Config {
-    /// Whether the largest tensors of a run fit what a device can bind at once, with `held` pictures of `picture_size`
-    /// pixels (rows, columns) in its memory.
+    /// Checks that the largest tensors of a run fit what a device can bind at once, with `held` pictures of
+    /// `picture_size` pixels (rows, columns) in its memory.
     ///
     /// # Errors
-    /// Names the setting that makes one too large.
+    /// Names the setting that makes a tensor too large.
     pub fn check_device(
         &self,
         limits: &DeviceLimits,
         picture_size: (usize, usize),
         held: usize,
     ) -> Result<(), ConfigError> {
-        let most = limits.binding_bytes;
+        let max = limits.binding_bytes;
         let too_large = |setting: &str, what: String, bytes: u64, advice: String| {
-            let (has, limit) = (bytes.div_ceil(1 << 20), most >> 20);
+            let (has, limit) = (bytes.div_ceil(1 << 20), max >> 20);
             let problem = format!(
                 "{what} of {has} MiB, and this device binds at most {limit} MiB at once: {advice}, or use --device cpu"
             );
@@ -59,26 +59,26 @@ impl Config {
         let weights = inputs.zip(widths).map(|(i, o)| i * o).max().unwrap_or(0);
         let d = self.projector.embedding();
         let bytes = 4 * weights.max(d * d) as u64;
-        if bytes > most {
-            let widest = ((most / 4) as f64).sqrt() as usize;
+        if bytes > max {
+            let widest = ((max / 4) as f64).sqrt() as usize;
             let what = format!("a projector of {widths:?} has a matrix");
             let advice = format!("make it at most {widest} wide");
             return too_large("projector.widths", what, bytes, advice);
         }
         let (height, width) = picture_size;
         // The picture resized in one direction is scratch space of the augmentation.
-        let view = (3 * self.size * self.size).max(height * self.size);
-        let view = view.max(self.encoder.largest_activation(self.size));
+        let view = (3 * self.view_size * self.view_size).max(height * self.view_size);
+        let view = view.max(self.encoder.largest_activation(self.view_size));
         // Two views of each picture.
         let activations = 2 * 4 * (self.batch as u64).saturating_mul(view as u64);
-        if activations > most {
+        if activations > max {
             let what = format!("a batch of {} has activations", self.batch);
-            let fits = (self.batch as u64).saturating_mul(most) / activations;
+            let fits = (self.batch as u64).saturating_mul(max) / activations;
             let advice = format!("make it at most {fits}, or the views smaller");
             return too_large("batch", what, activations, advice);
         }
         let bytes = (held as u64).saturating_mul((3 * height * width) as u64);
-        if bytes > most {
+        if bytes > max {
             let what = format!("{held} pictures make a tensor");
             let advice = "keep them smaller, or read them as they are needed (data.stream=always)";
             return too_large("data.side", what, bytes, advice.into());
@@ -86,31 +86,31 @@ impl Config {
         Ok(())
     }
 
-    /// Whether `device` knows numbers of the precision that is asked for.
+    /// Checks that `device` can compute with the configured precision.
     ///
     /// # Errors
-    /// If it does not.
+    /// If it cannot.
     pub fn check_precision(&self, device: &Device) -> Result<(), ConfigError> {
-        if self.precision.is_known_to(device) {
+        if self.precision.is_supported_by(device) {
             return Ok(());
         }
-        let problem = "this device does not compute with 16-bit floats: take precision = \"f32\", or an adapter of which \
+        let problem = "this device does not compute with 16-bit floats: set precision = \"f32\", or use an adapter for which \
                        `barlow devices` says f16 yes";
         Err(ConfigError::new("precision", problem))
     }
 
-    /// Whether a run with these settings can work on `pictures` pictures.
+    /// Checks that a run with these settings can work on `pictures` pictures.
     ///
     /// # Errors
-    /// Names the first setting that cannot.
+    /// Names the first setting that cannot work.
     pub fn check(&self, pictures: usize) -> Result<(), ConfigError> {
         let fail = |setting, problem: String| Err(ConfigError::new(setting, problem));
         if self.batch < 2 {
             return fail(
                 "batch",
                 format!(
-                    "batch normalization compares pictures, so a batch of {} cannot be trained \
-                         on: take at least 2, better 64 or more",
+                    "batch normalization needs several pictures, so a batch of {} cannot be \
+                         trained on: use at least 2, better 64 or more",
                     self.batch
                 ),
             );
@@ -129,8 +129,8 @@ impl Config {
             return fail(
                 "lambda",
                 format!(
-                    "the weight of the redundancy term is a number from 0 up, not {}: the paper's \
-                         is 0.0051",
+                    "the weight of the redundancy term must be a finite number, 0 or more, not {}: \
+                         the paper uses 0.0051",
                     self.lambda
                 ),
             );
@@ -139,46 +139,49 @@ impl Config {
             return fail(
                 "loss_weight",
                 format!(
-                    "what multiplies the loss is a number above 0, not {}",
+                    "the factor on the loss must be a finite number above 0, not {}",
                     self.loss_weight
                 ),
             );
         }
-        if self.size == 0 || self.size > 4096 {
+        if self.view_size == 0 || self.view_size > 4096 {
             return fail(
-                "size",
-                format!("views have 1 to 4096 pixels a side, not {}", self.size),
+                "view_size",
+                format!(
+                    "views must have 1 to 4096 pixels per side, not {}",
+                    self.view_size
+                ),
             );
         }
         if self.encoder.width == 0 || self.encoder.width > 4096 {
             let width = self.encoder.width;
             return fail(
                 "encoder.width",
-                format!("the first stage has 1 to 4096 channels, not {width}"),
+                format!("the first stage must have 1 to 4096 channels, not {width}"),
             );
         }
-        if self.encoder.cells == 0 || self.encoder.cells > MOST_CELLS {
-            let cells = self.encoder.cells;
+        if self.encoder.pool_grid == 0 || self.encoder.pool_grid > MAX_POOL_GRID {
+            let pool_grid = self.encoder.pool_grid;
             return fail(
-                "encoder.cells",
+                "encoder.pool_grid",
                 format!(
-                    "the last map is averaged over a grid of 1 to {MOST_CELLS} cells a side, not {cells}"
+                    "the last feature map is averaged over a grid of 1 to {MAX_POOL_GRID} cells per side, not {pool_grid}"
                 ),
             );
         }
         if let Some(padding) = self.encoder.stem_padding.filter(|p| *p > MAX_STEM_PADDING) {
             return fail(
                 "encoder.stem_padding",
-                format!("at most {MAX_STEM_PADDING} zeros lie around a picture, not {padding}"),
+                format!("the padding must be at most {MAX_STEM_PADDING} pixels, not {padding}"),
             );
         }
         let widths = &self.projector.widths;
-        if let Some(width) = widths.iter().find(|width| **width > WIDEST_PROJECTOR) {
+        if let Some(width) = widths.iter().find(|width| **width > MAX_PROJECTOR_WIDTH) {
             return fail(
                 "projector.widths",
                 format!(
-                    "a layer of {width} outputs is wider than {WIDEST_PROJECTOR}, where C alone takes 4 GB: the \
-                         paper's is 8192"
+                    "a layer of {width} outputs is wider than {MAX_PROJECTOR_WIDTH}, at which C alone takes 4 GB: the \
+                         paper uses 8192"
                 ),
             );
         }
@@ -186,7 +189,7 @@ impl Config {
             return fail(
                 "projector.widths",
                 format!(
-                    "the projector has at least one layer, and each at least one output, not {widths:?}"
+                    "the projector must have at least one layer, and each layer at least one output, not {widths:?}"
                 ),
             );
         }
@@ -215,7 +218,7 @@ impl Config {
             return fail(
                 "schedule.final_factor",
                 format!(
-                    "a fraction of the peak rate is left at the end, from 0 to 1, not {}",
+                    "the fraction of the peak rate left at the end must be from 0 to 1, not {}",
                     self.schedule.final_factor
                 ),
             );
@@ -231,7 +234,7 @@ impl Config {
             if !(rate >= 0.0 && rate.is_finite()) {
                 return fail(
                     setting,
-                    format!("a learning rate is a number from 0 up, not {rate}"),
+                    format!("a learning rate must be a finite number, 0 or more, not {rate}"),
                 );
             }
         }
@@ -249,19 +252,19 @@ impl Config {
         if self.seed > i64::MAX as u64 {
             return fail(
                 "seed",
-                format!("a seed is at most {}, not {}", i64::MAX, self.seed),
+                format!("a seed must be at most {}, not {}", i64::MAX, self.seed),
             );
         }
         let normalization = &self.augmentation.normalization;
         if normalization
-            .deviation
+            .std
             .iter()
             .any(|d| !(*d > 0.0 && d.is_finite()))
             || normalization.mean.iter().any(|m| !m.is_finite())
         {
             return fail(
                 "augmentation.normalization",
-                "deviations are positive numbers".into(),
+                "standard deviations must be positive, and all numbers finite".into(),
             );
         }
         Ok(())
@@ -307,7 +310,7 @@ mod tests {
             ("encoder.stem_padding", |c| {
                 c.encoder.stem_padding = Some(1 << 40)
             }),
-            ("encoder.cells", |c| c.encoder.cells = 0),
+            ("encoder.pool_grid", |c| c.encoder.pool_grid = 0),
             ("batch", |c| c.batch = 1),
             ("batch", |c| c.batch = 101),
             ("lambda", |c| c.lambda = -1.0),

@@ -1,6 +1,7 @@
-//! What a step needs of the device's memory, counted before anything is made. The model is of what the trainer keeps today:
-//! of each convolution and each linear layer its output and what batch normalization makes of it, until their gradients are
-//! due, and the optimizer's arenas twice while they are rewritten. `tests` hold it against what burn's allocator reports.
+//! An estimate of the device memory that a training step takes, made before anything is allocated. It models what the
+//! trainer keeps today: for each convolution and each linear layer its output and that of its batch normalization,
+//! until the backward pass has used them, and two copies of the optimizer's arenas while they are rewritten. The tests
+//! compare the estimate with what burn's allocator reports.
 
 use super::Config;
 use crate::model;
@@ -9,26 +10,26 @@ use crate::optim::OptimizerConfig;
 /// Bytes of a 32-bit number.
 const NUMBER: u64 = 4;
 
-/// Of what an allocator takes beyond the tensors: pages that are not full.
+/// What the allocator takes, as a multiple of the tensors' bytes: some of its pages are not full.
 const ALLOCATOR: f64 = 1.15;
 
-/// The bytes that a step takes on the device.
+/// The device memory that a training step takes, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
-    /// Learned numbers of both networks, with running statistics.
+    /// Learned parameters of both networks.
     pub weights: u64,
-    /// Gradients, and what the optimizer remembers; twice what it moves, while it moves it.
+    /// Gradients, the optimizer's state, and the second copies of state and weights while a step updates them.
     pub optimizer: u64,
-    /// What the forward pass keeps for the backward one, and the largest gradients.
+    /// What the forward pass keeps for the backward pass, and the largest gradients.
     pub activations: u64,
-    /// C, and the embeddings' gradients.
+    /// The cross-correlation C, and the gradients with respect to the embeddings.
     pub correlation: u64,
     /// The pictures.
     pub pictures: u64,
 }
 
 impl Memory {
-    /// All of it, with what the allocator takes beyond.
+    /// The total, with the allocator's overhead.
     pub fn total(&self) -> u64 {
         let tensors =
             self.weights + self.optimizer + self.activations + self.correlation + self.pictures;
@@ -37,7 +38,7 @@ impl Memory {
 }
 
 impl Config {
-    /// How many numbers are learned: of the encoder, and of the projector.
+    /// The number of learned parameters of the encoder, and of the projector.
     pub fn parameters(&self) -> [usize; 2] {
         let of = |tensors: Vec<model::TensorInfo>| {
             let learned = tensors.into_iter().filter(|tensor| tensor.learned);
@@ -51,7 +52,7 @@ impl Config {
         ]
     }
 
-    /// What a step takes, with `picture_bytes` of pictures on the device.
+    /// Estimates the memory of a step, with `picture_bytes` bytes of pictures on the device.
     pub fn memory(&self, picture_bytes: u64) -> Memory {
         let parameters = self.parameters().into_iter().sum::<usize>() as u64;
         let memories = match self.optimizer {
@@ -61,10 +62,11 @@ impl Config {
         let (views, width) = (2 * self.batch as u64, self.projector.embedding() as u64);
         Memory {
             weights: NUMBER * parameters,
-            // Gradients as the backward pass leaves them and in their arena; memories, old and new; new values.
+            // Gradients, as the backward pass leaves them and in their arena; the optimizer's state, old and new; new
+            // weights.
             optimizer: NUMBER * parameters * (2 + 2 * memories + 1),
             activations: self.activation_bytes(),
-            // C, the gradient with respect to the normalized embeddings, and a copy of it that is scaled.
+            // C, the gradient with respect to the normalized embeddings, and a scaled copy of that gradient.
             correlation: NUMBER * (width * width + 2 * views * width),
             pictures: picture_bytes,
         }
@@ -72,24 +74,24 @@ impl Config {
 
     fn activation_bytes(&self) -> u64 {
         let views = 2 * self.batch as u64;
-        let maps = self.encoder.activations(self.size);
+        let maps = self.encoder.activations(self.view_size);
         let sizes = maps
             .iter()
             .map(|(channels, side)| (channels * side * side) as u64);
         let (sum, largest) = sizes.fold((0, 0), |(sum, max), size| (sum + size, size.max(max)));
-        // The output of each convolution, and what batch normalization makes of it.
-        let mut kept = 2 * sum + 3 * (self.size * self.size) as u64;
+        // The output of each convolution, and that of its batch normalization.
+        let mut kept = 2 * sum + 3 * (self.view_size * self.view_size) as u64;
         if self.encoder.layout().pooled {
             kept += maps[0].0 as u64 * maps[0].1.div_ceil(2).pow(2) as u64;
         }
         let widths = &self.projector.widths;
         kept += self.encoder.features() as u64 + 2 * widths.iter().sum::<usize>() as u64;
-        // Gradients with respect to a layer's output and input, and to what goes around a block.
+        // Gradients with respect to a layer's output, its input, and the shortcut of a block.
         NUMBER * views * (kept + 3 * largest)
     }
 
-    /// The largest batch, a multiple of 8 where there is room for one, of which a step takes at most `available` bytes.
-    /// `picture_bytes` of a batch tells those of its pictures.
+    /// The largest batch, at most the configured one, whose step takes at most `available` bytes; above 8 it is rounded
+    /// down to a multiple of 8. `picture_bytes` maps a batch to the bytes of pictures on the device.
     pub fn largest_batch(&self, available: u64, picture_bytes: impl Fn(usize) -> u64) -> usize {
         let fits = |batch: usize| {
             let config = Self {
@@ -134,8 +136,8 @@ mod tests {
         assert_eq!(config.parameters(), [23_508_032, 151_027_712]);
         let memory = config.memory(0);
         assert_eq!(memory.weights, 4 * 174_535_744);
-        // The convolutions of ResNet-50 put out 11.1 million numbers per view of 224 pixels, which are kept twice: of 4096 views,
-        // 364 GB, and the rest is the projector's and the largest gradients.
+        // The convolutions of ResNet-50 output 11.1 million numbers per view of 224 pixels, which are kept twice: 364
+        // GB for 4096 views. The rest is the projector's activations and the largest gradients.
         assert!(
             (364..420).contains(&(memory.activations / 1_000_000_000)),
             "{memory:?}"
@@ -148,13 +150,14 @@ mod tests {
         assert_eq!(config.largest_batch(1 << 30, |_| 0), 0);
     }
 
-    /// What burn's allocator holds after two steps, of networks with large activations, with many weights, and of ours.
+    /// Compares with what burn's allocator holds after two steps: for large activations, for many weights, and for our
+    /// recipe.
     #[test]
-    fn what_is_counted_is_what_is_taken() {
+    fn the_estimate_matches_the_allocator() {
         let resnet = |width: usize, projector: usize, batch: usize| {
             let mut config = Config {
                 batch,
-                size: 32,
+                view_size: 32,
                 encoder: EncoderConfig {
                     architecture: Architecture::ResNet18,
                     width,
@@ -190,8 +193,8 @@ mod tests {
                     counted >> 20,
                     taken >> 20
                 );
-                // 1.11, 1.11 and 1.16 on Mesa 25's lavapipe, 2026-11-25. The allocator rounds to pages of its own, which counts
-                // where little is taken.
+                // 1.11, 1.11 and 1.16 on Mesa 25's lavapipe, 2026-11-25. The allocator rounds up to its own pages,
+                // which matters where little memory is taken.
                 assert!((0.7..1.4).contains(&ratio), "{name}: {ratio}");
             }
         });

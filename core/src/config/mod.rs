@@ -1,4 +1,4 @@
-//! Everything that determines a run, as one value that is stored with it.
+//! The configuration of a run: all its settings as one value, which is stored with the run.
 
 mod check;
 mod memory;
@@ -14,42 +14,44 @@ use crate::loss::Objective;
 use crate::model::{EncoderConfig, ProjectorConfig};
 use crate::ops::precision::Precision;
 use crate::optim::{OptimizerConfig, Schedule};
-use crate::random::{Purpose, Stream};
+use crate::random::{Purpose, Rng};
 
-/// A run's settings. With the same settings, pictures and kind of device, a run comes out the same.
+/// A run's settings. The same settings, pictures and kind of device give the same run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Determines every random number of the run.
     pub seed: u64,
-    /// Pixels a side of a view.
-    pub size: usize,
-    /// Pictures in a step; the rest of an epoch that fills no batch is dropped.
+    /// Pixels per side of a view.
+    #[serde(alias = "size")]
+    pub view_size: usize,
+    /// Pictures per step; the last pictures of an epoch are dropped if they do not fill a batch.
     pub batch: usize,
-    /// What is minimized.
+    /// The loss that is minimized.
     pub objective: Objective,
     /// The weight λ of the redundancy term.
     pub lambda: f64,
-    /// Multiplies the whole loss, which moves biases by as much, and weights too where the trust ratio is clipped.
+    /// Multiplies the whole loss. With LARS this scales the updates of biases by the same factor, and those of weights
+    /// only where the trust ratio is clipped.
     pub loss_weight: f64,
-    /// How wide the numbers are that a step multiplies. Evaluations always use 32 bits.
+    /// The floating-point precision of the products in a training step. Evaluations always use 32 bits.
     pub precision: Precision,
     /// Epochs between evaluations; 0 evaluates at the end only.
     pub evaluate_every: usize,
-    /// Whether a linear classifier learns beside the run, from the features as they become, where the pictures have classes.
-    /// The encoder does not learn from it.
+    /// Whether an online linear probe is trained during the run, on the encoder's current features, if the pictures
+    /// have classes. No gradient flows from it into the encoder.
     pub online_probe: bool,
-    /// Epochs between checkpoints, besides those with each evaluation and at the end; 0 for none.
+    /// Epochs between checkpoints, in addition to those at each evaluation and at the end; 0 for no additional ones.
     pub checkpoint_every: usize,
-    /// The network that is trained.
+    /// The encoder, the network that is kept after training.
     pub encoder: EncoderConfig,
-    /// The network between it and the loss.
+    /// The projector, the network between the encoder and the loss.
     pub projector: ProjectorConfig,
-    /// What the views are made by.
+    /// How the two views of a picture are made.
     pub augmentation: Augmentation,
-    /// What turns gradients into steps.
+    /// The optimizer and its settings.
     pub optimizer: OptimizerConfig,
-    /// How long, and how fast.
+    /// The number of epochs and the learning rates.
     pub schedule: Schedule,
 }
 
@@ -58,7 +60,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             seed: 0,
-            size: 224,
+            view_size: 224,
             batch: 2048,
             objective: Objective::BarlowTwins,
             lambda: 0.0051,
@@ -77,8 +79,8 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The draws of both views of the pictures at `indices`: the first view of every picture, then the second of every one.
-    /// `size_of` a position in `indices` tells the picture's rows and columns.
+    /// Draws the augmentation parameters of both views of the pictures at `indices`: the first view of every picture,
+    /// then the second view of every picture. `size_of` maps a position in `indices` to the picture's rows and columns.
     pub fn draw_views(
         &self,
         size_of: impl Fn(usize) -> (usize, usize),
@@ -91,10 +93,10 @@ impl Config {
         ];
         let draw = |purpose, policy, position: usize| {
             let index = indices[position];
-            let mut stream = Stream::new(self.seed, purpose, epoch as u64, index as u64);
+            let mut stream = Rng::new(self.seed, purpose, epoch as u64, index as u64);
             let draw = Draw {
                 interpolation: self.augmentation.interpolation,
-                ..Draw::from_policy(policy, size_of(position), self.size, &mut stream)
+                ..Draw::from_policy(policy, size_of(position), self.view_size, &mut stream)
             };
             (index, draw)
         };
@@ -105,7 +107,7 @@ impl Config {
         draws
     }
 
-    /// Whole batches in an epoch over `pictures` pictures.
+    /// The number of full batches in an epoch over `pictures` pictures.
     pub fn steps_per_epoch(&self, pictures: usize) -> usize {
         pictures / self.batch.max(1)
     }

@@ -1,5 +1,5 @@
-//! The recipes: ours, and published ones to the number. `published.csv` beside this file has every setting of the latter
-//! with its source; `docs/exchange.md` lists what no setting follows.
+//! The recipes: ours, and published ones with exactly their numbers. `published.csv` beside this file has every setting
+//! of the published ones with its source; `docs/exchange.md` lists what they do that no setting covers.
 
 use super::Config;
 use crate::augment::{Augmentation, Interpolation, Normalization, Policy};
@@ -7,14 +7,14 @@ use crate::model::{Architecture, EncoderConfig, Initialization, ProjectorConfig,
 use crate::ops::TrustRatio;
 use crate::optim::{By, OptimizerConfig, Schedule};
 
-/// Processes that shared the paper's batch.
+/// The number of processes that the paper's batch was split over.
 const PAPER_PROCESSES: f64 = 32.0;
 
 impl Config {
-    /// The recipe for the emoji in the box: a few minutes on two cores. `docs/recipes.md` tells how it was found.
+    /// The recipe for the built-in emoji: a few minutes on two cores. `docs/recipes.md` describes how it was found.
     pub fn emoji() -> Self {
         let mut config = Self {
-            size: 32,
+            view_size: 32,
             batch: 64,
             lambda: 0.03,
             evaluate_every: 10,
@@ -23,8 +23,8 @@ impl Config {
                 architecture: Architecture::Small,
                 width: 24,
                 stem: Stem::Small,
-                // The whole last map: emoji are drawn alike, and where something is tells them apart.
-                cells: 4,
+                // Keeps the whole last feature map: emoji are drawn alike, and often differ only in where something is.
+                pool_grid: 4,
                 ..EncoderConfig::default()
             },
             projector: ProjectorConfig {
@@ -47,7 +47,7 @@ impl Config {
         };
         let augmentation = &mut config.augmentation;
         for view in [&mut augmentation.view_a, &mut augmentation.view_b] {
-            // Color tells emoji apart, and both vendors agree on it: the paper's jitter would throw it away.
+            // Color distinguishes emoji, and both vendors use the same colors: the paper's jitter would discard it.
             *view = Policy {
                 crop_scale: [0.6, 1.0],
                 brightness: 0.2,
@@ -62,7 +62,7 @@ impl Config {
         config
     }
 
-    /// CIFAR-10, or other small photographs, in half an hour on two slow cores.
+    /// The recipe for CIFAR-10 or other small photographs: half an hour on two slow cores.
     pub fn cifar10() -> Self {
         let mut config = Self {
             batch: 128,
@@ -70,12 +70,12 @@ impl Config {
             checkpoint_every: 1,
             ..Self::emoji()
         };
-        config.encoder.cells = 1;
+        config.encoder.pool_grid = 1;
         config.schedule.epochs = 8;
         config.schedule.rate_weights = 0.012;
         config.schedule.rate_biases = 0.012;
         config.schedule.warmup_epochs = 1;
-        // The paper's augmentation, as solo-learn has it for pictures of this size: without blur.
+        // The paper's augmentation, as solo-learn uses it for pictures of this size: without blur.
         config.augmentation = Augmentation::default();
         let augmentation = &mut config.augmentation;
         for view in [&mut augmentation.view_a, &mut augmentation.view_b] {
@@ -85,18 +85,19 @@ impl Config {
         config
     }
 
-    /// Anyone's photographs: as [`Self::cifar10`], seen at 64 pixels.
+    /// The recipe for a user's own photographs: [`Self::cifar10`], with views of 64 pixels per side.
     pub fn photos() -> Self {
         Self {
-            size: 64,
+            view_size: 64,
             ..Self::cifar10()
         }
     }
 
-    /// The paper's run on ImageNet, as its 32 processes made it: these summed C without its gradient, and then averaged the
-    /// gradients of parts of one sum (`main.py`: `all_reduce`, `DistributedDataParallel`), so that each was a 32nd of the
-    /// true one. LARS hides that of weights; biases and batch normalization would move 32 times as far on one device, and
-    /// weights decay 32 times less.
+    /// The paper's run on ImageNet, with the gradients of its 32 processes. `main.py` sums C over the processes outside
+    /// of autograd (`all_reduce`), and `DistributedDataParallel` then averages the gradients of the parts instead of
+    /// summing them, so every gradient was 1/32 of the true one. `loss_weight` reproduces that on one device. Without
+    /// it, LARS would hide the difference for weights, but biases and batch normalization would move 32 times as far,
+    /// and weights would decay 32 times less.
     pub fn paper() -> Self {
         Self {
             loss_weight: 1.0 / PAPER_PROCESSES,
@@ -104,11 +105,11 @@ impl Config {
         }
     }
 
-    /// solo-learn's CIFAR-10 (`scripts/pretrain/cifar/barlow.yaml`), which reached 92.10% by its online probe after 1000
-    /// epochs.
+    /// solo-learn's recipe for CIFAR-10 (`scripts/pretrain/cifar/barlow.yaml`). Its online probe reached 92.10% after
+    /// 1000 epochs.
     pub fn solo_cifar10() -> Self {
         let mut config = Self {
-            size: 32,
+            view_size: 32,
             batch: 256,
             lambda: 0.0051,
             loss_weight: 0.1,
@@ -116,7 +117,7 @@ impl Config {
                 architecture: Architecture::ResNet18,
                 width: 64,
                 stem: Stem::Cifar,
-                cells: 1,
+                pool_grid: 1,
                 zero_init: false,
                 stem_padding: Some(2),
                 initialization: Initialization::PytorchStem,
@@ -146,33 +147,34 @@ impl Config {
         augmentation.view_b.blur = 0.0;
         augmentation.normalization = Normalization {
             mean: [0.4914, 0.4822, 0.4465],
-            deviation: [0.2470, 0.2435, 0.2616],
+            std: [0.2470, 0.2435, 0.2616],
         };
         config
     }
 
-    /// solo-learn's CIFAR-100, which reached 70.90% by its online probe: as CIFAR-10, but for the colors' mean.
+    /// solo-learn's recipe for CIFAR-100: that for CIFAR-10 with another normalization. Its online probe reached
+    /// 70.90%.
     pub fn solo_cifar100() -> Self {
         let mut config = Self::solo_cifar10();
         config.augmentation.normalization = Normalization {
             mean: [0.5071, 0.4865, 0.4409],
-            deviation: [0.2673, 0.2564, 0.2762],
+            std: [0.2673, 0.2564, 0.2762],
         };
         config
     }
 
-    /// lightly's CIFAR-10 (`docs/source/getting_started/benchmarks/cifar10_benchmark.py`), batch 512, which reached 81.9% by
-    /// kNN after 200 epochs and 85.9% after 800.
+    /// lightly's recipe for CIFAR-10 (`docs/source/getting_started/benchmarks/cifar10_benchmark.py`) with a batch of
+    /// 512. It reached 81.9% with kNN after 200 epochs and 85.9% after 800.
     pub fn lightly_cifar10() -> Self {
         let mut config = Self {
-            size: 32,
+            view_size: 32,
             batch: 512,
             lambda: 5e-3,
             encoder: EncoderConfig {
                 architecture: Architecture::ResNet18,
                 width: 64,
                 stem: Stem::Cifar,
-                cells: 1,
+                pool_grid: 1,
                 zero_init: false,
                 stem_padding: None,
                 initialization: Initialization::Pytorch,
@@ -191,7 +193,7 @@ impl Config {
                 warmup_start: None,
                 final_factor: 0.0,
                 by: By::Epoch,
-                // 0.06 for 128 pictures.
+                // lightly's 0.06 is for 128 pictures; rates here are for 256.
                 rate_weights: 0.12,
                 rate_biases: 0.12,
             },
@@ -204,11 +206,11 @@ impl Config {
         config
     }
 
-    /// lightly's Imagenette of 160 pixels, seen at 128 (`imagenette_benchmark.py` beside the other), which reached 85.2% by
-    /// kNN after 800 epochs.
+    /// lightly's recipe for Imagenette of 160 pixels, with views of 128 pixels (`imagenette_benchmark.py` in the same
+    /// folder). It reached 85.2% with kNN after 800 epochs.
     pub fn lightly_imagenette() -> Self {
         let mut config = Self {
-            size: 128,
+            view_size: 128,
             batch: 256,
             projector: ProjectorConfig {
                 widths: vec![2048; 3],
@@ -237,7 +239,7 @@ mod tests {
 
     use super::*;
 
-    /// The columns of `published.csv` behind the setting's name; the sources follow.
+    /// The columns of `published.csv` between the setting's name and its source.
     type Preset = (&'static str, fn() -> Config);
     const COLUMNS: [Preset; 5] = [
         ("paper", Config::paper),
@@ -247,10 +249,10 @@ mod tests {
         ("lightly-imagenette", Config::lightly_imagenette),
     ];
 
-    /// Settings that are about the run's record, not about what is learned.
+    /// Settings of ours that no published recipe has.
     const OURS: [&str; 4] = ["seed", "evaluate_every", "checkpoint_every", "online_probe"];
 
-    /// Every number by its name.
+    /// Collects every setting in `value` as text, by its dotted name.
     fn flat(path: &str, value: &Value, to: &mut BTreeMap<String, String>) {
         let mut inner = |name: &str, value| {
             let path = if path.is_empty() {
@@ -270,7 +272,7 @@ mod tests {
         }
     }
 
-    /// 32-bit floats have more digits in 64 bits than anyone wrote.
+    /// A value as text. Numbers are rounded, since 32-bit floats have more digits in 64 bits than the file.
     fn rounded(value: &Value) -> String {
         match value {
             Value::Number(number) if number.is_f64() => {
@@ -292,7 +294,7 @@ mod tests {
             assert_eq!(cells.len(), header.len(), "{line}");
             assert!(!cells[COLUMNS.len() + 1].is_empty(), "no source: {line}");
             for (column, expected) in expected.iter_mut().enumerate() {
-                // A setting that a recipe does not have.
+                // "-" stands for a setting that a recipe does not have.
                 if cells[column + 1] != "-" {
                     expected.insert(cells[0].to_owned(), cells[column + 1].to_owned());
                 }

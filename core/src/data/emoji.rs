@@ -1,5 +1,5 @@
-//! The pictures in the box: one set of emoji drawn by two vendors, Noto Emoji (Google, Apache-2.0) and Twemoji
-//! (Twitter and contributors, CC-BY-4.0), 32x32 on white. `tools/make_emoji.py` made the files.
+//! The embedded pictures: one set of emoji drawn by two vendors, Noto Emoji (Google, Apache-2.0) and Twemoji (Twitter
+//! and contributors, CC-BY-4.0), 32x32 on white. `tools/make_emoji.py` made the files.
 
 use std::io::Cursor;
 use std::sync::OnceLock;
@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::{LabelledPictures, Labels, Pictures};
 
-/// Pixels a side.
+/// Pixels per side of an emoji.
 pub const SIDE: usize = 32;
 
 static SHEET: &[u8] = include_bytes!("../../data/emoji.webp");
@@ -22,11 +22,11 @@ struct Table {
     category: Vec<usize>,
 }
 
-/// The emoji, in the same order by both vendors.
+/// The emoji of both vendors, in the same order.
 pub struct Emoji {
-    /// What each shows.
+    /// The name of each emoji.
     pub names: Vec<String>,
-    /// The category of each.
+    /// The category of each emoji.
     pub labels: Labels,
     /// Drawn by Google.
     pub noto: Pictures,
@@ -40,15 +40,15 @@ pub fn emoji() -> &'static Emoji {
     EMOJI.get_or_init(|| unpack(SHEET))
 }
 
-/// The emoji of another copy of the sheet, such as a smaller one.
+/// Unpacks the emoji from a WebP of the sheet: the embedded file, or one that is compressed more.
 ///
 /// # Panics
-/// If it is no WebP of that size.
+/// If `sheet` is not a WebP with as many pixels as the embedded one.
 pub fn unpack(sheet: &[u8]) -> Emoji {
-    let table: Table = serde_json::from_str(TABLE).expect("the embedded table is sound");
+    let table: Table = serde_json::from_str(TABLE).expect("the embedded table is valid");
     let sheet = ImageReader::with_format(Cursor::new(sheet), ImageFormat::WebP)
         .decode()
-        .expect("the embedded sheet is sound")
+        .expect("the sheet is a valid WebP")
         .to_rgb8();
     let columns = sheet.width() as usize / SIDE;
     let count = table.names.len();
@@ -69,25 +69,25 @@ pub fn unpack(sheet: &[u8]) -> Emoji {
         names: table.names,
         labels: Labels {
             names: table.categories,
-            of_picture: table.category,
+            class_of: table.category,
         },
     }
 }
 
 impl Emoji {
-    /// Both vendors' pictures, Noto's first: what training learns from.
+    /// The pictures of both vendors with their categories, Noto's first: the training set.
     pub fn all(&self) -> LabelledPictures {
         let count = self.noto.count();
         let bytes = [&self.noto, &self.twemoji]
             .into_iter()
             .flat_map(|vendor| (0..count).flat_map(|i| vendor.picture(i).iter().copied()))
             .collect();
-        let labels = &self.labels.of_picture;
+        let labels = &self.labels.class_of;
         LabelledPictures {
             pictures: Pictures::new(SIDE, SIDE, bytes),
             labels: Labels {
                 names: self.labels.names.clone(),
-                of_picture: labels.iter().chain(labels).copied().collect(),
+                class_of: labels.iter().chain(labels).copied().collect(),
             },
         }
     }
@@ -103,7 +103,7 @@ mod tests {
         let count = emoji.names.len();
         assert!(count > 1800, "{count}");
         assert_eq!([emoji.noto.count(), emoji.twemoji.count()], [count, count]);
-        assert_eq!(emoji.labels.of_picture.len(), count);
+        assert_eq!(emoji.labels.class_of.len(), count);
         let white = vec![255; 3 * SIDE * SIDE];
         for index in 0..count {
             assert_ne!(emoji.noto.picture(index), white, "{}", emoji.names[index]);

@@ -1,8 +1,8 @@
-//! Pictures: on the host as bytes, on a device for training, and the set that comes with the program.
+//! Pictures: as bytes on the host, on a device for training, and the embedded set of emoji.
 
 pub mod emoji;
 mod pictures;
 mod stream;
 
 pub use pictures::{DevicePictures, LabelledPictures, Labels, Pictures};
-pub use stream::{Batch, Crops, Cut, PictureStream, Size, TrainingSet, Views};
+pub use stream::{Batch, Crops, Cut, PictureLoader, Size, TrainingSet, Views};

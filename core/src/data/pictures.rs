@@ -7,7 +7,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::device::runs_on_cpu;
 
-/// Pictures of one size, 8 bits a color: `[count, 3, height, width]`. Clones share the bytes.
+/// Pictures of one size, 8 bits per channel: `[count, 3, height, width]`. Clones share the bytes.
 #[derive(Debug, Clone)]
 pub struct Pictures {
     height: usize,
@@ -16,10 +16,10 @@ pub struct Pictures {
 }
 
 impl Pictures {
-    /// Pictures from their bytes, a color plane after the other.
+    /// Pictures from their bytes, `[count, 3, height, width]`: one color plane after another.
     ///
     /// # Panics
-    /// If the bytes are no whole number of pictures.
+    /// If a picture has no pixels, or the bytes are not a whole number of pictures.
     pub fn new(height: usize, width: usize, bytes: Vec<u8>) -> Self {
         assert!(height > 0 && width > 0, "a picture has pixels");
         assert_eq!(
@@ -49,7 +49,7 @@ impl Pictures {
         &self.bytes[index * self.picture_bytes()..][..self.picture_bytes()]
     }
 
-    /// The pictures at `indices`, as a set of its own.
+    /// The pictures at `indices`, as a new set.
     pub fn subset(&self, indices: impl IntoIterator<Item = usize>) -> Self {
         let mut bytes = Vec::new();
         for index in indices {
@@ -58,8 +58,8 @@ impl Pictures {
         Self::new(self.height, self.width, bytes)
     }
 
-    /// A number that other pictures, or the same ones in another order, hardly have (xxh3), the same on every machine and
-    /// in every version of the program.
+    /// A 64-bit hash (xxh3) of the pictures, their size and their order, the same on every machine and in every version
+    /// of the program.
     pub fn fingerprint(&self) -> u64 {
         let mut hash = Xxh3::new();
         for extent in [self.height, self.width] {
@@ -73,14 +73,14 @@ impl Pictures {
         3 * self.height * self.width
     }
 
-    /// Brings the pictures to `device`, once: a step then names them by index.
+    /// Copies the pictures to `device`, once per run: a step then selects them by index.
     pub fn upload(&self, device: &Device) -> DevicePictures {
         if runs_on_cpu(device) {
             return DevicePictures::Host(self.clone());
         }
-        // Four bytes a word, because WGSL has no 8-bit type.
-        let words_a_picture = self.picture_bytes().div_ceil(4);
-        let mut words = Vec::with_capacity(self.count() * words_a_picture);
+        // Four bytes per word, because WGSL has no 8-bit type.
+        let words_per_picture = self.picture_bytes().div_ceil(4);
+        let mut words = Vec::with_capacity(self.count() * words_per_picture);
         for index in 0..self.count() {
             for chunk in self.picture(index).chunks(4) {
                 let mut word = [0; 4];
@@ -88,7 +88,7 @@ impl Pictures {
                 words.push(i32::from_le_bytes(word));
             }
         }
-        let words = TensorData::new(words, [self.count(), words_a_picture]);
+        let words = TensorData::new(words, [self.count(), words_per_picture]);
         DevicePictures::Words {
             words: Tensor::from_data(words, device),
             height: self.height,
@@ -97,13 +97,13 @@ impl Pictures {
     }
 }
 
-/// Pictures where they are used.
+/// Pictures in the memory of the device that uses them.
 #[derive(Debug, Clone)]
 #[expect(clippy::large_enum_variant, reason = "a run has one")]
 pub enum DevicePictures {
-    /// On the CPU they stay as they are.
+    /// On the CPU: the host's bytes, unchanged.
     Host(Pictures),
-    /// On a GPU, `[count, words]`: four bytes in a 32-bit word, the first in the lowest bits.
+    /// On a GPU: `[count, words]`, four bytes per 32-bit word, the first in the lowest bits.
     Words {
         /// The packed bytes.
         words: Tensor<2, Int>,
@@ -138,10 +138,10 @@ pub struct Labels {
     /// The classes' names.
     pub names: Vec<String>,
     /// For each picture, an index into `names`.
-    pub of_picture: Vec<usize>,
+    pub class_of: Vec<usize>,
 }
 
-/// Pictures with their classes: for evaluation only, training never sees a label.
+/// Pictures with their classes. Only evaluation uses the classes; training never does.
 #[derive(Debug, Clone)]
 pub struct LabelledPictures {
     /// The pictures.

@@ -1,77 +1,77 @@
-//! Pictures that are not all held in memory.
+//! Training sets, also those that are too large to be held in memory.
 
 use std::sync::Arc;
 
 use super::Pictures;
 use crate::augment::{Crop, Interpolation};
 
-/// Hands out pictures that are read when they are needed, as those of a set that is larger than memory.
-pub trait PictureStream: Send {
+/// A set of pictures that are read when they are needed, because the set may be larger than memory.
+pub trait PictureLoader: Send {
     /// How many pictures there are.
     fn count(&self) -> usize;
 
-    /// Rows and columns of each, as they are handed out whole.
+    /// Rows and columns of the pictures that [`Cut::Middle`] returns.
     fn size(&self) -> (usize, usize);
 
-    /// Whether views are cut from pictures as large as they are stored, by [`Cut::Views`].
+    /// Whether training should read views with [`Cut::Views`], cut from pictures at their stored size.
     fn cuts_views(&self) -> bool;
 
-    /// A number that other pictures, or the same ones in another order, hardly have, and that stays from one version of the
-    /// program to the next.
+    /// A 64-bit hash that identifies the pictures and their order, the same in every version of the program.
     fn fingerprint(&self) -> u64;
 
-    /// Begins to read the pictures at `indices`, which will be asked for after all that were announced before.
+    /// Starts to read the pictures at `indices` in the background. Batches are announced in the order in which
+    /// [`Self::read`] will ask for them.
     fn announce(&mut self, indices: &[usize], cut: &Cut);
 
-    /// The pictures at `indices`; waits for them.
+    /// Returns the pictures at `indices`, once they are read.
     ///
     /// # Errors
-    /// If they cannot be read: which, and what to do.
+    /// If they cannot be read; the message names the pictures and says what to do.
     fn read(&mut self, indices: &[usize], cut: &Cut) -> Result<Batch, String>;
 }
 
-/// What of a picture is read.
+/// Which part of a picture is read.
 #[derive(Clone)]
 pub enum Cut {
-    /// Its middle square, at the stream's size.
+    /// Its central square, resized to [`PictureLoader::size`].
     Middle,
-    /// Views of it as large as it is stored.
+    /// Views of it, cut at its stored size.
     Views(Views),
 }
 
 /// Rows and columns of a picture.
 pub type Size = (usize, usize);
 
-/// The parts of a picture that views show, given its number and its size: as many of each picture.
+/// A function from a picture's index and size to the crops of its views; it returns the same number for every picture.
 pub type Crops = Arc<dyn Fn(usize, Size) -> Vec<Crop> + Send + Sync>;
 
-/// Parts of pictures that are resized to views.
+/// How views are cut from pictures: which crops, and how they are resized.
 #[derive(Clone)]
 pub struct Views {
     /// Pixels per side of a view.
     pub size: usize,
-    /// How a part is resized.
+    /// The filter that resizes a crop.
     pub interpolation: Interpolation,
-    /// The parts.
+    /// The crops.
     pub crops: Crops,
 }
 
-/// What was read.
+/// The pictures of one call of [`PictureLoader::read`].
 pub struct Batch {
-    /// The pictures, or the first view of every one, and then the second of every one.
+    /// The pictures, or their views: the first view of every picture, then the second of every one.
     pub pictures: Pictures,
-    /// The sizes of the pictures as the crops were drawn for them.
+    /// The size of each picture for which its crops were drawn.
     pub sizes: Vec<Size>,
-    /// The numbers of the pictures that were read: others than those that were asked for where these are unreadable.
+    /// The indices of the pictures that were read. They differ from the requested ones where those are unreadable.
     pub read: Vec<usize>,
 }
 
-/// What a run learns from.
+/// The pictures that a run trains on.
 pub enum TrainingSet {
-    /// Pictures in memory, which go to the device once.
+    /// Pictures in memory, which are copied to the device once.
     Held(Pictures),
-    /// Pictures that come a batch at a time.
-    Streamed(Box<dyn PictureStream>),
+    /// Pictures that are read one batch at a time.
+    Streamed(Box<dyn PictureLoader>),
 }
 
 impl TrainingSet {
@@ -91,7 +91,7 @@ impl TrainingSet {
         }
     }
 
-    /// A number that other pictures, or the same ones in another order, hardly have.
+    /// A 64-bit hash that identifies the pictures and their order.
     pub fn fingerprint(&self) -> u64 {
         match self {
             Self::Held(pictures) => pictures.fingerprint(),

@@ -1,9 +1,9 @@
-//! A softmax classifier on vectors that stay as they are, trained by stochastic gradient descent: what linear probes have
-//! in common.
+//! A linear softmax classifier on fixed vectors, trained by stochastic gradient descent: the common part of the linear
+//! probes.
 
 use crate::ops::{Orientation::*, matrix_product};
 
-/// `scores = x weightᵀ + bias`, and the memory of its gradient descent.
+/// A linear classifier, `scores = x weightᵀ + bias`, with its momentum buffers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Classifier {
     /// Numbers in a vector.
@@ -12,27 +12,27 @@ pub struct Classifier {
     pub weight: Vec<f32>,
     /// `[classes]`.
     pub bias: Vec<f32>,
-    /// The memory of `weight`.
+    /// The momentum buffer of `weight`.
     pub weight_momentum: Vec<f32>,
-    /// The memory of `bias`.
+    /// The momentum buffer of `bias`.
     pub bias_momentum: Vec<f32>,
 }
 
-/// A step's numbers.
+/// The settings of one step of gradient descent.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Descent {
+pub struct SgdStep {
     /// The learning rate.
     pub rate: f32,
-    /// How much of the last update stays in the next.
+    /// The momentum coefficient.
     pub momentum: f32,
-    /// Weight decay, of the weight alone if `decay_bias` is off.
+    /// Weight decay; it applies to the bias only if `decay_bias` is on.
     pub weight_decay: f32,
-    /// Whether the bias decays too, as all of PyTorch's parameters do by default.
+    /// Whether weight decay applies to the bias too, as it does to all parameters in PyTorch by default.
     pub decay_bias: bool,
 }
 
 impl Classifier {
-    /// One that knows nothing: all zeros.
+    /// An untrained classifier: all zeros.
     pub fn new(classes: usize, width: usize) -> Self {
         Self {
             width,
@@ -43,13 +43,14 @@ impl Classifier {
         }
     }
 
-    /// How many classes it tells.
+    /// The number of classes.
     pub fn classes(&self) -> usize {
         self.bias.len()
     }
 
-    /// Learns from `rows`, `[n, width]`, and their classes. Returns how many of them it told right before.
-    pub fn learn(&mut self, rows: &[f32], classes: &[usize], descent: Descent) -> usize {
+    /// Takes a step on `rows`, `[n, width]`, and their classes. Returns how many rows it classified correctly before
+    /// the step.
+    pub fn learn(&mut self, rows: &[f32], classes: &[usize], descent: SgdStep) -> usize {
         let (count, outputs) = (classes.len(), self.classes());
         let mut errors = self.scores(rows);
         let right = right(&errors, classes);
@@ -58,22 +59,22 @@ impl Classifier {
             scores[*class] -= 1.0;
             scores.iter_mut().for_each(|e| *e /= count as f32);
         }
-        let mut by_weight = vec![0.0; outputs * self.width];
+        let mut grad_weight = vec![0.0; outputs * self.width];
         matrix_product(
             (outputs, count, self.width),
             (&errors, Transposed),
             (rows, Plain),
-            &mut by_weight,
+            &mut grad_weight,
             false,
         );
-        let Descent {
+        let SgdStep {
             rate,
             momentum,
             weight_decay,
             decay_bias,
         } = descent;
         let weights = self.weight.iter_mut().zip(&mut self.weight_momentum);
-        for ((w, m), g) in weights.zip(by_weight) {
+        for ((w, m), g) in weights.zip(grad_weight) {
             *m = momentum * *m + g + weight_decay * *w;
             *w -= rate * *m;
         }
@@ -87,7 +88,7 @@ impl Classifier {
         right
     }
 
-    /// `[n, classes]` of `rows`, `[n, width]`.
+    /// The scores, `[n, classes]`, of `rows`, `[n, width]`.
     pub fn scores(&self, rows: &[f32]) -> Vec<f32> {
         let count = rows.len() / self.width.max(1);
         let mut scores = self.bias.repeat(count);
@@ -102,20 +103,20 @@ impl Classifier {
     }
 }
 
-/// How many of `scores`, `[n, classes]`, are highest at the right class.
+/// In how many rows of `scores`, `[n, classes]`, the right class has the highest score.
 pub fn right(scores: &[f32], classes: &[usize]) -> usize {
     top_k_correct(scores, classes, 1)
 }
 
-/// How many of `scores`, `[n, classes]`, have the right class among their `most` highest.
-pub fn top_k_correct(scores: &[f32], classes: &[usize], most: usize) -> usize {
+/// In how many rows of `scores`, `[n, classes]`, the right class is among the `max` highest scores.
+pub fn top_k_correct(scores: &[f32], classes: &[usize], max: usize) -> usize {
     let outputs = scores.len() / classes.len().max(1);
     let rows = scores.chunks_exact(outputs.max(1)).zip(classes);
     rows.filter(|(scores, class)| {
         let own = scores[**class];
         let better =
             |(other, score): (usize, &f32)| *score > own || (*score == own && other < **class);
-        own.is_finite() && scores.iter().enumerate().filter(|s| better(*s)).count() < most
+        own.is_finite() && scores.iter().enumerate().filter(|s| better(*s)).count() < max
     })
     .count()
 }
@@ -137,14 +138,15 @@ mod tests {
     fn descends_as_pytorch_does() {
         let mut classifier = Classifier::new(2, 2);
         let rows = [1.0, 2.0, 3.0, -1.0];
-        let descent = Descent {
+        let descent = SgdStep {
             rate: 0.5,
             momentum: 0.9,
             weight_decay: 0.1,
             decay_bias: true,
         };
         classifier.learn(&rows, &[0, 1], descent);
-        // Softmax of zeros is 1/2: errors (-1/4, 1/4) and (1/4, -1/4), gradient by weight of class 0: (1/2, -3/4).
+        // Softmax of zeros is 1/2: errors (-1/4, 1/4) and (1/4, -1/4). Gradient with respect to the weight of class 0:
+        // (1/2, -3/4).
         assert_eq!(classifier.weight, [-0.25, 0.375, 0.25, -0.375]);
         assert_eq!(classifier.bias, [0.0, 0.0]);
         let right = classifier.learn(&rows, &[0, 1], descent);

@@ -8,10 +8,10 @@ use crate::data::Pictures;
 use crate::model::{BarlowTwins, Mode};
 use crate::ops::{Orientation, augment, matrix_product, parallel_blocks, read};
 
-/// How many pictures go through the encoder at once, at most; no more than in training, whose size was checked.
+/// The most pictures that go through the encoder at once; never more than the training batch, which was checked to fit.
 const BATCH: usize = 256;
 
-/// A vector for each picture, row after row.
+/// One vector per picture, row by row.
 #[derive(Debug, Clone, Default)]
 pub struct Features {
     /// Numbers in a vector.
@@ -26,13 +26,13 @@ impl Features {
         self.values.len() / self.width.max(1)
     }
 
-    /// Adds the rows of `vectors`.
+    /// Appends the rows of `vectors`.
     async fn add(&mut self, vectors: Tensor<2>) {
         self.width = vectors.dims()[1];
         self.values.extend(read(vectors).await);
     }
 
-    /// Adds the vectors of `others`, which are as wide.
+    /// Appends the vectors of `others`, which must have the same width.
     pub fn extend(&mut self, others: Self) {
         self.width = others.width;
         self.values.extend(others.values);
@@ -56,7 +56,7 @@ impl Features {
             .collect()
     }
 
-    /// The directions of the vectors as seen from `center`: unit vectors, whose products are cosines.
+    /// Subtracts `center` from the vectors and scales them to unit length, so that their dot products are cosines.
     pub fn directions(mut self, center: &[f32]) -> Self {
         for row in self.values.chunks_exact_mut(self.width) {
             row.iter_mut().zip(center).for_each(|(x, c)| *x -= c);
@@ -71,14 +71,18 @@ impl Features {
         self
     }
 
-    /// For each vector, `task(index, products)` with its products with every vector of `others`, in parallel.
+    /// For each vector, the result of `task(index, products)`, where `products` are its dot products with every vector
+    /// of `others`. Runs in parallel.
     pub fn compare<T: Send + Default + Clone>(
         &self,
         others: &Self,
         task: impl Fn(usize, &[f32]) -> T + Sync + Send,
     ) -> Vec<T> {
-        assert_eq!(self.width, others.width, "vectors of one space");
-        // Queries at a time: the products with all others, 50,000 say, then take 13 MB.
+        assert_eq!(
+            self.width, others.width,
+            "the vectors have different widths"
+        );
+        // Queries per block: their products with all others, for example 50,000, then take 13 MB.
         const QUERIES: usize = 64;
         let mut results = vec![T::default(); self.count()];
         parallel_blocks(&mut results, QUERIES, |block, results| {
@@ -101,17 +105,17 @@ impl Features {
     }
 }
 
-/// Something that makes vectors of pictures. A browser cannot wait for a GPU, so it is asynchronous.
-pub trait Source {
-    /// What is compared: an encoder's features.
+/// Turns pictures into vectors. It is asynchronous, because a browser cannot block while a GPU computes.
+pub trait FeatureExtractor {
+    /// The vectors that evaluations compare: an encoder's features.
     fn features(&mut self, pictures: &Pictures) -> impl Future<Output = Features>;
 
-    /// What the loss sees: a projector's embeddings.
+    /// The vectors that the loss is computed from: a projector's embeddings.
     fn embeddings(&mut self, pictures: &Pictures) -> impl Future<Output = Features>;
 }
 
-/// The networks of a run.
-pub struct Learned {
+/// Turns pictures into vectors with the networks of a run.
+pub struct Embedder {
     model: BarlowTwins,
     batch: usize,
     size: usize,
@@ -119,13 +123,13 @@ pub struct Learned {
     device: Device,
 }
 
-impl Learned {
-    /// `model`, without gradients, as `config` feeds it.
+impl Embedder {
+    /// Uses `model`, without gradients, on pictures prepared as `config` says.
     pub fn new(model: BarlowTwins, config: &Config, device: &Device) -> Self {
         Self {
             model,
             batch: config.batch.clamp(1, BATCH),
-            size: config.size,
+            size: config.view_size,
             normalization: config.augmentation.normalization,
             device: device.clone(),
         }
@@ -143,14 +147,14 @@ impl Learned {
         (features, embeddings)
     }
 
-    /// The pictures as the encoder takes them, a batch at a time.
+    /// The pictures as inputs of the encoder, batch by batch.
     fn batches(&self, pictures: &Pictures) -> impl Iterator<Item = Tensor<4>> + use<> {
         let (height, width) = pictures.size();
         let (pictures, device) = (pictures.clone(), self.device.clone());
         let (size, normalization, batch) = (self.size, self.normalization, self.batch);
         (0..pictures.count()).step_by(batch).map(move |first| {
             let last = (first + batch).min(pictures.count());
-            // A batch is uploaded at a time: these pictures are seen once.
+            // Batches are uploaded one by one, as each picture is used only once.
             let uploaded = pictures.subset(first..last).upload(&device);
             let draws: Vec<_> = (0..last - first)
                 .map(|i| (i, Draw::whole(height, width)))
@@ -160,7 +164,7 @@ impl Learned {
     }
 }
 
-impl Source for Learned {
+impl FeatureExtractor for Embedder {
     async fn features(&mut self, pictures: &Pictures) -> Features {
         let mut features = Features::default();
         for views in self.batches(pictures) {
@@ -175,19 +179,19 @@ impl Source for Learned {
     }
 }
 
-/// The pixels themselves, which anything learned has to beat. Those of larger pictures are averaged, as neither neighbors
-/// nor classifiers gain by more, and memory does not hold them.
+/// The pixels themselves as vectors: the baseline that learned features have to beat. Larger pictures are averaged over
+/// blocks of pixels, because neither kNN nor classifiers gain from more pixels, and they would not fit in memory.
 pub struct Pixels;
 
-/// The most rows and columns of pixels that are compared.
-const MOST_PIXELS: usize = 32;
+/// The most rows and columns of a picture after averaging.
+const MAX_SIDE: usize = 32;
 
-impl Source for Pixels {
+impl FeatureExtractor for Pixels {
     async fn features(&mut self, pictures: &Pictures) -> Features {
         let (height, width) = pictures.size();
-        let block = height.max(width).div_ceil(MOST_PIXELS);
+        let block = height.max(width).div_ceil(MAX_SIDE);
         let (rows, columns) = (height / block, width / block);
-        let most = (255 * block * block) as f32;
+        let max = (255 * block * block) as f32;
         let mut values = Vec::with_capacity(pictures.count() * 3 * rows * columns);
         for index in 0..pictures.count() {
             for plane in pictures.picture(index).chunks_exact(height * width) {
@@ -201,7 +205,7 @@ impl Source for Pixels {
                                 .sum::<u32>()
                         })
                         .sum();
-                    values.push(sum as f32 / most);
+                    values.push(sum as f32 / max);
                 }
             }
         }
@@ -227,7 +231,7 @@ mod tests {
         let small = Pictures::new(1, 2, vec![0, 255, 51, 102, 0, 0]);
         let small = block_on(Pixels.features(&small));
         assert_eq!(small.values, [0.0, 1.0, 0.2, 0.4, 0.0, 0.0]);
-        // Blocks of 2 x 2, the first of them 10, 20, 30 and 40.
+        // Blocks of 2 x 2; the first one holds 10, 20, 30 and 40.
         let mut bytes = vec![0; 3 * 64 * 64];
         for (at, value) in [(0, 10), (1, 20), (64, 30), (65, 40)] {
             bytes[at] = value;

@@ -1,5 +1,5 @@
-//! Unit vectors to look for neighbors among, of sets as large as ImageNet's: in 32 bits, or in 16 where those would take
-//! too much memory.
+//! A set of unit vectors in which nearest neighbors are searched, as large as ImageNet's: in 32 bits, or in 16 bits
+//! where 32 would take too much memory.
 
 use std::borrow::Cow;
 
@@ -9,12 +9,12 @@ use half::slice::HalfFloatSliceExt as _;
 use super::Features;
 use crate::ops::{Orientation, matrix_product, parallel_blocks};
 
-/// Vectors that are compared with the queries at once: 64 MB of 2048 numbers each.
+/// Vectors that are compared with the queries at once: 64 MiB for 2048 numbers per vector.
 const BLOCK: usize = 8192;
-/// Queries that share a thread's product.
+/// Queries per matrix product of a thread.
 const QUERIES: usize = 64;
 
-/// Unit vectors.
+/// A set of unit vectors.
 #[derive(Debug, Clone)]
 pub struct Gallery {
     width: usize,
@@ -28,7 +28,7 @@ enum Rows {
 }
 
 impl Default for Gallery {
-    /// In 32 bits.
+    /// An empty set that is kept in 32 bits.
     fn default() -> Self {
         Self {
             width: 0,
@@ -38,7 +38,7 @@ impl Default for Gallery {
 }
 
 impl Gallery {
-    /// In 16 bits: cosines are then right to 1e-4 or so, and half the memory is taken.
+    /// An empty set that is kept in 16 bits: half the memory, with errors of about 1e-4 in cosines.
     pub fn narrow() -> Self {
         Self {
             width: 0,
@@ -73,15 +73,18 @@ impl Gallery {
         }
     }
 
-    /// For each of `queries`, unit vectors, the `most` nearest of all: cosine and number, the nearest first, of equals the
-    /// first.
-    pub fn nearest(&self, queries: &Features, most: usize) -> Vec<Vec<(f32, usize)>> {
-        let most = most.clamp(1, self.count().max(1));
+    /// For each of `queries`, which are unit vectors, its `max` nearest vectors as cosine and index: the nearest
+    /// first, and equally near ones by index.
+    pub fn nearest(&self, queries: &Features, max: usize) -> Vec<Vec<(f32, usize)>> {
+        let max = max.clamp(1, self.count().max(1));
         let mut nearest: Vec<Vec<(f32, usize)>> = vec![Vec::new(); queries.count()];
         if self.count() == 0 {
             return nearest;
         }
-        assert_eq!(self.width, queries.width, "vectors of one space");
+        assert_eq!(
+            self.width, queries.width,
+            "the vectors have different widths"
+        );
         for first in (0..self.count()).step_by(BLOCK) {
             let count = BLOCK.min(self.count() - first);
             let rows = self.block(first, count);
@@ -102,9 +105,9 @@ impl Gallery {
                     let order = |a: &(f32, usize), b: &(f32, usize)| {
                         b.0.total_cmp(&a.0).then(a.1.cmp(&b.1))
                     };
-                    if most < nearest.len() {
-                        nearest.select_nth_unstable_by(most, order);
-                        nearest.truncate(most);
+                    if max < nearest.len() {
+                        nearest.select_nth_unstable_by(max, order);
+                        nearest.truncate(max);
                     }
                     nearest.sort_unstable_by(order);
                     nearest.shrink_to_fit();
@@ -118,10 +121,10 @@ impl Gallery {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random::{Purpose, Stream};
+    use crate::random::{Purpose, Rng};
 
     fn directions(count: usize, width: usize, seed: u64) -> Features {
-        let mut stream = Stream::new(seed, Purpose::Sample, 0, 0);
+        let mut stream = Rng::new(seed, Purpose::Sample, 0, 0);
         let values = (0..count * width).map(|_| stream.normal()).collect();
         Features { width, values }.directions(&vec![0.0; width])
     }
@@ -155,7 +158,7 @@ mod tests {
             numbers.dedup();
             assert_eq!(numbers.len(), 9);
         }
-        // 11 bits of each number: a product of unit vectors is wrong by 2^-11 at most.
+        // Each number keeps 11 bits, so a dot product of unit vectors is wrong by at most 2^-11.
         for (wide, narrow) in found.iter().zip(narrow.nearest(&queries, 9)) {
             for ((wide, _), (narrow, _)) in wide.iter().zip(narrow) {
                 assert!((wide - narrow).abs() < 5e-4, "{wide} {narrow}");

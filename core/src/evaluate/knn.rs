@@ -5,14 +5,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{Features, Gallery};
 
-/// The settings, by default solo-learn's.
+/// The settings of the kNN classifier: by default solo-learn's, but centered.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Knn {
     /// How many neighbors vote.
     pub neighbors: usize,
-    /// The temperature `T`: the smaller, the more the nearest outweigh the others.
+    /// The temperature `T`: the smaller it is, the more the nearest neighbors outweigh the others.
     pub temperature: f64,
-    /// Whether cosines are taken around the training pictures' mean, instead of around 0 as others do.
+    /// Whether the mean of the training features is subtracted before cosines are taken; other implementations do not.
     pub centered: bool,
 }
 
@@ -27,13 +27,13 @@ impl Default for Knn {
 }
 
 impl Knn {
-    /// The fraction of test pictures whose class the vote finds.
+    /// The accuracy: the fraction of test pictures that the vote classifies correctly.
     pub fn accuracy(
         &self,
         (train, train_classes): (Features, &[usize]),
         (test, test_classes): (Features, &[usize]),
     ) -> f64 {
-        // Around the mean: raw pixels gain ten points by it on CIFAR-10, and a baseline should be a strong one.
+        // Centering: raw pixels gain ten percentage points from it on CIFAR-10, and a baseline should be strong.
         let center = match self.centered {
             true => train.mean(),
             false => vec![0.0; train.width],
@@ -46,7 +46,7 @@ impl Knn {
         )
     }
 
-    /// The same, of unit vectors.
+    /// Like [`Self::accuracy`], for unit vectors.
     pub(super) fn accuracy_in(
         &self,
         (gallery, classes): (&Gallery, &[usize]),
@@ -58,9 +58,9 @@ impl Knn {
         right.count() as f64 / query_classes.len().max(1) as f64
     }
 
-    /// What each class gets from the neighbors of each query among `gallery`, all of them unit vectors: classes with
-    /// their votes, in the order of the classes. Votes are `exp((cosine - 1) / T)`: the published ones times `exp(-1 / T)`,
-    /// so that they stay finite at any temperature.
+    /// For each query, the classes of its nearest neighbors in `gallery` with the sums of their votes, sorted by class.
+    /// All vectors are unit vectors. A vote is `exp((cosine - 1) / T)`: the published one times `exp(-1 / T)`, so that
+    /// it stays finite at any temperature.
     pub fn votes(
         &self,
         (gallery, classes): (&Gallery, &[usize]),
@@ -85,7 +85,7 @@ impl Knn {
     }
 }
 
-/// The class with the most votes; of equals, the first.
+/// The class with the most votes; the first one if several have as many.
 pub fn predicted(votes: &[(usize, f64)]) -> Option<usize> {
     let best = votes.iter().rev().max_by(|a, b| a.1.total_cmp(&b.1));
     best.map(|(class, _)| *class)

@@ -1,24 +1,24 @@
-//! The linear probe: a softmax classifier on features that stay as they are.
+//! The linear probe: a linear softmax classifier on frozen features.
 
 use serde::{Deserialize, Serialize};
 
 use super::Features;
-use super::classifier::{Classifier, Descent, right};
+use super::classifier::{Classifier, SgdStep, right};
 use crate::optim::half_cosine;
-use crate::random::{Purpose, Stream};
+use crate::random::{Purpose, Rng};
 
-/// Stochastic gradient descent with momentum and a cosine rate, on features of zero mean and unit variance.
+/// The settings of the probe: SGD with momentum and a cosine schedule, on features of zero mean and unit variance.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct LinearProbe {
-    /// How often every training picture is seen.
+    /// Passes over the training pictures.
     pub epochs: usize,
-    /// Pictures in a step.
+    /// Pictures per step.
     pub batch: usize,
-    /// The first learning rate.
+    /// The initial learning rate.
     pub rate: f32,
-    /// How much of the last update stays in the next.
+    /// The momentum coefficient.
     pub momentum: f32,
-    /// Weight decay, which keeps a few thousand pixels from being learned by heart.
+    /// Weight decay, which limits overfitting on raw pixels, a few thousand per picture.
     pub weight_decay: f32,
 }
 
@@ -35,7 +35,7 @@ impl Default for LinearProbe {
 }
 
 impl LinearProbe {
-    /// The share of test pictures that a classifier trained on the others gets right.
+    /// The accuracy on the test pictures, from 0 to 1, of a classifier that is trained on the training pictures.
     pub fn accuracy(
         &self,
         (mut train, train_classes): (Features, &[usize]),
@@ -56,7 +56,7 @@ impl LinearProbe {
         for step in 0..steps {
             let within = step % (count / batch);
             if within == 0 {
-                Stream::new(0, Purpose::Probe, step as u64, 0).shuffle(&mut order);
+                Rng::new(0, Purpose::Probe, step as u64, 0).shuffle(&mut order);
             }
             let indices = &order[within * batch..][..batch];
             for (row, index) in rows.chunks_exact_mut(width).zip(indices) {
@@ -64,7 +64,7 @@ impl LinearProbe {
             }
             let batch_classes: Vec<usize> = indices.iter().map(|i| train_classes[*i]).collect();
             let progress = step as f64 / steps as f64;
-            let descent = Descent {
+            let descent = SgdStep {
                 rate: self.rate * half_cosine(progress) as f32,
                 momentum: self.momentum,
                 weight_decay: self.weight_decay,
@@ -77,7 +77,7 @@ impl LinearProbe {
     }
 }
 
-/// Shifts and scales every dimension by the training pictures' mean and deviation.
+/// Standardizes every dimension with the training pictures' mean and standard deviation.
 fn standardize(train: &mut Features, test: &mut Features) {
     let mean = train.mean();
     let mut squares = vec![0.0f64; train.width];
@@ -87,17 +87,11 @@ fn standardize(train: &mut Features, test: &mut Features) {
         }
     }
     let count = train.count() as f64;
-    // A dimension that does not vary says nothing, and stays 0.
+    // A dimension that does not vary carries no information, and is set to 0.
     let scale: Vec<f32> = squares
         .into_iter()
         .map(|square| (square / count).sqrt())
-        .map(|deviation| {
-            if deviation > 1e-9 {
-                (1.0 / deviation) as f32
-            } else {
-                0.0
-            }
-        })
+        .map(|std| if std > 1e-9 { (1.0 / std) as f32 } else { 0.0 })
         .collect();
     for features in [train, test] {
         for row in features.values.chunks_exact_mut(features.width) {
@@ -114,7 +108,7 @@ mod tests {
 
     #[test]
     fn separable_classes_are_separated_and_noise_is_not() {
-        let mut stream = Stream::new(1, Purpose::Sample, 0, 0);
+        let mut stream = Rng::new(1, Purpose::Sample, 0, 0);
         let mut set = |count: usize, signal: f32| {
             let classes: Vec<usize> = (0..count).map(|i| i % 3).collect();
             let values = classes
@@ -127,12 +121,12 @@ mod tests {
                 .collect();
             (Features { width: 6, values }, classes)
         };
-        for (signal, least, most) in [(8.0, 0.98, 1.0), (0.0, 0.25, 0.42)] {
+        for (signal, min, max) in [(8.0, 0.98, 1.0), (0.0, 0.25, 0.42)] {
             let (train, train_classes) = set(900, signal);
             let (test, test_classes) = set(900, signal);
             let accuracy =
                 LinearProbe::default().accuracy((train, &train_classes), (test, &test_classes));
-            assert!((least..=most).contains(&accuracy), "{accuracy}");
+            assert!((min..=max).contains(&accuracy), "{accuracy}");
         }
     }
 }

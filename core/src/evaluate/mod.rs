@@ -1,8 +1,8 @@
-//! What the encoder has learned, measured without it having seen a label: weighted kNN, a linear probe, retrieval of
-//! the same thing in another style, and the effective rank of the embeddings.
+//! Evaluation of what an encoder has learned without labels: weighted kNN, a linear probe, retrieval of the same thing
+//! in another style, the effective rank of the embeddings, and the published protocols.
 
 mod classifier;
-mod exam;
+mod evaluation;
 mod features;
 mod gallery;
 mod knn;
@@ -11,10 +11,11 @@ mod plane;
 mod protocols;
 mod rank;
 mod retrieval;
+mod showcase;
 
-pub use classifier::{Classifier, Descent, right, top_k_correct};
-pub use exam::{Classification, Exam, Figure, ONLINE_PROBE, Role, Unit, roles};
-pub use features::{Features, Learned, Pixels, Source};
+pub use classifier::{Classifier, SgdStep, right, top_k_correct};
+pub use evaluation::{Classification, Evaluation, Metric, ONLINE_PROBE, Role, Unit, roles};
+pub use features::{Embedder, FeatureExtractor, Features, Pixels};
 pub use gallery::Gallery;
 pub use knn::{Knn, predicted};
 pub use linear::LinearProbe;
@@ -25,3 +26,4 @@ pub use protocols::{
 };
 pub use rank::effective_rank;
 pub use retrieval::{Retrieval, mirrored_and_cropped};
+pub use showcase::{EXCITING, Inspection, NEIGHBORS, Question, Showcase};

@@ -1,11 +1,11 @@
-//! The plane that shows most of vectors: their first two principal components.
+//! Principal component analysis (PCA): the plane of the first two principal components of vectors.
 
 use nalgebra::DMatrix;
 
 use super::Features;
 
-/// For each vector, its place along the two directions in which the vectors vary most, the first one's first. Each axis
-/// points to where the vector of largest share lies, so that the same vectors make the same picture.
+/// For each vector, its coordinates along the first and the second principal component. Each axis has the sign that
+/// makes its coordinate of largest magnitude positive, so that the same vectors make the same plot.
 pub fn principal_plane(features: &Features) -> Vec<[f32; 2]> {
     let (count, width) = (features.count(), features.width);
     let mean = features.mean();
@@ -51,12 +51,12 @@ pub fn principal_plane(features: &Features) -> Vec<[f32; 2]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random::{Purpose, Stream};
+    use crate::random::{Purpose, Rng};
 
     #[test]
     fn finds_the_plane_that_vectors_lie_in() {
-        let mut stream = Stream::new(3, Purpose::Sample, 0, 0);
-        // More vectors than numbers, and fewer.
+        let mut stream = Rng::new(3, Purpose::Sample, 0, 0);
+        // More vectors than dimensions, and fewer.
         for (count, width) in [(50, 6), (20, 40)] {
             let (mut a, mut b) = (vec![0.0f32; width], vec![0.0f32; width]);
             (a[1], b[4]) = (1.0, 1.0);

@@ -1,11 +1,11 @@
 //! The effective rank of embeddings (Roy & Vetterli 2007; RankMe, arXiv 2210.02885): how many directions they use,
-//! as the exponential of the entropy of their singular values' shares. It falls when the embeddings collapse.
+//! as the exponential of the entropy of their normalized singular values. It falls when the embeddings collapse.
 
 use nalgebra::DMatrix;
 
 use super::Features;
 
-/// The effective rank of the vectors around their mean, between 1 and their width.
+/// The effective rank of the centered vectors, between 1 and their width.
 pub fn effective_rank(features: &Features) -> f64 {
     let (count, width) = (features.count(), features.width);
     let mean = features.mean();
@@ -37,11 +37,11 @@ pub fn effective_rank(features: &Features) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random::{Purpose, Stream};
+    use crate::random::{Purpose, Rng};
 
     #[test]
     fn counts_the_directions_in_use() {
-        let mut stream = Stream::new(2, Purpose::Sample, 0, 0);
+        let mut stream = Rng::new(2, Purpose::Sample, 0, 0);
         for (used, width) in [(1, 8), (3, 8), (8, 8), (4, 900)] {
             let basis: Vec<f32> = (0..used * width).map(|_| stream.normal()).collect();
             let values = (0..600)

@@ -1,26 +1,26 @@
 //! Retrieval: is the picture nearest to a query the one that shows the same thing? It needs no label.
 
-use super::Source;
+use super::FeatureExtractor;
 use crate::augment::{Crop, Draw, Normalization};
 use crate::data::Pictures;
 use crate::device::cpu;
 use crate::ops::augment;
 
-/// Queries, and the pictures they are looked for among: query `i` shows what picture `i` shows.
+/// Queries, and the gallery in which they are searched: query `i` shows what picture `i` of the gallery shows.
 #[derive(Debug, Clone)]
 pub struct Retrieval {
-    /// What is asked.
+    /// The pictures to search for.
     pub queries: Pictures,
-    /// Where it is looked for.
+    /// The pictures that are searched.
     pub gallery: Pictures,
 }
 
 impl Retrieval {
-    /// The share of queries whose nearest picture, by the cosine of features around their mean, is the right one.
-    pub async fn top_1(&self, source: &mut impl Source) -> f64 {
+    /// The fraction of queries whose nearest picture, by the cosine of the centered features, is the right one.
+    pub async fn top_1(&self, source: &mut impl FeatureExtractor) -> f64 {
         let queries = source.features(&self.queries).await;
         let gallery = source.features(&self.gallery).await;
-        // One center for both: each set's own would also take out what differs between the styles.
+        // Both sets share one center: with a center each, the difference between the styles would be removed too.
         let center: Vec<f32> = queries
             .mean()
             .iter()
@@ -88,7 +88,7 @@ mod tests {
         assert_eq!(block_on(retrieval.top_1(&mut Pixels)), 1.0);
     }
 
-    /// The issue's own figures for raw pixels are 32.8% and 4.1%, measured elsewhere with another resize.
+    /// The issue reports 32.8% and 4.1% for raw pixels, measured elsewhere with another resize.
     #[test]
     fn raw_pixels_find_about_a_third_across_styles() {
         let emoji = emoji();

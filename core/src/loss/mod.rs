@@ -1,7 +1,7 @@
-//! The Barlow Twins objective (Zbontar et al. 2021, arXiv 2103.03230, equations 1 and 2), as the authors' code has it:
+//! The Barlow Twins objective (Zbontar et al. 2021, arXiv 2103.03230, equations 1 and 2), as in the authors' code.
 //!
-//! each view's embeddings are normalized over the batch on their own (biased variance, ε = 1e-5, no learned scale),
-//! `C = Z_Aᵀ Z_B / N`, and `L = Σ_i (1 - C_ii)² + λ Σ_{i≠j} C_ij²`.
+//! The embeddings of each view are normalized over the batch on their own (biased variance, ε = 1e-5, no learned
+//! scale). Then `C = Z_Aᵀ Z_B / N` is their cross-correlation, and `L = Σ_i (1 - C_ii)² + λ Σ_{i≠j} C_ij²` the loss.
 
 mod objective;
 
@@ -9,17 +9,17 @@ use burn::tensor::Tensor;
 
 pub use objective::Objective;
 
-use crate::ops::{self, Correlation, Normalize, Statistics};
+use crate::ops::{self, BatchNormOptions, LossOutput, Statistics};
 
-/// Added to the variance of each embedding dimension, so that one that is dead stays finite.
+/// Added to the variance of each embedding dimension, so that a constant dimension stays finite.
 const EPSILON: f64 = 1e-5;
 
 /// The loss of embeddings `z [2 n, d]` of two views of the same `n` pictures: the first view's, then the second's.
-pub fn barlow_twins(z: Tensor<2>, lambda: f64) -> Correlation {
+pub fn barlow_twins(z: Tensor<2>, lambda: f64) -> LossOutput {
     ops::correlate(normalize(z), lambda)
 }
 
-/// Zero mean and unit variance of every dimension over each view.
+/// Normalizes every dimension to zero mean and unit variance over each view.
 fn normalize(z: Tensor<2>) -> Tensor<2> {
     let [_, width] = z.dims();
     let device = z.device();
@@ -27,18 +27,18 @@ fn normalize(z: Tensor<2>) -> Tensor<2> {
         Tensor::zeros([width], &device),
         Tensor::<1>::ones([width], &device),
     );
-    let how = Normalize {
+    let options = BatchNormOptions {
         views: 2,
         epsilon: EPSILON,
         momentum: 0.0,
         relu: false,
     };
-    // Nobody asks for running statistics.
+    // The running statistics are not used.
     let running = Statistics {
         mean: zeros.clone(),
         variance: ones.clone(),
     };
-    ops::batch_norm_train(z, ones, zeros, None, running, how).0
+    ops::batch_norm_train(z, ones, zeros, None, running, options).0
 }
 
 #[cfg(test)]
@@ -52,7 +52,7 @@ mod tests {
         f64::from(values(tensor)[0])
     }
 
-    /// Whether the gradient by embeddings `[2 n, d]` is the slope of the loss, up to `tolerance`.
+    /// Checks the gradient with respect to embeddings `[2 n, d]` against finite differences, up to `tolerance`.
     pub fn check_slopes(
         [n, d]: [usize; 2],
         device: &Device,
@@ -63,7 +63,7 @@ mod tests {
         let gradients = loss(tracked.clone()).backward();
         let gradient = values(tracked.grad(&gradients).unwrap());
         let z = values(tracked.inner());
-        // Central differences: rounding costs about 1e-6 / step of the loss's size, curvature about step².
+        // Central differences: the error is about 1e-6 / step times the loss from rounding, and step² from curvature.
         let step = 1e-2;
         for i in (0..2 * n * d).step_by(7) {
             let at = |offset: f32| {
@@ -86,12 +86,12 @@ mod tests {
     }
 
     #[test]
-    fn devices_agree_at_awkward_sizes() {
+    fn devices_agree_at_odd_sizes() {
         for (n, d) in [(2, 1), (3, 2), (9, 70), (64, 300)] {
             let of = |device: &Device| {
                 let z = random::<2>([2 * n, d], 3, device).autodiff().require_grad();
                 let result = barlow_twins(z.clone(), 0.02);
-                // The gradient by the loss is handed on.
+                // Times 3, so that the incoming gradient of the loss is not 1.
                 let gradients = (result.loss * 3.0).backward();
                 let gradient = values(z.grad(&gradients).unwrap());
                 (values(result.terms), values(result.matrix), gradient)

@@ -1,61 +1,62 @@
-//! What a run can be told to minimize: the objective as published, and what is left of it when a part is taken away,
-//! so that each part can be seen at work. InfoNCE is there to be compared.
+//! The objectives that a run can minimize: Barlow Twins as published, its ablations, which show what each part does,
+//! and InfoNCE for comparison.
 
 use burn::tensor::{Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use super::{barlow_twins, normalize};
-use crate::ops::{Correlation, correlate, product};
+use crate::ops::{LossOutput, correlate, product};
 
-/// What is minimized.
+/// The objective that a run minimizes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Objective {
-    /// Both terms, on embeddings that are normalized over the batch: Barlow Twins.
+    /// Barlow Twins: both terms, on embeddings normalized over the batch.
     #[default]
     BarlowTwins,
-    /// The diagonal's term alone: nothing keeps two dimensions from telling the same.
+    /// The invariance term (diagonal) alone: nothing keeps two dimensions from being redundant.
     Invariance,
-    /// The other entries' term alone: nothing makes the views agree.
+    /// The redundancy-reduction term (off the diagonal) alone: nothing makes the views agree.
     Redundancy,
-    /// Both terms, on embeddings as they are: C then is no correlation, and shrinks and grows with them.
+    /// Both terms, on embeddings that are not normalized: C then is not a correlation, and scales with them.
     Unnormalized,
-    /// InfoNCE (van den Oord et al. 2018, arXiv 1807.03748) as SimCLR has it (Chen et al. 2020, arXiv 2002.05709), with
-    /// the other view's pictures as negatives: pictures are told apart instead of dimensions.
+    /// InfoNCE (van den Oord et al. 2018, arXiv 1807.03748), with cosine similarities as in SimCLR (Chen et al. 2020,
+    /// arXiv 2002.05709). The negatives are the other view's other pictures: it contrasts pictures, not dimensions.
     InfoNce,
 }
 
-/// InfoNCE's temperature, SimCLR's for small batches.
+/// The temperature of InfoNCE; SimCLR's for small batches.
 const TEMPERATURE: f64 = 0.1;
 
-/// Keeps the logarithm and the root of what may be 0 finite.
+/// Added to values that may be 0 before the logarithm or the square root, which keeps them and their gradients finite.
 const TINY: f64 = 1e-12;
 
 impl Objective {
-    /// The loss of embeddings `z [2 n, d]` of two views of the same `n` pictures, the first view's first. The terms and C
-    /// are those of [`barlow_twins`] but for the loss itself; without normalization they are of C as it is.
-    pub fn loss(self, z: Tensor<2>, lambda: f64) -> Correlation {
+    /// The loss of embeddings `z [2 n, d]` of two views of the same `n` pictures: the first view's, then the second's.
+    /// Except for the loss itself, the terms and C are those of [`barlow_twins`]; for [`Self::Unnormalized`] they are
+    /// computed without normalization.
+    pub fn loss(self, z: Tensor<2>, lambda: f64) -> LossOutput {
         match self {
             Self::BarlowTwins => barlow_twins(z, lambda),
             Self::Invariance => barlow_twins(z, 0.0),
             Self::Redundancy => {
-                let shown = correlate(normalize(untracked(z.clone())), lambda);
+                let reported = correlate(normalize(untracked(z.clone())), lambda);
                 let matrix = cross_products(normalize(z));
                 let off = matrix.clone() - matrix.clone() * identity(&matrix);
-                replace_loss(shown, sum_of_squares(off) * lambda)
+                replace_loss(reported, sum_of_squares(off) * lambda)
             }
             Self::Unnormalized => {
-                let shown = correlate(untracked(z.clone()), lambda);
+                let reported = correlate(untracked(z.clone()), lambda);
                 let matrix = cross_products(z);
                 let diagonal = identity(&matrix);
                 let on = matrix.clone() * diagonal.clone();
                 let invariance = sum_of_squares(on.clone() - diagonal);
                 let loss = invariance + sum_of_squares(matrix - on) * lambda;
-                replace_loss(shown, loss)
+                replace_loss(reported, loss)
             }
             Self::InfoNce => {
-                let shown = correlate(normalize(untracked(z.clone())), lambda);
-                replace_loss(shown, info_nce(z))
+                let reported = correlate(normalize(untracked(z.clone())), lambda);
+                replace_loss(reported, info_nce(z))
             }
         }
     }
@@ -80,7 +81,7 @@ fn views(z: Tensor<2>) -> [Tensor<2>; 2] {
     ]
 }
 
-/// `Z_Aᵀ Z_B / n`, tracked.
+/// `Z_Aᵀ Z_B / n`, with gradients.
 fn cross_products(z: Tensor<2>) -> Tensor<2> {
     let n = z.dims()[0] / 2;
     let [a, b] = views(z);
@@ -100,29 +101,29 @@ fn sum_of_squares(x: Tensor<2>) -> Tensor<1> {
     (x.clone() * x).sum_dim(1).sum()
 }
 
-/// The mean over both directions of the cross-entropy of telling a picture's other view from those of the others.
+/// The cross-entropy of finding a picture's other view among those of all pictures, averaged over both directions.
 fn info_nce(z: Tensor<2>) -> Tensor<1> {
     let norm = ((z.clone() * z.clone()).sum_dim(1) + TINY).sqrt();
     let [a, b] = views(z / norm);
     let n = a.dims()[0] as f64;
-    // Cosines are at most 1: less 1, no exponential overflows.
+    // Cosines are at most 1, so after subtracting 1 no exponential overflows; the loss does not change.
     let logits = (product((a, false), (b, true)) - 1.0) / TEMPERATURE;
     let right = (logits.clone() * identity(&logits)).sum_dim(1).sum();
     let among_all = |dim: usize| (logits.clone().exp().sum_dim(dim) + TINY).log().sum();
     (among_all(0) + among_all(1) - right * 2.0) / (2.0 * n)
 }
 
-/// `shown` with another loss.
-fn replace_loss(shown: Correlation, loss: Tensor<1>) -> Correlation {
+/// The same result with another loss.
+fn replace_loss(reported: LossOutput, loss: Tensor<1>) -> LossOutput {
     let value = if loss.device().is_autodiff() {
         loss.clone().inner()
     } else {
         loss.clone()
     };
-    Correlation {
-        terms: Tensor::cat(vec![value, shown.terms.narrow(0, 1, 3)], 0),
+    LossOutput {
+        terms: Tensor::cat(vec![value, reported.terms.narrow(0, 1, 3)], 0),
         loss,
-        matrix: shown.matrix,
+        matrix: reported.matrix,
     }
 }
 
@@ -159,7 +160,7 @@ mod tests {
                 (terms(Objective::Invariance), terms(Objective::Redundancy));
             assert!((whole[0] - invariance[0] - redundancy[0]).abs() < 1e-4 * whole[0]);
             assert_eq!(whole[1..], invariance[1..]);
-            // What is off the diagonal is shown as it is, whatever is minimized.
+            // The redundancy term is reported without its weight, whatever is minimized.
             assert!((whole[2] - redundancy[2]).abs() < 1e-4 * whole[2]);
         });
     }

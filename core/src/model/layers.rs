@@ -1,19 +1,19 @@
-//! The layers that networks are made of, initialized as PyTorch's and torchvision's.
+//! The layers of the networks, initialized as in PyTorch and torchvision.
 
 use burn::tensor::Tensor;
 
 use super::{ConvLayout, Initializer, Network, Visitor, join};
-use crate::ops::{self, Normalize, Statistics};
+use crate::ops::{self, BatchNormOptions, Statistics};
 
 /// Which statistics batch normalization uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// The batch's own, which also update the running ones.
+    /// The batch's own statistics, which also update the running ones.
     Train {
         /// How many views the batch holds, one after the other: each is normalized on its own.
         views: usize,
     },
-    /// The running ones.
+    /// The running statistics.
     Evaluate,
 }
 
@@ -26,15 +26,15 @@ pub struct Conv {
 }
 
 impl Conv {
-    /// A square kernel. Weights are normal with variance `2 / fan-out` (He et al. 2015, arXiv 1502.01852), as torchvision
-    /// draws them.
+    /// A convolution with normal weights of variance `2 / fan-out` (He et al. 2015, arXiv 1502.01852), as in
+    /// torchvision's residual networks.
     pub fn new(layout: &ConvLayout, initializer: &mut Initializer) -> Self {
         let fan_out = (layout.out_channels * layout.kernel * layout.kernel) as f32;
         let weight = initializer.normal(Self::shape(layout), (2.0 / fan_out).sqrt());
         Self::with_weight(layout, weight)
     }
 
-    /// The same with weights that are uniform within `1 / sqrt(fan-in)`, as PyTorch draws those of any convolution.
+    /// A convolution with weights uniform between `±1 / sqrt(fan-in)`, PyTorch's default for convolutions.
     pub fn uniform(layout: &ConvLayout, initializer: &mut Initializer) -> Self {
         let fan_in = (layout.channels * layout.kernel * layout.kernel) as f32;
         let weight = initializer.uniform(Self::shape(layout), 1.0 / fan_in.sqrt());
@@ -58,13 +58,13 @@ impl Conv {
         }
     }
 
-    /// `[out_channels, channels, kernel, kernel]`.
+    /// The weight, `[out_channels, channels, kernel, kernel]`.
     #[cfg(test)]
     pub fn weight(&self) -> Tensor<4> {
         self.weight.clone()
     }
 
-    /// `[n, channels, h, w]` to `[n, out_channels, (h + 2 padding - kernel) / stride + 1, ...]`.
+    /// Maps `[n, channels, h, w]` to `[n, out_channels, (h + 2 padding - kernel) / stride + 1, ...]`.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         ops::conv2d(x, self.weight.clone(), self.stride, self.padding)
     }
@@ -88,10 +88,10 @@ pub struct BatchNorm {
 impl BatchNorm {
     /// Added to the variance; PyTorch's default.
     pub const EPSILON: f64 = 1e-5;
-    /// The share of a batch's statistics in the new running ones; PyTorch's default.
+    /// The weight of a batch's statistics in the new running ones; PyTorch's default.
     pub const MOMENTUM: f64 = 0.1;
 
-    /// `gamma` is the initial scale: 1, or 0 for the last of a residual block.
+    /// Batch normalization over `channels`. `gamma` is the initial scale: 1, or 0 for the last one of a residual block.
     pub fn new(channels: usize, gamma: f32, initializer: &mut Initializer) -> Self {
         let device = initializer.device();
         Self {
@@ -102,7 +102,7 @@ impl BatchNorm {
         }
     }
 
-    /// Normalizes `[n, channels, ...]`, adds `residual` if there is one, and applies a ReLU if asked.
+    /// Normalizes `x [n, channels, ...]`, adds `residual` if there is one, and applies a ReLU if `relu` is set.
     pub fn forward<const D: usize>(
         &mut self,
         x: Tensor<D>,
@@ -117,13 +117,14 @@ impl BatchNorm {
         };
         match mode {
             Mode::Train { views } => {
-                let how = Normalize {
+                let options = BatchNormOptions {
                     views,
                     epsilon: Self::EPSILON,
                     momentum: Self::MOMENTUM,
                     relu,
                 };
-                let (y, running) = ops::batch_norm_train(x, gamma, beta, residual, running, how);
+                let (y, running) =
+                    ops::batch_norm_train(x, gamma, beta, residual, running, options);
                 self.running_mean = running.mean;
                 self.running_var = running.variance;
                 y
@@ -151,7 +152,7 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// Weights are uniform within `1 / sqrt(in)`, as PyTorch draws them.
+    /// A linear map with weights uniform between `±1 / sqrt(in)`, PyTorch's default.
     pub fn new(inputs: usize, outputs: usize, initializer: &mut Initializer) -> Self {
         let bound = 1.0 / (inputs as f32).sqrt();
         Self {
@@ -159,12 +160,12 @@ impl Linear {
         }
     }
 
-    /// One with the given weight, `[out, in]`.
+    /// A linear map with the given weight, `[out, in]`.
     pub fn with_weight(weight: Tensor<2>) -> Self {
         Self { weight }
     }
 
-    /// `[n, in]` to `[n, out]`.
+    /// Maps `[n, in]` to `[n, out]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         ops::linear(x, self.weight.clone())
     }

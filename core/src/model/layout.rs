@@ -1,20 +1,20 @@
-//! Which layers a residual network has, before any tensor of it is made: what the network is built from, what a
-//! checkpoint's tensors are compared with, and what a run's memory is counted by.
+//! The layers of the networks with their sizes, without any tensors. Networks are built from them, checkpoints are
+//! checked against them, and a run's memory is estimated from them.
 
 use super::{Architecture, EncoderConfig, ProjectorConfig, Stem, TensorInfo, join};
 
-/// A convolution without bias and the batch normalization behind it.
+/// A convolution without bias, followed by batch normalization.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConvLayout {
     /// Channels of its input.
     pub channels: usize,
     /// Channels of its output.
     pub out_channels: usize,
-    /// Rows and columns of its kernel.
+    /// Rows, and columns, of its square kernel.
     pub kernel: usize,
-    /// Pixels from one position to the next.
+    /// Pixels from one position of the kernel to the next.
     pub stride: usize,
-    /// Zeros around the input.
+    /// Rows and columns of zeros on each side of the input.
     pub padding: usize,
 }
 
@@ -25,12 +25,12 @@ impl ConvLayout {
             out_channels,
             kernel,
             stride,
-            // So that stride 1 keeps the size.
+            // With stride 1, the output is as large as the input.
             padding: kernel / 2,
         }
     }
 
-    /// Pixels per side of its output, of an input of `side`.
+    /// Pixels per side of its output, for an input of `side` pixels per side.
     pub fn out_side(&self, side: usize) -> usize {
         (side + 2 * self.padding).saturating_sub(self.kernel) / self.stride + 1
     }
@@ -41,7 +41,7 @@ impl ConvLayout {
 pub struct BlockLayout {
     /// Its convolutions, one after another.
     pub body: Vec<ConvLayout>,
-    /// The convolution around them, where the shape changes.
+    /// The 1x1 convolution of the shortcut, where the shape changes.
     pub downsample: Option<ConvLayout>,
 }
 
@@ -50,9 +50,9 @@ pub struct BlockLayout {
 pub struct EncoderLayout {
     /// The first convolution.
     pub stem: ConvLayout,
-    /// Whether 3x3 max pooling with stride 2 follows it.
+    /// Whether 3x3 max pooling with stride 2 follows the stem.
     pub pooled: bool,
-    /// The stages' blocks.
+    /// The blocks of each stage.
     pub stages: Vec<Vec<BlockLayout>>,
 }
 
@@ -105,7 +105,7 @@ impl EncoderConfig {
         }
     }
 
-    /// Names and shapes of the network's tensors, in its order.
+    /// Names and shapes of the network's tensors, in the order in which it visits them.
     pub fn tensors(&self, path: &str) -> Vec<TensorInfo> {
         let mut list = List(Vec::new());
         let layout = self.layout();
@@ -129,7 +129,7 @@ impl EncoderConfig {
 }
 
 impl ProjectorConfig {
-    /// Names and shapes of the projector's tensors behind an encoder of `features` outputs, in its order.
+    /// Names and shapes of the tensors of a projector for `features` inputs, in the order in which it visits them.
     pub fn tensors(&self, path: &str, features: usize) -> Vec<TensorInfo> {
         let mut list = List(Vec::new());
         let inputs = std::iter::once(&features).chain(&self.widths);
@@ -145,7 +145,7 @@ impl ProjectorConfig {
     }
 }
 
-/// Names and shapes of both networks' tensors, in their order.
+/// Names and shapes of the tensors of encoder and projector, in the order in which the networks visit them.
 pub fn tensors(encoder: &EncoderConfig, projector: &ProjectorConfig) -> Vec<TensorInfo> {
     let mut all = encoder.tensors("backbone");
     all.extend(projector.tensors("projector", encoder.features()));
@@ -187,7 +187,7 @@ mod tests {
     use crate::testing::cpu;
 
     #[test]
-    fn the_layout_is_the_network_s() {
+    fn layout_lists_the_network_s_tensors() {
         for architecture in [
             Architecture::Small,
             Architecture::ResNet18,
@@ -203,7 +203,7 @@ mod tests {
                     architecture,
                     width: 4,
                     stem,
-                    cells: 2,
+                    pool_grid: 2,
                     ..EncoderConfig::default()
                 };
                 let projector = ProjectorConfig { widths };

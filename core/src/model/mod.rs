@@ -14,17 +14,17 @@ pub use parameters::{Initializer, Network, TensorInfo, Visitor, join};
 pub use projector::{MODULES_PER_LAYER, Projector, ProjectorConfig};
 pub use resnet::{Architecture, EncoderConfig, Initialization, ResNet, Stem};
 
-/// An encoder and the projector behind it, under the official code's names `backbone` and `projector`.
+/// An encoder and the projector behind it; their tensors have the official code's prefixes `backbone` and `projector`.
 #[derive(Debug, Clone)]
 pub struct BarlowTwins {
-    /// Pictures to features, which are what training is for.
+    /// Maps pictures to features, the result of training.
     pub encoder: ResNet,
-    /// Features to embeddings, which only the loss sees.
+    /// Maps features to embeddings, which only the loss uses.
     pub projector: Projector,
 }
 
 impl BarlowTwins {
-    /// Fresh networks, determined by `seed`.
+    /// Networks with initial weights, determined by `seed`.
     pub fn new(
         encoder: &EncoderConfig,
         projector: &ProjectorConfig,
@@ -38,7 +38,7 @@ impl BarlowTwins {
         }
     }
 
-    /// Views `[n, 3, h, w]` to embeddings `[n, d]`.
+    /// Maps views `[n, 3, h, w]` to embeddings `[n, d]`.
     pub fn embed(&mut self, views: Tensor<4>, mode: Mode) -> Tensor<2> {
         let features = self.encoder.forward(views, mode);
         self.projector.forward(features, mode)

@@ -1,28 +1,28 @@
-//! Walking over a network's tensors by name.
+//! Visitors of a network's tensors, by name.
 //!
-//! burn's module system would name tensors its own way and keep batch statistics by thread; here a network lists its
+//! burn's module system has its own names for tensors and keeps batch statistics per thread. Here a network visits its
 //! tensors under torchvision's names, and everything that needs them (gradients, optimizers, checkpoints, weights for
 //! PyTorch) is a visitor.
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::random::{Purpose, Stream};
+use crate::random::{Purpose, Rng};
 
-/// Looks at, or replaces, each tensor of a network in a fixed order.
+/// Reads or replaces each tensor of a network, in a fixed order.
 pub trait Visitor {
-    /// A learned tensor.
+    /// Visits a learned tensor.
     fn parameter<const D: usize>(&mut self, name: &str, tensor: &mut Tensor<D>);
 
-    /// A running statistic, which no gradient reaches.
+    /// Visits a running statistic of batch normalization, which has no gradient.
     fn statistic(&mut self, name: &str, tensor: &mut Tensor<1>);
 }
 
-/// Something with named tensors.
+/// A network or layer with named tensors.
 pub trait Network: Clone {
-    /// Shows every tensor to `visitor`, named below `path`.
+    /// Passes every tensor to `visitor`; its name is prefixed with `path`.
     fn visit(&mut self, path: &str, visitor: &mut impl Visitor);
 
-    /// Enables gradients: parameters become leaves that keep theirs.
+    /// The network with gradients enabled: parameters become leaves of the autodiff graph.
     fn tracked(mut self) -> Self {
         struct Track;
         impl Visitor for Track {
@@ -49,7 +49,7 @@ pub trait Network: Clone {
         frozen
     }
 
-    /// Names and shapes of all tensors, in order.
+    /// Names and shapes of all tensors, in the order of [`Self::visit`].
     fn tensors(&self) -> Vec<TensorInfo> {
         struct List(Vec<TensorInfo>);
         impl Visitor for List {
@@ -73,7 +73,7 @@ pub trait Network: Clone {
         list.0
     }
 
-    /// How many numbers are learned.
+    /// The number of learned values.
     fn parameter_count(&self) -> usize {
         self.tensors()
             .iter()
@@ -83,12 +83,12 @@ pub trait Network: Clone {
     }
 }
 
-/// A tensor of a network.
+/// The name and shape of a tensor of a network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo {
-    /// Its name, as PyTorch would have it.
+    /// Its name, as in PyTorch.
     pub name: String,
-    /// Its extents.
+    /// Its dimensions.
     pub shape: Vec<usize>,
     /// Whether it is learned, rather than a running statistic.
     pub learned: bool,
@@ -103,7 +103,7 @@ pub fn join(path: &str, name: &str) -> String {
     }
 }
 
-/// Makes initial weights; each tensor has a random stream of its own.
+/// Draws initial weights; each tensor has its own stream of random numbers.
 pub struct Initializer {
     seed: u64,
     tensors: u64,
@@ -111,7 +111,7 @@ pub struct Initializer {
 }
 
 impl Initializer {
-    /// For networks on `device`, determined by `seed`.
+    /// An initializer for networks on `device`, determined by `seed`.
     pub fn new(seed: u64, device: &Device) -> Self {
         Self {
             seed,
@@ -120,17 +120,17 @@ impl Initializer {
         }
     }
 
-    /// Where the tensors are made.
+    /// The device of the tensors.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// Normal with mean 0 and the given deviation.
-    pub fn normal<const D: usize>(&mut self, shape: [usize; D], deviation: f32) -> Tensor<D> {
-        self.draw(shape, |stream| deviation * stream.normal())
+    /// Normal values with mean 0 and the given standard deviation.
+    pub fn normal<const D: usize>(&mut self, shape: [usize; D], std: f32) -> Tensor<D> {
+        self.draw(shape, |stream| std * stream.normal())
     }
 
-    /// Uniform between `-bound` and `bound`.
+    /// Uniform values between `-bound` and `bound`.
     pub fn uniform<const D: usize>(&mut self, shape: [usize; D], bound: f32) -> Tensor<D> {
         self.draw(shape, |stream| stream.between(-bound, bound))
     }
@@ -138,9 +138,9 @@ impl Initializer {
     fn draw<const D: usize>(
         &mut self,
         shape: [usize; D],
-        mut value: impl FnMut(&mut Stream) -> f32,
+        mut value: impl FnMut(&mut Rng) -> f32,
     ) -> Tensor<D> {
-        let mut stream = Stream::new(self.seed, Purpose::Weights, 0, self.tensors);
+        let mut stream = Rng::new(self.seed, Purpose::Weights, 0, self.tensors);
         self.tensors += 1;
         let values: Vec<f32> = (0..shape.iter().product())
             .map(|_| value(&mut stream))

@@ -1,4 +1,4 @@
-//! The projector: features to the embeddings that the loss compares, thrown away afterwards.
+//! The projector, which maps features to the embeddings that the loss compares. It is discarded after training.
 
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
@@ -8,7 +8,7 @@ use super::{BatchNorm, Initializer, Linear, Mode, Network, Visitor, join};
 /// Modules per layer of PyTorch's `Sequential(Linear, BatchNorm1d, ReLU, Linear, ...)`.
 pub const MODULES_PER_LAYER: usize = 3;
 
-/// How many layers the projector has, and how wide they are.
+/// The number of the projector's layers, and their widths.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProjectorConfig {
@@ -31,7 +31,7 @@ impl ProjectorConfig {
         self.widths.last().copied().unwrap_or(0)
     }
 
-    /// Fresh layers behind an encoder of `features` outputs.
+    /// A projector with initial weights, for an encoder of `features` outputs.
     pub fn init(&self, features: usize, initializer: &mut Initializer) -> Projector {
         let inputs = std::iter::once(&features).chain(&self.widths);
         let linear: Vec<Linear> = inputs
@@ -47,7 +47,7 @@ impl ProjectorConfig {
     }
 }
 
-/// Linear maps without bias; batch normalization and ReLU after each but the last.
+/// Linear maps without bias, with batch normalization and ReLU after each but the last.
 #[derive(Debug, Clone)]
 pub struct Projector {
     linear: Vec<Linear>,
@@ -55,7 +55,7 @@ pub struct Projector {
 }
 
 impl Projector {
-    /// Features `[n, features]` to embeddings `[n, d]`.
+    /// Maps features `[n, features]` to embeddings `[n, d]`.
     pub fn forward(&mut self, features: Tensor<2>, mode: Mode) -> Tensor<2> {
         let mut x = features;
         let mut norms = self.norms.iter_mut();
@@ -70,7 +70,7 @@ impl Projector {
 }
 
 impl Network for Projector {
-    /// Numbered as in PyTorch's `Sequential(Linear, BatchNorm1d, ReLU, Linear, ...)`.
+    /// Names are numbered as in PyTorch's `Sequential(Linear, BatchNorm1d, ReLU, Linear, ...)`.
     fn visit(&mut self, path: &str, visitor: &mut impl Visitor) {
         let mut norms = self.norms.iter_mut();
         for (i, linear) in self.linear.iter_mut().enumerate() {

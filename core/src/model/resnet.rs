@@ -1,5 +1,5 @@
-//! Residual networks (He et al. 2015, arXiv 1512.03385) with torchvision's structure and names, and a small one of the
-//! same parts for small pictures on weak machines.
+//! Residual networks (He et al. 2015, arXiv 1512.03385) with torchvision's structure and names, and a smaller one
+//! of the same blocks, for small pictures on slow machines.
 
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{BatchNorm, BlockLayout, Conv, ConvLayout, Initializer, Mode, Network, Visitor, join};
 use crate::ops;
 
-/// Which residual network.
+/// The kind of residual network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Architecture {
@@ -30,69 +30,70 @@ impl Architecture {
         }
     }
 
-    /// How many times its stage's width a block puts out.
+    /// The output channels of a block over the width of its stage.
     pub(super) fn expansion(self) -> usize {
         if self == Self::ResNet50 { 4 } else { 1 }
     }
 }
 
-/// What comes before the residual blocks.
+/// The layers before the residual blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stem {
-    /// 7x7 with stride 2, then 3x3 max pooling with stride 2.
+    /// 7x7 convolution with stride 2, then 3x3 max pooling with stride 2.
     ImageNet,
-    /// 3x3 with stride 1, no pooling.
+    /// 3x3 convolution with stride 1, no pooling.
     Cifar,
-    /// 3x3 with stride 2, no pooling.
+    /// 3x3 convolution with stride 2, no pooling.
     Small,
 }
 
-/// What the first weights of convolutions are drawn from.
+/// The distribution of the convolutions' initial weights.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Initialization {
-    /// torchvision's: normal, with variance `2 / fan-out`.
+    /// torchvision's for residual networks: normal, with variance `2 / fan-out`.
     #[default]
     Torchvision,
-    /// torchvision's but for the first convolution, which is PyTorch's: where it was exchanged afterwards, as solo-learn does
-    /// for small pictures.
+    /// torchvision's, but PyTorch's default for the first convolution: as in solo-learn, which replaces that
+    /// convolution for small pictures.
     PytorchStem,
-    /// PyTorch's: uniform within `1 / sqrt(fan-in)`.
+    /// PyTorch's default: uniform between `±1 / sqrt(fan-in)`.
     Pytorch,
 }
 
-/// The encoder of a run.
+/// The settings of a run's encoder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EncoderConfig {
-    /// Which network.
+    /// The kind of residual network.
     pub architecture: Architecture,
     /// Channels of the first stage, doubled in each further one; 64 in torchvision's.
     pub width: usize,
-    /// What comes before the residual blocks.
+    /// The layers before the residual blocks.
     pub stem: Stem,
-    /// Cells a side of the grid over which the last stage's channels are averaged. 1 is the mean over the picture, as
-    /// torchvision's; more keep where in the picture something is, for pictures that are framed alike.
-    pub cells: usize,
-    /// Whether the last scale (gamma) of each residual block starts at 0 instead of 1, so that every block starts as the
-    /// identity.
+    /// Cells per side of the grid over which the last stage's channels are averaged. 1 is global average pooling, as in
+    /// torchvision; more cells keep the position in the picture, for pictures that are all framed alike.
+    #[serde(alias = "cells")]
+    pub pool_grid: usize,
+    /// Whether the last batch-normalization scale (gamma) of each residual block starts at 0 instead of 1, so that
+    /// every block starts as its shortcut.
     pub zero_init: bool,
-    /// Zeros around the pictures for the first convolution; without a value, half its kernel.
+    /// Padding of the first convolution, in pixels; by default half its kernel, rounded down.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stem_padding: Option<usize>,
-    /// What the first weights are drawn from.
+    /// The distribution of the convolutions' initial weights.
     pub initialization: Initialization,
 }
 
 impl Default for EncoderConfig {
-    /// The paper's.
+    /// The paper's encoder.
     fn default() -> Self {
         Self {
             architecture: Architecture::ResNet50,
             width: 64,
             stem: Stem::ImageNet,
-            cells: 1,
+            pool_grid: 1,
             zero_init: true,
             stem_padding: None,
             initialization: Initialization::Torchvision,
@@ -101,14 +102,14 @@ impl Default for EncoderConfig {
 }
 
 impl EncoderConfig {
-    /// How many features a picture has.
+    /// The number of features per picture.
     pub fn features(&self) -> usize {
         let stages = self.architecture.blocks().len();
         let channels = (self.width << (stages - 1)) * self.architecture.expansion();
-        channels * self.cells * self.cells
+        channels * self.pool_grid * self.pool_grid
     }
 
-    /// Numbers in the largest activation of one picture of `size` pixels a side.
+    /// Values in the largest convolution output for one picture of `size` pixels per side.
     pub(crate) fn largest_activation(&self, size: usize) -> usize {
         let sizes = self.activations(size).into_iter();
         sizes
@@ -117,7 +118,7 @@ impl EncoderConfig {
             .unwrap_or(0)
     }
 
-    /// Channels and pixels per side of every convolution's output, in order, of one picture of `size` pixels per side.
+    /// Channels and pixels per side of every convolution's output, for one picture of `size` pixels per side.
     pub fn activations(&self, size: usize) -> Vec<(usize, usize)> {
         let layout = self.layout();
         let mut side = layout.stem.out_side(size);
@@ -137,7 +138,7 @@ impl EncoderConfig {
         sizes
     }
 
-    /// Fresh weights.
+    /// The network with initial weights.
     pub fn init(&self, initializer: &mut Initializer) -> ResNet {
         let layout = self.layout();
         let stem = match self.initialization {
@@ -155,7 +156,7 @@ impl EncoderConfig {
             bn1,
             pooled: layout.pooled,
             stages: stages.collect(),
-            cells: self.cells,
+            pool_grid: self.pool_grid,
         }
     }
 }
@@ -168,11 +169,11 @@ pub struct ResNet {
     /// Whether max pooling follows the first convolution.
     pooled: bool,
     stages: Vec<Vec<Block>>,
-    cells: usize,
+    pool_grid: usize,
 }
 
 impl ResNet {
-    /// Pictures `[n, 3, h, w]` to features `[n, features]`.
+    /// Maps pictures `[n, 3, h, w]` to features `[n, features]`.
     pub fn forward(&mut self, pictures: Tensor<4>, mode: Mode) -> Tensor<2> {
         let mut x = self
             .bn1
@@ -183,7 +184,7 @@ impl ResNet {
         for block in self.stages.iter_mut().flatten() {
             x = block.forward(x, mode);
         }
-        ops::mean_pool(x, self.cells)
+        ops::mean_pool(x, self.pool_grid)
     }
 }
 
@@ -199,8 +200,8 @@ impl Network for ResNet {
     }
 }
 
-/// Convolutions with batch normalization, around which the input passes unchanged (or through a 1x1 convolution, where
-/// its shape changes).
+/// A residual block: convolutions with batch normalization, and a shortcut around them, which is the identity, or a 1x1
+/// convolution where the shape changes.
 #[derive(Debug, Clone)]
 struct Block {
     body: Vec<(Conv, BatchNorm)>,
@@ -242,7 +243,7 @@ impl Block {
         let mut x = input;
         let last = self.body.len() - 1;
         for (i, (conv, norm)) in self.body.iter_mut().enumerate() {
-            // What went around the block comes back before its last ReLU.
+            // The shortcut is added before the last ReLU of the block.
             let residual = shortcut.take_if(|_| i == last);
             x = norm.forward(conv.forward(x), residual, true, mode);
         }
@@ -273,7 +274,7 @@ mod tests {
             architecture,
             width,
             stem,
-            cells: 1,
+            pool_grid: 1,
             ..EncoderConfig::default()
         };
         let network = config.init(&mut Initializer::new(0, &cpu()));
@@ -281,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn torchvision_s_sizes() {
+    fn parameter_counts_match_torchvision() {
         // Parameters of torchvision's models less their classifiers of 1000 classes.
         for (architecture, features, parameters) in [
             (Architecture::ResNet18, 512, 11_689_512 - 513_000),
@@ -314,7 +315,7 @@ mod tests {
         }
     }
 
-    /// The first tensor of every block's batch normalizations, that is their gammas.
+    /// The first gamma of each batch normalization, block by block.
     fn gammas(network: &ResNet) -> Vec<Vec<f32>> {
         struct First(Option<f32>);
         impl Visitor for First {
@@ -352,9 +353,9 @@ mod tests {
     }
 
     #[test]
-    fn first_weights_are_those_of_the_code_that_is_followed() {
-        // Standard deviations of a 3x3 convolution of 16 channels to 16: torchvision's sqrt(2 / (9 * 16)), PyTorch's
-        // 1 / sqrt(3 * 9 * 16); and of the stem, of 3 channels to 16.
+    fn initial_weights_have_the_reference_variance() {
+        // Variances of the weights of a 3x3 convolution from 16 channels to 16: torchvision's 2 / (9 * 16), PyTorch's
+        // 1 / (3 * 9 * 16); and of the stem's, from 3 channels to 16.
         let (torchvision, pytorch) = (2.0f64 / 144.0, 1.0 / (3.0 * 144.0));
         let stems = (2.0f64 / 144.0, 1.0 / (3.0 * 27.0));
         for (initialization, stem, body) in [
@@ -377,7 +378,7 @@ mod tests {
                 let weights = crate::testing::values(conv.weight());
                 let found = weights.iter().map(|w| f64::from(*w).powi(2)).sum::<f64>();
                 let found = found / weights.len() as f64;
-                // Five standard errors of a variance, of a normal distribution's 432 numbers: 5 sqrt(2 / 432).
+                // Five standard errors of the variance of n normal values, relative: 5 sqrt(2 / n).
                 let within = 5.0 * (2.0 / weights.len() as f64).sqrt();
                 assert!(
                     (found / variance - 1.0).abs() < within,
@@ -388,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wider_border_makes_larger_maps() {
+    fn stem_padding_enlarges_feature_maps() {
         // solo-learn's stem for CIFAR: 32 pixels become 34, and then 17, 9 and 5.
         let config = EncoderConfig {
             architecture: Architecture::ResNet18,

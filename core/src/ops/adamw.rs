@@ -1,44 +1,44 @@
 //! Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv 1711.05101):
 //!
 //! `m ← β₁ m + (1 - β₁) g`, `v ← β₂ v + (1 - β₂) g²`,
-//! `p ← (1 - rate decay) p - rate (m / (1 - β₁ᵗ)) / (sqrt(v / (1 - β₂ᵗ)) + ε)`, with `t` the steps so far.
-//! Tensors of one dimension take no decay.
+//! `p ← (1 - rate decay) p - rate (m / (1 - β₁ᵗ)) / (sqrt(v / (1 - β₂ᵗ)) + ε)`, with `t` the step, from 1.
+//! One-dimensional tensors are not decayed.
 
 use burn::tensor::{Tensor, TensorData};
 
-use super::arena::{Arena, Moved, Parameter, arenas};
-use super::cpu;
 use super::lars::Rates;
-use super::measure::{fall_back, twins_asked};
-use super::wgsl::{self, kernel};
+use super::runtime::arena::{Arena, Parameter, Updated, arenas};
+use super::runtime::cpu;
+use super::runtime::launch::{self, kernel};
+use super::runtime::reference::{fall_back, reference_requested};
 use crate::device::runs_on_cpu;
 
-/// The update rule.
+/// AdamW's hyperparameters.
 #[derive(Debug, Clone, Copy)]
 pub struct AdamW {
-    /// How much of the mean gradient stays.
+    /// β₁: the decay rate of the first moment, the running mean of the gradient.
     pub beta_1: f64,
-    /// How much of the mean squared gradient stays.
+    /// β₂: the decay rate of the second moment, the running mean of the squared gradient.
     pub beta_2: f64,
-    /// Added to the root of the mean squared gradient.
+    /// ε: added to the square root of the second moment.
     pub epsilon: f64,
     /// Weight decay.
     pub weight_decay: f64,
 }
 
-/// What a step multiplies with.
+/// The factors of one update.
 #[derive(Clone, Copy)]
 struct Factors {
-    /// The share of the parameter that decay leaves.
-    kept: f32,
+    /// Weight decay multiplies the parameter by this: `1 - rate decay`.
+    decay_factor: f32,
     rate: f32,
-    /// What the moments are multiplied by, since they started at 0.
+    /// Bias corrections that multiply the two moments, since they started at 0.
     corrections: [f32; 2],
 }
 
 impl AdamW {
-    /// Moves all parameters, whose memory is the two moments, in the step of that number, from 1.
-    pub fn update(&self, parameters: &[Parameter], rates: Rates, step: u64) -> Vec<Moved> {
+    /// Updates all parameters; the memory of each is its two moments. `step` counts from 1.
+    pub fn update(&self, parameters: &[Parameter], rates: Rates, step: u64) -> Vec<Updated> {
         if let Some(arenas) = arenas(parameters) {
             return arenas
                 .iter()
@@ -47,10 +47,10 @@ impl AdamW {
         }
         let one = |parameter: &Parameter| {
             let factors = self.factors(parameter.is_weight, rates, step);
-            if runs_on_cpu(&parameter.value.device()) && !twins_asked() {
+            if runs_on_cpu(&parameter.value.device()) && !reference_requested() {
                 self.on_cpu(parameter, factors)
             } else {
-                fall_back(|| self.twin(parameter, factors))
+                fall_back(|| self.reference(parameter, factors))
             }
         };
         parameters.iter().map(one).collect()
@@ -61,14 +61,14 @@ impl AdamW {
         let decay = if is_weight { self.weight_decay } else { 0.0 };
         let correction = |beta: f64| (1.0 / (1.0 - beta.powf(step as f64))) as f32;
         Factors {
-            kept: (1.0 - rate * decay) as f32,
+            decay_factor: (1.0 - rate * decay) as f32,
             rate: rate as f32,
             corrections: [self.beta_1, self.beta_2].map(correction),
         }
     }
 
-    /// In burn's tensor operations.
-    fn twin(&self, parameter: &Parameter, factors: Factors) -> Moved {
+    /// The reference, in burn's tensor operations.
+    fn reference(&self, parameter: &Parameter, factors: Factors) -> Updated {
         let g = &parameter.gradient;
         let moment_1 = parameter.memory[0].clone() * self.beta_1 + g.clone() * (1.0 - self.beta_1);
         let moment_2 =
@@ -76,16 +76,16 @@ impl AdamW {
         let [correction_1, correction_2] = factors.corrections;
         let root = (moment_2.clone() * correction_2).sqrt() + self.epsilon;
         let step = moment_1.clone() * correction_1 / root * factors.rate;
-        Moved {
-            value: parameter.value.clone() * factors.kept - step,
+        Updated {
+            value: parameter.value.clone() * factors.decay_factor - step,
             memory: vec![moment_1, moment_2],
         }
     }
 
     /// On the CPU: one pass.
-    fn on_cpu(&self, parameter: &Parameter, factors: Factors) -> Moved {
+    fn on_cpu(&self, parameter: &Parameter, factors: Factors) -> Updated {
         let Factors {
-            kept,
+            decay_factor,
             rate,
             corrections: [correction_1, correction_2],
         } = factors;
@@ -106,7 +106,7 @@ impl AdamW {
                 let v = beta_2 * v + (1.0 - beta_2) * g * g;
                 let root = (v * correction_2).sqrt() + epsilon;
                 (new_1[i], new_2[i]) = (m, v);
-                new_value[i] = kept * p - rate * (m * correction_1 / root);
+                new_value[i] = decay_factor * p - rate * (m * correction_1 / root);
             }
         });
         let device = parameter.value.device();
@@ -114,13 +114,13 @@ impl AdamW {
             let count = values.len();
             Tensor::from_data(TensorData::new(values, [count]), &device)
         });
-        Moved {
+        Updated {
             value,
             memory: vec![moment_1, moment_2],
         }
     }
 
-    fn on_wgpu(&self, arena: &Arena<'_>, rates: Rates, step: u64) -> Vec<Moved> {
+    fn on_wgpu(&self, arena: &Arena<'_>, rates: Rates, step: u64) -> Vec<Updated> {
         let chunks = arena.chunk_table();
         let values = arena.pack(|parameter| &parameter.value);
         let gradients = arena.pack(|parameter| &parameter.gradient);
@@ -130,9 +130,9 @@ impl AdamW {
         let betas = [self.beta_1, self.beta_2].map(|x| x as f32);
         let rest = [self.epsilon, self.weight_decay, rates.weights, rates.biases].map(|x| x as f32);
         let numbers = [&betas[..], &[correction_1, correction_2], &rest].concat();
-        let sizes = [wgsl::Number::from(arena.chunks())];
-        let numbers: Vec<wgsl::Number> = (sizes.into_iter())
-            .chain(numbers.into_iter().map(wgsl::Number::from))
+        let sizes = [launch::Number::from(arena.chunks())];
+        let numbers: Vec<launch::Number> = (sizes.into_iter())
+            .chain(numbers.into_iter().map(launch::Number::from))
             .collect();
         kernel!("adamw").launch(
             arena.client(),
@@ -149,7 +149,7 @@ impl AdamW {
             ],
             &numbers,
         );
-        arena.moved(&new_values, &[new_1, new_2])
+        arena.updated(&new_values, &[new_1, new_2])
     }
 }
 
@@ -157,11 +157,11 @@ impl AdamW {
 mod tests {
     use super::*;
     use crate::ops::lars::tests::parameters;
-    use crate::ops::measure::with_twins;
+    use crate::ops::with_reference_ops;
     use crate::testing::{assert_close, each_device};
 
     #[test]
-    fn several_steps_agree_with_the_twin() {
+    fn several_steps_agree_with_the_reference() {
         let rule = AdamW {
             beta_1: 0.9,
             beta_2: 0.999,
@@ -173,24 +173,25 @@ mod tests {
             biases: 0.01,
         };
         each_device(|device| {
-            let (mut ours, mut twins) = (parameters(2, device), parameters(2, device));
+            let (mut ours, mut references) = (parameters(2, device), parameters(2, device));
             for step in 1..=3 {
-                let moved = rule.update(&ours, rates, step);
-                let expected: Vec<Moved> = with_twins(|| {
-                    let one = |p: &Parameter| rule.twin(p, rule.factors(p.is_weight, rates, step));
-                    twins.iter().map(one).collect()
+                let updated = rule.update(&ours, rates, step);
+                let expected: Vec<Updated> = with_reference_ops(|| {
+                    let one =
+                        |p: &Parameter| rule.reference(p, rule.factors(p.is_weight, rates, step));
+                    references.iter().map(one).collect()
                 });
-                for (parameters, moved) in [(&mut ours, moved), (&mut twins, expected)] {
-                    for (parameter, moved) in parameters.iter_mut().zip(moved) {
-                        parameter.value = moved.value;
-                        parameter.memory = moved.memory;
+                for (parameters, updated) in [(&mut ours, updated), (&mut references, expected)] {
+                    for (parameter, updated) in parameters.iter_mut().zip(updated) {
+                        parameter.value = updated.value;
+                        parameter.memory = updated.memory;
                     }
                 }
             }
-            for (ours, twin) in ours.into_iter().zip(twins) {
-                assert_close(ours.value, twin.value, 1e-5, "value");
-                for (ours, twin) in ours.memory.into_iter().zip(twin.memory) {
-                    assert_close(ours, twin, 1e-5, "moment");
+            for (ours, reference) in ours.into_iter().zip(references) {
+                assert_close(ours.value, reference.value, 1e-5, "value");
+                for (ours, reference) in ours.memory.into_iter().zip(reference.memory) {
+                    assert_close(ours, reference, 1e-5, "moment");
                 }
             }
         });

@@ -1,10 +1,10 @@
-//! The cross-correlation of two views' embeddings and the loss's terms (Zbontar et al. 2021, arXiv 2103.03230,
-//! equations 1 and 2). With `Z` the embeddings, normalized over the batch, of the first view and then of the second:
+//! The cross-correlation of two views' embeddings and the terms of the loss (Zbontar et al. 2021, arXiv 2103.03230,
+//! equations 1 and 2). With `Z_A` and `Z_B` the two views' embeddings of `N` pictures, normalized over the batch:
 //!
-//! `C = Z_Aᵀ Z_B / N`, `L = Σ_i (1 - C_ii)² + λ Σ_{i≠j} C_ij²`,
+//! `C = Z_Aᵀ Z_B / N`, `L = Σ_i (1 - C_ii)² + λ Σ_{i≠j} C_ij²`.
 //!
-//! and, with the slope `G_ii = 2 (C_ii - 1)`, `G_ij = 2 λ C_ij`: `∂Z_A = Z_B Gᵀ / N` and `∂Z_B = Z_A G / N`.
-//! G is made from C as the product reads it, so that C is the only matrix of its size.
+//! With `G = ∂L/∂C`, `G_ii = 2 (C_ii - 1)` and `G_ij = 2 λ C_ij`, the gradients are `∂Z_A = Z_B Gᵀ / N` and
+//! `∂Z_B = Z_A G / N`. The product kernel computes G from C as it reads it, so that C is the only matrix of its size.
 
 use burn::backend::autodiff::{
     NodeId,
@@ -19,24 +19,24 @@ use burn::backend::{
 };
 use burn::tensor::{Shape, Tensor, TensorData};
 
-use super::measure::{self, Call};
 use super::product::{Matrices, Operand};
-use super::wgsl::{self, THREADS, kernel};
+use super::runtime::launch::{self, THREADS, kernel};
+use super::runtime::measure::{self, Call};
 
 /// What [`correlate`] returns.
 #[derive(Debug, Clone)]
-pub struct Correlation {
-    /// The loss, `[1]`; tracked.
+pub struct LossOutput {
+    /// The loss, `[1]`; tracked by autodiff.
     pub loss: Tensor<1>,
-    /// The loss, its invariance and its redundancy term, and the sum of C's diagonal: `[4]`, one reading.
+    /// The loss, its invariance and its redundancy term, and the sum of C's diagonal: `[4]`, to read them back at once.
     pub terms: Tensor<1>,
     /// C, `[d, d]`.
     pub matrix: Tensor<2>,
 }
 
-/// C and the loss of normalized embeddings `[2 n, d]`: the first view's, then the second's of the same pictures.
-pub fn correlate(z: Tensor<2>, lambda: f64) -> Correlation {
-    assert_eq!(z.dims()[0] % 2, 0, "there are two views of every picture");
+/// C and the loss of normalized embeddings `[2 n, d]`: the first view's rows, then the second's of the same pictures.
+pub fn correlate(z: Tensor<2>, lambda: f64) -> LossOutput {
+    assert_eq!(z.dims()[0] % 2, 0, "every picture must have two views");
     let tracked = z.device().is_autodiff();
     let (loss, terms, matrix) = Dispatch::cross_correlation(z.into_dispatch(), lambda);
     let (terms, matrix) = (
@@ -48,7 +48,7 @@ pub fn correlate(z: Tensor<2>, lambda: f64) -> Correlation {
     } else {
         (terms, matrix)
     };
-    Correlation {
+    LossOutput {
         loss: Tensor::from_dispatch(loss),
         terms,
         matrix,
@@ -63,17 +63,17 @@ pub trait CrossCorrelation: Backend {
         z: FloatTensor<Self>,
         lambda: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        twin::<Self>(z, lambda)
+        reference::<Self>(z, lambda)
     }
 
-    /// The gradient by `z`, given the one by the loss.
+    /// The gradient with respect to `z`, given the one with respect to the loss, `[1]`.
     fn cross_correlation_gradient(
         z: FloatTensor<Self>,
         matrix: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
         lambda: f64,
     ) -> FloatTensor<Self> {
-        twin_gradient::<Self>(z, matrix, gradient, lambda)
+        reference_gradient::<Self>(z, matrix, gradient, lambda)
     }
 }
 
@@ -95,7 +95,7 @@ fn identity<B: Backend>(like: &FloatTensor<B>) -> FloatTensor<B> {
     B::float_from_data(TensorData::new(values, [width, width]), &like.device())
 }
 
-fn twin<B: Backend>(
+fn reference<B: Backend>(
     z: FloatTensor<B>,
     lambda: f64,
 ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
@@ -105,7 +105,7 @@ fn twin<B: Backend>(
         (1.0 / pictures as f64).into(),
     );
     let diagonal = identity::<B>(&matrix);
-    // Row by row first: adding a million small numbers to one large one would lose digits.
+    // Rows first: adding a million small numbers to one large sum would lose digits.
     let sum = |x| B::float_sum(B::float_sum_dim(x, 1));
     let square = |x: FloatTensor<B>| B::float_mul(x.clone(), x);
     let on = B::float_mul(matrix.clone(), diagonal.clone());
@@ -120,7 +120,7 @@ fn twin<B: Backend>(
     (total, terms, matrix)
 }
 
-fn twin_gradient<B: Backend>(
+fn reference_gradient<B: Backend>(
     z: FloatTensor<B>,
     matrix: FloatTensor<B>,
     gradient: FloatTensor<B>,
@@ -137,12 +137,12 @@ fn twin_gradient<B: Backend>(
         ),
         (2.0 / pictures as f64).into(),
     );
-    let by_a = B::float_matmul(b, B::float_swap_dims(slope.clone(), 0, 1));
-    let by_b = B::float_matmul(a, slope);
-    scaled::<B>(B::float_cat(vec![by_a, by_b], 0), gradient)
+    let grad_a = B::float_matmul(b, B::float_swap_dims(slope.clone(), 0, 1));
+    let grad_b = B::float_matmul(a, slope);
+    scaled::<B>(B::float_cat(vec![grad_a, grad_b], 0), gradient)
 }
 
-/// `matrix` times the one number of `factor`.
+/// `matrix` times the single number in `factor`.
 fn scaled<B: Backend>(matrix: FloatTensor<B>, factor: FloatTensor<B>) -> FloatTensor<B> {
     let factor = B::float_expand(
         B::float_reshape(factor, Shape::from([1, 1])),
@@ -153,18 +153,18 @@ fn scaled<B: Backend>(matrix: FloatTensor<B>, factor: FloatTensor<B>) -> FloatTe
 
 impl CrossCorrelation for Flex {}
 
-/// Workgroups that share the sums over C, at most.
+/// Maximum workgroups for the sums over C.
 const PARTS: usize = 1024;
 
-/// Entries of C that are worth a workgroup of their own: eight a thread.
-const VALUES_A_PART: usize = 8 * THREADS;
+/// Minimum entries of C per workgroup: eight per thread.
+const VALUES_PER_PART: usize = 8 * THREADS;
 
 impl CrossCorrelation for CubeBackend {
     fn cross_correlation(z: CubeTensor, lambda: f64) -> (CubeTensor, CubeTensor, CubeTensor) {
-        if !wgsl::available(&z) {
-            return twin::<Self>(z, lambda);
+        if !launch::available(&z) {
+            return reference::<Self>(z, lambda);
         }
-        let z = wgsl::contiguous(z);
+        let z = launch::contiguous(z);
         let [pictures, width] = [z.meta.shape()[0] / 2, z.meta.shape()[1]];
         let matrix = Matrices {
             rows: width,
@@ -176,10 +176,10 @@ impl CrossCorrelation for CubeBackend {
                 ..Operand::new(&z, false)
             },
             scale: 1.0 / pictures as f32,
-            slope_of_loss: None,
+            loss_gradient: None,
         }
         .multiply();
-        let count = (width * width / VALUES_A_PART).clamp(1, width.min(PARTS));
+        let count = (width * width / VALUES_PER_PART).clamp(1, width.min(PARTS));
         let client = &z.client;
         let parts = client.empty(3 * count * size_of::<f32>());
         kernel!("correlation_terms").launch(
@@ -188,7 +188,7 @@ impl CrossCorrelation for CubeBackend {
             &[&matrix.handle, &parts],
             &[width.into()],
         );
-        let (total, terms) = (wgsl::empty(&z, [1]), wgsl::empty(&z, [4]));
+        let (total, terms) = (launch::empty(&z, [1]), launch::empty(&z, [4]));
         kernel!("correlation_total").launch(
             client,
             [1, 1, 1],
@@ -204,12 +204,12 @@ impl CrossCorrelation for CubeBackend {
         gradient: CubeTensor,
         lambda: f64,
     ) -> CubeTensor {
-        if !wgsl::available(&z) {
-            return twin_gradient::<Self>(z, matrix, gradient, lambda);
+        if !launch::available(&z) {
+            return reference_gradient::<Self>(z, matrix, gradient, lambda);
         }
-        let (z, matrix) = (wgsl::contiguous(z), wgsl::contiguous(matrix));
+        let (z, matrix) = (launch::contiguous(z), launch::contiguous(matrix));
         let [pictures, width] = [z.meta.shape()[0] / 2, z.meta.shape()[1]];
-        let by_z = wgsl::empty(&z, z.meta.shape().clone());
+        let grad_z = launch::empty(&z, z.meta.shape().clone());
         let (first, second) = (0, pictures * width);
         for (from, to, transposed) in [(second, first, true), (first, second, false)] {
             Matrices {
@@ -222,15 +222,15 @@ impl CrossCorrelation for CubeBackend {
                 },
                 right: Operand::new(&matrix, transposed),
                 scale: 1.0 / pictures as f32,
-                slope_of_loss: Some(lambda as f32),
+                loss_gradient: Some(lambda as f32),
             }
-            .multiply_into(&by_z, to);
+            .multiply_into(&grad_z, to);
         }
-        scaled::<Self>(by_z, gradient)
+        scaled::<Self>(grad_z, gradient)
     }
 }
 
-/// Runs C or its gradient, which take as many products of the views by a matrix of C's size.
+/// Runs and measures C or its gradient: `products` products that each cost as much as a view `[n, d]` times C `[d, d]`.
 fn measured<B: Backend, R>(
     name: &'static str,
     z: &FloatTensor<B>,
@@ -240,8 +240,8 @@ fn measured<B: Backend, R>(
     let call = || {
         let [pictures, width] = [z.shape()[0] / 2, z.shape()[1]];
         let numbers = 2 * products * pictures * width + width * width;
-        Call::moving(name, format!("{pictures} pictures, {width} wide"), numbers)
-            .computing(2 * products * pictures * width * width)
+        Call::memory_bound(name, format!("{pictures} pictures, {width} wide"), numbers)
+            .with_operations(2 * products * pictures * width * width)
     };
     measure::operation(call, || _ = B::sync(&z.device()), run)
 }
@@ -268,11 +268,11 @@ impl<B: CrossCorrelation, C: CheckpointStrategy> CrossCorrelation for Autodiff<B
                 let (z, matrix, lambda) = ops.state;
                 if let Some(node) = z_node {
                     let z: FloatTensor<B> = checkpointer.retrieve_node_output(z);
-                    let by_z = measured::<B, _>("correlation gradient", &z, 2, || {
+                    let grad_z = measured::<B, _>("correlation gradient", &z, 2, || {
                         let (z, matrix) = (z.clone(), matrix.clone());
                         B::cross_correlation_gradient(z, matrix, gradient.clone(), lambda)
                     });
-                    gradients.register::<B>(node.id, by_z);
+                    gradients.register::<B>(node.id, grad_z);
                 }
             }
         }

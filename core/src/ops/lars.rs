@@ -1,45 +1,46 @@
-//! Layer-wise adaptive rate scaling (You et al. 2017, arXiv 1708.03888): every weight tensor moves by a fixed share of
-//! its own norm, however large its gradient is. Without the adaptation it is stochastic gradient descent with momentum.
+//! Layer-wise adaptive rate scaling (LARS; You et al. 2017, arXiv 1708.03888): the update of every weight tensor is
+//! scaled to a fixed fraction of the tensor's norm, however large its gradient is. Without the adaptation it is
+//! stochastic gradient descent with momentum.
 //!
-//! `g ← g + decay p`, `g ← q g`, `μ ← momentum μ + g`, `p ← p - rate μ`, with the trust ratio `q`. Tensors of one
-//! dimension take no part in the adaptation, and no decay unless [`Lars::decay_biases`] says so.
+//! `g ← g + decay p`, `g ← q g`, `μ ← momentum μ + g`, `p ← p - rate μ`, with the trust ratio `q`. One-dimensional
+//! tensors are not adapted, and not decayed unless [`Lars::decay_biases`] is set.
 
 use burn::tensor::{Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use super::arena::{Arena, Moved, Parameter, arenas};
-use super::cpu;
-use super::measure::{fall_back, twins_asked};
-use super::wgsl::{self, kernel};
+use super::runtime::arena::{Arena, Parameter, Updated, arenas};
+use super::runtime::cpu;
+use super::runtime::launch::{self, kernel};
+use super::runtime::reference::{fall_back, reference_requested};
 use crate::device::runs_on_cpu;
 
-/// How the trust ratio `q`, which a tensor's update is multiplied by, is computed from its norm `‖p‖` and its
-/// gradient's. Where the tensor's norm is zero it is 1, and where the gradient's is, nothing moves.
+/// The formula of the trust ratio `q`, which multiplies a tensor's update, from the norms of the tensor, `‖p‖`, and of
+/// its gradient. If the tensor's norm is zero, `q` is 1; else, if the gradient's norm is zero, the update is 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TrustRatio {
-    /// `η ‖p‖ / ‖g + decay p‖`, the official Barlow Twins code's.
+    /// `η ‖p‖ / ‖g + decay p‖`, as in the official Barlow Twins code.
     Official,
-    /// `min(η ‖p‖ / (‖g‖ + decay ‖p‖ + 1e-8) / rate, 1)`, solo-learn's: no layer moves further than plain SGD would.
+    /// `min(η ‖p‖ / (‖g‖ + decay ‖p‖ + 1e-8) / rate, 1)`, as in solo-learn: no layer moves further than with plain SGD.
     /// Small data sets need it, with a larger η (0.02).
     Clipped,
 }
 
-/// Keeps the clipped ratio's denominator from zero; solo-learn's.
+/// Keeps the clipped ratio's denominator above zero; solo-learn's value.
 const EPSILON: f64 = 1e-8;
 
-/// The update rule.
+/// The hyperparameters of LARS, or of SGD with momentum.
 #[derive(Debug, Clone, Copy)]
 pub struct Lars {
-    /// How much of the last update stays in the next.
+    /// The factor of the previous update in the next one.
     pub momentum: f64,
     /// Weight decay.
     pub weight_decay: f64,
-    /// The share of its norm that a tensor moves at a rate of 1.
+    /// η: the fraction of its norm that a tensor moves at a rate of 1.
     pub eta: f64,
-    /// The formula of the trust ratio; none is SGD.
+    /// The formula of the trust ratio; `None` is SGD.
     pub trust_ratio: Option<TrustRatio>,
-    /// Whether tensors of one dimension decay too.
+    /// Whether one-dimensional tensors are decayed too.
     pub decay_biases: bool,
 }
 
@@ -48,7 +49,7 @@ pub struct Lars {
 pub struct Rates {
     /// For tensors of two or more dimensions.
     pub weights: f64,
-    /// For tensors of one: biases, and batch normalization's scale and shift.
+    /// For one-dimensional tensors: biases, and batch normalization's scale and shift.
     pub biases: f64,
 }
 
@@ -60,8 +61,8 @@ impl Rates {
 }
 
 impl Lars {
-    /// Moves all parameters, whose memory is one momentum each.
-    pub fn update(&self, parameters: &[Parameter], rates: Rates) -> Vec<Moved> {
+    /// Updates all parameters; the memory of each is its momentum.
+    pub fn update(&self, parameters: &[Parameter], rates: Rates) -> Vec<Updated> {
         if let Some(arenas) = arenas(parameters) {
             return arenas
                 .iter()
@@ -69,10 +70,10 @@ impl Lars {
                 .collect();
         }
         let one = |parameter: &Parameter| {
-            if runs_on_cpu(&parameter.value.device()) && !twins_asked() {
+            if runs_on_cpu(&parameter.value.device()) && !reference_requested() {
                 self.on_cpu(parameter, rates.of(parameter.is_weight))
             } else {
-                fall_back(|| self.twin(parameter, rates.of(parameter.is_weight)))
+                fall_back(|| self.reference(parameter, rates.of(parameter.is_weight)))
             }
         };
         parameters.iter().map(one).collect()
@@ -86,8 +87,8 @@ impl Lars {
         }
     }
 
-    /// In burn's tensor operations.
-    fn twin(&self, parameter: &Parameter, rate: f64) -> Moved {
+    /// The reference, in burn's tensor operations.
+    fn reference(&self, parameter: &Parameter, rate: f64) -> Updated {
         let Parameter {
             value, gradient, ..
         } = parameter;
@@ -108,7 +109,7 @@ impl Lars {
                         let decay = value_norm.clone() * self.weight_decay;
                         let ratio = value_norm.clone() * self.eta
                             / (gradient_norm.clone() + decay + EPSILON)
-                            / least(rate);
+                            / positive(rate);
                         (gradient_norm, ratio.clamp_max(1.0))
                     }
                 };
@@ -117,7 +118,7 @@ impl Lars {
             }
         };
         let momentum = parameter.memory[0].clone() * self.momentum + update;
-        Moved {
+        Updated {
             value: value.clone() - momentum.clone() * rate,
             memory: vec![momentum],
         }
@@ -134,21 +135,21 @@ impl Lars {
             }
             TrustRatio::Clipped => {
                 let gradient_norm = cpu::norm(gradient, gradient, |g, _| g);
-                let most = gradient_norm + self.weight_decay * value_norm + EPSILON;
-                let ratio = self.eta * value_norm / most / least(rate);
+                let max = gradient_norm + self.weight_decay * value_norm + EPSILON;
+                let ratio = self.eta * value_norm / max / positive(rate);
                 (gradient_norm, ratio.min(1.0))
             }
         };
         match (value_norm, gradient_norm) {
             (0.0, _) => 1.0,
-            // The clipped formula moves nothing then, not even by decay; the other has nothing to move by.
+            // The clipped formula makes no update then, not even by decay; with the other, the update is 0 anyway.
             (_, 0.0) => 0.0,
             _ => ratio,
         }
     }
 
     /// On the CPU: one pass for the norms, one for the update.
-    fn on_cpu(&self, parameter: &Parameter, rate: f64) -> Moved {
+    fn on_cpu(&self, parameter: &Parameter, rate: f64) -> Updated {
         let tensors =
             [&parameter.value, &parameter.gradient, &parameter.memory[0]].map(cpu::on_cpu);
         let [value, gradient, momentum] = tensors.each_ref().map(cpu::values);
@@ -157,12 +158,12 @@ impl Lars {
             Some(formula) => self.ratio(formula, rate, value, gradient),
         };
         let (ratio, decay) = (ratio as f32, self.decay(parameter) as f32);
-        let (kept, rate) = (self.momentum as f32, rate as f32);
+        let (factor, rate) = (self.momentum as f32, rate as f32);
         let new = cpu::filled(value.len(), |range, [new_value, new_momentum]| {
             let old = [value, gradient, momentum].map(|values| &values[range.clone()]);
             for i in 0..range.len() {
                 let [p, g, m] = old.map(|values| values[i]);
-                new_momentum[i] = kept * m + ratio * (g + decay * p);
+                new_momentum[i] = factor * m + ratio * (g + decay * p);
                 new_value[i] = p - rate * new_momentum[i];
             }
         });
@@ -171,13 +172,13 @@ impl Lars {
             let count = values.len();
             Tensor::from_data(TensorData::new(values, [count]), &device)
         });
-        Moved {
+        Updated {
             value,
             memory: vec![momentum],
         }
     }
 
-    fn on_wgpu(&self, arena: &Arena<'_>, rates: Rates) -> Vec<Moved> {
+    fn on_wgpu(&self, arena: &Arena<'_>, rates: Rates) -> Vec<Updated> {
         let client = arena.client();
         let chunks = arena.chunk_table();
         let values = arena.pack(|parameter| &parameter.value);
@@ -202,7 +203,7 @@ impl Lars {
                 &[
                     (self.eta as f32).into(),
                     (self.weight_decay as f32).into(),
-                    (least(rates.weights) as f32).into(),
+                    (positive(rates.weights) as f32).into(),
                 ],
             );
         }
@@ -218,7 +219,7 @@ impl Lars {
             rates.weights,
             rates.biases,
         ];
-        let sizes = [wgsl::Number::from(arena.chunks())];
+        let sizes = [launch::Number::from(arena.chunks())];
         kernel!("lars_update")
             .choose("ADAPTIVE", self.trust_ratio.is_some())
             .launch(
@@ -235,12 +236,12 @@ impl Lars {
                 ],
                 &[&sizes[..], &numbers.map(|x| (x as f32).into())].concat(),
             );
-        arena.moved(&new_values, &[new_momenta])
+        arena.updated(&new_values, &[new_momenta])
     }
 }
 
-/// A rate to divide by: at a rate of 0 nothing moves anyway.
-fn least(rate: f64) -> f64 {
+/// `rate`, made positive to divide by it; at a rate of 0 nothing moves anyway.
+fn positive(rate: f64) -> f64 {
     rate.max(f64::from(f32::MIN_POSITIVE))
 }
 
@@ -249,7 +250,7 @@ pub mod tests {
     use burn::tensor::Device;
 
     use super::*;
-    use crate::ops::measure::with_twins;
+    use crate::ops::with_reference_ops;
     use crate::testing::{assert_close, each_device, random, values};
 
     fn lars(trust_ratio: Option<TrustRatio>) -> Lars {
@@ -284,15 +285,18 @@ pub mod tests {
     }
 
     #[test]
-    fn clipping_bounds_the_step_by_sgd_s() {
+    fn the_clipped_step_is_at_most_sgd_s_step() {
         each_device(|device| {
             let lars = lars(Some(TrustRatio::Clipped));
-            // ‖p‖ = 5, ‖g‖ = 0.01: the ratio 0.02 · 5 / 0.01 / 0.3 = 33 is cut to 1, which is plain SGD.
-            let moved = step(&lars, 0.3, [3.0, 4.0], [0.01, 0.0], device);
-            assert!((moved[0] - (3.0 - 0.3 * 0.01)).abs() < 1e-6, "{moved:?}");
-            // ‖g‖ = 10: the ratio 0.02 · 5 / 10 / 0.3 = 1/30 holds, and the step is η ‖p‖ = 0.1 long.
-            let moved = step(&lars, 0.3, [3.0, 4.0], [10.0, 0.0], device);
-            assert!((moved[0] - 2.9).abs() < 1e-5, "{moved:?}");
+            // ‖p‖ = 5, ‖g‖ = 0.01: the ratio 0.02 · 5 / 0.01 / 0.3 = 33 is clipped to 1, which is plain SGD.
+            let updated = step(&lars, 0.3, [3.0, 4.0], [0.01, 0.0], device);
+            assert!(
+                (updated[0] - (3.0 - 0.3 * 0.01)).abs() < 1e-6,
+                "{updated:?}"
+            );
+            // ‖g‖ = 10: the ratio 0.02 · 5 / 10 / 0.3 = 1/30 is not clipped, and the step is η ‖p‖ = 0.1 long.
+            let updated = step(&lars, 0.3, [3.0, 4.0], [10.0, 0.0], device);
+            assert!((updated[0] - 2.9).abs() < 1e-5, "{updated:?}");
         });
     }
 
@@ -302,8 +306,8 @@ pub mod tests {
             for trust_ratio in [TrustRatio::Official, TrustRatio::Clipped] {
                 let lars = lars(Some(trust_ratio));
                 for rate in [0.0, 0.1] {
-                    let moved = step(&lars, rate, [0.0, 0.0], [1.0, 0.0], device);
-                    assert!((moved[0] + rate as f32).abs() < 1e-6, "{moved:?}");
+                    let updated = step(&lars, rate, [0.0, 0.0], [1.0, 0.0], device);
+                    assert!((updated[0] + rate as f32).abs() < 1e-6, "{updated:?}");
                     assert_eq!(
                         step(&lars, rate, [1.0, 2.0], [0.0, 0.0], device),
                         [1.0, 2.0]
@@ -313,7 +317,7 @@ pub mod tests {
         });
     }
 
-    /// As many tensors as take several copies, with sizes around those of a chunk.
+    /// Enough tensors for several copy dispatches, with sizes around that of a chunk.
     pub fn parameters(memory: usize, device: &Device) -> Vec<Parameter> {
         let lengths = [1, 2, 255, 2047, 2048, 2049, 10_000, 3, 64, 5000, 1, 70, 513];
         (0..13u64)
@@ -328,7 +332,7 @@ pub mod tests {
     }
 
     #[test]
-    fn several_steps_agree_with_the_twin() {
+    fn several_steps_agree_with_the_reference() {
         let rates = Rates {
             weights: 0.3,
             biases: 0.01,
@@ -345,25 +349,26 @@ pub mod tests {
                 ..lars(trust_ratio)
             };
             each_device(|device| {
-                let (mut ours, mut twins) = (parameters(1, device), parameters(1, device));
+                let (mut ours, mut references) = (parameters(1, device), parameters(1, device));
                 for _ in 0..3 {
-                    let moved = rule.update(&ours, rates);
-                    let expected: Vec<Moved> = with_twins(|| {
-                        let one = |p: &Parameter| rule.twin(p, rates.of(p.is_weight));
-                        twins.iter().map(one).collect()
+                    let updated = rule.update(&ours, rates);
+                    let expected: Vec<Updated> = with_reference_ops(|| {
+                        let one = |p: &Parameter| rule.reference(p, rates.of(p.is_weight));
+                        references.iter().map(one).collect()
                     });
-                    for (parameters, moved) in [(&mut ours, moved), (&mut twins, expected)] {
-                        for (parameter, moved) in parameters.iter_mut().zip(moved) {
-                            parameter.value = moved.value;
-                            parameter.memory = moved.memory;
+                    for (parameters, updated) in [(&mut ours, updated), (&mut references, expected)]
+                    {
+                        for (parameter, updated) in parameters.iter_mut().zip(updated) {
+                            parameter.value = updated.value;
+                            parameter.memory = updated.memory;
                         }
                     }
                 }
-                for (ours, twin) in ours.into_iter().zip(twins) {
-                    assert_close(ours.value, twin.value, 1e-5, "value");
+                for (ours, reference) in ours.into_iter().zip(references) {
+                    assert_close(ours.value, reference.value, 1e-5, "value");
                     assert_close(
                         ours.memory[0].clone(),
-                        twin.memory[0].clone(),
+                        reference.memory[0].clone(),
                         1e-5,
                         "momentum",
                     );

@@ -1,6 +1,6 @@
-//! Pooling: the mean of each channel over the cells of a grid (one cell is the whole picture), whose gradient every value
-//! shares with the others of its cell; and the largest value under a 3x3 window that moves by 2 over pictures padded by
-//! 1, as in the ImageNet stem, whose gradient goes to the first of the largest values.
+//! Pooling. Mean pooling takes the mean of each channel over the cells of a grid (one cell is the whole picture); its
+//! gradient is spread evenly over the values of a cell. Max pooling takes the largest value in a 3x3 window with stride
+//! 2 and padding 1, as in ResNet's stem for ImageNet; its gradient goes to the first of the largest values.
 
 use std::ops::Range;
 
@@ -18,12 +18,13 @@ use burn::backend::{
 };
 use burn::tensor::{IntDType, Shape, Tensor};
 
-use super::cpu;
-use super::measure::{self, Call, twins_asked};
-use super::wgsl::{self, Kernel, kernel};
+use super::runtime::cpu;
+use super::runtime::launch::{self, Kernel, kernel};
+use super::runtime::measure::{self, Call};
+use super::runtime::reference::reference_requested;
 
-/// The mean over each cell of a grid of `cells x cells`: `[n, channels, h, w]` to `[n, channels · cells²]`, a channel's
-/// cells side by side. They are those of PyTorch's `AdaptiveAvgPool2d`.
+/// The mean over each cell of a grid of `cells x cells`: `[n, channels, h, w]` to `[n, channels · cells²]`, with a
+/// channel's cells next to each other. The cells are those of PyTorch's `AdaptiveAvgPool2d`.
 pub fn mean_pool(x: Tensor<4>, cells: usize) -> Tensor<2> {
     let [n, channels, height, width] = x.dims();
     if [height, width] == [cells; 2] {
@@ -33,7 +34,7 @@ pub fn mean_pool(x: Tensor<4>, cells: usize) -> Tensor<2> {
     Tensor::from_dispatch(Dispatch::pool_mean(x.into_dispatch(), cells))
 }
 
-/// The largest values under a 3x3 window with stride 2 and padding 1: `[n, channels, h, w]` to
+/// The largest values in a 3x3 window with stride 2 and padding 1: `[n, channels, h, w]` to
 /// `[n, channels, h / 2, w / 2]`, rounded up.
 pub fn max_pool(x: Tensor<4>) -> Tensor<4> {
     Tensor::from_dispatch(Dispatch::pool_max(x.into_dispatch()))
@@ -44,36 +45,36 @@ pub fn max_pool(x: Tensor<4>) -> Tensor<4> {
 pub trait Pooling: Backend {
     /// The mean over each cell.
     fn pool_mean(x: FloatTensor<Self>, cells: usize) -> FloatTensor<Self> {
-        twin_mean::<Self>(x, cells)
+        reference_mean::<Self>(x, cells)
     }
 
-    /// The gradient of the mean, shaped as `x`.
+    /// The gradient of the mean with respect to `x`, shaped like `x`.
     fn pool_mean_gradient(
         x: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
         cells: usize,
     ) -> FloatTensor<Self> {
-        twin_mean_gradient::<Self>(x, gradient, cells)
+        reference_mean_gradient::<Self>(x, gradient, cells)
     }
 
-    /// The largest values.
+    /// The largest value in each window.
     fn pool_max(x: FloatTensor<Self>) -> FloatTensor<Self> {
         Self::max_pool2d(x, WINDOW, STRIDE, PADDING, DILATION, false)
     }
 
-    /// The gradient of the largest values by `x`.
+    /// The gradient of the largest values with respect to `x`, shaped like `x`.
     fn pool_max_gradient(x: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self> {
-        twin_max_gradient::<Self>(x, gradient)
+        reference_max_gradient::<Self>(x, gradient)
     }
 }
 
-fn twin_mean<B: Backend>(x: FloatTensor<B>, cells: usize) -> FloatTensor<B> {
+fn reference_mean<B: Backend>(x: FloatTensor<B>, cells: usize) -> FloatTensor<B> {
     let shape = x.shape();
     let means = B::adaptive_avg_pool2d(x, [cells, cells]);
     B::float_reshape(means, Shape::from([shape[0], shape[1] * cells * cells]))
 }
 
-fn twin_mean_gradient<B: Backend>(
+fn reference_mean_gradient<B: Backend>(
     x: FloatTensor<B>,
     gradient: FloatTensor<B>,
     cells: usize,
@@ -88,7 +89,10 @@ const STRIDE: [usize; 2] = [2, 2];
 const PADDING: [usize; 2] = [1, 1];
 const DILATION: [usize; 2] = [1, 1];
 
-fn twin_max_gradient<B: Backend>(x: FloatTensor<B>, gradient: FloatTensor<B>) -> FloatTensor<B> {
+fn reference_max_gradient<B: Backend>(
+    x: FloatTensor<B>,
+    gradient: FloatTensor<B>,
+) -> FloatTensor<B> {
     let pooled = B::max_pool2d_with_indices(
         x.clone(),
         WINDOW,
@@ -105,15 +109,15 @@ fn twin_max_gradient<B: Backend>(x: FloatTensor<B>, gradient: FloatTensor<B>) ->
     .x_grad
 }
 
-/// Where a cell begins and ends among `length` rows or columns.
+/// The rows (or columns) of a cell, of `length` in total.
 fn extent(cell: usize, length: usize, cells: usize) -> Range<usize> {
     cell * length / cells..((cell + 1) * length).div_ceil(cells)
 }
 
 impl Pooling for Flex {
     fn pool_mean(x: FlexTensor, cells: usize) -> FlexTensor {
-        if twins_asked() {
-            return twin_mean::<Self>(x, cells);
+        if reference_requested() {
+            return reference_mean::<Self>(x, cells);
         }
         let x = cpu::contiguous(x);
         let shape = x.shape();
@@ -138,18 +142,18 @@ impl Pooling for Flex {
     }
 
     fn pool_mean_gradient(x: FlexTensor, gradient: FlexTensor, cells: usize) -> FlexTensor {
-        if twins_asked() {
-            return twin_mean_gradient::<Self>(x, gradient, cells);
+        if reference_requested() {
+            return reference_mean_gradient::<Self>(x, gradient, cells);
         }
         let gradient = cpu::contiguous(gradient);
         let shape = x.shape();
         let [height, width] = [shape[2], shape[3]];
-        let mut by_x = vec![0.0; shape.num_elements()];
+        let mut grad_x = vec![0.0; shape.num_elements()];
         let features = shape[1] * cells * cells;
         let gradient = cpu::values(&gradient);
-        cpu::parallel_blocks(&mut by_x, shape[1] * height * width, |n, by_x| {
+        cpu::parallel_blocks(&mut grad_x, shape[1] * height * width, |n, grad_x| {
             let gradient = gradient[n * features..][..features].chunks_exact(cells * cells);
-            for (plane, gradient) in by_x.chunks_exact_mut(height * width).zip(gradient) {
+            for (plane, gradient) in grad_x.chunks_exact_mut(height * width).zip(gradient) {
                 for (cell, gradient) in gradient.iter().enumerate() {
                     let rows = extent(cell / cells, height, cells);
                     let columns = extent(cell % cells, width, cells);
@@ -161,11 +165,11 @@ impl Pooling for Flex {
                 }
             }
         });
-        cpu::tensor(by_x, shape)
+        cpu::tensor(grad_x, shape)
     }
 }
 
-/// `kernel` for the maxima of pictures shaped as `x`, and the height and width of what comes out.
+/// `kernel` set up for max pooling of pictures shaped like `x`, and the height and width of the output.
 fn of_windows(kernel: Kernel, x: &CubeTensor) -> (Kernel, [usize; 2]) {
     let shape = x.meta.shape();
     let out = [shape[2].div_ceil(2), shape[3].div_ceil(2)];
@@ -177,7 +181,7 @@ fn of_windows(kernel: Kernel, x: &CubeTensor) -> (Kernel, [usize; 2]) {
     (kernel, out)
 }
 
-/// `kernel` for the cells of pictures shaped as `x`.
+/// `kernel` set up for mean pooling of pictures shaped like `x`.
 fn of_cells(kernel: Kernel, x: &CubeTensor, cells: usize) -> Kernel {
     let shape = x.meta.shape();
     kernel
@@ -188,16 +192,16 @@ fn of_cells(kernel: Kernel, x: &CubeTensor, cells: usize) -> Kernel {
 
 impl Pooling for CubeBackend {
     fn pool_mean(x: CubeTensor, cells: usize) -> CubeTensor {
-        if !wgsl::available(&x) {
-            return twin_mean::<Self>(x, cells);
+        if !launch::available(&x) {
+            return reference_mean::<Self>(x, cells);
         }
-        let x = wgsl::contiguous(x);
+        let x = launch::contiguous(x);
         let shape = x.meta.shape();
-        let means = wgsl::empty(&x, [shape[0], shape[1] * cells * cells]);
+        let means = launch::empty(&x, [shape[0], shape[1] * cells * cells]);
         let count = means.meta.num_elements();
         of_cells(kernel!("mean_pool"), &x, cells).launch(
             &x.client,
-            wgsl::groups_for(count),
+            launch::workgroups_for(count),
             &[&x.handle, &means.handle],
             &[count.into()],
         );
@@ -205,33 +209,33 @@ impl Pooling for CubeBackend {
     }
 
     fn pool_mean_gradient(x: CubeTensor, gradient: CubeTensor, cells: usize) -> CubeTensor {
-        if !wgsl::available(&gradient) {
-            return twin_mean_gradient::<Self>(x, gradient, cells);
+        if !launch::available(&gradient) {
+            return reference_mean_gradient::<Self>(x, gradient, cells);
         }
-        let gradient = wgsl::contiguous(gradient);
-        let by_x = wgsl::empty(&gradient, x.meta.shape().clone());
-        let count = by_x.meta.num_elements();
+        let gradient = launch::contiguous(gradient);
+        let grad_x = launch::empty(&gradient, x.meta.shape().clone());
+        let count = grad_x.meta.num_elements();
         of_cells(kernel!("mean_pool_gradient"), &x, cells).launch(
             &gradient.client,
-            wgsl::groups_for(count),
-            &[&gradient.handle, &by_x.handle],
+            launch::workgroups_for(count),
+            &[&gradient.handle, &grad_x.handle],
             &[count.into()],
         );
-        by_x
+        grad_x
     }
 
     fn pool_max(x: CubeTensor) -> CubeTensor {
-        if !wgsl::available(&x) {
+        if !launch::available(&x) {
             return Self::max_pool2d(x, WINDOW, STRIDE, PADDING, DILATION, false);
         }
-        let x = wgsl::contiguous(x);
+        let x = launch::contiguous(x);
         let (kernel, [height, width]) = of_windows(kernel!("max_pool"), &x);
         let shape = x.meta.shape();
-        let y = wgsl::empty(&x, [shape[0], shape[1], height, width]);
+        let y = launch::empty(&x, [shape[0], shape[1], height, width]);
         let count = y.meta.num_elements();
         kernel.launch(
             &x.client,
-            wgsl::groups_for(count),
+            launch::workgroups_for(count),
             &[&x.handle, &y.handle],
             &[count.into()],
         );
@@ -239,24 +243,24 @@ impl Pooling for CubeBackend {
     }
 
     fn pool_max_gradient(x: CubeTensor, gradient: CubeTensor) -> CubeTensor {
-        if !wgsl::available(&x) {
-            return twin_max_gradient::<Self>(x, gradient);
+        if !launch::available(&x) {
+            return reference_max_gradient::<Self>(x, gradient);
         }
-        let (x, gradient) = (wgsl::contiguous(x), wgsl::contiguous(gradient));
+        let (x, gradient) = (launch::contiguous(x), launch::contiguous(gradient));
         let (kernel, _) = of_windows(kernel!("max_pool_gradient"), &x);
-        let by_x = wgsl::empty(&x, x.meta.shape().clone());
+        let grad_x = launch::empty(&x, x.meta.shape().clone());
         let count = x.meta.num_elements();
         kernel.launch(
             &x.client,
-            wgsl::groups_for(count),
-            &[&x.handle, &gradient.handle, &by_x.handle],
+            launch::workgroups_for(count),
+            &[&x.handle, &gradient.handle, &grad_x.handle],
             &[count.into()],
         );
-        by_x
+        grad_x
     }
 }
 
-/// Runs a pooling, from or to a tensor shaped as `x` and a smaller one.
+/// Runs and measures a pooling operation between a tensor shaped like `x` and one of `smaller` values.
 fn measured<B: Backend>(
     name: &'static str,
     x: &FloatTensor<B>,
@@ -266,7 +270,7 @@ fn measured<B: Backend>(
     let call = || {
         let shape = x.shape();
         let text = format!("{}x{}x{}x{}", shape[0], shape[1], shape[2], shape[3]);
-        Call::moving(name, text, shape.num_elements() + smaller)
+        Call::memory_bound(name, text, shape.num_elements() + smaller)
     };
     measure::operation(call, || _ = B::sync(&x.device()), run)
 }
@@ -291,10 +295,10 @@ impl<B: Pooling, C: CheckpointStrategy> Pooling for Autodiff<B, C> {
                 let x: FloatTensor<B> = checkpointer.retrieve_node_output(x);
                 if let Some(node) = x_node {
                     let count = gradient.shape().num_elements();
-                    let by_x = measured::<B>("mean pool gradient", &x, count, || {
+                    let grad_x = measured::<B>("mean pool gradient", &x, count, || {
                         B::pool_mean_gradient(x.clone(), gradient.clone(), cells)
                     });
-                    gradients.register::<B>(node.id, by_x);
+                    gradients.register::<B>(node.id, grad_x);
                 }
             }
         }
@@ -336,10 +340,10 @@ impl<B: Pooling, C: CheckpointStrategy> Pooling for Autodiff<B, C> {
                 let x: FloatTensor<B> = checkpointer.retrieve_node_output(ops.state);
                 if let Some(node) = x_node {
                     let count = gradient.shape().num_elements();
-                    let by_x = measured::<B>("max pool gradient", &x, count, || {
+                    let grad_x = measured::<B>("max pool gradient", &x, count, || {
                         B::pool_max_gradient(x.clone(), gradient.clone())
                     });
-                    gradients.register::<B>(node.id, by_x);
+                    gradients.register::<B>(node.id, grad_x);
                 }
             }
         }
@@ -369,9 +373,9 @@ mod tests {
     use crate::testing::{assert_close, cpu, each_device, random};
 
     #[test]
-    fn agrees_with_its_twin() {
+    fn agrees_with_its_reference() {
         for shape in [[1, 1, 1, 1], [2, 3, 5, 7], [3, 2, 8, 6], [2, 70, 4, 4]] {
-            // Few different values: many windows have several that are largest.
+            // Few different values, so that in many windows several are the largest.
             let x = |device: &Device| {
                 random::<4>(shape, 1, device)
                     .round()
@@ -384,14 +388,19 @@ mod tests {
                 let g = |device: &Device| random::<2>([shape[0], features], 2, device).autodiff();
                 let pooled = burn::tensor::module::adaptive_avg_pool2d(plain.clone(), [cells; 2]);
                 let y_plain = pooled.reshape([shape[0], features]);
-                let by_plain = (y_plain.clone() * g(&cpu())).sum().backward();
+                let plain_gradients = (y_plain.clone() * g(&cpu())).sum().backward();
                 each_device(|device| {
                     let x = x(device);
                     let y = mean_pool(x.clone(), cells);
                     let gradients = (y.clone() * g(device)).sum().backward();
                     assert_close(y.inner(), y_plain.clone().inner(), 1e-6, "mean");
-                    let by_x = x.grad(&gradients).unwrap();
-                    assert_close(by_x, plain.grad(&by_plain).unwrap(), 1e-6, "by mean");
+                    let grad_x = x.grad(&gradients).unwrap();
+                    assert_close(
+                        grad_x,
+                        plain.grad(&plain_gradients).unwrap(),
+                        1e-6,
+                        "by mean",
+                    );
                 });
             }
             let options = burn::tensor::ops::MaxPoolOptions {
@@ -401,16 +410,16 @@ mod tests {
                 dilation: DILATION,
                 ceil_mode: false,
             };
-            let most_plain = burn::tensor::module::max_pool2d(plain.clone(), options);
-            let most_g = |device: &Device| random::<4>(most_plain.dims(), 3, device).autodiff();
-            let by_most = (most_plain.clone() * most_g(&cpu())).sum().backward();
+            let max_plain = burn::tensor::module::max_pool2d(plain.clone(), options);
+            let max_g = |device: &Device| random::<4>(max_plain.dims(), 3, device).autodiff();
+            let max_gradients = (max_plain.clone() * max_g(&cpu())).sum().backward();
             each_device(|device| {
                 let x = x(device);
-                let most = max_pool(x.clone());
-                let gradients = (most.clone() * most_g(device)).sum().backward();
-                assert_close(most.inner(), most_plain.clone().inner(), 0.0, "most");
-                let by_x = x.grad(&gradients).unwrap();
-                assert_close(by_x, plain.grad(&by_most).unwrap(), 1e-6, "by most");
+                let max = max_pool(x.clone());
+                let gradients = (max.clone() * max_g(device)).sum().backward();
+                assert_close(max.inner(), max_plain.clone().inner(), 0.0, "most");
+                let grad_x = x.grad(&gradients).unwrap();
+                assert_close(grad_x, plain.grad(&max_gradients).unwrap(), 1e-6, "by most");
             });
         }
     }

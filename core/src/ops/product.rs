@@ -1,7 +1,7 @@
-//! Products of matrices, in all four orientations, and what every user of `shaders/product.wgsl` shares: the choice of
-//! its tiles, and the sum over workgroups that took parts of a long inner dimension.
+//! Matrix products in all four orientations, and what every user of `shaders/product.wgsl` shares: the choice of its
+//! tiles, and the sum over workgroups that each took a part of a long inner dimension (split-K).
 //!
-//! `product = a b`; by the chain rule `∂a = ∂product bᵀ` and `∂b = aᵀ ∂product`, so that one kernel serves all three.
+//! `product = a b`; by the chain rule `∂a = ∂product bᵀ` and `∂b = aᵀ ∂product`, so that one kernel computes all three.
 
 use burn::backend::autodiff::{
     NodeId,
@@ -17,16 +17,17 @@ use burn::tensor::Tensor;
 use cubecl::client::Client;
 use cubecl::server::Handle;
 
-use super::measure::{self, Call};
-use super::precision;
-use super::wgsl::{self, Kernel, Number, kernel};
+use super::runtime::launch::{self, Kernel, Number, kernel};
+use super::runtime::measure::{self, Call};
+use super::runtime::precision;
 
-/// `x weightᵀ`: `x [n, inputs]` and `weight [outputs, inputs]` to `[n, outputs]`, as PyTorch's `nn.Linear`.
+/// `x weightᵀ`: `x [n, inputs]` and `weight [outputs, inputs]` to `[n, outputs]`, like
+/// `nn.Linear(bias=False)` in PyTorch.
 pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     product((x, false), (weight, true))
 }
 
-/// The product of two matrices, each as it is or, where its flag is set, transposed.
+/// The product of two matrices, each transposed if its flag is set.
 pub fn product(
     (a, a_transposed): (Tensor<2>, bool),
     (b, b_transposed): (Tensor<2>, bool),
@@ -42,18 +43,18 @@ pub fn product(
 /// The back end's side of a product of matrices.
 #[backend_extension(Cube, Flex, Autodiff)]
 pub trait MatrixProduct: Backend {
-    /// `a b`, where an operand may be given as its transpose.
+    /// `a b`, where each operand is transposed first if its flag is set.
     fn product(
         a: FloatTensor<Self>,
         a_transposed: bool,
         b: FloatTensor<Self>,
         b_transposed: bool,
     ) -> FloatTensor<Self> {
-        twin::<Self>(a, a_transposed, b, b_transposed)
+        reference::<Self>(a, a_transposed, b, b_transposed)
     }
 }
 
-fn twin<B: Backend>(
+fn reference<B: Backend>(
     a: FloatTensor<B>,
     a_transposed: bool,
     b: FloatTensor<B>,
@@ -70,10 +71,10 @@ impl MatrixProduct for Flex {}
 
 impl MatrixProduct for CubeBackend {
     fn product(a: CubeTensor, a_transposed: bool, b: CubeTensor, b_transposed: bool) -> CubeTensor {
-        if !wgsl::available(&a) {
-            return twin::<Self>(a, a_transposed, b, b_transposed);
+        if !launch::available(&a) {
+            return reference::<Self>(a, a_transposed, b, b_transposed);
         }
-        let (a, b) = (wgsl::contiguous(a), wgsl::contiguous(b));
+        let (a, b) = (launch::contiguous(a), launch::contiguous(b));
         let turned = |tensor: &CubeTensor, transposed| {
             let shape = tensor.meta.shape();
             match transposed {
@@ -83,7 +84,7 @@ impl MatrixProduct for CubeBackend {
         };
         let ((rows, inner), (b_inner, columns)) =
             (turned(&a, a_transposed), turned(&b, b_transposed));
-        assert_eq!(inner, b_inner, "the operands' inner dimensions agree");
+        assert_eq!(inner, b_inner, "the inner dimensions must agree");
         Matrices {
             rows,
             columns,
@@ -91,7 +92,7 @@ impl MatrixProduct for CubeBackend {
             left: Operand::new(&a, a_transposed),
             right: Operand::new(&b, b_transposed),
             scale: 1.0,
-            slope_of_loss: None,
+            loss_gradient: None,
         }
         .multiply()
     }
@@ -113,7 +114,7 @@ fn measured<B: MatrixProduct>(
         let (a, b) = (turned(a_transposed), turned(b_transposed));
         let shape = format!("{rows}x{inner}{a} {inner}x{columns}{b}");
         let numbers = rows * inner + inner * columns + rows * columns;
-        Call::moving("product", shape, numbers).computing(2 * rows * inner * columns)
+        Call::memory_bound("product", shape, numbers).with_operations(2 * rows * inner * columns)
     };
     let run = || B::product(a.clone(), a_transposed, b.clone(), b_transposed);
     measure::operation(call, || _ = B::sync(&a.device()), run)
@@ -144,18 +145,18 @@ impl<B: MatrixProduct, C: CheckpointStrategy> MatrixProduct for Autodiff<B, C> {
                 let a: FloatTensor<B> = checkpointer.retrieve_node_output(a);
                 let b: FloatTensor<B> = checkpointer.retrieve_node_output(b);
                 if let Some(node) = a_node {
-                    let by_a = match a_transposed {
+                    let grad_a = match a_transposed {
                         false => measured::<B>([&gradient, &b], [false, !b_transposed]),
                         true => measured::<B>([&b, &gradient], [b_transposed, true]),
                     };
-                    gradients.register::<B>(node.id, by_a);
+                    gradients.register::<B>(node.id, grad_a);
                 }
                 if let Some(node) = b_node {
-                    let by_b = match b_transposed {
+                    let grad_b = match b_transposed {
                         false => measured::<B>([&a, &gradient], [!a_transposed, false]),
                         true => measured::<B>([&gradient, &a], [true, a_transposed]),
                     };
-                    gradients.register::<B>(node.id, by_b);
+                    gradients.register::<B>(node.id, grad_b);
                 }
             }
         }
@@ -186,18 +187,18 @@ impl<B: MatrixProduct, C: CheckpointStrategy> MatrixProduct for Autodiff<B, C> {
     }
 }
 
-/// An operand as the kernel finds it: row-major from `start` on, or as its transpose.
+/// An operand of the kernel: a row-major matrix from `start` on, or the transpose of one.
 pub struct Operand<'a> {
     pub tensor: &'a CubeTensor,
-    /// The place of its first number among the tensor's.
+    /// The index of its first value in the tensor.
     pub start: usize,
     pub transposed: bool,
 }
 
 impl<'a> Operand<'a> {
-    /// Whether another operand is of the same tensor.
+    /// Whether the operands' buffers overlap.
     fn shares_buffer(&self, other: &Self) -> bool {
-        wgsl::overlap(&self.tensor.handle, &other.tensor.handle)
+        launch::overlap(&self.tensor.handle, &other.tensor.handle)
     }
 
     /// The whole tensor.
@@ -210,83 +211,83 @@ impl<'a> Operand<'a> {
     }
 }
 
-/// A product of matrices on a wgpu device.
+/// A matrix product on a wgpu device.
 pub struct Matrices<'a> {
     pub rows: usize,
     pub columns: usize,
     pub inner: usize,
     pub left: Operand<'a>,
     pub right: Operand<'a>,
-    /// What the product is multiplied by.
+    /// The factor of the product.
     pub scale: f32,
-    /// With λ: the right operand is C, and its entries stand for the loss's slope by them.
-    pub slope_of_loss: Option<f32>,
+    /// If set (to λ), the right operand is C, and the loss's gradient with respect to C is multiplied in its place.
+    pub loss_gradient: Option<f32>,
 }
 
 impl Matrices<'_> {
     /// The product, `[rows, columns]`.
     pub fn multiply(self) -> CubeTensor {
-        let product = wgsl::empty(self.left.tensor, [self.rows, self.columns]);
+        let product = launch::empty(self.left.tensor, [self.rows, self.columns]);
         self.multiply_into(&product, 0);
         product
     }
 
-    /// Writes the product into `product`, from its number `start` on.
+    /// Writes the product into `product`, from its index `start` on.
     pub fn multiply_into(self, product: &CubeTensor, start: usize) {
         let kernel = kernel!("product")
             .choose("RIGHT_IS_LEFT", self.left.shares_buffer(&self.right))
             .choose("LEFT_TRANSPOSED", self.left.transposed)
             .choose("RIGHT_TRANSPOSED", self.right.transposed)
-            .choose("RIGHT_IS_LOSS_SLOPE", self.slope_of_loss.is_some());
+            .choose("RIGHT_IS_LOSS_GRADIENT", self.loss_gradient.is_some());
         Tiles::of(self.rows, self.columns, true).launch(
             kernel,
             [self.rows, self.columns, self.inner],
             [&self.left, &self.right],
             (product, start),
-            [self.scale, self.slope_of_loss.unwrap_or(0.0)],
+            [self.scale, self.loss_gradient.unwrap_or(0.0)],
         );
     }
 }
 
-/// The least workgroups that keep a large GPU busy: a few for each of a hundred processors.
+/// Minimum workgroups that keep a large GPU busy: a few for each of about a hundred multiprocessors.
 const BUSY: usize = 512;
 
-/// The least of the inner dimension that is worth a workgroup of its own.
-const LEAST_SHARE: usize = 256;
+/// Length of the inner dimension that is worth a workgroup of its own.
+const MIN_INNER_PER_WORKGROUP: usize = 256;
 
 /// A workgroup's step along the inner dimension, `TILE_INNER` of the kernel.
 const STEP: usize = 16;
 
-/// How the product is cut into tiles: a thread makes 8 rows of 4 columns, or of 8.
+/// How the product is split into tiles: a thread computes 8 rows by 4 columns, or by 8.
 pub struct Tiles {
     thread_rows: usize,
     thread_columns: usize,
     wide: bool,
-    /// Workgroups that make a tile each.
+    /// The number of tiles, one workgroup each.
     count: usize,
 }
 
 impl Tiles {
-    /// Tiles for a product of that size, of which little lies outside of it: channels come in all numbers, and a quarter of
-    /// a tile outside is a quarter of the work in vain.
+    /// Chooses tiles that cover a product of `rows x columns` with little padding: channel counts vary, and if a
+    /// quarter of a tile lies outside the product, a quarter of the work is wasted.
     ///
-    /// `wide` tiles of 8 columns a thread are for operands that are simple to find. Where that takes much arithmetic, as
-    /// for patches, more threads in a tile share it better.
+    /// `wide` tiles (8 columns per thread) are for operands whose entries are cheap to address. Where addressing takes
+    /// much arithmetic, as for patches, it is better shared by the more threads of a tile with 4 columns per thread.
     pub fn of(rows: usize, columns: usize, wide: bool) -> Self {
         const MOST_THREAD_ROWS: usize = 8;
         let row_tiles = rows.div_ceil(8 * MOST_THREAD_ROWS).max(1);
         let thread_rows = rows.div_ceil(8).div_ceil(row_tiles).max(1);
-        // Wide tiles read the left operand less often; few threads in a row want them wide.
+        // Wider tiles read the left operand less often; with few thread rows there is room for more thread columns.
         let widest = if thread_rows <= 4 && !wide { 32 } else { 16 };
-        let columns_a_thread = if wide { 8 } else { 4 };
+        let columns_per_thread = if wide { 8 } else { 4 };
         let padded =
-            |thread_columns: usize| columns.next_multiple_of(columns_a_thread * thread_columns);
-        let least = padded(8);
+            |thread_columns: usize| columns.next_multiple_of(columns_per_thread * thread_columns);
+        let min = padded(8);
         let thread_columns = [widest, 16, 8]
             .into_iter()
-            .find(|width| 10 * padded(*width) <= 11 * least)
+            .find(|width| 10 * padded(*width) <= 11 * min)
             .unwrap_or(8);
-        let column_tiles = columns.div_ceil(columns_a_thread * thread_columns);
+        let column_tiles = columns.div_ceil(columns_per_thread * thread_columns);
         Self {
             thread_rows,
             thread_columns,
@@ -295,7 +296,7 @@ impl Tiles {
         }
     }
 
-    /// `kernel` with its tiles of this size, for the precision that is asked for.
+    /// `kernel` with these tile sizes, for the precision set by `with_precision`.
     pub fn variant(&self, kernel: Kernel, client: &Client) -> Kernel {
         let kernel = match precision::narrow(client) {
             true => kernel.narrow("Entry").choose("NARROW", true),
@@ -311,20 +312,21 @@ impl Tiles {
             .set("THREAD_COLUMNS", self.thread_columns)
     }
 
-    /// A workgroup a tile, for each of `layers`.
+    /// One workgroup per tile, for each of `layers` along z.
     pub fn workgroups(&self, layers: usize) -> [usize; 3] {
-        let across = self.count.clamp(1, wgsl::WORKGROUPS_AN_AXIS);
+        let across = self.count.clamp(1, launch::WORKGROUPS_PER_AXIS);
         [across, self.count.div_ceil(across), layers]
     }
 
-    /// Into how many parts the inner dimension is cut, and how long they are.
+    /// The number of parts that the inner dimension is split into, and the length of a part.
     fn split(&self, inner: usize) -> (usize, usize) {
-        let wanted = (BUSY / self.count.max(1)).clamp(1, inner.div_ceil(LEAST_SHARE).max(1));
+        let wanted =
+            (BUSY / self.count.max(1)).clamp(1, inner.div_ceil(MIN_INNER_PER_WORKGROUP).max(1));
         let share = inner.div_ceil(wanted).next_multiple_of(STEP);
         (inner.div_ceil(share).max(1), share)
     }
 
-    /// Multiplies in as many parts as keep the device busy, and sums them.
+    /// Launches the product, in enough parts along the inner dimension to keep the device busy, and sums the parts.
     pub fn launch(
         &self,
         kernel: Kernel,
@@ -336,7 +338,7 @@ impl Tiles {
         let client = &product.client;
         let (parts, share) = self.split(inner);
         let right_buffer = match left.shares_buffer(right) {
-            true => wgsl::nothing(client),
+            true => launch::placeholder_buffer(client),
             false => right.tensor.handle.clone(),
         };
         let launch = |to: &Handle, start: usize| {
@@ -366,7 +368,7 @@ impl Tiles {
         let count = rows * columns;
         kernel!("sum_parts").launch(
             client,
-            wgsl::groups_for(count),
+            launch::workgroups_for(count),
             &[&partial, &product.handle],
             &[count.into(), parts.into(), start.into()] as &[Number],
         );
@@ -378,7 +380,7 @@ mod tests {
     use burn::tensor::TensorData;
 
     use super::*;
-    use crate::testing::{assert_close, cpu, each_device, each_narrow_device, random, values};
+    use crate::testing::{assert_close, cpu, each_device, each_f16_device, random, values};
 
     #[test]
     fn tiles_of_every_size_are_within_the_limits() {
@@ -386,9 +388,9 @@ mod tests {
             for columns in [1, 27, 64, 100, 128, 5000] {
                 for wide in [false, true] {
                     let kernel = Tiles::of(rows, columns, wide).sized(kernel!("product"));
-                    wgsl::tests::check_once(&kernel);
+                    launch::tests::check_once(&kernel);
                     let narrow = kernel.narrow("Entry").choose("NARROW", true);
-                    wgsl::tests::check_once(&narrow);
+                    launch::tests::check_once(&narrow);
                 }
             }
         }
@@ -401,26 +403,26 @@ mod tests {
             random::<2>([rows, inner], 1, &cpu()),
             random::<2>([inner, columns], 2, &cpu()),
         );
-        let twin = a.clone().matmul(b.clone());
+        let reference = a.clone().matmul(b.clone());
         let product = |a: Tensor<2>, b: Tensor<2>| product((a, false), (b, false));
-        each_narrow_device(|device| {
+        each_f16_device(|device| {
             let (a, b) = (
                 random::<2>([rows, inner], 1, device),
                 random::<2>([inner, columns], 2, device),
             );
             let found = product(a.clone(), b.clone());
-            assert_close(found.clone(), twin.clone(), 2e-3, "narrow product");
-            // The products of 32 bits are far closer: these were narrow.
-            let difference = values(found.to_device(&cpu()) - twin.clone());
+            assert_close(found.clone(), reference.clone(), 2e-3, "narrow product");
+            // A product of 32-bit operands is far closer, so these operands had 16 bits.
+            let difference = values(found.to_device(&cpu()) - reference.clone());
             assert!(difference.iter().any(|d| d.abs() > 1e-4));
         });
     }
 
     #[test]
     fn what_is_too_large_for_16_bits_is_infinite() {
-        // The largest number of 16 bits, and the next one of 32.
+        // The largest finite 16-bit float, a 32-bit float just above it, and the largest 32-bit float.
         for (largest, overflows) in [(65504.0, false), (65504.01, true), (f32::MAX, true)] {
-            each_narrow_device(|device| {
+            each_f16_device(|device| {
                 for left in [true, false] {
                     let ones = Tensor::<2>::ones([9, 9], device);
                     let mut entries = vec![0.0; 81];
@@ -437,8 +439,8 @@ mod tests {
     }
 
     #[test]
-    fn every_orientation_agrees_with_its_twin() {
-        // Off the tile, on it, and long enough to be shared between workgroups.
+    fn every_orientation_agrees_with_its_reference() {
+        // Sizes that do not fill a tile, that fill one, and an inner dimension long enough to be split.
         for (rows, columns, inner) in [
             (1, 1, 1),
             (2, 3, 5),
@@ -467,9 +469,9 @@ mod tests {
                     true => x.clone().transpose(),
                     false => x.clone(),
                 };
-                let y_twin = turned(&a, a_transposed).matmul(turned(&b, b_transposed));
-                let gradients = (y_twin.clone() * g).sum().backward();
-                let twins = [a.grad(&gradients).unwrap(), b.grad(&gradients).unwrap()];
+                let y_reference = turned(&a, a_transposed).matmul(turned(&b, b_transposed));
+                let gradients = (y_reference.clone() * g).sum().backward();
+                let references = [a.grad(&gradients).unwrap(), b.grad(&gradients).unwrap()];
                 each_device(|device| {
                     let (a, b, g) = on(device);
                     let y = Tensor::<2>::from_dispatch(Dispatch::product(
@@ -479,9 +481,14 @@ mod tests {
                         b_transposed,
                     ));
                     let gradients = (y.clone() * g).sum().backward();
-                    assert_close(y.inner(), y_twin.clone().inner(), 1e-5, "product");
-                    for (x, twin) in [a, b].iter().zip(&twins) {
-                        assert_close(x.grad(&gradients).unwrap(), twin.clone(), 1e-5, "gradient");
+                    assert_close(y.inner(), y_reference.clone().inner(), 1e-5, "product");
+                    for (x, reference) in [a, b].iter().zip(&references) {
+                        assert_close(
+                            x.grad(&gradients).unwrap(),
+                            reference.clone(),
+                            1e-5,
+                            "gradient",
+                        );
                     }
                 });
             }

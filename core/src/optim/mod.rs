@@ -1,5 +1,5 @@
-//! From gradients to new weights: the optimizer of a run, and the schedule of its rates. The update rules themselves are
-//! operations: `ops/lars.rs`, `ops/adamw.rs`.
+//! The optimizer of a run, which updates the weights from their gradients, and the schedule of its learning rates. The
+//! update rules themselves are in `ops/lars.rs` and `ops/adamw.rs`.
 
 mod optimizer;
 mod schedule;

@@ -1,4 +1,4 @@
-//! The optimizer of a run: an update rule, and what it remembers of each parameter by name.
+//! The optimizer of a run: an update rule and its state (such as momentum) for each parameter, by name.
 
 use std::collections::BTreeMap;
 
@@ -6,20 +6,21 @@ use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Network, Visitor};
+use crate::ops::clock;
 use crate::ops::measure::{self, Call};
-use crate::ops::{AdamW, Lars, Moved, Parameter, Rates, TrustRatio, read};
+use crate::ops::{AdamW, Lars, Parameter, Rates, TrustRatio, Updated, read};
 
-/// Which update rule, with its numbers. Tensors of one dimension take no weight decay, unless the rule says so.
+/// The update rule and its hyperparameters. One-dimensional tensors have no weight decay, unless the rule sets it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum OptimizerConfig {
-    /// Layer-wise adaptive rates, as the paper's.
+    /// LARS (layer-wise adaptive rate scaling), as in the paper.
     Lars {
         /// How much of the last update stays in the next.
         momentum: f64,
         /// Weight decay.
         weight_decay: f64,
-        /// The share of its norm that a tensor moves at a rate of 1.
+        /// The trust coefficient η: the norm of an update over the norm of its tensor, at a learning rate of 1.
         eta: f64,
         /// The formula of the trust ratio.
         trust_ratio: TrustRatio,
@@ -30,15 +31,16 @@ pub enum OptimizerConfig {
         momentum: f64,
         /// Weight decay.
         weight_decay: f32,
-        /// Whether biases, and batch normalization's scale and shift, decay too, as torch.optim.SGD over all parameters does.
+        /// Whether weight decay also applies to biases and to batch normalization's scale and shift, as when
+        /// torch.optim.SGD gets all parameters.
         #[serde(default)]
         decay_biases: bool,
     },
     /// Adam with decoupled weight decay.
     AdamW {
-        /// Decay of the mean gradient.
+        /// Decay rate of the running mean of the gradient.
         beta_1: f32,
-        /// Decay of the mean squared gradient.
+        /// Decay rate of the running mean of the squared gradient.
         beta_2: f32,
         /// Added to the root of the mean squared gradient.
         epsilon: f32,
@@ -48,7 +50,7 @@ pub enum OptimizerConfig {
 }
 
 impl Default for OptimizerConfig {
-    /// The official code's.
+    /// The official code's LARS.
     fn default() -> Self {
         Self::Lars {
             momentum: 0.9,
@@ -60,7 +62,7 @@ impl Default for OptimizerConfig {
 }
 
 impl OptimizerConfig {
-    /// Which rule it is, as configurations name it.
+    /// The name of the rule in configurations.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Lars { .. } => "lars",
@@ -69,7 +71,7 @@ impl OptimizerConfig {
         }
     }
 
-    /// What is wrong with the numbers, if anything.
+    /// The first setting that is out of range, as a message; `None` if all are valid.
     pub fn problem(&self) -> Option<String> {
         let (shares, amounts) = match *self {
             Self::Lars {
@@ -104,18 +106,22 @@ impl OptimizerConfig {
         };
         for (name, share) in shares {
             if !(0.0..1.0).contains(&share) {
-                return Some(format!("{name} is at least 0 and below 1, not {share}"));
+                return Some(format!(
+                    "{name} must be at least 0 and below 1, not {share}"
+                ));
             }
         }
         for (name, amount) in amounts {
             if !(amount >= 0.0 && amount.is_finite()) {
-                return Some(format!("{name} is a number from 0 up, not {amount}"));
+                return Some(format!(
+                    "{name} must be finite and at least 0, not {amount}"
+                ));
             }
         }
         None
     }
 
-    /// The optimizer, without any state yet.
+    /// An optimizer with this rule, and no state yet.
     pub fn init(&self) -> Optimizer {
         let rule = match *self {
             Self::Lars {
@@ -167,7 +173,7 @@ enum Rule {
 }
 
 impl Rule {
-    /// What it is called.
+    /// The name of the rule, for reports.
     fn name(&self) -> &'static str {
         match self {
             Self::Lars(Lars {
@@ -178,7 +184,7 @@ impl Rule {
         }
     }
 
-    /// What is remembered of each parameter.
+    /// The names of the tensors that the rule keeps per parameter.
     fn quantities(&self) -> &'static [&'static str] {
         match self {
             Self::Lars(_) => &["momentum"],
@@ -187,29 +193,30 @@ impl Rule {
     }
 }
 
-/// An update rule and what it remembers of each parameter.
+/// An update rule and its state for each parameter.
 pub struct Optimizer {
     rule: Rule,
-    /// By the parameter's name; one tensor for each of the rule's quantities, in one dimension.
+    /// For each parameter's name, one flattened tensor per quantity of the rule.
     memory: BTreeMap<String, Vec<Tensor<1>>>,
-    /// Steps done.
+    /// The number of steps done.
     steps: u64,
 }
 
-/// What an optimizer remembers, as named tensors and counters.
+/// The state of an optimizer, as named tensors and counters.
 #[derive(Debug, Clone, Default)]
 pub struct OptimizerState {
-    /// `PARAMETER.QUANTITY` and its values.
+    /// Tensors by the name `PARAMETER.QUANTITY`.
     pub tensors: Vec<(String, TensorData)>,
     /// Counters by name.
     pub counters: BTreeMap<String, u64>,
 }
 
-/// The counter of steps done.
+/// The name of the counter of steps.
 const STEPS: &str = "steps";
 
 impl Optimizer {
-    /// Moves every parameter of `network` that `gradients` reach; these are `scale` times what they should be.
+    /// Updates every parameter of `network` that has a gradient. `gradients` are those of `scale` times the loss (loss
+    /// scaling); they are divided by it first.
     pub fn step(
         &mut self,
         network: &mut impl Network,
@@ -232,30 +239,30 @@ impl Optimizer {
         let call = || {
             let count: usize = parameters.iter().map(|p| p.value.dims()[0]).sum();
             let shape = format!("{count} numbers in {} tensors", parameters.len());
-            // Values, gradients and memory are read; values and memory are written.
-            let moved = (3 + 2 * self.rule.quantities().len()) * count;
-            Call::moving(self.rule.name(), shape, moved)
+            // Reads values, gradients and state; writes values and state.
+            let updated = (3 + 2 * self.rule.quantities().len()) * count;
+            Call::memory_bound(self.rule.name(), shape, updated)
         };
         let finish = || {
             if let Some(first) = parameters.first() {
-                measure::finish(&first.value.device());
+                clock::finish(&first.value.device());
             }
         };
-        let moved = measure::operation(call, finish, || match &self.rule {
+        let updated = measure::operation(call, finish, || match &self.rule {
             Rule::Lars(rule) => rule.update(&parameters, rates),
             Rule::AdamW(rule) => rule.update(&parameters, rates, self.steps),
         });
-        let mut moved: BTreeMap<String, Moved> = names.into_iter().zip(moved).collect();
+        let mut updated: BTreeMap<String, Updated> = names.into_iter().zip(updated).collect();
         network.visit(
             "",
-            &mut Put {
-                moved: &mut moved,
+            &mut WriteBack {
+                updated: &mut updated,
                 memory: &mut self.memory,
             },
         );
     }
 
-    /// Reads what is remembered about the parameters of `network`.
+    /// Reads the optimizer's state for the parameters of `network` from the device.
     pub async fn state(&self, network: &impl Network) -> OptimizerState {
         let mut save = Save {
             optimizer: self,
@@ -272,8 +279,8 @@ impl Optimizer {
         }
     }
 
-    /// Takes up what was remembered by another run of the same rule. Parameters that `state` does not name start
-    /// anew.
+    /// Restores the state that an optimizer with the same rule has saved. Parameters that `state` lacks, or has in
+    /// another shape, start without state.
     pub fn restore(&mut self, network: &impl Network, state: OptimizerState) {
         self.memory.clear();
         self.steps = state.counters.get(STEPS).copied().unwrap_or(0);
@@ -285,7 +292,7 @@ impl Optimizer {
     }
 }
 
-/// Takes the gradients, with what they move.
+/// Takes the gradients, with the values and the state of their parameters.
 struct Collect<'a> {
     optimizer: &'a mut Optimizer,
     gradients: &'a mut Gradients,
@@ -303,7 +310,7 @@ impl Visitor for Collect<'_> {
         let memory = self.optimizer.memory.remove(name);
         let quantities = self.optimizer.rule.quantities().len();
         let memory = memory.unwrap_or_else(|| {
-            // Each its own: the kernels write none of them twice.
+            // Separate tensors, not clones of one: no kernel may write to the same buffer twice.
             (0..quantities).map(|_| value.zeros_like()).collect()
         });
         let gradient = match self.scale {
@@ -322,25 +329,25 @@ impl Visitor for Collect<'_> {
     fn statistic(&mut self, _: &str, _: &mut Tensor<1>) {}
 }
 
-/// Puts back what was moved.
-struct Put<'a> {
-    moved: &'a mut BTreeMap<String, Moved>,
+/// Writes the updated values back into the network, and the state into the optimizer.
+struct WriteBack<'a> {
+    updated: &'a mut BTreeMap<String, Updated>,
     memory: &'a mut BTreeMap<String, Vec<Tensor<1>>>,
 }
 
-impl Visitor for Put<'_> {
+impl Visitor for WriteBack<'_> {
     fn parameter<const D: usize>(&mut self, name: &str, tensor: &mut Tensor<D>) {
-        if let Some(moved) = self.moved.remove(name) {
-            let value: Tensor<D> = moved.value.reshape(tensor.dims());
+        if let Some(updated) = self.updated.remove(name) {
+            let value: Tensor<D> = updated.value.reshape(tensor.dims());
             *tensor = value.autodiff().require_grad();
-            self.memory.insert(name.to_owned(), moved.memory);
+            self.memory.insert(name.to_owned(), updated.memory);
         }
     }
 
     fn statistic(&mut self, _: &str, _: &mut Tensor<1>) {}
 }
 
-/// Lists what is remembered, with the shapes of the parameters that it is about.
+/// Lists the state of each parameter, with the parameter's shape.
 struct Save<'a> {
     optimizer: &'a Optimizer,
     remembered: Vec<(String, Vec<usize>, Tensor<1>)>,

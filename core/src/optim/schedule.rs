@@ -1,28 +1,28 @@
-//! Learning rates over a run: a linear warm-up, then half a cosine.
+//! The learning-rate schedule: a linear warm-up, then half a cosine.
 
 use serde::{Deserialize, Serialize};
 
 use super::Rates;
 
-/// The pictures in a batch that the rates are stated for; larger batches take proportionally larger steps.
+/// The batch size that the rates are stated for. They are multiplied by the actual batch size over this one.
 const REFERENCE_BATCH: f64 = 256.0;
 
-/// How long to train, and how fast.
+/// How long to train, and at which learning rates.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Schedule {
-    /// How often every picture is seen.
+    /// Epochs: how often every picture is seen.
     pub epochs: usize,
-    /// Over how many of these the rate rises.
+    /// Epochs at the start over which the rate rises.
     pub warmup_epochs: usize,
-    /// The rate that the warm-up begins at, whatever the batch, as Lightning's `LinearWarmupCosineAnnealingLR` has it: its
-    /// last step then has the peak rate. Without one it begins at 0, and the step behind it has the peak rate (the
-    /// official code's `adjust_learning_rate`).
+    /// The rate at the first step of the warm-up, whatever the batch size. With [`By::Step`], the last step of the
+    /// warm-up then has the peak rate, as in Lightning's `LinearWarmupCosineAnnealingLR`. Without a value, the warm-up
+    /// starts at 0, and the step after it has the peak rate, as in the official code's `adjust_learning_rate`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warmup_start: Option<f64>,
-    /// What is left of the peak rate at the end, as a fraction of it.
+    /// The rate at the end, as a fraction of the peak rate.
     pub final_factor: f64,
-    /// When the rate changes.
+    /// How often the rate changes.
     pub by: By,
     /// The peak rate of weights, for batches of 256.
     pub rate_weights: f64,
@@ -30,19 +30,19 @@ pub struct Schedule {
     pub rate_biases: f64,
 }
 
-/// When a rate changes.
+/// How often the learning rate changes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum By {
-    /// With every step.
+    /// Every step.
     #[default]
     Step,
-    /// With every epoch: all its steps have the rate of its first.
+    /// Every epoch: all steps of an epoch have the rate of its first step.
     Epoch,
 }
 
 impl Default for Schedule {
-    /// The official code's.
+    /// The official code's schedule.
     fn default() -> Self {
         Self {
             epochs: 1000,
@@ -57,8 +57,8 @@ impl Default for Schedule {
 }
 
 impl Schedule {
-    /// What the peak rates for batches of 256 are multiplied by at `step` (from 0). A [`Self::warmup_start`] is a rate, and
-    /// not part of it.
+    /// The factor of the peak rates for batches of 256 at `step`, counted from 0. It leaves out [`Self::warmup_start`],
+    /// which [`Self::rates`] adds.
     pub fn factor(&self, step: usize, steps_per_epoch: usize, batch: usize) -> f64 {
         let base = batch as f64 / REFERENCE_BATCH;
         let step = self.counted(step, steps_per_epoch);
@@ -74,12 +74,12 @@ impl Schedule {
         base * left + base * self.final_factor * (1.0 - left)
     }
 
-    /// The rates at `step`.
+    /// The learning rates at `step`, counted from 0.
     pub fn rates(&self, step: usize, steps_per_epoch: usize, batch: usize) -> Rates {
         let factor = self.factor(step, steps_per_epoch, batch);
         let counted = self.counted(step, steps_per_epoch);
         let warmup = self.warmup_epochs * steps_per_epoch;
-        // What the start of the warm-up adds falls as the rate rises.
+        // The contribution of `warmup_start` falls to 0 as the factor rises to its peak.
         let start = match self.warmup_start {
             Some(start) if counted < warmup => {
                 start * (1.0 - counted as f64 / self.last_of_warmup(warmup))
@@ -92,7 +92,7 @@ impl Schedule {
         }
     }
 
-    /// The step that has the rate of `step`.
+    /// The step whose rate `step` has: itself, or the first of its epoch.
     fn counted(&self, step: usize, steps_per_epoch: usize) -> usize {
         match self.by {
             By::Step => step,
@@ -100,7 +100,7 @@ impl Schedule {
         }
     }
 
-    /// The step at which a warm-up of `warmup` steps would reach the peak.
+    /// The step at which a warm-up of `warmup` steps reaches the peak rate.
     fn last_of_warmup(&self, warmup: usize) -> f64 {
         match (self.warmup_start, self.by) {
             (Some(_), By::Step) => (warmup - 1).max(1) as f64,
@@ -109,7 +109,7 @@ impl Schedule {
     }
 }
 
-/// Half a cosine: from 1 at a `progress` of 0 to 0 at 1.
+/// Half a cosine: 1 at a `progress` of 0, 0 at a `progress` of 1.
 pub fn half_cosine(progress: f64) -> f64 {
     0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
 }
@@ -118,11 +118,11 @@ pub fn half_cosine(progress: f64) -> f64 {
 mod tests {
     use super::*;
 
-    /// Lightning Bolts' `LinearWarmupCosineAnnealingLR(warmup_epochs=W, max_epochs=T, warmup_start_lr=3e-5, eta_min=0)`, by
-    /// steps, as solo-learn has it (solo/utils/lr_scheduler.py, `_get_closed_form_lr`):
-    /// below W, `start + step (base - start) / (W - 1)`; from W on, half a cosine over `T - W` steps, to 0.
+    /// Lightning Bolts' `LinearWarmupCosineAnnealingLR(warmup_epochs=W, max_epochs=T, warmup_start_lr=3e-5, eta_min=0)`
+    /// stepped per batch, as in solo-learn (solo/utils/lr_scheduler.py, `_get_closed_form_lr`): before step W,
+    /// `start + step (base - start) / (W - 1)`; from W on, half a cosine over `T - W` steps, to 0.
     #[test]
-    fn a_warm_up_starts_where_solo_learn_s_does() {
+    fn warmup_start_matches_solo_learn() {
         let schedule = Schedule {
             epochs: 100,
             warmup_epochs: 10,
@@ -150,9 +150,9 @@ mod tests {
         }
     }
 
-    /// `torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)`, stepped after each epoch, as lightly has it.
+    /// `torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)`, stepped after each epoch, as in lightly.
     #[test]
-    fn epochs_have_one_rate_where_lightly_s_do() {
+    fn epoch_schedule_matches_lightly() {
         let schedule = Schedule {
             epochs: 200,
             warmup_epochs: 0,

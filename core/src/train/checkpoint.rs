@@ -1,5 +1,6 @@
 //! The whole state of a run as one safetensors file: weights and running statistics under the official code's names,
-//! the optimizer's memory below `optimizer.`, the online probe below `probe.`, and settings and progress in the file's metadata.
+//! the optimizer's state under `optimizer.`, the online probe under `probe.`, and settings and progress in the
+//! metadata.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -20,7 +21,7 @@ const FORMAT: &str = "2";
 /// How far a run has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
-    /// In steps, on that many pictures.
+    /// In steps, for a run that Barlow began.
     Steps {
         /// Steps done.
         done: usize,
@@ -29,7 +30,7 @@ pub enum Progress {
         /// The set's fingerprint; older checkpoints have none.
         fingerprint: Option<u64>,
     },
-    /// In epochs, where it was begun elsewhere and their length is not known.
+    /// In epochs, for a run that was begun in another program: its steps per epoch are not known.
     Epochs(usize),
 }
 
@@ -47,22 +48,22 @@ pub struct Checkpoint {
 /// Why a checkpoint cannot be used.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CheckpointError {
-    /// The file is no safetensors file, or not a whole one.
-    #[error("the file is damaged or cut short ({0}): take an earlier checkpoint")]
+    /// The file is not a safetensors file, or is cut short.
+    #[error("the file is damaged or cut short ({0}): use an earlier checkpoint")]
     Damaged(String),
-    /// It is a safetensors file of something else.
-    #[error("the file holds no Barlow run ({0})")]
+    /// It is a safetensors file, but not a Barlow checkpoint.
+    #[error("the file is not a Barlow checkpoint ({0})")]
     Foreign(String),
     /// Its tensors belong to another network.
-    #[error("the weights are of another model: {0}")]
+    #[error("the weights belong to another model: {0}")]
     OtherModel(String),
-    /// Some weight is no finite number, so that nothing could go on from it.
+    /// A weight is not finite, so no run could go on from it.
     #[error("the weight {0} is not finite: the run has diverged")]
     NotFinite(String),
 }
 
 impl Checkpoint {
-    /// The content of a file.
+    /// Serializes the state of a run as the content of a checkpoint file.
     ///
     /// # Errors
     /// If a weight is not finite.
@@ -73,7 +74,7 @@ impl Checkpoint {
         optimizer: OptimizerState,
         probe: Option<&Classifier>,
     ) -> Result<Vec<u8>, CheckpointError> {
-        let mut tensors = values_of(model).await?;
+        let mut tensors = named_tensors(model).await?;
         for (name, data) in optimizer.tensors {
             tensors.push((format!("{OPTIMIZER}{name}"), data));
         }
@@ -96,8 +97,8 @@ impl Checkpoint {
         Ok(Self::file(config, progress, &tensors, &optimizer.counters))
     }
 
-    /// The content of a file for a run that was begun elsewhere: settings, epochs done, the networks' tensors, and what
-    /// the optimizer remembers, as `PARAMETER.QUANTITY`.
+    /// The content of a checkpoint file for a run that was begun in another program: settings, epochs done, the
+    /// networks' tensors, and the optimizer's state, with names like `PARAMETER.QUANTITY`.
     ///
     /// # Errors
     /// If a number is not finite.
@@ -152,10 +153,10 @@ impl Checkpoint {
         serialize(tensors, Some(metadata))
     }
 
-    /// Reads the content of a file.
+    /// Reads the content of a checkpoint file.
     ///
     /// # Errors
-    /// If it is damaged, or something else.
+    /// If the file is damaged, or is not a Barlow checkpoint.
     pub fn read(bytes: &[u8]) -> Result<Self, CheckpointError> {
         let damaged = |e: safetensors::SafeTensorError| CheckpointError::Damaged(e.to_string());
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(damaged)?;
@@ -168,21 +169,21 @@ impl Checkpoint {
         let field = |name: &str| {
             metadata
                 .get(name)
-                .ok_or_else(|| foreign(&format!("its metadata lack `{name}`")))
+                .ok_or_else(|| foreign(&format!("its metadata has no `{name}`")))
         };
         if field("barlow")? != FORMAT {
             return Err(foreign("it was written by another version of Barlow"));
         }
         let config: Config = serde_json::from_str(field("config")?)
             .map_err(|e| CheckpointError::Foreign(format!("its settings: {e}")))?;
-        // Before any network of these sizes is made: a few bytes can announce one of any size.
+        // Checked before any network is allocated: a few bytes can announce one of any size.
         config
             .check(usize::MAX)
             .map_err(|e| CheckpointError::Foreign(format!("its settings: {e}")))?;
         let number = |name: &str| -> Result<usize, CheckpointError> {
             field(name)?
                 .parse()
-                .map_err(|_| foreign(&format!("`{name}` is no number")))
+                .map_err(|_| foreign(&format!("`{name}` is not a number")))
         };
         let progress = if metadata.contains_key("epochs") {
             Progress::Epochs(number("epochs")?)
@@ -222,10 +223,10 @@ impl Checkpoint {
         })
     }
 
-    /// The networks that `config` describes, on `device`.
+    /// Builds the networks that `config` describes, with the checkpoint's tensors, on `device`.
     ///
     /// # Errors
-    /// If the tensors are not those of these networks.
+    /// If the tensors do not fit these networks.
     pub fn model(&self, config: &Config, device: &Device) -> Result<BarlowTwins, CheckpointError> {
         let mut problems = self.differences(config);
         if problems.is_empty() {
@@ -249,7 +250,8 @@ impl Checkpoint {
         Err(CheckpointError::OtherModel(problems.join("; ") + &more))
     }
 
-    /// How the tensors differ from those of the networks that `config` describes, of which none is made for that.
+    /// Lists how the tensors differ from those of the networks that `config` describes, without building these
+    /// networks.
     fn differences(&self, config: &Config) -> Vec<String> {
         let mut problems = Vec::new();
         let mut unknown: BTreeSet<&str> = self.tensors.keys().map(String::as_str).collect();
@@ -264,16 +266,16 @@ impl Checkpoint {
             unknown.remove(name.as_str());
         }
         let unknown = unknown.into_iter();
-        problems.extend(unknown.map(|name| format!("{name} has no place in it")));
+        problems.extend(unknown.map(|name| format!("{name} is not expected")));
         problems
     }
 
-    /// The classifier that learned beside the run, if there was one.
+    /// The online probe's classifier, if the run has one.
     pub fn online_probe(&self) -> Option<&Classifier> {
         self.probe.as_ref()
     }
 
-    /// Steps done, where the length of an epoch is known.
+    /// Steps done, if the length of an epoch is known.
     pub fn step(&self) -> Option<usize> {
         match self.progress {
             Progress::Steps { done, .. } => Some(done),
@@ -282,7 +284,7 @@ impl Checkpoint {
     }
 }
 
-/// The online probe's classifier, if its tensors fit together.
+/// The online probe's classifier, if its tensors are complete and their shapes fit together.
 fn read_probe(mut tensors: BTreeMap<String, TensorData>) -> Option<Classifier> {
     let width = *tensors.get("weight")?.shape().to_vec().get(1)?;
     let mut take = |name: &str| -> Option<Vec<f32>> { tensors.remove(name)?.try_to_vec().ok() };
@@ -305,7 +307,7 @@ fn read_probe(mut tensors: BTreeMap<String, TensorData>) -> Option<Classifier> {
 /// # Errors
 /// If a weight is not finite.
 pub async fn encoder_weights(encoder: &ResNet) -> Result<Vec<u8>, CheckpointError> {
-    Ok(serialize(&values_of(encoder).await?, None))
+    Ok(serialize(&named_tensors(encoder).await?, None))
 }
 
 /// The encoder and the projector as a safetensors file, under the official code's names.
@@ -313,17 +315,17 @@ pub async fn encoder_weights(encoder: &ResNet) -> Result<Vec<u8>, CheckpointErro
 /// # Errors
 /// If a weight is not finite.
 pub async fn network_weights(model: &BarlowTwins) -> Result<Vec<u8>, CheckpointError> {
-    Ok(serialize(&values_of(model).await?, None))
+    Ok(serialize(&named_tensors(model).await?, None))
 }
 
-/// The tensors of a network with their names, in its order.
+/// The tensors of a network with their names, in the network's order.
 ///
 /// # Errors
 /// If a weight is not finite.
-pub async fn values_of(
+pub async fn named_tensors(
     network: &impl Network,
 ) -> Result<Vec<(String, TensorData)>, CheckpointError> {
-    // What is read is flat; the shapes are kept beside it.
+    // Tensors are read as flat vectors, so their shapes are kept separately.
     struct List(Vec<(String, Vec<usize>, Tensor<1>)>);
     impl Visitor for List {
         fn parameter<const D: usize>(&mut self, name: &str, tensor: &mut Tensor<D>) {
@@ -372,7 +374,7 @@ fn data_of(name: &str, view: &TensorView<'_>) -> Result<TensorData, CheckpointEr
     ))
 }
 
-/// Puts tensors, whose shapes were compared, in their places.
+/// Replaces a network's tensors by those with the same names, whose shapes must have been checked.
 struct Load<'a> {
     tensors: BTreeMap<String, TensorData>,
     device: &'a Device,

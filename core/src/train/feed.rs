@@ -1,5 +1,6 @@
-//! The pictures of a run, step by step: their order in an epoch, what is drawn for them, and their views. Pictures are held
-//! on the device, or streamed and read some steps ahead; streamed ones may be cut by the reader.
+//! Makes the views of each step of a run: the order of the pictures in an epoch, the random draws for them, and the
+//! views. Pictures are held on the device, or streamed and read some steps ahead; the reader may cut the views of
+//! streamed ones.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -8,9 +9,9 @@ use burn::tensor::{Device, Tensor};
 
 use crate::augment::{Draw, Interpolation};
 use crate::config::Config;
-use crate::data::{Batch, Cut, DevicePictures, PictureStream, TrainingSet, Views};
+use crate::data::{Batch, Cut, DevicePictures, PictureLoader, TrainingSet, Views};
 use crate::ops::augment;
-use crate::random::{Purpose, Stream};
+use crate::random::{Purpose, Rng};
 
 /// How many steps ahead pictures are announced: enough that a slow file rarely stalls a step.
 const STEPS_AHEAD: usize = 3;
@@ -20,21 +21,21 @@ pub(super) struct Feed {
     source: Source,
     count: usize,
     fingerprint: u64,
-    /// The order of the pictures in the epochs of those numbers: the present one, and the next where its pictures are
-    /// being read.
+    /// Epochs (from 0) with the order of their pictures: the current one, and the next one once its pictures are being
+    /// read.
     orders: VecDeque<(usize, Vec<usize>)>,
 }
 
 #[expect(clippy::large_enum_variant, reason = "a run has one")]
 enum Source {
-    /// They are where they are used.
+    /// All pictures, on the device.
     Held(DevicePictures),
-    /// They are read when they are needed, and announced until the step of that number, not included.
-    Streamed(Box<dyn PictureStream>, usize),
+    /// Pictures that are read when they are needed, and the first step whose pictures are not announced yet.
+    Streamed(Box<dyn PictureLoader>, usize),
 }
 
 impl Feed {
-    /// Brings held pictures to `device`.
+    /// A feed of `set`; held pictures are uploaded to `device`.
     pub fn new(set: TrainingSet, device: &Device) -> Self {
         Self {
             count: set.count(),
@@ -57,15 +58,15 @@ impl Feed {
         self.fingerprint
     }
 
-    /// The numbers of the pictures of `step`.
+    /// The indices of the pictures of `step`.
     fn indices(&mut self, config: &Config, step: usize) -> Vec<usize> {
         let steps_per_epoch = config.steps_per_epoch(self.count);
         let epoch = step / steps_per_epoch;
         let known = self.orders.iter().position(|(of, _)| *of == epoch);
         let known = known.unwrap_or_else(|| {
             let mut order: Vec<usize> = (0..self.count).collect();
-            Stream::new(config.seed, Purpose::Order, epoch as u64, 0).shuffle(&mut order);
-            // The present epoch's and the next one's.
+            Rng::new(config.seed, Purpose::Order, epoch as u64, 0).shuffle(&mut order);
+            // Keep only the orders of two epochs: the current one and the next one.
             self.orders.truncate(1);
             self.orders.push_front((epoch, order));
             0
@@ -74,11 +75,12 @@ impl Feed {
         self.orders[known].1[first..first + config.batch].to_vec()
     }
 
-    /// The numbers of the pictures of `step`, the first view of each of them, and then the second of each:
-    /// `[2 batch, 3, size, size]`. A run of `steps` steps has none to announce beyond.
+    /// The indices of the pictures of `step`, and their views, `[2 batch, 3, size, size]`: the first view of every
+    /// picture, then the second view of every picture. Announces the pictures of the next steps of the run, which has
+    /// `steps` steps.
     ///
     /// # Errors
-    /// If pictures that are streamed cannot be read: why.
+    /// If streamed pictures cannot be read; the text says why.
     pub fn views(
         &mut self,
         config: &Config,
@@ -94,7 +96,7 @@ impl Feed {
             Source::Held(pictures) => {
                 let size = pictures.size();
                 let draws = config.draw_views(|_| size, &indices, epoch);
-                augment(pictures, &draws, config.size, normalization, device)
+                augment(pictures, &draws, config.view_size, normalization, device)
             }
             Source::Streamed(stream, _) => {
                 let cut = cut(config, epoch, stream.cuts_views());
@@ -103,24 +105,24 @@ impl Feed {
                 } = stream.read(&indices, &cut)?;
                 let mut draws = config.draw_views(|position| sizes[position], &indices, epoch);
                 for (position, (picture, draw)) in draws.iter_mut().enumerate() {
-                    // A picture's draws depend on its number in the set; its bytes are where it stands in the batch.
+                    // A picture's draw depends on its index in the set, but its bytes are at its position in the batch.
                     *picture = match cut {
                         Cut::Middle => position % indices.len(),
-                        // It is cut and resized already.
+                        // The reader has already cut and resized the view.
                         Cut::Views(_) => {
-                            *draw = draw.clone().of_whole(config.size);
+                            *draw = draw.clone().with_whole_crop(config.view_size);
                             position
                         }
                     };
                 }
                 let pictures = pictures.upload(device);
-                augment(&pictures, &draws, config.size, normalization, device)
+                augment(&pictures, &draws, config.view_size, normalization, device)
             }
         };
         Ok((indices, views))
     }
 
-    /// Lets the pictures of the next steps be read.
+    /// Announces the pictures of the next steps, so that the stream reads them ahead.
     fn announce(&mut self, config: &Config, step: usize, steps: usize) {
         let Source::Streamed(_, announced) = self.source else {
             return;
@@ -136,12 +138,13 @@ impl Feed {
     }
 }
 
-/// What is read of the pictures of an epoch.
+/// Which part of the pictures of `epoch` the stream reads: their middle or, if it cuts `views`, the crops of their
+/// views.
 fn cut(config: &Config, epoch: usize, views: bool) -> Cut {
     if !views {
         return Cut::Middle;
     }
-    let (size, interpolation) = (config.size, config.augmentation.interpolation);
+    let (size, interpolation) = (config.view_size, config.augmentation.interpolation);
     let config = config.clone();
     Cut::Views(Views {
         size,
@@ -154,8 +157,8 @@ fn cut(config: &Config, epoch: usize, views: bool) -> Cut {
 }
 
 impl Draw {
-    /// The same of a view that is cut and resized to `size` already.
-    pub(crate) fn of_whole(self, size: usize) -> Self {
+    /// The same draw for a view that is already cut and resized to `size`.
+    pub(crate) fn with_whole_crop(self, size: usize) -> Self {
         Self {
             crop: Self::whole(size, size).crop,
             interpolation: Interpolation::Bicubic,

@@ -1,7 +1,7 @@
-//! Loss scaling for numbers of 16 bits (Micikevicius et al. 2017, arXiv 1710.03740): gradients below their smallest would
-//! be lost, so the loss is multiplied before it is differentiated, and the gradients divided before they move anything.
-//! The factor finds itself: halved when something overflows, doubled after a while without; PyTorch's `GradScaler` has the
-//! same numbers.
+//! Dynamic loss scaling for 16-bit floats (Micikevicius et al. 2017, arXiv 1710.03740). Small gradients would
+//! underflow, so the loss is multiplied by a factor before the backward pass, and the gradients are divided by it
+//! before the optimizer uses them. The factor is halved when a gradient overflows, and doubled after a number of steps
+//! without an overflow, with the constants of PyTorch's `GradScaler`.
 
 use std::collections::BTreeMap;
 
@@ -11,20 +11,20 @@ use crate::model::{Network, Visitor};
 use crate::ops::precision::Precision;
 use crate::ops::read;
 
-/// The first factor, 2 to this power.
+/// The initial factor is 2 to this power.
 const FIRST: u64 = 16;
-/// The largest factor, 2 to this power: more cannot be told from an overflow in 32 bits.
+/// The largest factor is 2 to this power: with a larger one, an overflow could not be told from one of 32-bit floats.
 const LARGEST: u64 = 24;
-/// Steps without an overflow until it is doubled.
+/// Steps without an overflow after which the factor is doubled.
 const GROWTH_INTERVAL: u64 = 2000;
 
-/// The factor, the steps since it changed, and the steps that were skipped.
+/// The state of loss scaling; the factor is 2 to the power of `exponent`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LossScale {
     exponent: u64,
     /// Steps without an overflow since the factor changed.
     fine: u64,
-    /// Steps of the run whose gradients overflowed, so that they moved nothing.
+    /// Steps of the run that were skipped because their gradients overflowed.
     skipped: u64,
 }
 
@@ -43,7 +43,7 @@ const FINE: &str = "loss_scale_fine_steps";
 const SKIPPED: &str = "loss_scale_skipped_steps";
 
 impl LossScale {
-    /// What the loss is multiplied by: 1 in 32 bits.
+    /// The factor on the loss; 1 in 32 bits.
     pub fn of(&self, precision: Precision) -> f64 {
         match precision {
             Precision::F32 => 1.0,
@@ -56,12 +56,12 @@ impl LossScale {
         self.skipped as usize
     }
 
-    /// Whether it cannot be halved any more: what overflows now is no matter of scale.
+    /// Whether the factor cannot be halved any more, so that an overflow has another cause than the scale.
     pub fn is_smallest(&self) -> bool {
         self.exponent == 0
     }
 
-    /// Takes in whether a step's gradients were finite.
+    /// Updates the factor after a step, given whether the step's gradients were finite.
     pub fn update(&mut self, finite: bool) {
         if !finite {
             self.exponent = self.exponent.saturating_sub(1);
@@ -76,14 +76,14 @@ impl LossScale {
         }
     }
 
-    /// Puts it among the counters of a checkpoint.
+    /// Adds the state to the counters of a checkpoint.
     pub fn save(&self, counters: &mut BTreeMap<String, u64>) {
         counters.insert(EXPONENT.to_owned(), self.exponent);
         counters.insert(FINE.to_owned(), self.fine);
         counters.insert(SKIPPED.to_owned(), self.skipped);
     }
 
-    /// What a checkpoint's counters say.
+    /// Restores the state from a checkpoint's counters, with defaults for missing ones.
     pub fn restored(counters: &BTreeMap<String, u64>) -> Self {
         let usual = Self::default();
         let counter = |name: &str, usual: u64| counters.get(name).copied().unwrap_or(usual);
@@ -95,13 +95,13 @@ impl LossScale {
     }
 }
 
-/// Whether every gradient of `network` is a finite number. One reading.
+/// Whether every gradient of `network` is finite. Reads from the device once.
 pub(super) async fn are_finite(network: &impl Network, gradients: &Gradients) -> bool {
     struct Sums<'a>(&'a Gradients, Vec<Tensor<1>>);
     impl Visitor for Sums<'_> {
         fn parameter<const D: usize>(&mut self, _: &str, tensor: &mut Tensor<D>) {
             if let Some(gradient) = tensor.grad(self.0) {
-                // Not the largest, which on some devices passes over what is no number.
+                // A sum, because the maximum ignores NaN on some devices.
                 self.1.push(gradient.abs().sum().reshape([1]));
             }
         }

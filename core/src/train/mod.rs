@@ -1,16 +1,16 @@
-//! The trainer, what it says, what it can be told, and what it can be resumed from.
+//! A run: its steps, what they are fed, what it can be resumed from, and why it cannot continue.
 
 mod checkpoint;
-mod event;
+mod error;
 mod feed;
 mod loss_scale;
 mod online_probe;
 mod resume;
-mod trainer;
+mod step;
 
 pub use checkpoint::{
-    Checkpoint, CheckpointError, Progress, encoder_weights, network_weights, values_of,
+    Checkpoint, CheckpointError, Progress, encoder_weights, named_tensors, network_weights,
 };
-pub use event::{Command, Event, StepReport};
+pub use error::TrainError;
 pub use resume::Conversion;
-pub use trainer::{Outcome, TrainError, Trainer};
+pub use step::{StepReport, Trainer};

@@ -1,22 +1,23 @@
-//! The online linear probe: a classifier that learns beside a run, from the features of the very views it trains on, as
-//! solo-learn's does. Nothing flows back into the encoder, and the classes of pictures that are asked about stay unknown to it.
+//! The online linear probe: a classifier that is trained during a run, on the features of the same views as the
+//! encoder, as in solo-learn. No gradient flows back into the encoder, and the probe never sees the classes of held-out
+//! pictures.
 
-use crate::evaluate::{Classifier, Descent, Role};
+use crate::evaluate::{Classifier, Role, SgdStep};
 
-/// solo-learn's `classifier_lr`, for batches of 256; it rises and falls with the encoder's rate.
+/// The peak learning rate for batches of 256, solo-learn's `classifier_lr`; it follows the encoder's schedule.
 const RATE: f64 = 0.1;
-/// solo-learn's.
+/// The momentum, solo-learn's.
 const MOMENTUM: f32 = 0.9;
 
 /// A classifier, and the classes of the run's pictures.
 pub(super) struct OnlineProbe {
     pub classifier: Classifier,
-    /// For each picture of the set, if it may know it.
+    /// For each picture of the set its class, or `None` if the probe must not learn from it.
     pub classes: Vec<Option<usize>>,
 }
 
 impl OnlineProbe {
-    /// A classifier that does not know the pictures' classes yet.
+    /// A probe with this classifier, which does not know the pictures' classes yet.
     pub fn new(classifier: Classifier) -> Self {
         Self {
             classifier,
@@ -24,15 +25,16 @@ impl OnlineProbe {
         }
     }
 
-    /// Tells it the classes of the pictures that classifiers learn from.
-    pub fn know(&mut self, classes: &[usize], roles: &[Role]) {
+    /// Sets the pictures' classes; only those with [`Role::Learn`] are kept.
+    pub fn set_classes(&mut self, classes: &[usize], roles: &[Role]) {
         let known = classes.iter().zip(roles);
         self.classes = known
             .map(|(class, role)| (*role == Role::Learn).then_some(*class))
             .collect();
     }
 
-    /// Learns from `features`, `[2 n, width]`, of both views of the `n` pictures at `indices`. `factor` is the schedule's.
+    /// Takes a step on the `features`, `[2 n, width]`, of both views of the `n` pictures at `indices`. `factor` is the
+    /// schedule's.
     pub fn learn(&mut self, features: &[f32], indices: &[usize], factor: f64) {
         let width = self.classifier.width;
         let mut rows = Vec::with_capacity(features.len());
@@ -47,7 +49,7 @@ impl OnlineProbe {
         if classes.is_empty() {
             return;
         }
-        let descent = Descent {
+        let descent = SgdStep {
             rate: (RATE * factor) as f32,
             momentum: MOMENTUM,
             weight_decay: 0.0,
@@ -65,7 +67,7 @@ mod tests {
     fn held_out_classes_are_not_learned_and_the_rate_is_the_model_s() {
         let learned = |roles: &[Role], factor: f64| {
             let mut probe = OnlineProbe::new(Classifier::new(2, 2));
-            probe.know(&[0, 1], roles);
+            probe.set_classes(&[0, 1], roles);
             // Two views of two pictures.
             let features = [1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0];
             probe.learn(&features, &[0, 1], factor);
@@ -76,7 +78,7 @@ mod tests {
         assert!(whole[0] > 0.0 && whole[1] < 0.0);
         let half = learned(&[Role::Learn; 2], 0.5);
         assert!((half[0] - 0.5 * whole[0]).abs() < 1e-7);
-        // Of one picture alone: nothing is known of the other's feature.
+        // Only the first picture has a known class, so the second feature gets no weight.
         let one = learned(&[Role::Learn, Role::Validate], 1.0);
         assert!(one[0] > 0.0 && one[1] == 0.0);
     }

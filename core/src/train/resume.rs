@@ -1,29 +1,31 @@
-//! What a run may change when it goes on. Its seed, its networks, the kind of its optimizer and its pictures stay: the order
-//! of the pictures, their views and what the optimizer remembers depend on them. Another batch is converted by whole epochs.
+//! What may change when a run is resumed. The seed, the networks, the kind of optimizer and the pictures must stay the
+//! same, because the order of the pictures, their views and the optimizer's state depend on them. If the batch changes,
+//! progress is converted by whole epochs.
 
 use super::{Checkpoint, Progress, TrainError};
 use crate::config::Config;
 
-/// A run that goes on with another batch, counted anew.
+/// How the progress of a run was converted when it was resumed with another batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Conversion {
-    /// The batch then, and now.
+    /// The batch before, and now.
     pub batches: [usize; 2],
-    /// Steps done, in batches of then.
+    /// Steps done with the batch before.
     pub done: usize,
-    /// Whole epochs that were done; what was done of the next is done again.
+    /// Whole epochs done; the steps done in the unfinished epoch are repeated.
     pub epochs: usize,
-    /// The same in steps of now.
+    /// The steps in these epochs with the batch now.
     pub step: usize,
-    /// Whether a part of an epoch is done again.
+    /// Whether a part of an epoch is repeated.
     pub redone: bool,
 }
 
-/// Where a run with `config` on `count` pictures with that `fingerprint` goes on from `checkpoint`: steps done.
+/// The number of steps already done when a run with `config` goes on from `checkpoint`, on `count` pictures with that
+/// `fingerprint`, and the conversion if the batch changed.
 ///
 /// # Errors
-/// Names what would have to stay as it was.
-pub(super) fn continuation(
+/// If a setting or the pictures changed that must stay the same; the error names it.
+pub(super) fn resume_point(
     checkpoint: &Checkpoint,
     config: &Config,
     count: usize,
@@ -34,27 +36,35 @@ pub(super) fn continuation(
         true => Ok(()),
         false => Err(TrainError::OtherSetting { setting, was, now }),
     };
-    fn shown(value: &impl std::fmt::Debug) -> String {
+    fn text_of(value: &impl std::fmt::Debug) -> String {
         format!("{value:?}").to_lowercase()
     }
     let [encoder, new] = [&was.encoder, &config.encoder];
     same(
         "encoder.architecture",
-        shown(&encoder.architecture),
-        shown(&new.architecture),
+        text_of(&encoder.architecture),
+        text_of(&new.architecture),
     )?;
-    same("encoder.width", shown(&encoder.width), shown(&new.width))?;
-    same("encoder.stem", shown(&encoder.stem), shown(&new.stem))?;
+    same(
+        "encoder.width",
+        text_of(&encoder.width),
+        text_of(&new.width),
+    )?;
+    same("encoder.stem", text_of(&encoder.stem), text_of(&new.stem))?;
     same(
         "encoder.stem_padding",
-        shown(&encoder.layout().stem.padding),
-        shown(&new.layout().stem.padding),
+        text_of(&encoder.layout().stem.padding),
+        text_of(&new.layout().stem.padding),
     )?;
-    same("encoder.cells", shown(&encoder.cells), shown(&new.cells))?;
+    same(
+        "encoder.pool_grid",
+        text_of(&encoder.pool_grid),
+        text_of(&new.pool_grid),
+    )?;
     same(
         "projector.widths",
-        shown(&was.projector.widths),
-        shown(&config.projector.widths),
+        text_of(&was.projector.widths),
+        text_of(&config.projector.widths),
     )?;
     if !checkpoint.optimizer.tensors.is_empty() {
         same(
@@ -70,19 +80,19 @@ pub(super) fn continuation(
             pictures,
             fingerprint,
         } => (done, pictures, fingerprint),
-        // It was begun elsewhere, with an order of pictures that is not known.
+        // The run was begun in another program, so the order of its pictures is not known.
         Progress::Epochs(epochs) => return Ok((epochs.saturating_mul(steps_per_epoch), None)),
     };
-    same("seed", shown(&was.seed), shown(&config.seed))?;
+    same("seed", text_of(&was.seed), text_of(&config.seed))?;
     same(
         "encoder.zero_init",
-        shown(&encoder.zero_init),
-        shown(&new.zero_init),
+        text_of(&encoder.zero_init),
+        text_of(&new.zero_init),
     )?;
     same(
         "encoder.initialization",
-        shown(&encoder.initialization),
-        shown(&new.initialization),
+        text_of(&encoder.initialization),
+        text_of(&new.initialization),
     )?;
     if then != count || known.is_some_and(|known| known != fingerprint) {
         return Err(TrainError::OtherPictures {

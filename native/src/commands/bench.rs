@@ -1,4 +1,4 @@
-//! `barlow bench`
+//! `barlow bench`: times the operations of a training step.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -9,7 +9,9 @@ use barlow_core::config::Config;
 use barlow_core::data::Pictures;
 use barlow_core::data::emoji::{SIDE, emoji};
 use barlow_core::device::{Device, DeviceLimits};
-use barlow_core::ops::measure::{self, Clock, Measured, with_twins};
+use barlow_core::ops::clock::{self, Clock};
+use barlow_core::ops::measure::{self, Measured};
+use barlow_core::ops::with_reference_ops;
 use barlow_core::ops::{Limits, limits, release_memory, reserved_memory};
 use barlow_core::train::Trainer;
 use comfy_table::{CellAlignment, Table};
@@ -19,28 +21,28 @@ use crate::cli::Bench;
 use crate::device;
 use crate::settings::Settings;
 
-/// A row of the table: an operation of a step, or the step itself.
+/// A row of the table: an operation of a step, or the whole step.
 #[derive(Debug, Serialize)]
 struct Row {
     name: String,
     shape: String,
-    /// How often a step does it.
+    /// Calls per step.
     count: usize,
     ms: f64,
     burn_ms: Option<f64>,
     /// `burn_ms / ms`
     ratio: Option<f64>,
     share_of_step: f64,
-    /// The least time by the device's own limits, over `ms`.
+    /// The minimum time that the device's limits allow, divided by the measured time.
     limit_share: f64,
-    /// Bytes of device memory, of the step only.
+    /// Bytes of device memory; only in the row of the step.
     #[serde(skip_serializing_if = "Option::is_none")]
     memory: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     burn_memory: Option<u64>,
 }
 
-/// Measures each operation of a training step beside burn's own, and beside what the device can do.
+/// Times each operation of a training step, compared with burn's own and with the device's limits.
 pub fn bench(arguments: &Bench) -> Result<()> {
     let opened = device::open(arguments.device)?;
     let mut config = Settings::changed(arguments.preset.config(), &arguments.set)?;
@@ -59,7 +61,7 @@ pub fn bench(arguments: &Bench) -> Result<()> {
         pictures,
         device: opened.device,
         clock,
-        patience: arguments.seconds,
+        time_budget: arguments.seconds,
     };
     let note = |text: String| {
         if arguments.json {
@@ -70,15 +72,15 @@ pub fn bench(arguments: &Bench) -> Result<()> {
     };
     let limits = limits(&bench.device, &bench.clock);
     note(format!(
-        "{}: {:.1} GB/s copied, {:.1} GFLOP/s multiplied and added",
+        "{}: copies {:.1} GB/s, multiplies and adds {:.1} GFLOP/s",
         opened.name,
-        limits.bytes_a_second / 1e9,
-        limits.operations_a_second / 1e9,
+        limits.bytes_per_second / 1e9,
+        limits.operations_per_second / 1e9,
     ));
     release_memory(&bench.device);
     let ours = bench.side()?;
     note(format!(
-        "first step after {:.1} s, the others {:.1} ms each",
+        "first step after {:.1} s, later steps {:.1} ms each",
         ours.first_seconds,
         1e3 * ours.step_seconds
     ));
@@ -87,9 +89,9 @@ pub fn bench(arguments: &Bench) -> Result<()> {
     } else {
         note("now the same with burn's own operations".into());
         release_memory(&bench.device);
-        let burns = with_twins(|| bench.side())?;
+        let burns = with_reference_ops(|| bench.side())?;
         note(format!(
-            "burn's first step after {:.1} s, the others {:.1} ms each",
+            "burn's first step after {:.1} s, later steps {:.1} ms each",
             burns.first_seconds,
             1e3 * burns.step_seconds
         ));
@@ -98,7 +100,10 @@ pub fn bench(arguments: &Bench) -> Result<()> {
     let rows = rows(preset, &ours, burns.as_ref(), &limits);
     if arguments.json {
         for row in rows {
-            say!("{}", serde_json::to_string(&row).context("a row is plain")?);
+            say!(
+                "{}",
+                serde_json::to_string(&row).context("cannot write a row as JSON")?
+            );
         }
     } else {
         print(&rows);
@@ -112,13 +117,13 @@ pub fn bench(arguments: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// What a tensor may take on the CPU, where nothing else bounds it: a batch that needs more is a mistake.
+/// Maximum bytes of a tensor on the CPU, which has no limit of its own: a batch that needs more is a mistake.
 const MOST_BYTES: u64 = 4 << 30;
 
-/// Pictures to make views of, enough for a batch that fits: the emoji where they do, else noise somewhat larger than the
-/// views.
+/// Pictures for one batch: the emoji if their size and number suffice, else noise somewhat larger than the views. Fails
+/// if the tensors of such a batch do not fit on the device.
 fn pictures_for(config: &Config, limits: Option<DeviceLimits>) -> Result<Pictures> {
-    let side = config.size * 8 / 7;
+    let side = config.view_size * 8 / 7;
     match &limits {
         Some(limits) => config.check_device(limits, (side, side), 1)?,
         None => {
@@ -127,17 +132,17 @@ fn pictures_for(config: &Config, limits: Option<DeviceLimits>) -> Result<Picture
             };
             if config.check_device(&limits, (side, side), 1).is_err() {
                 bail!(
-                    "a batch of {} would take tensors of more than {} GiB on the CPU: take a smaller --batch",
+                    "a batch of {} would need tensors of more than {} GiB on the CPU: use a smaller --batch",
                     config.batch,
                     MOST_BYTES >> 30
                 );
             }
         }
     }
-    if config.size == SIDE && config.batch <= emoji().noto.count() {
+    if config.view_size == SIDE && config.batch <= emoji().noto.count() {
         return Ok(emoji().noto.clone());
     }
-    // A linear congruential generator is noise enough.
+    // Noise from a linear congruential generator is good enough here.
     let mut state = 1u32;
     let bytes = (0..config.batch * 3 * side * side).map(|_| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -151,12 +156,12 @@ struct Bencher {
     pictures: Pictures,
     device: Device,
     clock: Clock,
-    patience: f64,
+    time_budget: f64,
 }
 
-/// What one side, ours or burn's, takes.
+/// The measurements with our operations, or with burn's.
 struct Side {
-    /// From nothing to the end of the first step.
+    /// From the construction of the trainer to the end of the first step.
     first_seconds: f64,
     step_seconds: f64,
     memory: Option<u64>,
@@ -168,27 +173,27 @@ impl Bencher {
         let now = || (self.clock)();
         let start = now();
         let mut trainer = Trainer::new(self.config.clone(), &self.pictures, &self.device)?;
-        // A step ends by reading the loss; the update of the weights goes on behind it.
+        // A step returns once the loss is read, while the device still updates the weights.
         let mut step = || -> Result<f64> {
             let start = now();
             pollster::block_on(trainer.advance())?;
-            measure::finish(&self.device);
+            clock::finish(&self.device);
             Ok(now() - start)
         };
         step()?;
         let first_seconds = now() - start;
-        // The first may not have met all that is chosen once.
+        // Outside the time budget: the first step may not have triggered every one-time choice (autotuning).
         let mut seconds = vec![step()?];
         let begin = now();
         const MOST_STEPS: usize = 50;
-        while now() - begin < 10.0 * self.patience && seconds.len() < MOST_STEPS {
+        while now() - begin < 10.0 * self.time_budget && seconds.len() < MOST_STEPS {
             seconds.push(step()?);
         }
         seconds.sort_by(f64::total_cmp);
         let step_seconds = seconds[seconds.len() / 2];
         let memory = reserved_memory(&self.device);
         let clock = self.clock.clone();
-        let (result, operations) = measure::record(clock, self.patience, || {
+        let (result, operations) = measure::record(clock, self.time_budget, || {
             pollster::block_on(trainer.advance())
         });
         result?;
@@ -201,7 +206,7 @@ impl Bencher {
     }
 }
 
-/// The operations in the order of a step, equal ones together, and then the step.
+/// The rows of the operations, in the order of a step with equal ones merged, and then the row of the step.
 fn rows(preset: &str, ours: &Side, burns: Option<&Side>, limits: &Limits) -> Vec<Row> {
     let key = |measured: &Measured| (measured.call.name, measured.call.shape.clone());
     let mut groups: BTreeMap<_, Vec<&Measured>> = BTreeMap::new();
@@ -221,7 +226,7 @@ fn rows(preset: &str, ours: &Side, burns: Option<&Side>, limits: &Limits) -> Vec
             .push(measured.seconds);
     }
     let mean = |seconds: &[f64]| seconds.iter().sum::<f64>() / seconds.len() as f64;
-    let least: f64 = ours
+    let min: f64 = ours
         .operations
         .iter()
         .map(|m| m.call.least_seconds(limits))
@@ -255,7 +260,7 @@ fn rows(preset: &str, ours: &Side, burns: Option<&Side>, limits: &Limits) -> Vec
         burn_ms: burns.map(|burns| 1e3 * burns.step_seconds),
         ratio: burns.map(|burns| burns.step_seconds / ours.step_seconds),
         share_of_step: 1.0,
-        limit_share: least / ours.step_seconds,
+        limit_share: min / ours.step_seconds,
         memory: ours.memory,
         burn_memory: burns.and_then(|burns| burns.memory),
     });
@@ -268,7 +273,7 @@ fn print(rows: &[Row]) {
     table.set_header([
         "operation",
         "shape",
-        "times",
+        "calls",
         "ms",
         "burn's ms",
         "ratio",

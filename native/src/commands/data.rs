@@ -1,4 +1,4 @@
-//! `barlow data`: what a data set holds, and how fast it is read.
+//! `barlow data`: reports what a data set holds, and measures how fast it is read.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,37 +7,37 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use barlow_core::config::Config;
-use barlow_core::data::{Cut, PictureStream as _, Views};
-use barlow_formats::{Catalog, Part};
+use barlow_core::data::{Cut, PictureLoader as _, Views};
+use barlow_formats::{Catalog, Split};
 use rayon::prelude::*;
 use serde_json::json;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::cli::{Inspect, Speed};
-use crate::data::{Handed, Streamed, decode, open};
+use crate::data::{StreamOptions, Streamed, decode, open};
 use crate::sheet::Sheet;
 
-/// Sizes that are listed; the others are counted.
+/// Sizes that are listed; the rest are only counted.
 const LISTED: usize = 8;
 /// Pictures on the contact sheet.
 const ON_SHEET: usize = 96;
-/// Pixels a side of each.
+/// Pixels per side of each.
 const SHEET_SIDE: usize = 96;
 
-/// What became of a picture.
+/// The result of reading a picture.
 struct Seen {
     size: Option<(u32, u32)>,
-    /// Of its planes at the size of the comparison.
+    /// Hash of its planes at the size for the fingerprint, seeded with its class.
     hash: u64,
     problem: Option<String>,
 }
 
-/// Says what is in a data set, and draws a contact sheet.
+/// Reports what is in a data set, and draws a contact sheet.
 pub fn inspect(arguments: &Inspect) -> Result<()> {
     let catalog = open(&arguments.path)?;
     let side = arguments.side;
     if side == 0 || side > 8192 {
-        bail!("--side: 1 to 8192 pixels, not {side}");
+        bail!("--side: expected 1 to 8192 pixels, not {side}");
     }
     let seen: Vec<Seen> = catalog
         .items
@@ -86,7 +86,7 @@ pub fn inspect(arguments: &Inspect) -> Result<()> {
 }
 
 struct Report {
-    parts: BTreeMap<Part, usize>,
+    parts: BTreeMap<Split, usize>,
     classes: Vec<(String, usize)>,
     sizes: Vec<((u32, u32), usize)>,
     unreadable: Vec<String>,
@@ -112,7 +112,7 @@ impl Report {
         }
         let mut sizes: Vec<_> = sizes.into_iter().collect();
         sizes.sort_by_key(|(size, count)| (usize::MAX - *count, *size));
-        // A sum, so that the order of the files is of no matter.
+        // A sum, so that the order of the files does not matter.
         let fingerprint = seen
             .iter()
             .fold(0u64, |sum, seen| sum.wrapping_add(seen.hash));
@@ -133,10 +133,10 @@ impl Report {
         json!({
             "format": catalog.format,
             "pictures": catalog.items.len(),
-            "train": part(Part::Train),
-            "unlabelled": part(Part::Unlabelled),
-            "validation": part(Part::Validation),
-            "test": part(Part::Test),
+            "train": part(Split::Train),
+            "unlabelled": part(Split::Unlabelled),
+            "validation": part(Split::Validation),
+            "test": part(Split::Test),
             "tested_on": catalog.test_part().map(|part| part.to_string()),
             "classes": self.classes.iter().map(|(name, count)| json!({"name": name, "pictures": count})).collect::<Vec<_>>(),
             "sizes": self.sizes.iter().map(|((w, h), count)| json!({"width": w, "height": h, "pictures": count})).collect::<Vec<_>>(),
@@ -157,8 +157,8 @@ impl Report {
             .parts
             .iter()
             .map(|(part, count)| match part {
-                Part::Train => format!("{count} to learn from"),
-                Part::Unlabelled => format!("{count} to learn from without a class"),
+                Split::Train => format!("{count} to learn from"),
+                Split::Unlabelled => format!("{count} to learn from without a class"),
                 _ if Some(*part) == catalog.test_part() => format!("{count} to test on ({part}/)"),
                 _ => format!("{count} of {part}/, which training leaves out"),
             })
@@ -206,11 +206,11 @@ impl Report {
     }
 }
 
-/// Says how many pictures a second the reader hands out by itself.
+/// Measures how many pictures per second the reader delivers without training.
 pub fn speed(arguments: &Speed) -> Result<()> {
     let catalog = open(&arguments.path)?;
     if arguments.side == 0 || arguments.side > 8192 || arguments.batch == 0 {
-        bail!("a side is 1 to 8192 pixels, and a batch at least one picture");
+        bail!("--side must be 1 to 8192 pixels, and --batch at least 1");
     }
     if let Some(threads) = arguments.threads {
         rayon::ThreadPoolBuilder::new()
@@ -223,7 +223,7 @@ pub fn speed(arguments: &Speed) -> Result<()> {
     let mut stream = Streamed::with_threads(
         catalog.into(),
         (0..count).collect(),
-        Handed::middle(arguments.side),
+        StreamOptions::middle(arguments.side),
         threads,
     )?;
     let cut = match arguments.views {
@@ -266,10 +266,10 @@ pub fn speed(arguments: &Speed) -> Result<()> {
     Ok(())
 }
 
-/// That many crops of each picture, as the paper's recipe draws them.
+/// Cuts `views` crops of each picture, drawn as in the paper's recipe.
 fn random_views(views: usize, size: usize) -> Cut {
     let config = Config {
-        size,
+        view_size: size,
         ..Config::default()
     };
     Cut::Views(Views {

@@ -1,10 +1,10 @@
-//! `barlow devices`
+//! `barlow devices`: lists the adapters.
 
 use anyhow::Result;
 
 use crate::device;
 
-/// Lists the adapters with what matters, and which one training would take.
+/// Lists the adapters with the properties that matter for training, and names the one that training would use.
 pub fn devices() -> Result<()> {
     let adapters = device::list();
     let preferred = device::preferred(&adapters);
@@ -25,7 +25,7 @@ pub fn devices() -> Result<()> {
             say!("   not usable: {fault}");
         }
         say!(
-            "   {}binds {} MiB, {} KiB of workgroup memory, {} invocations; f16 {}, subgroups {}",
+            "   {}bindings up to {} MiB, {} KiB of workgroup memory, {} invocations; f16 {}, subgroups {}",
             match adapter.memory_bytes() {
                 Some(bytes) => format!("{:.1} GiB of memory; ", bytes as f64 / f64::from(1 << 30)),
                 None => String::new(),
@@ -39,18 +39,18 @@ pub fn devices() -> Result<()> {
     }
     match preferred {
         Some(number) => say!(
-            "`barlow train` takes adapter {number}: {}",
+            "`barlow train` uses adapter {number}: {}",
             adapters[number].info().name
         ),
-        None if adapters.is_empty() => say!("`barlow train` takes the CPU"),
+        None if adapters.is_empty() => say!("`barlow train` uses the CPU"),
         None => match adapters
             .iter()
             .position(|adapter| adapter.known_fault().is_none())
         {
             Some(number) => say!(
-                "`barlow train` takes the CPU: none of these is a GPU (--device {number} takes one anyway)"
+                "`barlow train` uses the CPU: none of these is a GPU (--device {number} uses one anyway)"
             ),
-            None => say!("`barlow train` takes the CPU: none of these is a GPU"),
+            None => say!("`barlow train` uses the CPU: none of these is a GPU"),
         },
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! `barlow embed`: pictures' features as a file.
+//! `barlow embed`: writes the features of pictures to a file.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use crate::data::{counted_parts, open};
 use crate::embed::{Encoder, Kind};
 use crate::run_folder::write_file;
 
-/// Rows that a Parquet file keeps together.
+/// Rows per row group of a Parquet file.
 const ROW_GROUP: usize = 16_384;
 
-/// Encodes all pictures and writes their vectors with their names.
+/// Encodes all pictures, and writes their vectors and names to a file.
 pub fn embed(arguments: &Embed) -> Result<()> {
     let path = &arguments.to;
     let ending = path.extension().map(|e| e.to_string_lossy().to_lowercase());
@@ -28,7 +28,7 @@ pub fn embed(arguments: &Embed) -> Result<()> {
         Some("npy") => npy_file,
         Some("safetensors") => safetensors_file,
         _ => bail!(
-            "--to {}: .parquet, .npy and .safetensors can be written",
+            "--to {}: the name must end in .parquet, .npy or .safetensors",
             path.display()
         ),
     };
@@ -81,7 +81,9 @@ fn how_to_read(path: &Path, ending: &str) -> String {
         "parquet" => {
             format!("read it with pandas.read_parquet(\"{path}\"): columns `name` and `features`")
         }
-        "npy" => format!("read it with numpy.load(\"{path}\"), a name a line"),
+        "npy" => format!(
+            "read it with numpy.load(\"{path}\"); row i has the name in line i of the names file"
+        ),
         _ => format!(
             "read it with safetensors: f = safe_open(\"{path}\", \"pt\"); f.get_tensor(\"features\"), \
              json.loads(f.metadata()[\"names\"])"
@@ -90,7 +92,7 @@ fn how_to_read(path: &Path, ending: &str) -> String {
 }
 
 fn parquet_file(names: &[&str], vectors: &Features) -> Result<Vec<u8>> {
-    // A list as Parquet's own specification writes it, which pandas, Arrow and DuckDB read as one.
+    // The list layout of Parquet's specification, which pandas, Arrow and DuckDB read as a list.
     const SCHEMA: &str = "message features {
         required binary name (UTF8);
         required group features (LIST) { repeated group list { required float element; } }
@@ -100,7 +102,7 @@ fn parquet_file(names: &[&str], vectors: &Features) -> Result<Vec<u8>> {
     let mut writer =
         SerializedFileWriter::new(&mut bytes, schema, Arc::new(WriterProperties::new()))?;
     let width = vectors.width;
-    // The first number of a list opens it, and the others go on with it.
+    // Repetition levels: 0 starts a new list, 1 continues it.
     let repetition: Vec<i16> = (0..width).map(|i| i16::from(i > 0)).collect();
     for (rows, values) in names
         .chunks(ROW_GROUP)

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail, ensure};
 use barlow_core::config::Config;
 use barlow_core::device::Device;
 use barlow_core::evaluate::{
-    Classifier, Exam, Figure, Knn, Learned, Measurement, Pixels, Protocol,
+    Classifier, Embedder, Evaluation, Knn, Measurement, Metric, Pixels, Protocol,
 };
 use barlow_core::model::BarlowTwins;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -16,17 +16,17 @@ use crate::run_folder::RunFolder;
 use crate::settings::{Data, Settings};
 use crate::{data, device};
 
-/// A measurement of the run's encoder, beside the same of raw pixels and of an untrained encoder where there is such.
+/// A metric of the run's encoder, with the same metric of raw pixels and of an untrained encoder where it applies.
 #[derive(Debug, Serialize)]
 pub struct Row {
-    /// What was measured.
+    /// The name of the metric.
     name: String,
-    learned: Figure,
-    pixels: Option<Figure>,
-    untrained: Option<Figure>,
+    learned: Metric,
+    pixels: Option<Metric>,
+    untrained: Option<Metric>,
 }
 
-/// Measures the last checkpoint of a run, or the best one.
+/// Evaluates the last checkpoint of a run, or the best one.
 pub fn evaluate(arguments: &Evaluate) -> Result<()> {
     let folder = RunFolder::open(&arguments.run)?;
     let mut settings = Settings::read(&arguments.run.join("config.toml"))?;
@@ -44,7 +44,7 @@ pub fn evaluate(arguments: &Evaluate) -> Result<()> {
         bail!("kNN needs at least one neighbor and a temperature above 0");
     }
     if arguments.epochs == Some(0) {
-        bail!("--epochs: at least one");
+        bail!("--epochs must be at least 1");
     }
     let opened = device::open(arguments.device)?;
     if !arguments.json {
@@ -58,20 +58,20 @@ pub fn evaluate(arguments: &Evaluate) -> Result<()> {
         say!("after {step} steps");
     }
     if !arguments.protocol.is_empty() {
-        return by_protocols(arguments, &settings.data, &model, config, &opened.device);
+        return evaluate_protocols(arguments, &settings.data, &model, config, &opened.device);
     }
-    let mut exam = data::load_exam(&settings.data)?;
-    exam.knn = Knn {
+    let mut evaluation = data::load_evaluation(&settings.data)?;
+    evaluation.knn = Knn {
         neighbors: arguments.neighbors,
         temperature: arguments.temperature,
         ..Knn::default()
     };
-    let learned = Learned::new(model, config, &opened.device);
-    // It knows the classes of the run's own pictures.
+    let learned = Embedder::new(model, config, &opened.device);
+    // The online probe applies only to the classes of the run's own pictures.
     let probe = checkpoint
         .online_probe()
         .filter(|_| arguments.path.is_none());
-    let table = examine(&exam, learned, probe, config, &opened.device);
+    let table = evaluate_with_baselines(&evaluation, learned, probe, config, &opened.device);
     check_device()?;
     if arguments.json {
         say!("{}", serde_json::to_string_pretty(&table)?);
@@ -91,22 +91,22 @@ fn check_device() -> Result<()> {
     Ok(())
 }
 
-/// What a protocol measured.
+/// The result of a protocol, with its settings.
 #[derive(Debug, Serialize)]
 struct Measured {
     protocol: String,
     settings: Protocol,
-    /// Pictures to learn from, and to test on.
+    /// Numbers of training pictures and of test pictures.
     train: usize,
     test: usize,
-    /// Pixels per side that they were resized to, and that the encoder saw of them.
+    /// Pixels per side that the pictures were resized to, and of the encoder's input.
     side: usize,
     size: usize,
     #[serde(flatten)]
     measured: Measurement,
 }
 
-fn by_protocols(
+fn evaluate_protocols(
     arguments: &Evaluate,
     data: &Data,
     model: &BarlowTwins,
@@ -119,7 +119,8 @@ fn by_protocols(
     }
     let mut all = Vec::new();
     for name in &arguments.protocol {
-        let protocol = Protocol::named(name).with_context(|| format!("no protocol {name}"))?;
+        let protocol =
+            Protocol::named(name).with_context(|| format!("there is no protocol {name}"))?;
         let protocol = match arguments.epochs {
             Some(epochs) => protocol.over(epochs),
             None => protocol,
@@ -143,7 +144,7 @@ fn by_protocols(
             train: train.count(),
             test: test.count(),
             side: train.size().0,
-            size: config.size,
+            size: config.view_size,
             measured,
         });
     }
@@ -161,9 +162,9 @@ fn by_protocols(
         measured,
     } in &all
     {
-        let figures = measured.figures.iter();
-        let figures: Vec<String> = figures.map(|f| format!("{} {f}", f.name)).collect();
-        say!("{protocol:16} {}", figures.join(", "));
+        let metrics = measured.metrics.iter();
+        let metrics: Vec<String> = metrics.map(|f| format!("{} {f}", f.name)).collect();
+        say!("{protocol:16} {}", metrics.join(", "));
         let labels = match measured.labels {
             labels if labels == *train => String::new(),
             labels => format!(
@@ -174,7 +175,7 @@ fn by_protocols(
         let seen = match side {
             side if side == size => format!("seen whole, {size} x {size}"),
             side if side < size => format!("resized to {side} and stretched to {size} x {size}"),
-            side => format!("resized to {side}, the middle {size} x {size} of which is seen"),
+            side => format!("resized to {side} and center-cropped to {size} x {size}"),
         };
         let bits = match measured.feature_bits {
             Some(16) => "; features are kept in 16 bits, as there are many",
@@ -188,13 +189,13 @@ fn by_protocols(
     Ok(())
 }
 
-/// A protocol's settings in a line.
+/// A protocol's settings in one line.
 fn described(protocol: &Protocol) -> Result<String> {
     let serde_json::Value::Object(fields) = serde_json::to_value(protocol)? else {
         return Ok(String::new());
     };
     let fields = fields.into_iter().map(|(name, value)| match value {
-        // A float of 32 bits has more digits in 64 than anyone set.
+        // Rounds off the digits that a 32-bit float gains when it becomes a 64-bit one.
         serde_json::Value::Number(number) => {
             let number = number.as_f64().unwrap_or(0.0);
             format!("{name} {}", (number * 1e7).round() / 1e7)
@@ -204,19 +205,19 @@ fn described(protocol: &Protocol) -> Result<String> {
     Ok(fields.collect::<Vec<_>>().join(", "))
 }
 
-/// Measures `learned`, with the `probe` that learned beside it, raw pixels, and the same encoder as it was before training.
-pub fn examine(
-    exam: &Exam,
-    mut learned: Learned,
+/// Evaluates `learned`, with its online `probe`, and for comparison raw pixels and the same encoder before training.
+pub fn evaluate_with_baselines(
+    evaluation: &Evaluation,
+    mut learned: Embedder,
     probe: Option<&Classifier>,
     config: &Config,
     device: &Device,
 ) -> Vec<Row> {
     let untrained = BarlowTwins::new(&config.encoder, &config.projector, config.seed, device);
-    let learned = block_on(exam.full(&mut learned, probe));
-    let pixels = block_on(exam.full(&mut Pixels, None));
-    let untrained = block_on(exam.full(&mut Learned::new(untrained, config, device), None));
-    let named = |figures: &[Figure], name: &str| figures.iter().find(|f| f.name == name).cloned();
+    let learned = block_on(evaluation.full(&mut learned, probe));
+    let pixels = block_on(evaluation.full(&mut Pixels, None));
+    let untrained = block_on(evaluation.full(&mut Embedder::new(untrained, config, device), None));
+    let named = |metrics: &[Metric], name: &str| metrics.iter().find(|f| f.name == name).cloned();
     learned
         .into_iter()
         .map(|learned| Row {
@@ -228,7 +229,7 @@ pub fn examine(
         .collect()
 }
 
-/// The table, for people.
+/// Prints the table of metrics.
 pub fn print_table(rows: &[Row]) {
     let width = rows
         .iter()
@@ -242,7 +243,7 @@ pub fn print_table(rows: &[Row]) {
         "raw pixels",
         "untrained"
     );
-    let shown = |figure: &Option<Figure>| figure.as_ref().map_or("-".into(), Figure::to_string);
+    let shown = |metric: &Option<Metric>| metric.as_ref().map_or("-".into(), Metric::to_string);
     for row in rows {
         say!(
             "{:width$}  {:>8}  {:>10}  {:>9}",

@@ -1,16 +1,16 @@
-//! `barlow export`: a run's networks for others.
+//! `barlow export`: writes a run's networks for other programs.
 
 use anyhow::{Context, Result, bail};
 use barlow_core::device::cpu;
 use barlow_core::model::{Architecture, Stem};
-use barlow_core::train::{encoder_weights, network_weights, values_of};
+use barlow_core::train::{encoder_weights, named_tensors, network_weights};
 use pollster::block_on;
 
 use crate::cli::Export;
 use crate::onnx;
 use crate::run_folder::{RunFolder, write_file};
 
-/// Writes the run's last encoder, or its best one.
+/// Exports the encoder of the run's last checkpoint, or of its best one.
 pub fn export(arguments: &Export) -> Result<()> {
     let folder = RunFolder::open(&arguments.run)?;
     let checkpoint = folder.checkpoint(arguments.best)?;
@@ -23,7 +23,7 @@ pub fn export(arguments: &Export) -> Result<()> {
         Some("safetensors") if arguments.projector => block_on(network_weights(&model))?,
         Some("safetensors") => block_on(encoder_weights(&model.encoder))?,
         Some("onnx") => {
-            let tensors = block_on(values_of(&model))?
+            let tensors = block_on(named_tensors(&model))?
                 .into_iter()
                 .map(|(name, data)| {
                     let shape = data.shape().to_vec();
@@ -32,17 +32,17 @@ pub fn export(arguments: &Export) -> Result<()> {
                 });
             onnx::file(config, &tensors.collect(), arguments.projector)?
         }
-        _ => bail!("--to {shown}: .safetensors and .onnx can be written"),
+        _ => bail!("--to {shown}: the name must end in .safetensors or .onnx"),
     };
     write_file(path, &bytes).with_context(|| format!("cannot write {shown}"))?;
     say!("{shown}: {} KB", bytes.len() >> 10);
     let normalization = &config.augmentation.normalization;
-    let (mean, deviation) = (normalization.mean, normalization.deviation);
-    let size = config.size;
+    let (mean, std) = (normalization.mean, normalization.std);
+    let size = config.view_size;
     if ending.as_deref() == Some("onnx") {
         say!(
             "\nimport onnxruntime\nsession = onnxruntime.InferenceSession({shown:?})\n\
-             # pictures: float32 [n, 3, {size}, {size}], (0..1 - {mean:?}) / {deviation:?}\n\
+             # pictures: float32 [n, 3, {size}, {size}], (0..1 - {mean:?}) / {std:?}\n\
              {} = session.run(None, {{\"pictures\": pictures}})",
             if arguments.projector {
                 "features, embeddings"
@@ -62,7 +62,7 @@ pub fn export(arguments: &Export) -> Result<()> {
     };
     let Some(name) = known.filter(|_| encoder.width == 64 && !arguments.projector) else {
         say!(
-            "torchvision has no such network{}; its tensors have torchvision's names",
+            "torchvision has no such network{}; the tensors have torchvision's names",
             if arguments.projector {
                 " with a projector"
             } else {
@@ -85,14 +85,14 @@ pub fn export(arguments: &Export) -> Result<()> {
     if encoder.stem != Stem::ImageNet {
         say!("model.maxpool = torch.nn.Identity()");
     }
-    if encoder.cells > 1 {
+    if encoder.pool_grid > 1 {
         say!(
             "model.avgpool = torch.nn.AdaptiveAvgPool2d({})",
-            encoder.cells
+            encoder.pool_grid
         );
     }
     say!("model.fc = torch.nn.Identity()");
     say!("model.load_state_dict(load_file({:?}))", shown.to_string());
-    say!("model.eval()  # pictures: [n, 3, {size}, {size}], (0..1 - {mean:?}) / {deviation:?}");
+    say!("model.eval()  # pictures: [n, 3, {size}, {size}], (0..1 - {mean:?}) / {std:?}");
     Ok(())
 }

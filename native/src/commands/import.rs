@@ -1,4 +1,4 @@
-//! `barlow import`: weights that PyTorch wrote become a run.
+//! `barlow import`: makes a run from weights that PyTorch wrote.
 
 use std::collections::BTreeMap;
 
@@ -17,16 +17,16 @@ use crate::cli::Import;
 use crate::run_folder::RunFolder;
 use crate::settings::{Crops, Data, Keep, Settings, Streaming, side_for};
 
-/// Layers of the projector that stands behind an encoder that came without one.
-const FRESH_PROJECTOR: [usize; 3] = [2048; 3];
+/// Layer widths of the new projector for an encoder that comes without one.
+const NEW_PROJECTOR_WIDTHS: [usize; 3] = [2048; 3];
 
-/// The widest first stage that is believed.
+/// Maximum width of the first stage; a larger one is taken for a damaged or hostile file.
 const WIDEST: usize = 4096;
 
-/// Names that are listed at once; the others are counted.
+/// Names that are listed; the rest are only counted.
 const LISTED: usize = 12;
 
-/// Reads the file, says what of it fits, and keeps it as a run.
+/// Reads the file, reports which of its tensors are used, and saves them as a run.
 pub fn import(arguments: &Import) -> Result<()> {
     let weights = Weights::read(&arguments.file)?;
     let mut import = Imported::new(weights, arguments)?;
@@ -34,12 +34,12 @@ pub fn import(arguments: &Import) -> Result<()> {
     let (tensors, missing) = import.take_model()?;
     if !missing.is_empty() {
         bail!(
-            "{} does not hold a whole network; missing: {}",
+            "{} does not hold a complete network; missing: {}",
             arguments.file.display(),
             list(&missing)
         );
     }
-    let memory = import.take_memory();
+    let memory = import.take_momentum();
     let epochs = import.epochs;
     let bytes = Checkpoint::imported(&config, epochs, tensors, memory.clone())?;
     let name = arguments
@@ -51,7 +51,7 @@ pub fn import(arguments: &Import) -> Result<()> {
     let settings = Settings {
         data: Data {
             folder: None,
-            side: side_for(config.size),
+            side: side_for(config.view_size),
             stream: Streaming::Auto,
             crops: Crops::Auto,
         },
@@ -68,19 +68,19 @@ pub fn import(arguments: &Import) -> Result<()> {
         ..
     } = config.encoder;
     say!(
-        "{}: {architecture:?}, {width} wide, stem for {} pictures, {} features",
+        "{}: {architecture:?}, {width} wide, {} stem, {} features",
         arguments.file.display(),
         if stem == Stem::ImageNet {
-            "ImageNet's"
+            "ImageNet"
         } else {
-            "small"
+            "small-picture"
         },
         config.encoder.features()
     );
     match import.has_projector {
         true => say!("projector: {:?}", config.projector.widths),
         false => say!(
-            "no projector in it: a fresh one of {:?} stands behind the encoder (--projector chooses another)",
+            "no projector in the file: a new one with widths {:?} follows the encoder (--projector chooses other widths)",
             config.projector.widths
         ),
     }
@@ -89,12 +89,12 @@ pub fn import(arguments: &Import) -> Result<()> {
     }
     match memory.len() {
         0 => {}
-        count => say!("the optimizer's memory of {count} parameters came along"),
+        count => say!("imported the optimizer's momentum of {count} parameters too"),
     }
     let stem = config.encoder.layout().stem;
     if stem.kernel == 3 && arguments.stem_padding.is_none() {
         say!(
-            "the first convolution's padding is not in the file: {} is taken (solo-learn's networks for CIFAR have 2: \
+            "the first convolution's padding is not in the file: {} is assumed (solo-learn's CIFAR networks use 2: \
              --stem-padding 2)",
             stem.padding
         );
@@ -104,14 +104,11 @@ pub fn import(arguments: &Import) -> Result<()> {
     }
     let left: Vec<String> = import.tensors.into_keys().collect();
     match left.len() {
-        0 => say!("every tensor in it has found its place"),
-        count => say!(
-            "{count} tensors in it have no place in the networks: {}",
-            list(&left)
-        ),
+        0 => say!("every tensor of the file is used"),
+        count => say!("{count} tensors of the file are not used: {}", list(&left)),
     }
     let run = folder.path().display();
-    say!("kept as the run {run}; for example:");
+    say!("saved as the run {run}; for example:");
     say!("  barlow embed {run} PICTURES");
     say!("  barlow train PICTURES --resume {run}");
     Ok(())
@@ -130,17 +127,17 @@ fn list(names: &[String]) -> String {
 /// Tensors by name.
 type NamedData = Vec<(String, TensorData)>;
 
-/// What is left of a file, and what it was found to be.
+/// The tensors of a file that are not used yet, and the network that they describe.
 struct Imported {
     tensors: BTreeMap<String, NamedTensor>,
     numbers: BTreeMap<String, f64>,
-    /// What stands before the encoder's names, and before the projector's.
+    /// Prefixes of the names of the encoder's tensors, and of the projector's.
     backbone: String,
     projector: String,
     has_projector: bool,
     config: Config,
     epochs: usize,
-    /// What became of tensors that have no place as they are, for people.
+    /// Notes for display on tensors that were changed or left out.
     notes: Vec<String>,
 }
 
@@ -149,7 +146,7 @@ impl Imported {
         let tensors: BTreeMap<String, NamedTensor> = weights
             .tensors
             .into_iter()
-            // PyTorch counts batches, for an average that is not used here.
+            // PyTorch's count of batches, for a cumulative average that is not used here.
             .filter(|tensor| !tensor.name.ends_with("num_batches_tracked"))
             .map(|tensor| (tensor.name.clone(), tensor))
             .collect();
@@ -163,7 +160,7 @@ impl Imported {
         let Some(backbone) = backbone else {
             let names: Vec<String> = tensors.keys().cloned().collect();
             bail!(
-                "{}: no ResNet of torchvision's is in it, which has `conv1.weight` and `layer1.0.conv1.weight`; there are {}",
+                "{}: not a ResNet with torchvision's names, such as `conv1.weight` and `layer1.0.conv1.weight`; it has {}",
                 arguments.file.display(),
                 list(&names)
             );
@@ -172,7 +169,7 @@ impl Imported {
             stem_padding: arguments.stem_padding,
             ..encoder_of(&tensors, &backbone, arguments.stem.map(Into::into))?
         };
-        // `backbone.` and `projector.` stand beside each other.
+        // The names with `backbone.` and those with `projector.` have the same prefix before them.
         let around = backbone
             .strip_suffix("backbone.")
             .or_else(|| backbone.strip_suffix("encoder."))
@@ -181,24 +178,24 @@ impl Imported {
         let widths = projector_of(&tensors, &projector, encoder.features());
         let has_projector = widths.is_some();
         if has_projector && arguments.projector.is_some() {
-            bail!("the file has a projector of its own: leave out --projector");
+            bail!("the file has its own projector: leave out --projector");
         }
         let widths = widths.unwrap_or_else(|| match &arguments.projector {
             Some(widths) => widths.clone(),
-            None => FRESH_PROJECTOR.to_vec(),
+            None => NEW_PROJECTOR_WIDTHS.to_vec(),
         });
         let usual = Config::default();
         let size = arguments.size.unwrap_or(match encoder.stem {
-            Stem::ImageNet => usual.size,
+            Stem::ImageNet => usual.view_size,
             Stem::Cifar | Stem::Small => 32,
         });
         let config = Config {
-            size,
+            view_size: size,
             encoder,
             projector: ProjectorConfig { widths },
             ..usual
         };
-        // Before any network is made: a few bytes can announce one of any size.
+        // Checked before any network is built: a few bytes can declare one of any size.
         config.check(config.batch)?;
         check_size(&tensors, &backbone, &config)?;
         let epochs = numbers.get("epoch").filter(|_| has_projector);
@@ -214,7 +211,8 @@ impl Imported {
         })
     }
 
-    /// The networks' tensors under our names, and the names of those that are missing or have another shape.
+    /// Takes the networks' tensors, under Barlow's names, and the names of those that are missing or have another
+    /// shape.
     fn take_model(&mut self) -> Result<(NamedData, Vec<String>)> {
         let config = &self.config;
         let fresh = BarlowTwins::new(&config.encoder, &config.projector, config.seed, &cpu());
@@ -223,7 +221,7 @@ impl Imported {
         let fresh_values = if self.has_projector {
             Vec::new()
         } else {
-            pollster::block_on(barlow_core::train::values_of(&fresh.projector))?
+            pollster::block_on(barlow_core::train::named_tensors(&fresh.projector))?
         };
         for TensorInfo { name, shape, .. } in fresh.tensors() {
             let theirs = if let Some(rest) = name.strip_prefix("backbone.") {
@@ -237,7 +235,7 @@ impl Imported {
             match self.tensors.remove(&theirs) {
                 None => missing.push(theirs),
                 Some(tensor) if tensor.shape != shape => missing.push(format!(
-                    "{theirs} of the shape {shape:?} (it has {:?})",
+                    "{theirs} with shape {shape:?} (the file has {:?})",
                     tensor.shape
                 )),
                 Some(tensor) => found.push((name, TensorData::new(tensor.values, shape))),
@@ -250,9 +248,9 @@ impl Imported {
         Ok((found, missing))
     }
 
-    /// Takes the biases of the projector's linear layers, which ours lack. Batch normalization takes a bias away with the
-    /// batch's mean, but the running mean holds it: there it is subtracted. The last layer's only moves all embeddings, which
-    /// the loss normalizes.
+    /// Folds in the biases of the projector's linear layers, which Barlow's layers lack. In training, batch
+    /// normalization removes a bias with the batch mean; the running mean includes it, so it is subtracted there. The
+    /// last layer's bias only shifts all embeddings, which the loss normalizes, so it is left out.
     fn fold_biases(&mut self, found: &mut NamedData) {
         let layers = self.config.projector.widths.len();
         for layer in 0..layers {
@@ -264,7 +262,7 @@ impl Imported {
             let mean = format!("projector.{}.running_mean", at + 1);
             let Some((_, mean)) = found.iter_mut().find(|(name, _)| *name == mean) else {
                 self.notes.push(format!(
-                    "{name} is left out: it moves all embeddings alike, and the loss normalizes them"
+                    "{name} is left out: it shifts all embeddings equally, and the loss normalizes them"
                 ));
                 continue;
             };
@@ -278,13 +276,15 @@ impl Imported {
                 .zip(&bias.values)
                 .map(|(mean, bias)| mean - bias);
             *mean = TensorData::new(shifted.collect::<Vec<f32>>(), [values.len()]);
-            self.notes
-                .push(format!("{name} is folded into the running mean behind it"));
+            self.notes.push(format!(
+                "{name} is folded into the running mean of the layer after it"
+            ));
         }
     }
 
-    /// The momentum of the official code's LARS: its parameters are numbered, those of one dimension behind the others.
-    fn take_memory(&mut self) -> NamedData {
+    /// Takes the momentum of the official code's LARS, whose parameters are numbered: those of one dimension after the
+    /// others.
+    fn take_momentum(&mut self) -> NamedData {
         let config = &self.config;
         let fresh = BarlowTwins::new(&config.encoder, &config.projector, config.seed, &cpu());
         let learned = fresh.tensors().into_iter().filter(|tensor| tensor.learned);
@@ -312,7 +312,7 @@ impl Imported {
     }
 }
 
-/// Which ResNet has tensors of these names and shapes.
+/// Finds the ResNet that has tensors with these names and shapes.
 fn encoder_of(
     tensors: &BTreeMap<String, NamedTensor>,
     prefix: &str,
@@ -327,7 +327,7 @@ fn encoder_of(
     let (Some(width), Some(kernel)) = (first.first().filter(|w| **w <= WIDEST), first.get(2))
     else {
         bail!(
-            "{prefix}conv1.weight has the shape {first:?}: a convolution's has four extents, the first at most {WIDEST}"
+            "{prefix}conv1.weight has shape {first:?}: a convolution's has four dimensions, the first at most {WIDEST}"
         );
     };
     let blocks: Vec<usize> = (1..)
@@ -345,7 +345,7 @@ fn encoder_of(
         ([3, 4, 6, 3], false) => Architecture::ResNet34,
         ([3, 4, 6, 3], true) => Architecture::ResNet50,
         _ => bail!(
-            "a ResNet of {blocks:?} blocks{}: ResNet-18, -34 and -50 are known",
+            "a ResNet of {blocks:?} blocks{} is not supported: ResNet-18, -34 and -50 are",
             if bottleneck { " with bottlenecks" } else { "" }
         ),
     };
@@ -358,12 +358,12 @@ fn encoder_of(
         architecture,
         width: *width,
         stem,
-        cells: 1,
+        pool_grid: 1,
         ..EncoderConfig::default()
     })
 }
 
-/// Whether the file's tensors are about as many numbers as the network that it announces.
+/// Checks that the last stage is as wide as the first convolution implies, before a network of that size is built.
 fn check_size(
     tensors: &BTreeMap<String, NamedTensor>,
     prefix: &str,
@@ -383,14 +383,14 @@ fn check_size(
     });
     if !fits {
         bail!(
-            "{name} has the shape {:?}, where the first convolution's {width} channels ask for {expected} x {expected} x 3 x 3",
+            "{name} has shape {:?}, but the first convolution's {width} channels require {expected} x {expected} x 3 x 3",
             found.map(|tensor| &tensor.shape)
         );
     }
     Ok(())
 }
 
-/// The outputs of each layer of a projector `Sequential(Linear, BatchNorm1d, ReLU, Linear, ...)`, if there is one.
+/// The output width of each layer of a projector `Sequential(Linear, BatchNorm1d, ReLU, Linear, ...)`, if there is one.
 fn projector_of(
     tensors: &BTreeMap<String, NamedTensor>,
     prefix: &str,

@@ -1,10 +1,10 @@
-//! `barlow lab`: the lab in a window, by itself or on a run.
+//! `barlow lab`: opens the lab in a window, by itself or following a run.
 
 use std::sync::Arc;
 
 use anyhow::{Result, anyhow};
 use barlow_core::data::Pictures;
-use barlow_lab::dataset::{Dataset, Source, thumbnails};
+use barlow_lab::dataset::{DataSource, Dataset, thumbnails};
 use barlow_lab::lab::Lab as Panel;
 use barlow_lab::platform::{Link, window};
 use barlow_lab::setup::{DataChoice, Setup};
@@ -15,10 +15,10 @@ use crate::run_folder::RunFolder;
 use crate::settings::Settings;
 use crate::{data, device};
 
-/// Pictures of a run that the panel knows, at most.
+/// Maximum number of a run's pictures that the panel shows.
 const KNOWN: usize = 2000;
 
-/// Opens the window, until it is closed.
+/// Opens the window, and returns when it is closed.
 pub fn lab(arguments: &Lab) -> Result<()> {
     let Some(path) = &arguments.run else {
         return window("Barlow lab", |context| Panel::new("", context))
@@ -32,7 +32,7 @@ pub fn lab(arguments: &Lab) -> Result<()> {
     let name = path.display().to_string();
     let (source, data) = match settings.data.folder {
         None => {
-            let source = Source::Embedded;
+            let source = DataSource::Embedded;
             let data = Dataset::new(DataChoice::Emoji, &source)?;
             (source, data)
         }
@@ -41,7 +41,7 @@ pub fn lab(arguments: &Lab) -> Result<()> {
     let config = &settings.training;
     let setup = Setup {
         data: match source {
-            Source::Embedded => DataChoice::Emoji,
+            DataSource::Embedded => DataChoice::Emoji,
             _ => DataChoice::Own,
         },
         objective: config.objective,
@@ -60,7 +60,6 @@ pub fn lab(arguments: &Lab) -> Result<()> {
         set,
         data,
         device: opened.device,
-        setup: setup.clone(),
     });
     window(&format!("Barlow lab: {name}"), move |context| {
         let wake = context.clone();
@@ -76,13 +75,13 @@ pub fn lab(arguments: &Lab) -> Result<()> {
     .map_err(|error| anyhow!(error))
 }
 
-/// A sample of a run's pictures: small, as the panel draws them, and as the run sees them.
-fn of_pictures(pictures: &Pictures) -> (Source, Dataset) {
+/// A sample of a run's pictures: as thumbnails for the panel, and at the run's size.
+fn of_pictures(pictures: &Pictures) -> (DataSource, Dataset) {
     let count = pictures.count().min(KNOWN);
     let sample = pictures.subset((0..count).map(|i| i * pictures.count() / count));
     let names: Vec<String> = (1..=count)
         .map(|number| format!("picture {number}"))
         .collect();
     let own = thumbnails(&sample, names.clone());
-    (Source::Own(own), Dataset::unlabelled(sample, &names))
+    (DataSource::Own(own), Dataset::unlabelled(sample, &names))
 }

@@ -1,4 +1,4 @@
-//! What the program's commands do.
+//! The program's commands.
 
 mod bench;
 mod data;

@@ -1,11 +1,11 @@
-//! `barlow search` and `barlow duplicates`: which pictures are like which.
+//! `barlow search` and `barlow duplicates`: find similar pictures and near-duplicates.
 
 use std::io::Cursor;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use barlow_core::data::Pictures;
-use barlow_core::evaluate::Source as _;
+use barlow_core::evaluate::FeatureExtractor as _;
 use barlow_formats::Catalog;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -19,17 +19,17 @@ use crate::embed::{Encoder, Kind};
 use crate::run_folder::write_file;
 use crate::sheet::{Sheet, picture_of};
 
-/// Pixels a side of the pictures on a sheet or a page.
+/// Pixels per side of the pictures on a sheet or a page.
 const SHOWN_SIDE: usize = 128;
-/// Pairs that are kept of a picture.
+/// Maximum pairs that are kept per picture.
 const MOST_PAIRS: usize = 64;
-/// Pixels a side of what decides whether two pictures are nearly the same.
+/// Pixels per side of the reduced pictures that decide whether two pictures are near-duplicates.
 const SMALL_SIDE: usize = 16;
 
-/// Lists the pictures that are nearest to one.
+/// Lists the pictures with the highest cosine similarity to a given one.
 pub fn search(arguments: &Search) -> Result<()> {
     if arguments.count == 0 {
-        bail!("--count: at least one picture");
+        bail!("--count must be at least 1");
     }
     let catalog = open(&arguments.path)?;
     let mut encoder = Encoder::open(&arguments.run, arguments.best, arguments.device)?;
@@ -66,8 +66,8 @@ pub fn search(arguments: &Search) -> Result<()> {
     }
     if let Some(path) = &arguments.to {
         let query = decode::planes_of_file(&arguments.like, SHOWN_SIDE)?;
-        let title = format!("Most like {}", arguments.like.display());
-        let rows = std::iter::once(Ok((query, "what was looked for".to_owned())));
+        let title = format!("Most similar to {}", arguments.like.display());
+        let rows = std::iter::once(Ok((query, "query".to_owned())));
         let rows = rows.chain(found.iter().map(|(cosine, member)| {
             let item = &catalog.items[*member];
             let planes = decode::planes(item, SHOWN_SIDE)?;
@@ -75,17 +75,17 @@ pub fn search(arguments: &Search) -> Result<()> {
         }));
         show(path, &title, vec![rows.collect::<Result<_>>()?])?;
         if !arguments.json {
-            say!("shown in {}", path.display());
+            say!("written to {}", path.display());
         }
     }
     Ok(())
 }
 
-/// Lists groups of pictures that are nearly the same.
+/// Lists groups of near-duplicate pictures.
 pub fn duplicates(arguments: &Duplicates) -> Result<()> {
     if !(-1.0..=1.0).contains(&arguments.threshold) {
         bail!(
-            "--threshold: a cosine, from -1 to 1, not {}",
+            "--threshold: expected a cosine from -1 to 1, not {}",
             arguments.threshold
         );
     }
@@ -103,10 +103,11 @@ pub fn duplicates(arguments: &Duplicates) -> Result<()> {
         let later = cosines.iter().enumerate().skip(first + 1);
         later
             .filter(|(second, cosine)| {
-                **cosine >= arguments.threshold && small[first].is_like(&small[*second])
+                **cosine >= arguments.threshold
+                    && small[first].is_near_duplicate_of(&small[*second])
             })
             .map(|(second, cosine)| (second, *cosine))
-            // Enough to connect a group, however large it is.
+            // Enough to connect a group of any size.
             .take(MOST_PAIRS)
             .collect::<Vec<_>>()
     });
@@ -117,20 +118,20 @@ pub fn duplicates(arguments: &Duplicates) -> Result<()> {
             .iter()
             .map(|group| {
                 let names: Vec<_> = group.members.iter().map(|i| name(*i)).collect();
-                json!({"names": names, "least_cosine": group.least})
+                json!({"names": names, "least_cosine": group.min_cosine})
             })
             .collect();
         say!("{}", serde_json::to_string_pretty(&list)?);
     } else {
         for group in &groups {
-            say!("{:.3}", group.least);
+            say!("{:.3}", group.min_cosine);
             for member in &group.members {
                 say!("  {}", name(*member));
             }
         }
         let copies: usize = groups.iter().map(|group| group.members.len() - 1).sum();
         say!(
-            "{} groups of nearly the same pictures among {}: {copies} could go",
+            "{} groups of near-duplicates among {}: {copies} pictures could be removed",
             groups.len(),
             counted_parts(&catalog, &encoded.members)
         );
@@ -139,9 +140,9 @@ pub fn duplicates(arguments: &Duplicates) -> Result<()> {
         let rows = groups
             .iter()
             .map(|group| shown_group(&catalog, &encoded.members, group));
-        show(path, "Nearly the same", rows.collect::<Result<_>>()?)?;
+        show(path, "Near-duplicates", rows.collect::<Result<_>>()?)?;
         if !arguments.json {
-            say!("shown in {}", path.display());
+            say!("written to {}", path.display());
         }
     }
     Ok(())
@@ -157,8 +158,8 @@ fn shown_group(catalog: &Catalog, members: &[usize], group: &Group) -> Result<Ro
     shown.collect()
 }
 
-/// A picture at a few pixels, around its mean: what a photograph and its copy of another size or quality share, and two
-/// photographs of alike things do not.
+/// A picture reduced to a few pixels. A photograph and its copy of another size or quality agree in them; two
+/// photographs of similar things do not.
 struct Small(Vec<f32>);
 
 impl Small {
@@ -178,13 +179,13 @@ impl Small {
         Self(sums)
     }
 
-    /// Whether the difference is small beside what the pictures themselves vary.
-    fn is_like(&self, other: &Self) -> bool {
-        /// The difference's share of the variance that is still a matter of scaling and compression; emoji of grinning
-        /// faces, which differ in their mouths alone, are just above it.
+    /// Whether the mean squared difference is small compared with the variance of both pictures.
+    fn is_near_duplicate_of(&self, other: &Self) -> bool {
+        /// Differences up to this fraction of the variance come from scaling and compression; emoji of grinning faces,
+        /// which differ only in their mouths, are just above it.
         const SHARE: f32 = 0.01;
-        /// Below this, in squared levels a pixel, no eye sees a difference.
-        const UNSEEN: f32 = 9.0;
+        /// Differences up to this, in squared levels per pixel, are invisible.
+        const INVISIBLE: f32 = 9.0;
         let count = self.0.len() as f32;
         let variance = |x: &[f32]| {
             let mean = x.iter().sum::<f32>() / count;
@@ -197,19 +198,19 @@ impl Small {
             .map(|(a, b)| (a - b).powi(2))
             .sum::<f32>()
             / count;
-        difference <= UNSEEN + SHARE * variance(&self.0).min(variance(&other.0))
+        difference <= INVISIBLE + SHARE * variance(&self.0).min(variance(&other.0))
     }
 }
 
-/// Pictures that are connected by pairs.
+/// A connected component of the graph of pairs.
 #[derive(Debug, PartialEq)]
 struct Group {
     members: Vec<usize>,
-    /// The least of the pairs' cosines.
-    least: f32,
+    /// The minimum cosine of its pairs.
+    min_cosine: f32,
 }
 
-/// `pairs[first]` lists what `first` pairs with, and how well.
+/// Finds the connected components (union-find). `pairs[first]` lists the partners of `first` with their cosines.
 fn groups(pairs: &[Vec<(usize, f32)>]) -> Vec<Group> {
     let mut root: Vec<usize> = (0..pairs.len()).collect();
     fn find(root: &mut [usize], mut at: usize) -> usize {
@@ -228,21 +229,21 @@ fn groups(pairs: &[Vec<(usize, f32)>]) -> Vec<Group> {
     let mut groups: Vec<Group> = (0..pairs.len())
         .map(|_| Group {
             members: Vec::new(),
-            least: 1.0,
+            min_cosine: 1.0,
         })
         .collect();
     for (first, others) in pairs.iter().enumerate() {
         let group = &mut groups[find(&mut root, first)];
         group.members.push(first);
         for (_, cosine) in others {
-            group.least = group.least.min(*cosine);
+            group.min_cosine = group.min_cosine.min(*cosine);
         }
     }
     groups.retain(|group| group.members.len() > 1);
     groups
 }
 
-/// Draws rows of pictures with words: a page, or a contact sheet.
+/// Writes rows of pictures with captions: an HTML page, or a contact sheet without captions.
 fn show(path: &Path, title: &str, rows: Vec<Row>) -> Result<()> {
     let page = path
         .extension()
@@ -301,7 +302,7 @@ mod tests {
             groups(&pairs),
             [Group {
                 members: vec![0, 2, 4],
-                least: 0.9
+                min_cosine: 0.9
             }]
         );
     }
@@ -312,12 +313,12 @@ mod tests {
             let planes = (0..3 * 32 * 32).map(|i| ((i / 97 * seed + i % 5 * noise) % 200) as u8);
             Small::of(&planes.collect::<Vec<_>>(), 32)
         };
-        assert!(picture(31, 0).is_like(&picture(31, 2)));
-        assert!(!picture(31, 0).is_like(&picture(83, 0)));
+        assert!(picture(31, 0).is_near_duplicate_of(&picture(31, 2)));
+        assert!(!picture(31, 0).is_near_duplicate_of(&picture(83, 0)));
     }
 
     #[test]
-    fn names_are_no_markup() {
+    fn captions_are_escaped_for_html() {
         assert_eq!(escaped("<b>\"&"), "&lt;b&gt;&quot;&amp;");
     }
 }

@@ -1,4 +1,4 @@
-//! From a picture's bytes to planes of one size.
+//! Decodes a picture's bytes to planes of a given size.
 
 use std::io::Cursor;
 use std::path::Path;
@@ -12,65 +12,67 @@ use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use image::metadata::Orientation;
 use image::{DynamicImage, GrayImage, ImageDecoder as _, ImageFormat, ImageReader, RgbImage};
 
-/// The most pixels a picture may have: as Pillow's, beyond which it takes a file for a decompression bomb.
-const MOST_PIXELS: u64 = 178_956_970;
+/// Maximum pixels of a picture: Pillow's limit, above which it takes a file for a decompression bomb.
+const MAX_PIXELS: u64 = 178_956_970;
 
-/// Bytes of a decoded picture from which on no two are decoded at once, so that a folder of the largest fits in memory.
+/// Pictures of more decoded bytes than this are decoded one at a time, so that a folder of very large ones fits in
+/// memory.
 const LARGE: u64 = 64 << 20;
 
-/// Who is decoding a large picture.
+/// Held while a large picture is decoded.
 static LARGE_PICTURE: Mutex<()> = Mutex::new(());
 
-/// Whether a file's name is that of a picture.
+/// Whether a file's extension is that of a picture.
 pub fn is_picture(path: &Path) -> bool {
     ImageFormat::from_path(path).is_ok_and(|format| format.reading_enabled())
 }
 
-/// The picture as three planes of `side` x `side`: its shorter side resized to it, and the middle kept.
+/// Reads a picture as three planes of `side` x `side` bytes: its shorter side is resized to `side`, and the middle
+/// square is kept.
 ///
 /// # Errors
-/// If it cannot be read: why.
+/// If it cannot be read.
 pub fn planes(item: &Item, side: usize) -> Result<Vec<u8>> {
-    planes_by(item, side, Interpolation::Bicubic)
+    planes_with(item, side, Interpolation::Bicubic)
 }
 
-/// The same, resized in that way.
+/// As [`planes`], with the given interpolation.
 ///
 /// # Errors
-/// If it cannot be read: why.
-pub fn planes_by(item: &Item, side: usize, interpolation: Interpolation) -> Result<Vec<u8>> {
+/// If it cannot be read.
+pub fn planes_with(item: &Item, side: usize, interpolation: Interpolation) -> Result<Vec<u8>> {
     let bytes = item.location.read()?;
     if let Encoding::Planes {
         height,
         width,
         channels: 3,
-        by_columns: false,
+        column_major: false,
     } = item.encoding
         && (height, width) == (side, side)
     {
         return Ok(bytes);
     }
-    // Held until the picture is small again.
+    // Held until the picture is resized.
     let _alone = is_large(&bytes, item.encoding)
         .then(|| LARGE_PICTURE.lock().unwrap_or_else(PoisonError::into_inner));
     middle_square(decoded(&bytes, item.encoding)?, side, filter(interpolation))
 }
 
-/// What was read of a picture.
+/// The views that were read from a picture.
 pub struct Read {
-    /// Three planes of each view of it.
+    /// Three planes per view.
     pub views: Vec<Vec<u8>>,
-    /// Its rows and columns.
+    /// Rows and columns of the picture.
     pub size: Size,
-    /// Its number, where it was asked for by one.
+    /// The picture's index, where it was requested by one.
     pub index: usize,
 }
 
-/// Parts of the picture as it is stored, which `crops` chooses given its rows and columns: each as three planes of `size`
-/// x `size`. Also tells the rows and columns.
+/// Cuts crops from the picture at its stored size, each resized to three planes of `size` x `size` bytes. `crops`
+/// chooses them, given the picture's rows and columns, which are returned too.
 ///
 /// # Errors
-/// If it cannot be read: why.
+/// If it cannot be read.
 pub fn views(
     item: &Item,
     size: usize,
@@ -85,7 +87,7 @@ pub fn views(
     let mut resizer = Resizer::new();
     let views = crops(picture_size).into_iter().map(|crop| {
         let mut view = DynamicImage::new(size as u32, size as u32, picture.color());
-        // Cut first, as torchvision does: a resizer told of a part looks at the pixels around it too.
+        // Crop first, as torchvision does: a resizer that is given a crop box also reads the pixels around it.
         let [left, top, width, height] =
             [crop.left, crop.top, crop.width, crop.height].map(|n| n as u32);
         let cut = picture.crop_imm(left, top, width, height);
@@ -101,7 +103,7 @@ pub fn views(
     })
 }
 
-/// What is transparent lies on white, as the emoji do.
+/// Blends transparent pixels over white, as in the emoji.
 fn on_white(picture: DynamicImage) -> RgbImage {
     if !picture.color().has_alpha() {
         return picture.into_rgb8();
@@ -115,7 +117,7 @@ fn on_white(picture: DynamicImage) -> RgbImage {
     blended
 }
 
-/// A color with its opacity, over white.
+/// Blends an RGBA color over white.
 fn over_white([red, green, blue, alpha]: [u8; 4]) -> [u8; 3] {
     let alpha = u32::from(alpha);
     [red, green, blue].map(|color| {
@@ -134,7 +136,7 @@ fn filter(interpolation: Interpolation) -> FilterType {
 /// The picture's columns and rows as they are stored.
 ///
 /// # Errors
-/// If it is no picture.
+/// If it is not a picture.
 pub fn size(item: &Item) -> Result<(u32, u32)> {
     match item.encoding {
         Encoding::Planes { height, width, .. } => Ok((width as u32, height as u32)),
@@ -146,7 +148,7 @@ pub fn size(item: &Item) -> Result<(u32, u32)> {
     }
 }
 
-/// Whether a file announces a picture that takes much memory.
+/// Whether the header of a file declares a picture of more than [`LARGE`] bytes.
 fn is_large(bytes: &[u8], encoding: Encoding) -> bool {
     if encoding != Encoding::File {
         return false;
@@ -156,23 +158,26 @@ fn is_large(bytes: &[u8], encoding: Encoding) -> bool {
     size.is_some_and(|(width, height)| 4 * u64::from(width) * u64::from(height) > LARGE)
 }
 
-/// The picture, as large as it is.
+/// Decodes the picture at its stored size.
 fn decoded(bytes: &[u8], encoding: Encoding) -> Result<DynamicImage> {
     let Encoding::Planes {
         height,
         width,
         channels,
-        by_columns,
+        column_major,
     } = encoding
     else {
         return decoded_file(bytes);
     };
     if bytes.len() != channels * height * width {
-        bail!("{} bytes are no picture of {width} x {height}", bytes.len());
+        bail!(
+            "{} bytes are not a picture of {width} x {height}",
+            bytes.len()
+        );
     }
     let at = |x: u32, y: u32, channel: usize| {
         let (x, y) = (x as usize, y as usize);
-        let within = if by_columns {
+        let within = if column_major {
             x * height + y
         } else {
             y * width + x
@@ -190,16 +195,16 @@ fn decoded(bytes: &[u8], encoding: Encoding) -> Result<DynamicImage> {
 }
 
 fn decoded_file(bytes: &[u8]) -> Result<DynamicImage> {
-    // By content: endings lie.
+    // By content: extensions can be wrong.
     let mut decoder = ImageReader::new(Cursor::new(bytes))
         .with_guessed_format()?
         .into_decoder()?;
     let (width, height) = decoder.dimensions();
     let pixels = u64::from(width) * u64::from(height);
-    if pixels > MOST_PIXELS {
+    if pixels > MAX_PIXELS {
         bail!(
-            "{width} x {height} pixels are more than the {} million that are accepted: make it smaller",
-            MOST_PIXELS / 1_000_000
+            "{width} x {height} pixels are more than the accepted {} million: make the picture smaller",
+            MAX_PIXELS / 1_000_000
         );
     }
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
@@ -207,12 +212,12 @@ fn decoded_file(bytes: &[u8]) -> Result<DynamicImage> {
     limits.max_alloc = Some(decoder.total_bytes().saturating_mul(2).max(LARGE));
     decoder.set_limits(limits)?;
     let mut picture = DynamicImage::from_decoder(decoder)?;
-    // Cameras store pictures as the sensor saw them, and how they were held beside.
+    // Cameras store the sensor's picture as it is, and the camera's orientation in the metadata.
     picture.apply_orientation(orientation);
     Ok(picture)
 }
 
-/// Three planes of the middle square, `side` pixels a side; what is transparent lies on white, as the emoji do.
+/// Three planes of the middle square, `side` pixels per side, with transparent pixels blended over white.
 fn middle_square(picture: DynamicImage, side: usize, filter: FilterType) -> Result<Vec<u8>> {
     let side = side as u32;
     let (width, height) = (picture.width(), picture.height());
@@ -236,18 +241,18 @@ fn middle_square(picture: DynamicImage, side: usize, filter: FilterType) -> Resu
     Ok(to_planes(square.into_rgb8().pixels().map(|pixel| pixel.0)))
 }
 
-/// The middle square of a picture of bytes, by a filter that also averages where it shrinks.
+/// The middle square of an 8-bit picture, resized with a filter that averages when it shrinks (antialiasing).
 fn resized(picture: DynamicImage, side: u32, filter: FilterType) -> Result<DynamicImage> {
     let mut square = DynamicImage::new(side, side, picture.color());
     let options = ResizeOptions::new()
         .resize_alg(ResizeAlg::Convolution(filter))
-        // The middle, of the picture's own pixels: nothing of what is cut off is computed.
+        // Crops the middle before resizing, so that nothing that is cut off is computed.
         .fit_into_destination(Some((0.5, 0.5)));
     Resizer::new().resize(&picture, &mut square, &options)?;
     Ok(square)
 }
 
-/// Pixel after pixel as plane after plane.
+/// Converts interleaved pixels to three planes.
 fn to_planes(pixels: impl ExactSizeIterator<Item = [u8; 3]>) -> Vec<u8> {
     let count = pixels.len();
     let mut planes = vec![0; 3 * count];
@@ -259,14 +264,14 @@ fn to_planes(pixels: impl ExactSizeIterator<Item = [u8; 3]>) -> Vec<u8> {
     planes
 }
 
-/// A picture that is no member of a set, as one to look for.
+/// As [`planes`], for a file outside any data set, such as the query of a search.
 ///
 /// # Errors
-/// If it cannot be read: why.
+/// If it cannot be read.
 pub fn planes_of_file(path: &Path, side: usize) -> Result<Vec<u8>> {
     let item = Item {
         name: path.display().to_string(),
-        part: barlow_formats::Part::Train,
+        part: barlow_formats::Split::Train,
         class: None,
         location: barlow_formats::Location::File(path.to_owned()),
         encoding: Encoding::File,
@@ -276,14 +281,14 @@ pub fn planes_of_file(path: &Path, side: usize) -> Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use barlow_formats::{Location, Part};
+    use barlow_formats::{Location, Split};
 
     use super::*;
 
     fn item(bytes: Vec<u8>, encoding: Encoding) -> Item {
         Item {
             name: "x".into(),
-            part: Part::Train,
+            part: Split::Train,
             class: None,
             location: Location::memory(bytes),
             encoding,
@@ -292,14 +297,14 @@ mod tests {
 
     #[test]
     fn columns_and_gray_become_planes() {
-        // Two rows, three columns, in gray: by rows and by columns.
+        // Two rows, three columns, in gray: in row-major and in column-major order.
         let rows = item(
             vec![1, 2, 3, 4, 5, 6],
             Encoding::Planes {
                 height: 2,
                 width: 3,
                 channels: 1,
-                by_columns: false,
+                column_major: false,
             },
         );
         let columns = item(
@@ -308,7 +313,7 @@ mod tests {
                 height: 2,
                 width: 3,
                 channels: 1,
-                by_columns: true,
+                column_major: true,
             },
         );
         let pictures = [rows, columns].map(|item| {
@@ -325,7 +330,7 @@ mod tests {
                     height: 2,
                     width: 3,
                     channels: 1,
-                    by_columns: true
+                    column_major: true
                 }
             ))
             .unwrap(),
@@ -342,7 +347,8 @@ mod tests {
         let (height, width) = (37, 50);
         let bytes: Vec<u8> = (0..3 * height * width)
             .map(|i| {
-                // Smooth: where a filter overshoots, as on noise, Pillow and this cut off what is between the two directions.
+                // Smooth: where a filter overshoots, as on noise, Pillow and this resizer clip between the two
+                // directions.
                 let (x, y) = ((i % width) as f32, (i / width) as f32);
                 (128.0 + 60.0 * (x / 5.0).sin() * (y / 4.0).cos()) as u8
             })
@@ -351,7 +357,7 @@ mod tests {
             height,
             width,
             channels: 3,
-            by_columns: false,
+            column_major: false,
         };
         let pictures = Pictures::new(height, width, bytes.clone()).upload(&cpu());
         let crops = [(0, 0, height, width), (5, 11, 20, 31), (30, 2, 6, 9)].map(
@@ -384,7 +390,7 @@ mod tests {
             let expected = expected.into_data();
             let found = cut.iter().flatten().map(|byte| f32::from(*byte) / 255.0);
             for (found, expected) in found.zip(expected.iter::<f32>()) {
-                // Bytes after each direction: half a level each, and the filter's eight bits.
+                // Rounding to bytes after each direction: half a level each, and the filter's eight-bit weights.
                 assert!(
                     (found - expected).abs() < 2.0 / 255.0,
                     "{interpolation:?}: {found} {expected}"
@@ -394,8 +400,8 @@ mod tests {
     }
 
     #[test]
-    fn a_bomb_is_refused_before_it_goes_off() {
-        // A PNG that announces a billion pixels.
+    fn decompression_bombs_are_refused() {
+        // A PNG whose header declares more than a billion pixels.
         let mut png = Cursor::new(Vec::new());
         RgbImage::new(1, 1)
             .write_to(&mut png, ImageFormat::Png)

@@ -1,4 +1,4 @@
-//! What a run learns from: the emoji in the box, or any data set, in memory or as a stream.
+//! Loads the pictures of a run: the built-in emoji or any data set, in memory or as a stream.
 
 pub mod decode;
 pub mod protocol;
@@ -12,33 +12,33 @@ use anyhow::{Context, Result, bail};
 use barlow_core::augment::Interpolation;
 use barlow_core::data::emoji::emoji;
 use barlow_core::data::{LabelledPictures, Labels, Pictures, TrainingSet};
-use barlow_core::evaluate::{Exam, Role, roles};
-use barlow_formats::{Catalog, Part};
+use barlow_core::evaluate::{Evaluation, Role, roles};
+use barlow_formats::{Catalog, Split};
 use indicatif::{ParallelProgressIterator as _, ProgressBar, ProgressStyle};
 use rayon::prelude::*;
 
-pub use self::stream::{Handed, Streamed, Waited};
+pub use self::stream::{StreamOptions, Streamed, WaitStats};
 use crate::settings::{Crops, Data, Streaming};
 
-/// A set whose pictures take more than this is streamed, unless the settings say otherwise.
-const MOST_HELD: u64 = 1 << 30;
+/// A set whose pictures take more bytes than this is streamed, unless the settings say otherwise.
+const MAX_IN_MEMORY_BYTES: u64 = 1 << 30;
 
-/// Pictures of a streamed set that are held to measure what was learned, at most, and the most bytes of them.
-const EXAM_SAMPLE: usize = 10_000;
-const EXAM_BYTES: usize = 384 << 20;
+/// Maximum number of pictures of a streamed set that are held for evaluations during training, and their maximum bytes.
+const MAX_EVALUATION_PICTURES: usize = 10_000;
+const MAX_EVALUATION_BYTES: usize = 384 << 20;
 
-/// Unreadable files that are named; the others are counted.
+/// Unreadable files that are named; the rest are only counted.
 const NAMED_FILES: usize = 10;
 
-/// What a run learns from, and what it is examined by.
+/// The pictures of a run: to train on, and to evaluate on.
 pub struct Loaded {
-    /// What is trained on.
+    /// The pictures to train on.
     pub set: Set,
-    /// The classes of what is trained on, if every picture has one, and what each class is for.
+    /// The classes of the training pictures, if every picture has one, and each picture's role.
     pub labels: Option<(Labels, Vec<Role>)>,
-    /// What is measured.
-    pub exam: Exam,
-    /// For people.
+    /// The evaluation.
+    pub evaluation: Evaluation,
+    /// The data set in words, for display.
     pub description: String,
 }
 
@@ -46,14 +46,14 @@ pub struct Loaded {
 pub enum Set {
     /// In memory.
     Held(Pictures),
-    /// Those at `members` of a catalog, read when they are needed.
+    /// The pictures at `members` of a catalog, read when they are needed.
     Streamed {
-        /// All of the data set.
+        /// The whole data set.
         catalog: Arc<Catalog>,
-        /// Which of it are trained on.
+        /// Indices of the training pictures in the catalog.
         members: Vec<usize>,
-        /// How they are handed out.
-        handed: Handed,
+        /// How they are delivered.
+        handed: StreamOptions,
     },
 }
 
@@ -66,8 +66,8 @@ impl Set {
         }
     }
 
-    /// Rows and columns of the pictures that lie on the device at once in a run with that batch and views of that size,
-    /// and how many these are.
+    /// Rows and columns of the pictures that are on the device at once, and their number, in a run with that batch and
+    /// views of that size.
     pub fn on_device(&self, batch: usize, view_size: usize) -> ((usize, usize), usize) {
         match self {
             Self::Held(pictures) => (pictures.size(), pictures.count()),
@@ -76,7 +76,7 @@ impl Set {
         }
     }
 
-    /// Which it is, as a setting.
+    /// The value of `data.stream` that gives this kind of set.
     pub fn streaming(&self) -> Streaming {
         match self {
             Self::Held(_) => Streaming::Never,
@@ -84,11 +84,11 @@ impl Set {
         }
     }
 
-    /// Opens it for a trainer, and tells how long that waits, if it is a stream.
+    /// Opens the set for a trainer; a stream comes with a record of the time spent waiting for it.
     ///
     /// # Errors
     /// If no threads can be started.
-    pub fn open(&self) -> Result<(TrainingSet, Option<Arc<Waited>>)> {
+    pub fn open(&self) -> Result<(TrainingSet, Option<Arc<WaitStats>>)> {
         match self {
             Self::Held(pictures) => Ok((pictures.into(), None)),
             Self::Streamed {
@@ -103,43 +103,42 @@ impl Set {
         }
     }
 
-    /// At most `most` of its pictures.
+    /// At most `max` of its pictures, evenly spread.
     ///
     /// # Errors
     /// If none can be read.
-    pub fn sample(&self, most: usize) -> Result<Pictures> {
+    pub fn sample(&self, max: usize) -> Result<Pictures> {
         match self {
             Self::Held(pictures) => {
                 let count = pictures.count();
-                let most = most.min(count);
-                Ok(pictures.subset((0..most).map(|i| i * count / most)))
+                let max = max.min(count);
+                Ok(pictures.subset((0..max).map(|i| i * count / max)))
             }
             Self::Streamed {
                 catalog,
                 members,
                 handed,
-            } => Ok(hold(catalog, &spread(members, most), handed.side)?.pictures),
+            } => Ok(hold(catalog, &spread(members, max), handed.side)?.pictures),
         }
     }
 }
 
-/// At most `most` of `members`, evenly spread.
-pub fn spread(members: &[usize], most: usize) -> Vec<usize> {
-    let most = most.min(members.len());
-    (0..most)
-        .map(|i| members[i * members.len() / most])
-        .collect()
+/// At most `max` of `members`, evenly spread.
+pub fn spread(members: &[usize], max: usize) -> Vec<usize> {
+    let max = max.min(members.len());
+    (0..max).map(|i| members[i * members.len() / max]).collect()
 }
 
-/// Finds out what is at `path`.
+/// Opens the data set at `path`, in any known format.
 ///
 /// # Errors
-/// If there is nothing, or nothing that is known.
+/// If there is nothing, or nothing in a known format.
 pub fn open(path: &Path) -> Result<Catalog> {
     Ok(Catalog::open(path, decode::is_picture)?)
 }
 
-/// Reads what `data` names. On a device, not more than `binding` bytes are held.
+/// Loads the data set that `data` names. `binding` is the number of bytes that the device can bind at once; with
+/// `Streaming::Auto`, larger sets are streamed.
 ///
 /// # Errors
 /// If there are no pictures.
@@ -153,9 +152,9 @@ pub fn load(data: &Data, binding: Option<u64>) -> Result<Loaded> {
         );
         return Ok(Loaded {
             set: Set::Held(all.pictures),
-            // They are found again among each other; nothing asks for their classes meanwhile.
+            // During training the emoji are evaluated by retrieval, which needs no classes.
             labels: None,
-            exam: Exam::emoji(emoji),
+            evaluation: Evaluation::emoji(emoji),
             description,
         });
     };
@@ -176,13 +175,18 @@ pub fn load(data: &Data, binding: Option<u64>) -> Result<Loaded> {
     let whole = data.crops == Crops::Whole;
     let streamed = match data.stream {
         Streaming::Never if whole => bail!(
-            "data.stream: views that are cut from whole pictures are read as they are needed: leave it at auto, or set \
+            "data.stream: whole pictures, which views are cut from, are always streamed: leave it at auto, or set \
              data.crops=middle"
         ),
         _ if whole => true,
         Streaming::Always => true,
         Streaming::Never => false,
-        Streaming::Auto => bytes > binding.unwrap_or(MOST_HELD).min(MOST_HELD),
+        Streaming::Auto => {
+            bytes
+                > binding
+                    .unwrap_or(MAX_IN_MEMORY_BYTES)
+                    .min(MAX_IN_MEMORY_BYTES)
+        }
     };
     let place = path.display();
     let describe = |count: usize, how: &str| {
@@ -204,20 +208,22 @@ pub fn load(data: &Data, binding: Option<u64>) -> Result<Loaded> {
             ", read as they are needed"
         };
         let description = describe(train.len(), how);
-        // What is asked while it is trained on; the end is measured on more, see `load_exam`.
-        let exam = {
-            let most = EXAM_SAMPLE.min(EXAM_BYTES / (3 * side * side)).max(2);
+        // A sample for evaluations during training; the final evaluation uses more, see `load_evaluation`.
+        let evaluation = {
+            let max = MAX_EVALUATION_PICTURES
+                .min(MAX_EVALUATION_BYTES / (3 * side * side))
+                .max(2);
             let of = |role: Role| -> Vec<usize> {
                 let members = labelled_train.iter().copied();
                 members
                     .filter(|member| role_of.get(member) == Some(&role))
                     .collect()
             };
-            let mut members = spread(&of(Role::Learn), most * 2 / 3);
-            members.extend(spread(&of(Role::Validate), most / 3));
+            let mut members = spread(&of(Role::Learn), max * 2 / 3);
+            members.extend(spread(&of(Role::Validate), max / 3));
             if members.is_empty() {
-                // Unlabelled pictures are as good where there are no others.
-                members = spread(&train, most);
+                // Without labelled pictures, unlabelled ones serve for retrieval.
+                members = spread(&train, max);
             }
             let sample = hold(&catalog, &members, side)?;
             exam_of(&catalog, sample, &role_of, &[], side)?
@@ -226,15 +232,15 @@ pub fn load(data: &Data, binding: Option<u64>) -> Result<Loaded> {
         let set = Set::Streamed {
             catalog: Arc::new(catalog),
             members: train,
-            handed: Handed {
+            handed: StreamOptions {
                 whole,
-                ..Handed::middle(side)
+                ..StreamOptions::middle(side)
             },
         };
         return Ok(Loaded {
             set,
             labels,
-            exam,
+            evaluation,
             description,
         });
     }
@@ -245,7 +251,7 @@ pub fn load(data: &Data, binding: Option<u64>) -> Result<Loaded> {
     let with_classes = if labels.is_some() {
         held
     } else {
-        // Without those that have no class, as STL-10's unlabelled ones.
+        // Leaves out pictures without a class, such as STL-10's unlabelled ones.
         let has_class = |member: &usize| catalog.items[*member].class.is_some();
         let positions: Vec<usize> = (0..held.members.len())
             .filter(|i| has_class(&held.members[*i]))
@@ -259,23 +265,24 @@ pub fn load(data: &Data, binding: Option<u64>) -> Result<Loaded> {
             held
         }
     };
-    let most = (MOST_HELD / (3 * side * side) as u64) as usize;
-    let exam = exam_of(&catalog, with_classes, &role_of, &spread(&test, most), side)?;
+    let max = (MAX_IN_MEMORY_BYTES / (3 * side * side) as u64) as usize;
+    let evaluation = exam_of(&catalog, with_classes, &role_of, &spread(&test, max), side)?;
     Ok(Loaded {
         set: Set::Held(pictures),
         labels,
-        exam,
+        evaluation,
         description,
     })
 }
 
-/// What is measured of a run, on all pictures with classes if they fit in memory, on a sample if not, which is said.
+/// Loads the final evaluation of a run: on all pictures with classes if they fit in memory, else on a sample, with a
+/// warning.
 ///
 /// # Errors
 /// If there are no pictures.
-pub fn load_exam(data: &Data) -> Result<Exam> {
+pub fn load_evaluation(data: &Data) -> Result<Evaluation> {
     let Some(path) = &data.folder else {
-        return Ok(Exam::emoji(emoji()));
+        return Ok(Evaluation::emoji(emoji()));
     };
     let catalog = open(path)?;
     for left_out in &catalog.left_out {
@@ -292,46 +299,46 @@ pub fn load_exam(data: &Data) -> Result<Exam> {
     }
     let role_of = roles_of(&train, !test.is_empty());
     let all = train.len() + test.len();
-    let most = (2 * MOST_HELD / (3 * data.side * data.side) as u64) as usize;
-    if all > most {
+    let max = (2 * MAX_IN_MEMORY_BYTES / (3 * data.side * data.side) as u64) as usize;
+    if all > max {
         eprintln!(
-            "warning: {all} pictures of {0} x {0} do not fit in memory: measured on a sample of {most} (a published protocol, \
-             --protocol, takes all)",
+            "warning: {all} pictures of {0} x {0} do not fit in memory: evaluated on a sample of {max} (a published protocol, \
+             --protocol, uses all)",
             data.side
         );
-        train = spread(&train, train.len() * most / all);
-        test = spread(&test, test.len() * most / all);
+        train = spread(&train, train.len() * max / all);
+        test = spread(&test, test.len() * max / all);
     }
     let train = hold(&catalog, &train, data.side)?;
     exam_of(&catalog, train, &role_of, &test, data.side)
 }
 
-/// The pictures of a data set by what they are for, as numbers in its catalog.
+/// The pictures of a data set by their use, as indices in its catalog.
 pub struct Parts {
-    /// To learn from.
+    /// Training pictures.
     pub train: Vec<usize>,
-    /// To learn from, without classes.
+    /// Training pictures without a class.
     pub unlabelled: Vec<usize>,
-    /// To be tested on; none, if there are no classes.
+    /// Test pictures; empty if there are no classes.
     pub test: Vec<usize>,
-    /// Which these are and how many classes there are, for people; begins with a comma.
+    /// Which parts these are and how many classes there are, for display; starts with a comma if it is not empty.
     pub note: String,
 }
 
 impl Parts {
-    /// Those of `catalog`. One part is tested on, and what is left out is said.
+    /// The parts of `catalog`. One part is the test part; the note names the parts that are left out.
     pub fn of(catalog: &Catalog) -> Self {
         let of = |part| -> Vec<usize> { catalog.part(part).collect() };
-        let (mut train, unlabelled) = (of(Part::Train), of(Part::Unlabelled));
+        let (mut train, unlabelled) = (of(Split::Train), of(Split::Unlabelled));
         let test_part = catalog.test_part();
         let mut test = test_part.map(of).unwrap_or_default();
         let labelled = !catalog.classes.is_empty();
         let mut note = String::new();
         if train.is_empty() && unlabelled.is_empty() {
-            // A test part alone is as good as any pictures.
+            // A test part alone is used for training.
             std::mem::swap(&mut train, &mut test);
         }
-        for part in [Part::Test, Part::Validation] {
+        for part in [Split::Test, Split::Validation] {
             let count = catalog.part(part).count();
             if count == 0 {
                 continue;
@@ -357,13 +364,13 @@ impl Parts {
     }
 }
 
-/// How many pictures of each part there are, for people: "60 of train/, 20 of test/".
+/// The number of pictures, and of each part, for display: "80 pictures (60 of train/, 20 of test/)".
 pub fn counted_parts(catalog: &Catalog, members: &[usize]) -> String {
-    let mut parts = BTreeMap::<Part, usize>::new();
+    let mut parts = BTreeMap::<Split, usize>::new();
     for member in members {
         *parts.entry(catalog.items[*member].part).or_default() += 1;
     }
-    if parts.keys().eq([&Part::Train]) {
+    if parts.keys().eq([&Split::Train]) {
         return format!("{} pictures", members.len());
     }
     let parts: Vec<String> = parts
@@ -376,10 +383,10 @@ pub fn counted_parts(catalog: &Catalog, members: &[usize]) -> String {
 /// The classes of the pictures at `members`, if all have one.
 pub fn labels_of(catalog: &Catalog, members: &[usize]) -> Option<Labels> {
     let classes = members.iter().map(|member| catalog.items[*member].class);
-    let of_picture = classes.collect::<Option<Vec<usize>>>()?;
+    let class_of = classes.collect::<Option<Vec<usize>>>()?;
     (!catalog.classes.is_empty()).then(|| Labels {
         names: catalog.classes.clone(),
-        of_picture,
+        class_of,
     })
 }
 
@@ -389,17 +396,18 @@ fn exam_of(
     role_of: &HashMap<usize, Role>,
     test: &[usize],
     side: usize,
-) -> Result<Exam> {
+) -> Result<Evaluation> {
     let labelled = |held: &Held| {
         Some(LabelledPictures {
             labels: labels_of(catalog, &held.members)?,
             pictures: held.pictures.clone(),
         })
     };
-    // With fewer, nothing is left to be asked about.
-    const FEWEST: usize = 3;
-    let Some(labelled_train) = labelled(&train).filter(|set| set.pictures.count() >= FEWEST) else {
-        return Ok(Exam::unlabelled(&train.pictures));
+    // With fewer, no picture is left to test on.
+    const MIN_PICTURES: usize = 3;
+    let Some(labelled_train) = labelled(&train).filter(|set| set.pictures.count() >= MIN_PICTURES)
+    else {
+        return Ok(Evaluation::unlabelled(&train.pictures));
     };
     let test = match test.is_empty() {
         true => None,
@@ -407,21 +415,21 @@ fn exam_of(
     };
     let role = |member: &usize| role_of.get(member).copied().unwrap_or(Role::Learn);
     let roles: Vec<Role> = train.members.iter().map(role).collect();
-    Ok(Exam::classes(labelled_train, &roles, test))
+    Ok(Evaluation::classes(labelled_train, &roles, test))
 }
 
-/// The role of each of the pictures to learn from that have a class, by its number in the catalog: whichever of them are
-/// read or looked at, a picture keeps its role.
+/// The role of each training picture with a class, by its index in the catalog. The roles depend on the whole set, so
+/// that a picture keeps its role whichever of the others are read.
 fn roles_of(members: &[usize], has_test_part: bool) -> HashMap<usize, Role> {
     let roles = roles(members.len(), has_test_part);
     members.iter().copied().zip(roles).collect()
 }
 
-/// Pictures in memory, and where they stand in their catalog.
+/// Pictures in memory, and their indices in the catalog.
 pub struct Held {
     /// The pictures.
     pub pictures: Pictures,
-    /// Their numbers in the catalog: without those of files that cannot be read.
+    /// Their indices in the catalog, without those of files that cannot be read.
     pub members: Vec<usize>,
 }
 
@@ -430,14 +438,14 @@ pub struct Held {
 /// # Errors
 /// If none can be read.
 pub fn hold(catalog: &Catalog, members: &[usize], side: usize) -> Result<Held> {
-    hold_by(catalog, members, side, Interpolation::Bicubic)
+    load_into_memory_with(catalog, members, side, Interpolation::Bicubic)
 }
 
-/// The same, resized in that way.
+/// As [`hold`], with the given interpolation.
 ///
 /// # Errors
 /// If none can be read.
-pub fn hold_by(
+pub fn load_into_memory_with(
     catalog: &Catalog,
     members: &[usize],
     side: usize,
@@ -455,7 +463,7 @@ pub fn hold_by(
         .progress_with(bar.clone())
         .map(|(bytes, member)| {
             let item = &catalog.items[*member];
-            match decode::planes_by(item, side, interpolation) {
+            match decode::planes_with(item, side, interpolation) {
                 Ok(planes) => {
                     bytes.copy_from_slice(&planes);
                     None
@@ -490,7 +498,7 @@ pub fn hold_by(
     }
     if kept.is_empty() {
         bail!(
-            "none of the {} pictures can be read: JPEG, PNG, WebP, GIF, BMP, TIFF, TGA, QOI and PNM are known",
+            "none of the {} pictures can be read: JPEG, PNG, WebP, GIF, BMP, TIFF, TGA, QOI and PNM are supported",
             members.len()
         );
     }

@@ -1,4 +1,4 @@
-//! The pictures of a published protocol: all of a data set's, in memory where they are small and few, streamed otherwise.
+//! Loads the pictures for a published protocol: all of a data set, in memory if they are small and few, else streamed.
 
 use std::collections::HashMap;
 use std::fs;
@@ -12,24 +12,26 @@ use barlow_core::data::emoji::emoji;
 use barlow_core::evaluate::{LabelledSet, ProtocolData, Role, roles};
 use barlow_formats::Catalog;
 
-use super::{Handed, MOST_HELD, Parts, Streamed, hold_by, labels_of, open};
+use super::{
+    MAX_IN_MEMORY_BYTES, Parts, StreamOptions, Streamed, labels_of, load_into_memory_with, open,
+};
 use crate::settings::Data;
 
 /// Pictures of more pixels per side than this are streamed, so that crops are cut from them as they are stored.
 const MAX_HELD_SIDE: usize = 64;
 
-/// Names of a list that are shown of those that are not found.
+/// Names of a list that match no picture and are shown; the rest are only counted.
 const LISTED: usize = 3;
 
-/// What `data` names, at `data.side`, and what of it is for what, for people. `labelled` lists the pictures whose labels are
-/// known.
+/// Loads the data set that `data` names, at `data.side`, and describes for display how it is split. The file `labelled`
+/// lists the pictures whose labels are known.
 ///
 /// # Errors
 /// If there are no classes, or no pictures.
 pub fn load(data: &Data, labelled: Option<&Path>) -> Result<(ProtocolData, String)> {
     let Some(path) = &data.folder else {
         if labelled.is_some() {
-            bail!("--labelled: the emoji in the box have no file names");
+            bail!("--labelled: the built-in emoji have no file names");
         }
         let emoji = emoji();
         let [train, test] = [&emoji.noto, &emoji.twemoji].map(|pictures| LabelledSet {
@@ -70,13 +72,14 @@ pub fn load(data: &Data, labelled: Option<&Path>) -> Result<(ProtocolData, Strin
     }
     let description = format!("{} pictures to learn from{held_out}{note}", train.len());
     let bytes = (learned.len() + test.len()) as u64 * (3 * data.side * data.side) as u64;
-    let is_held = data.side <= MAX_HELD_SIDE && bytes <= MOST_HELD;
+    let is_held = data.side <= MAX_HELD_SIDE && bytes <= MAX_IN_MEMORY_BYTES;
     let set = |members: &[usize]| -> Result<(LabelledSet, Vec<usize>)> {
         let (pictures, members) = if is_held {
-            let held = hold_by(&catalog, members, data.side, Interpolation::Bilinear)?;
+            let held =
+                load_into_memory_with(&catalog, members, data.side, Interpolation::Bilinear)?;
             (TrainingSet::Held(held.pictures), held.members)
         } else {
-            let handed = Handed {
+            let handed = StreamOptions {
                 side: data.side,
                 interpolation: Interpolation::Bilinear,
                 whole: true,
@@ -85,8 +88,8 @@ pub fn load(data: &Data, labelled: Option<&Path>) -> Result<(ProtocolData, Strin
             (TrainingSet::Streamed(Box::new(stream)), members.to_vec())
         };
         let labels = labels_of(&catalog, &members).context(
-            "these pictures have no classes, which a protocol asks for: put them in class folders, or name a data set that \
-             has some",
+            "a protocol needs classes, and these pictures have none: put them in class folders, or name a data set that has \
+             classes",
         )?;
         Ok((LabelledSet { pictures, labels }, members))
     };
@@ -105,8 +108,8 @@ pub fn load(data: &Data, labelled: Option<&Path>) -> Result<(ProtocolData, Strin
     ))
 }
 
-/// The places among `members` of the pictures that the file `list` names: one per line, by its path in the data set or by its
-/// file name alone, as in SimCLR's lists of ImageNet.
+/// The positions in `members` of the pictures that the file `list` names. It has one picture per line: its path in the
+/// data set, or its file name alone, as in SimCLR's lists for ImageNet.
 fn listed(list: &Path, catalog: &Catalog, members: &[usize]) -> Result<Vec<usize>> {
     let text =
         fs::read_to_string(list).with_context(|| format!("cannot read {}", list.display()))?;
@@ -124,7 +127,7 @@ fn listed(list: &Path, catalog: &Catalog, members: &[usize]) -> Result<Vec<usize
         match places.get(name).map(Vec::as_slice) {
             Some([place]) => found.push(*place),
             Some(several) => bail!(
-                "{}: {} pictures are called {name}: name them with their folders",
+                "{}: {} pictures are called {name}: add their folders to the names",
                 list.display(),
                 several.len()
             ),
@@ -135,7 +138,7 @@ fn listed(list: &Path, catalog: &Catalog, members: &[usize]) -> Result<Vec<usize
     found.dedup();
     if found.is_empty() {
         bail!(
-            "{}: none of its {} names is that of a picture to learn from, such as {}",
+            "{}: none of its {} names matches a training picture, such as {}",
             list.display(),
             missing.len(),
             members
@@ -145,7 +148,7 @@ fn listed(list: &Path, catalog: &Catalog, members: &[usize]) -> Result<Vec<usize
     }
     if !missing.is_empty() {
         eprintln!(
-            "warning: {} of {} names in {} are not those of pictures to learn from: {}{}",
+            "warning: {} of {} names in {} match no training picture: {}{}",
             missing.len(),
             missing.len() + found.len(),
             list.display(),

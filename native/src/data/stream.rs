@@ -1,4 +1,4 @@
-//! A set that is larger than memory: pictures are decoded by all cores, some batches ahead of the device.
+//! Streams a set that is larger than memory: all cores decode pictures, some batches ahead of the device.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use barlow_core::augment::Interpolation;
-use barlow_core::data::{Batch, Cut, PictureStream, Pictures};
+use barlow_core::data::{Batch, Cut, PictureLoader, Pictures};
 use barlow_formats::{Catalog, Item};
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -16,29 +16,29 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::{decode, spread};
 
-/// Unreadable files that are named; the others are counted.
+/// Unreadable files that are named; the rest are only counted.
 const NAMED_FILES: usize = 10;
 
-/// How long a run has waited for pictures, to be read while it runs.
+/// How long a run has waited for pictures; can be read while the run is going.
 #[derive(Debug, Default)]
-pub struct Waited {
+pub struct WaitStats {
     nanoseconds: AtomicU64,
     decoding: AtomicU64,
     pictures: AtomicUsize,
 }
 
-impl Waited {
-    /// How long nothing could be computed, because the pictures were not there yet.
+impl WaitStats {
+    /// How long the computation has waited for pictures.
     pub fn time(&self) -> Duration {
         Duration::from_nanos(self.nanoseconds.load(Ordering::Relaxed))
     }
 
-    /// How long the threads that decode were busy, all together.
+    /// How long the decoding threads were busy, summed over all threads.
     pub fn decoding(&self) -> Duration {
         Duration::from_nanos(self.decoding.load(Ordering::Relaxed))
     }
 
-    /// How many pictures came.
+    /// How many pictures were delivered.
     pub fn pictures(&self) -> usize {
         self.pictures.load(Ordering::Relaxed)
     }
@@ -48,30 +48,30 @@ fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Pictures of a catalog, read when they are needed.
+/// A stream of the pictures of a catalog, read when they are needed.
 pub struct Streamed {
     shared: Arc<Shared>,
     threads: ThreadPool,
-    /// What was announced, in its order, and where it arrives.
+    /// The announced batches in order: their indices, and where their pictures arrive.
     announced: VecDeque<(Vec<usize>, Arriving)>,
 }
 
-/// A batch that is being read.
+/// Receives a batch that is being read.
 type Arriving = Receiver<Result<Batch, String>>;
 
-/// How pictures are handed out.
+/// How a stream delivers its pictures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Handed {
-    /// Pixels per side of a middle square.
+pub struct StreamOptions {
+    /// Pixels per side of the middle squares.
     pub side: usize,
-    /// How it is resized.
+    /// How they are resized.
     pub interpolation: Interpolation,
-    /// Whether a trainer's views are cut from pictures as they are stored.
+    /// Whether a trainer's views are cut from whole pictures at their stored size.
     pub whole: bool,
 }
 
-impl Handed {
-    /// Middle squares, resized as a run's pictures are.
+impl StreamOptions {
+    /// Middle squares, resized as in training (bicubic).
     pub fn middle(side: usize) -> Self {
         Self {
             side,
@@ -83,32 +83,32 @@ impl Handed {
 
 struct Shared {
     catalog: Arc<Catalog>,
-    /// Numbers in the catalog of the pictures that are handed out.
+    /// Indices in the catalog of the pictures that are delivered.
     members: Vec<usize>,
-    handed: Handed,
+    handed: StreamOptions,
     /// Files that could not be read.
     unreadable: Mutex<Vec<String>>,
-    waited: Arc<Waited>,
+    waited: Arc<WaitStats>,
 }
 
 impl Streamed {
-    /// The pictures at `members` of `catalog`.
+    /// A stream of the pictures at `members` of `catalog`.
     ///
     /// # Errors
     /// If no threads can be started.
-    pub fn new(catalog: Arc<Catalog>, members: Vec<usize>, handed: Handed) -> Result<Self> {
+    pub fn new(catalog: Arc<Catalog>, members: Vec<usize>, handed: StreamOptions) -> Result<Self> {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         Self::with_threads(catalog, members, handed, threads)
     }
 
-    /// As [`Self::new`], decoded by that many threads.
+    /// As [`Self::new`], with the given number of decoding threads.
     ///
     /// # Errors
     /// If they cannot be started.
     pub fn with_threads(
         catalog: Arc<Catalog>,
         members: Vec<usize>,
-        handed: Handed,
+        handed: StreamOptions,
         threads: usize,
     ) -> Result<Self> {
         Ok(Self {
@@ -128,8 +128,8 @@ impl Streamed {
         })
     }
 
-    /// How long is waited for it.
-    pub fn waited(&self) -> Arc<Waited> {
+    /// The record of the time spent waiting for this stream.
+    pub fn waited(&self) -> Arc<WaitStats> {
         self.shared.waited.clone()
     }
 }
@@ -139,16 +139,16 @@ impl Shared {
         &self.catalog.items[self.members[index]]
     }
 
-    /// The picture at `index`, or, if it cannot be read, the next one that can: the same each time. One square, or a view
-    /// of each crop, and the rows and columns that it has.
+    /// Reads the picture at `index` or, if it cannot be read, the next one that can; the same one every time. Returns
+    /// its middle square or one view per crop, and its rows and columns.
     fn picture(&self, index: usize, cut: &Cut) -> Result<decode::Read, String> {
         let started = Instant::now();
-        let Handed {
+        let StreamOptions {
             side,
             interpolation,
             ..
         } = self.handed;
-        // Enough to get past a broken folder of a few; not so many that a disk that is gone goes unnoticed.
+        // Enough to get past a few broken files in a row; few enough that a missing disk is noticed.
         const TRIED: usize = 16;
         let mut last = String::new();
         for attempt in 0..TRIED.min(self.members.len()) {
@@ -156,7 +156,7 @@ impl Shared {
             let item = self.item(tried);
             let read = match cut {
                 Cut::Middle => {
-                    decode::planes_by(item, side, interpolation).map(|planes| decode::Read {
+                    decode::planes_with(item, side, interpolation).map(|planes| decode::Read {
                         views: vec![planes],
                         size: (side, side),
                         index: 0,
@@ -182,7 +182,7 @@ impl Shared {
             }
         }
         Err(format!(
-            "{TRIED} pictures after each other cannot be read, the last {last}"
+            "{TRIED} pictures in a row cannot be read, the last {last}"
         ))
     }
 
@@ -196,7 +196,7 @@ impl Shared {
         }
         match unreadable.len() {
             0..NAMED_FILES => {
-                eprintln!("cannot be read, another picture takes its place: {problem}");
+                eprintln!("cannot be read, replaced by another picture: {problem}");
             }
             NAMED_FILES => eprintln!("more files cannot be read"),
             _ => return,
@@ -227,7 +227,7 @@ impl Shared {
     }
 }
 
-impl PictureStream for Streamed {
+impl PictureLoader for Streamed {
     fn count(&self) -> usize {
         self.shared.members.len()
     }
@@ -251,9 +251,9 @@ impl PictureStream for Streamed {
     fn announce(&mut self, indices: &[usize], cut: &Cut) {
         let (sender, receiver) = channel();
         let (shared, wanted, cut) = (self.shared.clone(), indices.to_vec(), cut.clone());
-        // In the order of announcement: what is needed first is begun first.
+        // First in, first out: the batch that is needed first is started first.
         self.threads.spawn_fifo(move || {
-            // Nobody may be waiting any more.
+            // Fails if the stream has been dropped.
             _ = sender.send(shared.batch(&wanted, &cut));
         });
         self.announced.push_back((indices.to_vec(), receiver));
@@ -279,11 +279,12 @@ impl PictureStream for Streamed {
     }
 }
 
-/// Pictures whose bytes a fingerprint looks at; of the others it knows how long their files are.
+/// Pictures whose bytes go into a fingerprint; of all pictures it hashes the lengths of the files and the classes.
 const LOOKED_AT: usize = 64;
 
-/// Tells sets that are not read whole: how long each file is, its class, and the bytes of some, in order.
-fn fingerprint(catalog: &Catalog, members: &[usize], handed: Handed) -> u64 {
+/// Identifies a set without reading all of it: hashes, in order, the length and the class of every file, and the bytes
+/// of some.
+fn fingerprint(catalog: &Catalog, members: &[usize], handed: StreamOptions) -> u64 {
     let mut hash = Xxh3::new();
     let mut number = |number: u64| hash.update(&number.to_le_bytes());
     number(handed.side as u64);
@@ -309,14 +310,14 @@ fn fingerprint(catalog: &Catalog, members: &[usize], handed: Handed) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use barlow_formats::{Encoding, Location, Part};
+    use barlow_formats::{Encoding, Location, Split};
 
     use super::*;
 
     fn catalog(count: u8, broken: &[usize]) -> Arc<Catalog> {
         let item = |index: u8| Item {
             name: index.to_string(),
-            part: Part::Train,
+            part: Split::Train,
             class: None,
             location: Location::memory(if broken.contains(&usize::from(index)) {
                 vec![0; 5]
@@ -327,8 +328,8 @@ mod tests {
                 height: 2,
                 width: 2,
                 channels: 3,
-                // Broken ones are noticed where the bytes are looked at.
-                by_columns: true,
+                // So that the bytes are decoded, and broken ones are noticed.
+                column_major: true,
             },
         };
         Arc::new(Catalog {
@@ -342,12 +343,13 @@ mod tests {
     #[test]
     fn announced_or_not_the_right_pictures_come() {
         let members = (0..20).step_by(2).collect();
-        let mut stream = Streamed::new(catalog(20, &[6]), members, Handed::middle(2)).unwrap();
+        let mut stream =
+            Streamed::new(catalog(20, &[6]), members, StreamOptions::middle(2)).unwrap();
         let batches: [&[usize]; 4] = [&[1, 2], &[9, 0], &[3, 4], &[5, 6]];
         for batch in &batches[..3] {
             stream.announce(batch, &Cut::Middle);
         }
-        // The second is skipped, and the last was not announced.
+        // The second is not read, and the last was not announced.
         let firsts = |Batch { pictures, .. }: Batch| -> Vec<u8> {
             (0..pictures.count())
                 .map(|i| pictures.picture(i)[0])
@@ -357,7 +359,7 @@ mod tests {
             firsts(stream.read(batches[0], &Cut::Middle).unwrap()),
             [2, 4]
         );
-        // Number 3 is picture 6, which is broken: the next takes its place.
+        // Index 3 is picture 6, which is broken and replaced by the next.
         assert_eq!(
             firsts(stream.read(batches[2], &Cut::Middle).unwrap()),
             [8, 8]
@@ -376,12 +378,12 @@ mod tests {
                 .unwrap()
                 .fingerprint()
         };
-        let handed = Handed::middle(2);
+        let handed = StreamOptions::middle(2);
         let all: Vec<usize> = (0..20).collect();
         let known = of(catalog(20, &[]), all.clone(), handed);
         assert_eq!(known, of(catalog(20, &[]), all.clone(), handed));
         let reversed = all.iter().rev().copied().collect();
-        let whole = Handed {
+        let whole = StreamOptions {
             whole: true,
             ..handed
         };
@@ -390,7 +392,7 @@ mod tests {
             of(catalog(20, &[]), all[1..].to_vec(), handed),
             of(catalog(20, &[7]), all.clone(), handed),
             of(catalog(20, &[]), all.clone(), whole),
-            of(catalog(20, &[]), all, Handed::middle(3)),
+            of(catalog(20, &[]), all, StreamOptions::middle(3)),
         ] {
             assert_ne!(known, other);
         }
@@ -399,7 +401,8 @@ mod tests {
     #[test]
     fn a_set_that_is_gone_is_an_error() {
         let all: Vec<usize> = (0..20).collect();
-        let mut stream = Streamed::new(catalog(20, &all), all.clone(), Handed::middle(2)).unwrap();
+        let mut stream =
+            Streamed::new(catalog(20, &all), all.clone(), StreamOptions::middle(2)).unwrap();
         let error = stream.read(&[0, 1], &Cut::Middle).err().unwrap();
         assert!(error.contains("cannot be read"), "{error}");
     }

@@ -1,4 +1,4 @@
-//! The bar on top: play, pause, step, and what is going on.
+//! The bar at the top: the buttons that control training, the status, the menus and the messages.
 
 use eframe::egui::{self, Button, RichText, Ui};
 
@@ -7,17 +7,17 @@ use crate::lab::Lab;
 use crate::run::Activity;
 use crate::{export, platform};
 
-/// Slow motion: a step a second can be followed.
+/// Milliseconds between steps in slow motion: the eye can follow one step per second.
 const SLOW: u32 = 1000;
 
-/// Messages that are shown at once.
-const MOST_MESSAGES: usize = 3;
+/// The maximum number of messages that are shown at once.
+const MAX_MESSAGES: usize = 3;
 
-/// The bar.
+/// Draws the bar.
 pub fn show(lab: &mut Lab, ui: &mut Ui) {
     ui.add_space(4.0);
     ui.horizontal_wrapped(|ui| {
-        // What another process trains is watched, not commanded.
+        // A run that another process trains can only be watched.
         if lab.following.is_none() {
             commands(lab, ui);
             ui.separator();
@@ -28,7 +28,7 @@ pub fn show(lab: &mut Lab, ui: &mut Ui) {
             ui.menu_button("Show", |ui| parts(lab, ui));
         });
     });
-    while lab.messages.len() > MOST_MESSAGES {
+    while lab.messages.len() > MAX_MESSAGES {
         lab.messages.remove(0);
     }
     let mut dismissed = None;
@@ -54,7 +54,7 @@ pub fn show(lab: &mut Lab, ui: &mut Ui) {
     }
 }
 
-/// Play, pause, step, and the rest.
+/// Draws the buttons that control training.
 fn commands(lab: &mut Lab, ui: &mut Ui) {
     let playing = lab.is_playing();
     let words = if playing { "‖  Pause" } else { "▶  Play" };
@@ -62,7 +62,7 @@ fn commands(lab: &mut Lab, ui: &mut Ui) {
         .add(Button::new(RichText::new(words).size(20.0).strong()).min_size([120.0, 36.0].into()));
     let name = if playing { "Pause" } else { "Play" };
     play.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, name));
-    if play.on_hover_text("Train, or wait (space)").clicked() {
+    if play.on_hover_text("Train or pause (space bar)").clicked() {
         if playing { lab.pause() } else { lab.play() }
     }
     if sign_button(ui, "▶| Step", "One step", true) {
@@ -71,7 +71,7 @@ fn commands(lab: &mut Lab, ui: &mut Ui) {
     let mut slow = lab.pace > 0;
     if ui
         .toggle_value(&mut slow, "Slow motion")
-        .on_hover_text("Waits a second between steps")
+        .on_hover_text("Waits one second between steps")
         .changed()
     {
         lab.set_pace(if slow { SLOW } else { 0 });
@@ -81,7 +81,7 @@ fn commands(lab: &mut Lab, ui: &mut Ui) {
     }
 }
 
-/// What is going on, in a line.
+/// The status in one line: the step, the time per step, and the device.
 pub fn status(lab: &Lab) -> String {
     let Some(run) = lab.runs.first() else {
         return "Loading pictures …".into();
@@ -103,15 +103,15 @@ pub fn status(lab: &Lab) -> String {
         _ => format!("Step {step} of {}", opened.steps),
     };
     if let Some(milliseconds) = run.history.step_time() {
-        words += &format!(", {milliseconds:.0} ms each");
+        words += &format!(", {milliseconds:.0} ms per step");
     }
     format!("{words} · {}", opened.device)
 }
 
-/// Makes a file of the lab's state, if there is something to save.
+/// Makes a file from the lab's state; `None` if there is nothing to save yet.
 type MakeFile = fn(&Lab) -> Option<export::File>;
 
-/// What the panel itself can save, and what it is called.
+/// The files that the panel itself can save, with their labels.
 const FILES: [(&str, MakeFile); 3] = [
     ("C (PNG)", export::matrix),
     ("Map (PNG)", export::map),
@@ -127,7 +127,7 @@ fn saves(lab: &mut Lab, ui: &mut Ui) {
     }
     if ui.button("Encoder (safetensors)").clicked() {
         if let Some(run) = lab.runs.first_mut() {
-            run.send(crate::protocol::Request::Weights);
+            run.send(crate::worker::Request::Weights);
         }
         ui.close();
     }
@@ -143,7 +143,7 @@ fn saves(lab: &mut Lab, ui: &mut Ui) {
     }
 }
 
-/// What is shown can be chosen, as for a class that should not be distracted.
+/// Draws the menu that shows or hides parts of the page, for example to avoid distracting a class.
 fn parts(lab: &mut Lab, ui: &mut Ui) {
     for part in crate::page::HIDEABLE {
         let mut shown = lab.page.shows(part);

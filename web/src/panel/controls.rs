@@ -1,4 +1,4 @@
-//! The controls: each with a sentence that says what to look for, and a way back to what is usual.
+//! The controls: each has a hint that says what to look for, and a button that resets it to its default.
 
 use std::ops::RangeInclusive;
 
@@ -10,7 +10,7 @@ use crate::lab::Lab;
 use crate::platform;
 use crate::setup::{DataChoice, DeviceChoice, OptimizerChoice, Setup};
 
-/// All controls. Changes are taken over when they are made; those that need another network start it anew.
+/// Draws all controls. Changes apply at once; those that need another network restart the run.
 pub fn show(lab: &mut Lab, ui: &mut Ui) {
     let mut page = lab.page.clone();
     if page.shows("data") {
@@ -25,7 +25,7 @@ pub fn show(lab: &mut Lab, ui: &mut Ui) {
     }
     hint(
         ui,
-        "From the same seed, step by step: whatever differs comes from what you change.",
+        "From the same seed, step by step: all differences come from what you change.",
     );
     match &mut page.other {
         None => settings(ui, &mut page.setup),
@@ -38,13 +38,13 @@ pub fn show(lab: &mut Lab, ui: &mut Ui) {
             });
             ui.data_mut(|data| data.insert_temp(id, second));
             settings(ui, if second { other } else { &mut page.setup });
-            // What both share.
+            // Both runs share these.
             (other.data, other.seed, other.device) =
                 (page.setup.data, page.setup.seed, page.setup.device);
         }
     }
     lab.page = page;
-    // What starts a run anew waits until the slider is let go: every network on the way would be one too many.
+    // A change that restarts the run waits until the slider is released, or each value on the way would restart it.
     let held = ui.input(|input| input.pointer.any_down());
     if lab.has_changes() && (lab.can_go_on() || !held) {
         lab.apply();
@@ -64,7 +64,7 @@ fn data(lab: &Lab, ui: &mut Ui, setup: &mut Setup) {
         "Fashion-MNIST: 3000 clothes (1.2 MB)",
     );
     let own = lab.own.names.len();
-    let enough = own >= crate::dataset::FEWEST;
+    let enough = own >= crate::dataset::MIN_PICTURES;
     ui.add_enabled_ui(enough, |ui| {
         ui.radio_value(
             &mut setup.data,
@@ -77,7 +77,7 @@ fn data(lab: &Lab, ui: &mut Ui, setup: &mut Setup) {
     }
     hint(
         ui,
-        "Or drop pictures anywhere onto the page. They never leave this machine.",
+        "Or drop pictures anywhere on the page. They never leave this machine.",
     );
 }
 
@@ -103,11 +103,11 @@ fn settings(ui: &mut Ui, setup: &mut Setup) {
     hint(
         ui,
         match setup.objective {
-            Objective::BarlowTwins => "Watch both happen: red on the diagonal, white elsewhere.",
-            Objective::Invariance => "Watch what is off the diagonal: nothing clears it.",
-            Objective::Redundancy => "Watch the diagonal: nothing feeds it.",
-            Objective::Unnormalized => "Watch the scale: entries are no correlations any more.",
-            Objective::InfoNce => "Watch C, which this objective does not know.",
+            Objective::BarlowTwins => "Watch both terms: red on the diagonal, white elsewhere.",
+            Objective::Invariance => "Watch the entries off the diagonal: nothing reduces them.",
+            Objective::Redundancy => "Watch the diagonal: nothing raises it.",
+            Objective::Unnormalized => "Watch the scale: entries are no longer correlations.",
+            Objective::InfoNce => "Watch C: this objective does not use it.",
         },
     );
     slider(
@@ -120,12 +120,12 @@ fn settings(ui: &mut Ui, setup: &mut Setup) {
     );
     hint(
         ui,
-        "More of it clears the rest sooner, and feeds the diagonal later.",
+        "A larger λ turns the rest white sooner, and the diagonal red later.",
     );
     slider(ui, "Batch", &mut setup.batch, usual.batch, 8..=512, true);
     hint(
         ui,
-        "Watch the grain of the raw matrix: its noise is 1/√batch. Starts anew.",
+        "Watch the raw matrix: its noise is 1/√batch. Restarts the run.",
     );
     slider(
         ui,
@@ -137,7 +137,7 @@ fn settings(ui: &mut Ui, setup: &mut Setup) {
     );
     hint(
         ui,
-        "The size of C. Wider finds more to tell apart. Starts anew.",
+        "The width of C. A wider one distinguishes more. Restarts the run.",
     );
     slider(
         ui,
@@ -149,7 +149,7 @@ fn settings(ui: &mut Ui, setup: &mut Setup) {
     );
     hint(
         ui,
-        "Channels of its first stage. Wider learns more, and slower. Starts anew.",
+        "Channels of its first stage. Wider learns more, but is slower. Restarts the run.",
     );
     slider(
         ui,
@@ -162,8 +162,8 @@ fn settings(ui: &mut Ui, setup: &mut Setup) {
     hint(
         ui,
         &format!(
-            "{:.4} at its peak. Too much of it, and the loss jumps.",
-            setup.rate * setup.usual_rate()
+            "{:.4} at its peak. If it is too large, the loss jumps.",
+            setup.rate * setup.default_rate()
         ),
     );
     slider(
@@ -176,12 +176,12 @@ fn settings(ui: &mut Ui, setup: &mut Setup) {
     );
     hint(
         ui,
-        "Without one, watch the first steps: large rates meet a random network.",
+        "At 0, watch the first steps: a random network gets a large learning rate.",
     );
     slider(ui, "Epochs", &mut setup.epochs, usual.epochs, 1..=500, true);
     hint(
         ui,
-        "How often every picture is seen; the rate falls towards the end.",
+        "Passes over all pictures; the learning rate falls towards the end.",
     );
     choice(
         ui,
@@ -194,9 +194,9 @@ fn settings(ui: &mut Ui, setup: &mut Setup) {
             (OptimizerChoice::Sgd, "SGD with momentum"),
         ],
     );
-    hint(ui, "Watch the first hundred steps. Starts anew.");
+    hint(ui, "Watch the first hundred steps. Restarts the run.");
     if setup.optimizer != old_optimizer {
-        // The rates of one are no rates for another.
+        // A learning rate for one optimizer does not suit another.
         setup.rate = usual.rate;
     }
     title(ui, "How views are altered");
@@ -211,7 +211,7 @@ fn settings(ui: &mut Ui, setup: &mut Setup) {
     );
     hint(
         ui,
-        "Small parts make the network look at pieces; 1 shows all of it.",
+        "Small crops make the network look at parts; 1 shows the whole picture.",
     );
     alteration(
         ui,
@@ -222,7 +222,7 @@ fn settings(ui: &mut Ui, setup: &mut Setup) {
         (usual.flip_on, usual.flip),
         0.0..=1.0,
     );
-    hint(ui, "Left and right become the same.");
+    hint(ui, "Left and right become equivalent.");
     alteration(
         ui,
         "Color",
@@ -234,7 +234,7 @@ fn settings(ui: &mut Ui, setup: &mut Setup) {
     );
     hint(
         ui,
-        "Without it, color alone tells pictures apart. 1 is the paper's amount.",
+        "Without it, color alone distinguishes pictures. 1 is the paper's strength.",
     );
     alteration(
         ui,
@@ -245,7 +245,7 @@ fn settings(ui: &mut Ui, setup: &mut Setup) {
         (usual.gray_on, usual.gray),
         0.0..=1.0,
     );
-    hint(ui, "Shapes have to do without color.");
+    hint(ui, "Makes the network recognize shapes without color.");
     alteration(
         ui,
         "Blur",
@@ -255,7 +255,7 @@ fn settings(ui: &mut Ui, setup: &mut Setup) {
         (usual.blur_on, usual.blur),
         0.0..=1.0,
     );
-    hint(ui, "Outlines have to do without detail.");
+    hint(ui, "Makes the network recognize outlines without detail.");
     alteration(
         ui,
         "Solarize",
@@ -270,7 +270,7 @@ fn settings(ui: &mut Ui, setup: &mut Setup) {
     slider(ui, "Seed", &mut setup.seed, usual.seed, 0..=99, false);
     hint(
         ui,
-        "Another one, another run: what stays the same is no accident. Starts anew.",
+        "What stays the same with another seed is not chance. Restarts the run.",
     );
     choice(
         ui,
@@ -279,11 +279,11 @@ fn settings(ui: &mut Ui, setup: &mut Setup) {
         usual.device,
         &[
             (DeviceChoice::Auto, "A GPU if there is one"),
-            (DeviceChoice::Gpu, "The first adapter, even software"),
+            (DeviceChoice::Gpu, "The first adapter, even a software one"),
             (DeviceChoice::Cpu, "The CPU"),
         ],
     );
-    hint(ui, "Watch the time of a step.");
+    hint(ui, "Watch the time per step.");
     if ui.button("Reset all settings").clicked() {
         *setup = Setup {
             data: setup.data,
@@ -292,7 +292,7 @@ fn settings(ui: &mut Ui, setup: &mut Setup) {
     }
 }
 
-/// What to look for.
+/// Draws a hint: what to look for.
 fn hint(ui: &mut Ui, words: &str) {
     ui.label(RichText::new(words).weak().small());
     ui.add_space(4.0);

@@ -1,4 +1,4 @@
-//! The course.
+//! The panel of the course.
 
 use eframe::egui::{Button, RichText, Ui};
 
@@ -8,7 +8,7 @@ use crate::lessons::{Experiment, LESSONS};
 use crate::page::Page;
 use crate::setup::Setup;
 
-/// The lesson that is open.
+/// Draws the current lesson.
 pub fn show(lab: &mut Lab, ui: &mut Ui) {
     let last = LESSONS.len() - 1;
     lab.page.lesson = lab.page.lesson.min(last);
@@ -46,7 +46,7 @@ pub fn show(lab: &mut Lab, ui: &mut Ui) {
     );
 }
 
-/// Sets the controls as an experiment wants them, and trains.
+/// Sets the controls to an experiment's settings, and starts training.
 fn run(lab: &mut Lab, experiment: &Experiment) {
     let with = |pairs: &[(&str, &str)]| {
         let mut setup = Setup {

@@ -1,21 +1,21 @@
-//! The run's numbers over its steps.
+//! Plots of the runs' metrics over their steps.
 
 use eframe::egui::{Color32, Ui};
 use egui_plot::{Corner, HLine, Legend, Line, LineStyle, Plot, PlotPoints};
 
 use super::RUN_COLORS;
-use crate::run::Run;
+use crate::run::PanelRun;
 
-/// Points of a line that are drawn: more cannot be told apart.
+/// The maximum number of points per curve: more cannot be distinguished.
 const POINTS: usize = 300;
 
 /// The height of a plot.
 const HEIGHT: f32 = 130.0;
 
-/// How much wider a plot is than its lines are long: the legend stands there.
+/// The width of a plot relative to its curves: the legend needs the rest.
 const LEGEND_ROOM: f64 = 1.55;
 
-/// A line of a plot.
+/// A curve of a plot.
 struct Curve {
     name: String,
     color: Color32,
@@ -23,8 +23,8 @@ struct Curve {
     points: Vec<[f64; 2]>,
 }
 
-/// The losses' terms, C's two numbers, the effective rank and the score.
-pub fn show(ui: &mut Ui, runs: &[Run]) {
+/// Draws the plots: the score, the loss and its terms, C's mean diagonal and off-diagonal RMS, and the effective rank.
+pub fn show(ui: &mut Ui, runs: &[PanelRun]) {
     let mut losses = Vec::new();
     let mut of_matrix = Vec::new();
     let mut ranks = Vec::new();
@@ -35,7 +35,7 @@ pub fn show(ui: &mut Ui, runs: &[Run]) {
         } else {
             ""
         };
-        // One run: a color a quantity. Two: a color a run, and a style a quantity.
+        // One run: a color per quantity. Two runs: a color per run, and a line style per quantity.
         let look = |color: Color32, style: LineStyle| {
             if runs.len() > 1 {
                 (RUN_COLORS[index], style)
@@ -87,35 +87,38 @@ pub fn show(ui: &mut Ui, runs: &[Run]) {
             look(BLUE, LineStyle::dashed_dense()),
             &|i| steps[i].off_diagonal,
         );
-        let probes = &run.history.probes;
+        let inspections = &run.history.inspections;
         let color = if runs.len() > 1 {
             RUN_COLORS[index]
         } else {
             GREEN
         };
-        let probe = |plot: &mut Vec<Curve>, name: &str, value: &dyn Fn(usize) -> f64| {
+        let inspection = |plot: &mut Vec<Curve>, name: &str, value: &dyn Fn(usize) -> f64| {
             plot.push(Curve {
                 name: format!("{which}{name}"),
                 color,
                 style: LineStyle::Solid,
-                points: thinned(probes.len(), |i| [probes[i].step as f64, value(i)]),
+                points: thinned(inspections.len(), |i| {
+                    [inspections[i].step as f64, value(i)]
+                }),
             });
         };
-        probe(&mut ranks, "effective rank", &|i| probes[i].rank);
-        probe(&mut scores, "learned", &|i| 100.0 * probes[i].score);
+        inspection(&mut ranks, "effective rank", &|i| inspections[i].rank);
+        inspection(&mut scores, "learned", &|i| 100.0 * inspections[i].score);
     }
     let opened = runs.first().and_then(|run| run.opened.as_ref());
-    let measure = opened.map_or("", |opened| opened.measure.as_str());
-    let baselines = opened.map_or_else(Vec::new, |opened| {
+    let baseline = opened.and_then(|opened| opened.baseline.as_ref());
+    let measure = baseline.map_or("", |baseline| baseline.measure.as_str());
+    let baselines = baseline.map_or_else(Vec::new, |baseline| {
         vec![
-            ("raw pixels", 100.0 * opened.pixels),
-            ("untrained", 100.0 * opened.untrained),
+            ("raw pixels", 100.0 * baseline.pixels),
+            ("untrained", 100.0 * baseline.untrained),
         ]
     });
     let now = runs
         .iter()
-        .filter_map(|run| run.history.probes.last())
-        .map(|probe| format!("{:.1}%", 100.0 * probe.score));
+        .filter_map(|run| run.history.inspections.last())
+        .map(|inspection| format!("{:.1}%", 100.0 * inspection.score));
     let now: Vec<String> = now.collect();
     plot(
         ui,
@@ -128,7 +131,7 @@ pub fn show(ui: &mut Ui, runs: &[Run]) {
     plot(ui, "The loss and its terms", "loss", losses, &[], true);
     plot(
         ui,
-        "C: mean diagonal, and RMS of the rest",
+        "C: mean diagonal and off-diagonal RMS",
         "matrix",
         of_matrix,
         &[],
@@ -148,7 +151,7 @@ const RED: Color32 = Color32::from_rgb(0xb2, 0x18, 0x2b);
 const BLUE: Color32 = Color32::from_rgb(0x21, 0x66, 0xac);
 const GREEN: Color32 = Color32::from_rgb(0x1b, 0x78, 0x37);
 
-/// At most [`POINTS`] of `count` points, the last one among them.
+/// At most [`POINTS`] evenly spaced points of `count`, plus the last one if it is not among them.
 fn thinned(count: usize, point: impl Fn(usize) -> [f64; 2]) -> Vec<[f64; 2]> {
     let every = count.div_ceil(POINTS).max(1);
     let mut points: Vec<[f64; 2]> = (0..count).step_by(every).map(&point).collect();
@@ -177,7 +180,7 @@ fn plot(
         .fold(0.0, f64::max);
     let plot = Plot::new(id)
         .height(HEIGHT)
-        // An empty plot begins where the run will, and the legend has a place of its own.
+        // An empty plot begins at step 0, where the run will begin, and the legend has a place of its own.
         .include_x(0.0)
         .include_x((LEGEND_ROOM * last).max(10.0))
         .allow_zoom(false)

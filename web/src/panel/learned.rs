@@ -1,21 +1,21 @@
-//! What has been learned: the curves, neighbors before and now, and a map.
+//! What the network has learned: the curves, nearest neighbors before training and now, and a map.
 
 use eframe::egui::{self, Color32, Rect, RichText, ScrollArea, Sense, Ui, Vec2, pos2, vec2};
 
-use super::pictures::key_of;
+use super::pictures::content_hash;
 use super::{RUN_COLORS, curves, title};
 use crate::lab::{Lab, Picked};
-use crate::protocol::Probe;
-use crate::run::Run;
+use crate::run::PanelRun;
+use barlow_core::evaluate::Inspection;
 
-/// The side of the pictures among the neighbors, on the map, and to choose from.
+/// The side of a picture in points: among the neighbors, and on the map.
 const NEIGHBOR_SIDE: f32 = 36.0;
 const ON_MAP_SIDE: f32 = 18.0;
 
-/// The map's side, at most.
+/// The maximum side of the map, in points.
 const LARGEST_MAP: f32 = 420.0;
 
-/// All of it.
+/// Draws all of it.
 pub fn show(lab: &mut Lab, ui: &mut Ui) {
     title(ui, "What it has learned");
     fill_sheets(lab, ui.ctx());
@@ -28,23 +28,28 @@ pub fn show(lab: &mut Lab, ui: &mut Ui) {
 
 fn fill_sheets(lab: &mut Lab, context: &egui::Context) {
     if let Some(data) = lab.runs.first().and_then(|run| run.data.as_ref()) {
-        let key = key_of((&data.names, data.shown.picture(0)));
-        lab.view.shown.fill(context, key, || data.shown.clone());
+        let key = content_hash((&data.names, data.showcase.pictures.picture(0)));
+        lab.view
+            .shown
+            .fill(context, key, || data.showcase.pictures.clone());
     }
     if let Some((_, planes)) = &lab.query {
         let side = crate::dataset::SIDE;
-        lab.view.query.fill(context, key_of(planes), || {
+        lab.view.query.fill(context, content_hash(planes), || {
             barlow_core::data::Pictures::new(side, side, planes.clone())
         });
     }
 }
 
-/// The probe that belongs to what is shown: now, or at a step of the replay.
-fn shown_probe(run: &Run, replay: Option<usize>) -> Option<&Probe> {
-    let probes = &run.history.probes;
+/// The inspection that belongs to what is shown: now, or at a step of the replay.
+fn shown_inspection(run: &PanelRun, replay: Option<usize>) -> Option<&Inspection> {
+    let inspections = &run.history.inspections;
     match replay {
-        None => probes.last(),
-        Some(step) => probes.iter().rev().find(|probe| probe.step <= step),
+        None => inspections.last(),
+        Some(step) => inspections
+            .iter()
+            .rev()
+            .find(|inspection| inspection.step <= step),
     }
 }
 
@@ -66,17 +71,17 @@ fn neighbors(lab: &mut Lab, ui: &mut Ui) {
         };
         ui.vertical(|ui| {
             for (index, run) in lab.runs.iter().enumerate() {
-                let now = shown_probe(run, lab.view.replay);
-                let before = run.history.probes.first().filter(|_| index == 0);
+                let now = shown_inspection(run, lab.view.replay);
+                let before = run.history.inspections.first().filter(|_| index == 0);
                 let which = if lab.runs.len() > 1 {
                     ["now, A", "now, B"][index]
                 } else {
                     "now"
                 };
-                for (when, probe) in [("before", before), (which, now)] {
-                    let found = probe.and_then(|probe| match picked {
-                        Picked::Shown(picture) => probe.neighbors.get(picture),
-                        Picked::Query => probe.of_query.as_ref(),
+                for (when, inspection) in [("before", before), (which, now)] {
+                    let found = inspection.and_then(|inspection| match picked {
+                        Picked::Shown(picture) => inspection.neighbors.get(picture),
+                        Picked::Query => inspection.of_query.as_ref(),
                     });
                     let (Some(found), Some(data)) = (found, &run.data) else {
                         continue;
@@ -122,7 +127,7 @@ fn neighbors(lab: &mut Lab, ui: &mut Ui) {
     });
 }
 
-/// A strip of pictures to choose from.
+/// Draws a strip of pictures to choose from.
 fn choose(lab: &mut Lab, ui: &mut Ui) {
     let Some(data) = lab.runs.first().and_then(|run| run.data.as_ref()) else {
         return;
@@ -164,7 +169,7 @@ fn maps(lab: &mut Lab, ui: &mut Ui) {
     ui.strong("A map of the pictures");
     ui.label(
         RichText::new(
-            "Near each other: alike to the network. The plane in which the features vary most.",
+            "Pictures near each other have similar features. The plane is the one in which the features vary most.",
         )
         .weak(),
     );
@@ -182,13 +187,13 @@ fn maps(lab: &mut Lab, ui: &mut Ui) {
                 )
             });
             ui.painter().rect_filled(rect, 4.0, Color32::from_gray(245));
-            let Some(probe) =
-                shown_probe(run, lab.view.replay).filter(|_| ui.is_rect_visible(rect))
+            let Some(inspection) =
+                shown_inspection(run, lab.view.replay).filter(|_| ui.is_rect_visible(rect))
             else {
                 continue;
             };
             let inside = rect.shrink(ON_MAP_SIDE);
-            let places = on_square(&probe.places);
+            let places = to_unit_square(&inspection.places);
             let drawn = |place: &[f32; 2]| {
                 let center = pos2(
                     inside.min.x + place[0] * inside.width(),
@@ -230,8 +235,8 @@ fn maps(lab: &mut Lab, ui: &mut Ui) {
     }
 }
 
-/// Places between 0 and 1, the proportions of the plane kept.
-pub fn on_square(places: &[[f32; 2]]) -> Vec<[f32; 2]> {
+/// Scales places to between 0 and 1 on both axes, with the same factor.
+pub fn to_unit_square(places: &[[f32; 2]]) -> Vec<[f32; 2]> {
     let bound = |axis: usize, better: fn(f32, f32) -> f32, from: f32| {
         places.iter().map(|p| p[axis]).fold(from, better)
     };
@@ -254,11 +259,15 @@ mod tests {
 
     #[test]
     fn the_map_fills_its_square() {
-        let places = on_square(&[[-3.0, 1.0], [1.0, 2.0], [0.0, 0.0]]);
+        let places = to_unit_square(&[[-3.0, 1.0], [1.0, 2.0], [0.0, 0.0]]);
         assert_eq!(places[0][0], 0.0);
         assert_eq!(places[1][0], 1.0);
         assert!(places.iter().flatten().all(|x| (0.0..=1.0).contains(x)));
-        assert!(on_square(&[[1.0, 1.0]])[0].iter().all(|x| x.is_finite()));
-        assert!(on_square(&[]).is_empty());
+        assert!(
+            to_unit_square(&[[1.0, 1.0]])[0]
+                .iter()
+                .all(|x| x.is_finite())
+        );
+        assert!(to_unit_square(&[]).is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! The cross-correlation matrix: live or as it was, smoothed or raw, an entry explained on demand.
+//! The cross-correlation matrix: live or replayed, smoothed or raw, with an explanation of a selected entry.
 
 use eframe::egui::{
     self, Color32, ColorImage, Key, Pos2, Rect, Response, RichText, Sense, Slider, Stroke,
@@ -7,34 +7,34 @@ use eframe::egui::{
 
 use super::pictures::Sheet;
 use super::{RUN_COLORS, sign_button, title};
-use crate::colors::of_correlation;
 use crate::history::{History, diagonal_and_rest};
 use crate::lab::Lab;
-use crate::run::Run;
+use crate::run::PanelRun;
+use barlow_core::render::of_correlation;
 
-/// The matrix's side, at most.
+/// The maximum side of the matrix, in points.
 const LARGEST: f32 = 460.0;
 
-/// Matrices of the replay that are shown in a second.
+/// Matrices per second in the replay.
 const REPLAY_RATE: f64 = 12.0;
 
-/// The side of the pictures that excite a unit.
+/// The side, in points, of the pictures that activate a unit most.
 const EXCITING_SIDE: f32 = 32.0;
 
 /// A matrix as it is drawn.
 #[derive(Default)]
 pub struct MatrixView {
     texture: Option<TextureHandle>,
-    /// The step, and whether it is raw.
+    /// The step, whether it is raw, and the width of what the texture shows.
     drawn: Option<(usize, bool, usize)>,
     values: Vec<f32>,
     step: usize,
-    /// The entry that is explained, row and column.
+    /// Row and column of the entry that was clicked.
     selected: Option<(usize, usize)>,
 }
 
 impl MatrixView {
-    /// Takes what is to be shown of `history`: now, or at a step of the replay.
+    /// Updates the values and the texture from `history`: the last matrix, or the one at a step of the replay.
     fn update(
         &mut self,
         context: &egui::Context,
@@ -67,7 +67,7 @@ impl MatrixView {
             Color32::from_rgb(r, g, b)
         });
         let image = ColorImage::new([width, width], pixels.collect());
-        // Entries are sharp where they are larger than pixels, and averaged where they are smaller.
+        // Entries are sharp if they are larger than pixels, and averaged if they are smaller.
         let options = TextureOptions {
             minification: egui::TextureFilter::Linear,
             ..TextureOptions::NEAREST
@@ -79,14 +79,14 @@ impl MatrixView {
     }
 }
 
-/// One matrix, or two side by side, and what they are replayed by.
+/// Draws one matrix, or two side by side, and the controls of the replay.
 pub fn show(lab: &mut Lab, ui: &mut Ui) {
     title(ui, "The cross-correlation matrix C");
     ui.horizontal_wrapped(|ui| {
         ui.selectable_value(&mut lab.view.raw, false, "Smoothed")
-            .on_hover_text("The mean of the last matrices");
+            .on_hover_text("The moving average of the last matrices");
         ui.selectable_value(&mut lab.view.raw, true, "Raw")
-            .on_hover_text("Of the last batch alone");
+            .on_hover_text("From the last batch only");
     });
     let count = lab.runs.len();
     let room = ui.available_width() - LEGEND_ROOM - 12.0 * (count as f32 - 1.0);
@@ -113,7 +113,7 @@ pub fn show(lab: &mut Lab, ui: &mut Ui) {
 
 fn one(
     ui: &mut Ui,
-    run: &Run,
+    run: &PanelRun,
     view: &mut MatrixView,
     shown: &mut Sheet,
     side: f32,
@@ -133,7 +133,7 @@ fn one(
             egui::FontId::proportional(16.0),
             Color32::DARK_GRAY,
         );
-        "Cross-correlation matrix, not there before the first step".to_owned()
+        "Cross-correlation matrix, empty before the first step".to_owned()
     } else {
         if let Some(texture) = &view.texture {
             let whole = Rect::from_min_max(Pos2::ZERO, pos2(1.0, 1.0));
@@ -157,16 +157,17 @@ fn one(
     if !view.values.is_empty() {
         explain(ui, run, view, shown, rect, &response);
         let (diagonal, rest) = diagonal_and_rest(&view.values, width);
-        let batch = run.opened.as_ref().map_or(run.setup.batch, |opened| {
-            opened.setup.batch.min(opened.pictures)
-        });
+        let batch = run
+            .opened
+            .as_ref()
+            .map_or(run.setup.batch, |opened| opened.config.batch);
         ui.label(format!(
             "Step {}: diagonal {diagonal:.2}, off-diagonal RMS {rest:.3}",
             view.step
         ));
         ui.label(
             RichText::new(format!(
-                "A batch of {batch} leaves noise of {:.3}",
+                "A batch of {batch} gives noise of {:.3}",
                 1.0 / (batch as f64).sqrt()
             ))
             .weak(),
@@ -174,10 +175,10 @@ fn one(
     }
 }
 
-/// The entry under the pointer, or the one that was clicked and is moved by the arrow keys.
+/// Explains the entry under the pointer, and the one that was clicked, which the arrow keys move.
 fn explain(
     ui: &mut Ui,
-    run: &Run,
+    run: &PanelRun,
     view: &mut MatrixView,
     shown: &mut Sheet,
     rect: Rect,
@@ -213,11 +214,11 @@ fn explain(
             memory.set_focus_lock_filter(response.id, arrows);
         });
         let (row, column) = view.selected.unwrap_or((0, 0));
-        let moved =
+        let updated =
             |at: usize, back: usize, on: usize| (at + on).saturating_sub(back).min(width - 1);
         view.selected = Some((
-            moved(row, keys[0], keys[1]),
-            moved(column, keys[2], keys[3]),
+            updated(row, keys[0], keys[1]),
+            updated(column, keys[2], keys[3]),
         ));
     } else if response.clicked_elsewhere() {
         view.selected = None;
@@ -252,7 +253,7 @@ fn frame_entry(ui: &Ui, rect: Rect, (row, column): (usize, usize), width: usize)
 
 fn entry_ui(
     ui: &mut Ui,
-    run: &Run,
+    run: &PanelRun,
     view: &MatrixView,
     shown: &mut Sheet,
     (row, column): (usize, usize),
@@ -266,10 +267,10 @@ fn entry_ui(
     ui.label(match (row == column, value) {
         (true, v) if v > 0.7 => "The two views agree on this unit.",
         (true, _) => "The two views do not agree on this unit yet.",
-        (false, v) if v.abs() > 0.3 => "These two units tell much the same.",
-        (false, _) => "These two units tell different things.",
+        (false, v) if v.abs() > 0.3 => "These two units carry similar information.",
+        (false, _) => "These two units carry different information.",
     });
-    let (Some(data), Some(probe)) = (&run.data, run.history.probes.last()) else {
+    let (Some(data), Some(inspection)) = (&run.data, run.history.inspections.last()) else {
         return;
     };
     for unit in if row == column {
@@ -277,7 +278,7 @@ fn entry_ui(
     } else {
         vec![row, column]
     } {
-        let Some(exciting) = probe.exciting.get(unit) else {
+        let Some(exciting) = inspection.exciting.get(unit) else {
             continue;
         };
         ui.horizontal(|ui| {
@@ -290,7 +291,7 @@ fn entry_ui(
     }
 }
 
-/// Room to the right of the matrix.
+/// Room for the legend, to the right of the matrix.
 const LEGEND_ROOM: f32 = 52.0;
 
 fn legend(ui: &mut Ui, side: f32) {
@@ -338,7 +339,7 @@ fn legend(ui: &mut Ui, side: f32) {
     }
 }
 
-/// Replays the run from its first step.
+/// Draws the controls of the replay.
 fn scrubber(lab: &mut Lab, ui: &mut Ui) {
     let steps: Vec<usize> = lab.runs.first().map_or_else(Vec::new, |run| {
         run.history.frames.iter().map(|frame| frame.step).collect()

@@ -1,4 +1,4 @@
-//! The panel: what is drawn of the lab, and what its controls do. A file a part.
+//! The panel: draws the lab, and handles its controls. One file per part.
 
 mod bar;
 mod controls;
@@ -17,23 +17,23 @@ use eframe::egui::{
 };
 
 use crate::lab::Lab;
-pub use learned::on_square;
+pub use learned::to_unit_square;
 use matrix::MatrixView;
 use pictures::Sheet;
 
-/// The color of the first run wherever two are compared, and of the second: blue and orange differ for everyone.
+/// The colors of two compared runs: blue and orange are distinguishable with color blindness too.
 pub const RUN_COLORS: [egui::Color32; 2] = [
     egui::Color32::from_rgb(0x1f, 0x77, 0xb4),
     egui::Color32::from_rgb(0xe6, 0x7e, 0x22),
 ];
 
-/// From here on the course and the controls stand beside the matrix.
+/// The width in points from which on the course and the controls are beside the matrix, not on tabs.
 const WIDE: f32 = 1000.0;
 
-/// From here on what has been learned stands beside the matrix, not below it.
+/// The width in points from which on “What it has learned” is beside the matrix, not below it.
 const TWO_COLUMNS: f32 = 620.0;
 
-/// What of the page a narrow screen shows.
+/// The part of the page that a narrow screen shows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Tab {
     /// The matrix and what has been learned.
@@ -45,17 +45,17 @@ pub enum Tab {
     Controls,
 }
 
-/// The state of the drawing.
+/// State that only the drawing uses.
 #[derive(Default)]
 pub struct View {
-    /// What a narrow screen shows.
+    /// The tab that a narrow screen shows.
     tab: Tab,
     matrices: [MatrixView; 2],
-    /// The step that the replay is at; `None` is now.
+    /// The step that is replayed; `None` shows the last one.
     replay: Option<usize>,
-    /// When the replay began, in egui's seconds, while it runs by itself.
+    /// The time at which the replay began, in egui's seconds, while it is playing.
     replaying: Option<f64>,
-    /// Whether C is shown as it is, instead of smoothed.
+    /// Whether C is shown raw instead of smoothed.
     raw: bool,
     shown: Sheet,
     query: Sheet,
@@ -69,7 +69,7 @@ impl Lab {
         let width = ui.available_width();
         Panel::top("bar").show(ui, |ui| bar::show(self, ui));
         if width >= WIDE {
-            if self.teaches("course") {
+            if self.shows_training_controls("course") {
                 Panel::left("course")
                     .default_size((width * 0.22).clamp(240.0, 320.0))
                     .resizable(true)
@@ -79,7 +79,7 @@ impl Lab {
                             .show(ui, |ui| course::show(self, ui));
                     });
             }
-            if self.teaches("controls") {
+            if self.shows_training_controls("controls") {
                 Panel::right("controls")
                     .default_size((width * 0.22).clamp(250.0, 320.0))
                     .resizable(true)
@@ -95,10 +95,10 @@ impl Lab {
         CentralPanel::default().show(ui, |ui| {
             ui.horizontal(|ui| {
                 ui.selectable_value(&mut self.view.tab, Tab::Lab, "Lab");
-                if self.teaches("course") {
+                if self.shows_training_controls("course") {
                     ui.selectable_value(&mut self.view.tab, Tab::Course, "Course");
                 }
-                if self.teaches("controls") {
+                if self.shows_training_controls("controls") {
                     ui.selectable_value(&mut self.view.tab, Tab::Controls, "Controls");
                 }
             });
@@ -119,8 +119,8 @@ impl Lab {
         });
     }
 
-    /// Whether a part is shown that sets what is trained. A run that another process trains has no use for it.
-    fn teaches(&self, part: &str) -> bool {
+    /// Whether a part that controls training is shown. It never is if another process trains the run.
+    fn shows_training_controls(&self, part: &str) -> bool {
         self.following.is_none() && self.page.shows(part)
     }
 
@@ -136,7 +136,7 @@ impl Lab {
                 let two = ui.available_width() >= TWO_COLUMNS && self.runs.len() == 1;
                 if two && self.page.shows("matrix") && self.page.shows("learned") {
                     ui.columns(2, |columns| {
-                        // Columns would stretch their lines to their width.
+                        // By default, columns stretch their contents to their width.
                         let lines = Layout::top_down(Align::LEFT);
                         columns[0].with_layout(lines, |ui| {
                             matrix::show(self, ui);
@@ -161,8 +161,8 @@ impl Lab {
     }
 }
 
-/// Gives a context the panel's look.
-pub fn dress(context: &egui::Context) {
+/// Sets the panel's fonts and text sizes.
+pub fn apply_style(context: &egui::Context) {
     context.set_fonts(fonts());
     context.all_styles_mut(|style| {
         let sizes = [
@@ -177,7 +177,7 @@ pub fn dress(context: &egui::Context) {
     });
 }
 
-/// The panel's letters: a small font of their own, as egui's default ones are a megabyte to download.
+/// The panel's font: a subset of Inter, as egui's default fonts add a megabyte to the download.
 fn fonts() -> FontDefinitions {
     let mut fonts = FontDefinitions::empty();
     let inter = FontData::from_static(include_bytes!("../../data/inter.otf"));
@@ -188,13 +188,13 @@ fn fonts() -> FontDefinitions {
     fonts
 }
 
-/// A title of a part of the page.
+/// Draws the title of a part of the page.
 fn title(ui: &mut Ui, text: &str) {
     ui.add_space(6.0);
     ui.heading(text);
 }
 
-/// A small button with a sign, and what it does in words for those who point at it or hear it.
+/// A small button with a symbol; `words` is its tooltip and its accessibility label. Returns whether it was clicked.
 fn sign_button(ui: &mut Ui, sign: &str, words: &str, enabled: bool) -> bool {
     let response = ui
         .add_enabled(enabled, egui::Button::new(sign))

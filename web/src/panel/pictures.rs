@@ -1,4 +1,4 @@
-//! Drawing small pictures: all in one texture, of which a part is drawn.
+//! Draws small pictures from one texture that holds all of them (a texture atlas).
 
 use barlow_core::data::Pictures;
 use eframe::egui::{
@@ -8,7 +8,7 @@ use eframe::egui::{
 
 use crate::dataset::drawn;
 
-/// Pictures in a row of the texture.
+/// Pictures per row of the texture.
 const COLUMNS: usize = 16;
 
 /// Pictures in a texture.
@@ -16,12 +16,12 @@ const COLUMNS: usize = 16;
 pub struct Sheet {
     texture: Option<TextureHandle>,
     count: usize,
-    /// What it was made of, so that it is made once.
+    /// The key of its contents, so that it is filled only when they change.
     key: Option<u64>,
 }
 
 impl Sheet {
-    /// Fills the sheet with `pictures`, unless it is of `key` already.
+    /// Fills the sheet with `pictures`, unless its contents already have this `key`.
     pub fn fill(&mut self, context: &egui::Context, key: u64, pictures: impl FnOnce() -> Pictures) {
         if self.key == Some(key) {
             return;
@@ -67,7 +67,7 @@ impl Sheet {
         );
     }
 
-    /// Picture `index` as a part of the page, with its name for those who point at it or hear it.
+    /// Draws picture `index` as a widget; `name` is its tooltip and its accessibility label.
     pub fn show(&self, ui: &mut Ui, index: usize, side: f32, name: &str, sense: Sense) -> Response {
         let (rect, response) = ui.allocate_exact_size(Vec2::splat(side), sense);
         if ui.is_rect_visible(rect) {
@@ -90,8 +90,8 @@ impl Sheet {
     }
 }
 
-/// A number that tells contents apart.
-pub fn key_of(content: impl std::hash::Hash) -> u64 {
+/// A hash of contents, to detect changes.
+pub fn content_hash(content: impl std::hash::Hash) -> u64 {
     use std::hash::{DefaultHasher, Hasher as _};
     let mut hasher = DefaultHasher::new();
     content.hash(&mut hasher);

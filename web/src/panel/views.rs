@@ -7,41 +7,41 @@ use barlow_core::device::cpu;
 use barlow_core::ops::augment;
 use eframe::egui::{RichText, Sense, Ui};
 
-use super::pictures::{Sheet, key_of};
+use super::pictures::{Sheet, content_hash};
 use super::{sign_button, title};
 use crate::lab::Lab;
 
-/// Pairs that are shown, at most.
+/// The maximum number of pairs shown.
 const PAIRS: usize = 8;
 
-/// The side of a view on the page.
+/// The side of a view on the page, in points.
 const SIDE: f32 = 52.0;
 
 /// The pairs that are shown.
 #[derive(Default)]
 pub struct Pairs {
     sheet: Sheet,
-    /// How often they were redrawn.
+    /// How many times other pairs were requested.
     redrawn: usize,
 }
 
-/// Which pictures: other ones each time.
+/// The indices of the pictures to show: other ones each time.
 fn chosen(redrawn: usize, count: usize) -> Vec<usize> {
-    // A prime far from any set's size, so that neighbors in the set do not follow each other.
+    // A prime far from the size of any data set, so that the chosen pictures are not neighbors in it.
     (0..PAIRS.min(count))
         .map(|i| (redrawn * PAIRS + i) * 7919 % count)
         .collect()
 }
 
-/// Both views of each picture, the first views first, as the trainer makes them in that epoch.
+/// Both views of each picture, as the trainer makes them in `epoch`: all first views, then all second views.
 fn views_of(config: &Config, pictures: &Pictures, indices: &[usize], epoch: usize) -> Pictures {
     let device = cpu();
     let draws = config.draw_views(|_| pictures.size(), indices, epoch);
-    // The network's own normalization is left out: it is not made for eyes.
+    // Without the normalization of the network's input, which would change the colors.
     let views = augment(
         &pictures.upload(&device),
         &draws,
-        config.size,
+        config.view_size,
         &Normalization::NONE,
         &device,
     );
@@ -49,10 +49,10 @@ fn views_of(config: &Config, pictures: &Pictures, indices: &[usize], epoch: usiz
     let bytes = values
         .iter::<f32>()
         .map(|x| (x.clamp(0.0, 1.0) * 255.0).round() as u8);
-    Pictures::new(config.size, config.size, bytes.collect())
+    Pictures::new(config.view_size, config.view_size, bytes.collect())
 }
 
-/// The pairs, and a button for other ones.
+/// Draws the pairs, and a button for other ones.
 pub fn show(lab: &mut Lab, ui: &mut Ui) {
     title(ui, "The two views");
     let pairs = &mut lab.view.pairs;
@@ -66,9 +66,9 @@ pub fn show(lab: &mut Lab, ui: &mut Ui) {
     let Some(data) = &run.data else { return };
     let config = run.setup.config(data.train.count(), data.train.size().0);
     let indices = chosen(pairs.redrawn, data.train.count());
-    // The settings as they are stored tell whether the views are others.
+    // The serialized settings are part of the key, so that the views change with them.
     let settings = serde_json::to_string(&(&config.augmentation, config.seed)).unwrap_or_default();
-    let key = key_of((
+    let key = content_hash((
         settings,
         pairs.redrawn,
         data.train.count(),
@@ -96,12 +96,12 @@ pub fn show(lab: &mut Lab, ui: &mut Ui) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dataset::{Dataset, Source};
+    use crate::dataset::{DataSource, Dataset};
     use crate::setup::{DataChoice, Setup};
 
     #[test]
     fn switches_change_what_is_shown() {
-        let data = Dataset::new(DataChoice::Emoji, &Source::Embedded).unwrap();
+        let data = Dataset::new(DataChoice::Emoji, &DataSource::Embedded).unwrap();
         let indices = chosen(0, data.train.count());
         let with = |setup: Setup| {
             let views = views_of(

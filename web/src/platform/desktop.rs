@@ -1,4 +1,4 @@
-//! A window's side: the trainer is a thread, and files are written.
+//! The desktop: the trainer runs on a thread, and files are saved to the current folder.
 
 use std::cell::RefCell;
 use std::fs;
@@ -10,6 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
+use barlow_core::session::Message;
 use eframe::egui;
 use image::imageops::FilterType;
 use image::{ImageReader, Limits};
@@ -19,35 +20,34 @@ use super::{Picture, Received};
 use crate::app::App;
 use crate::dataset::SIDE;
 use crate::lab::Lab;
-use crate::protocol::{Request, Update};
-use crate::session;
+use crate::worker::{self, Request};
 
 /// Whether this is a browser.
 pub const IS_WEB: bool = false;
 
-/// What GPUs are reached through, for people.
+/// The name of the GPU API, for messages.
 pub const GPU_API: &str = "wgpu";
 
-/// Whether there may be GPUs.
+/// Whether there is a GPU API; there may still be no GPU.
 pub fn has_gpu_api() -> bool {
     true
 }
 
-/// What to do to train on a GPU here: nothing that would be particular to the lab.
+/// How to get a GPU for training: no advice, as on the desktop the lab has no special needs.
 pub fn advice() -> Option<&'static str> {
     None
 }
 
-/// Waits.
+/// Sleeps.
 pub async fn sleep(duration: Duration) {
-    // The trainer's thread has nothing else to do.
+    // Blocking is fine: the trainer's thread has nothing else to do.
     thread::sleep(duration);
 }
 
-/// A trainer on a thread of its own. It ends with its link.
+/// A link to a trainer on a thread of its own. The trainer ends when the link is dropped.
 pub struct Link {
     requests: Sender<Request>,
-    updates: mpsc::Receiver<Update>,
+    messages: mpsc::Receiver<Message>,
     trainer: Option<thread::JoinHandle<()>>,
 }
 
@@ -55,44 +55,44 @@ impl Link {
     /// Starts a trainer; `wake` is called when there is something to receive.
     pub fn new(wake: impl Fn() + Send + 'static) -> Self {
         Self::to(
-            |requests, send| block_on(session::serve(requests, send)),
+            |requests, send| block_on(worker::serve(requests, send)),
             wake,
         )
     }
 
-    /// Starts whatever else answers requests.
+    /// Runs `serve` on the thread instead of a trainer.
     pub fn to(
-        serve: impl FnOnce(&Receiver<Request>, &dyn Fn(Update)) + Send + 'static,
+        serve: impl FnOnce(&Receiver<Request>, &dyn Fn(Message)) + Send + 'static,
         wake: impl Fn() + Send + 'static,
     ) -> Self {
         let (requests, receiver) = async_channel::unbounded();
-        let (sender, updates) = mpsc::channel();
+        let (sender, messages) = mpsc::channel();
         let trainer = thread::Builder::new()
             .name("trainer".into())
             .spawn(move || {
-                serve(&receiver, &|update| {
-                    // A panel that has gone needs no answer.
-                    _ = sender.send(update);
+                serve(&receiver, &|message| {
+                    // This fails only if the panel is gone.
+                    _ = sender.send(message);
                     wake();
                 });
             });
         Self {
             requests,
-            updates,
+            messages,
             trainer: trainer.ok(),
         }
     }
 
     /// Sends a request.
     pub fn send(&self, request: Request) {
-        // A trainer that is gone is noticed on receiving.
+        // If the trainer is gone, `receive` reports it.
         _ = self.requests.try_send(request);
     }
 
-    /// The next thing that came, if any.
+    /// The next message, if there is one.
     pub fn receive(&mut self) -> Option<Received> {
-        match self.updates.try_recv() {
-            Ok(update) => Some(Received::Update(Box::new(update))),
+        match self.messages.try_recv() {
+            Ok(message) => Some(Received::Message(Box::new(message))),
             Err(mpsc::TryRecvError::Empty) => None,
             Err(mpsc::TryRecvError::Disconnected) => {
                 let trainer = self.trainer.take()?;
@@ -102,7 +102,7 @@ impl Link {
                         .downcast_ref::<String>()
                         .map(String::as_str)
                         .or(panic.downcast_ref::<&str>().copied())
-                        .unwrap_or("a fault of the program")
+                        .unwrap_or("the trainer panicked")
                         .to_owned(),
                 };
                 Some(Received::Lost(lost))
@@ -111,7 +111,7 @@ impl Link {
     }
 }
 
-/// Writes a file into the current folder, under a name that is free; returns what to tell.
+/// Writes a file into the current folder, under a name that is not in use. Returns a message for the visitor.
 pub fn save(name: &str, bytes: &[u8]) -> String {
     let (stem, extension) = name.rsplit_once('.').unwrap_or((name, "bin"));
     let free = (1..).map(|number| match number {
@@ -131,11 +131,12 @@ pub fn save(name: &str, bytes: &[u8]) -> String {
     }
 }
 
-/// The most memory that decoding a visitor's picture may take, and the most pixels a side.
+/// Limits on decoding a visitor's picture: bytes of memory, and pixels per side.
 const DECODING_BYTES: u64 = 512 << 20;
-const MOST_PIXELS_A_SIDE: u32 = 20_000;
+const MAX_PIXELS_PER_SIDE: u32 = 20_000;
 
-/// A visitor's file as a small picture: its middle square, on white. `Err` says in words what is wrong.
+/// Decodes a visitor's file to three color planes of [`SIDE`] x [`SIDE`]: its central square, scaled down, on white.
+/// `Err` is a message that names the file.
 pub fn decode(name: &str, bytes: &[u8]) -> Result<Vec<u8>, String> {
     let reader = ImageReader::new(Cursor::new(bytes));
     let mut reader = reader
@@ -144,11 +145,11 @@ pub fn decode(name: &str, bytes: &[u8]) -> Result<Vec<u8>, String> {
     let mut limits = Limits::default();
     limits.max_alloc = Some(DECODING_BYTES);
     (limits.max_image_width, limits.max_image_height) =
-        (Some(MOST_PIXELS_A_SIDE), Some(MOST_PIXELS_A_SIDE));
+        (Some(MAX_PIXELS_PER_SIDE), Some(MAX_PIXELS_PER_SIDE));
     reader.limits(limits);
     let picture = reader
         .decode()
-        .map_err(|e| format!("{name} cannot be read ({e}): JPEG, PNG and WebP are known"))?;
+        .map_err(|e| format!("{name} cannot be read ({e}): use JPEG, PNG or WebP"))?;
     let small = picture
         .resize_to_fill(SIDE as u32, SIDE as u32, FilterType::Triangle)
         .to_rgba8();
@@ -166,10 +167,10 @@ pub fn decode(name: &str, bytes: &[u8]) -> Result<Vec<u8>, String> {
         .collect())
 }
 
-/// Whether files can be chosen here, besides being dropped.
+/// Whether there is a dialog to choose files; they can be dropped in any case.
 pub const CAN_CHOOSE_FILES: bool = false;
 
-/// Nothing: on the desktop files are dropped.
+/// Does nothing: on the desktop, files are dropped.
 pub fn choose_files(_: impl Fn(Result<Picture, String>) + Clone + 'static) {}
 
 /// Reads a picture that was dropped.
@@ -186,28 +187,28 @@ pub fn read_dropped(file: &egui::DroppedFileHandle, done: impl FnOnce(Result<Pic
     );
 }
 
-/// The file of a data set that is not embedded. On the desktop it is part of the program.
+/// Loads `fashion-mnist.png`, which on the desktop is embedded in the program.
 pub fn fetch_fashion(done: impl FnOnce(Result<Vec<u8>, String>) + 'static) {
     done(Ok(include_bytes!("../../data/fashion-mnist.png").to_vec()));
 }
 
-/// A window has no address to keep the state in.
+/// Does nothing: a window has no address that could store the state.
 pub fn set_fragment(_: &str) {}
 
-/// A window was opened without a link.
+/// The link's fragment: empty, as a window is opened without a link.
 pub fn fragment() -> String {
     String::new()
 }
 
-/// The link that opens the lab as it is.
+/// The link's fragment that opens the lab in its current state.
 pub fn link(fragment: &str) -> String {
     format!("#{fragment}")
 }
 
-/// Opens the lab in a window, until it is closed.
+/// Opens the lab in a window, and returns when it is closed.
 ///
 /// # Errors
-/// If there is no display, or nothing to draw with.
+/// If there is no display, or no OpenGL.
 pub fn window(
     title: &str,
     make: impl FnOnce(&egui::Context) -> Lab + 'static,
@@ -223,6 +224,6 @@ pub fn window(
         Ok(Box::new(App::new(Rc::new(RefCell::new(lab)))))
     });
     eframe::run_native(title, options, create).map_err(|error| {
-        format!("no window can be opened ({error}): the lab needs a display with OpenGL, or runs in a browser by `cargo xtask lab`")
+        format!("no window can be opened ({error}): the lab needs a display with OpenGL; to run it in a browser, use `cargo xtask lab`")
     })
 }

@@ -1,4 +1,5 @@
-//! What differs between a browser and a window: where the trainer lives, how one waits, where files go.
+//! What differs between a browser and a desktop window: where the trainer runs, how to sleep, how files are read and
+//! saved.
 
 #[cfg(not(target_family = "wasm"))]
 mod desktop;
@@ -10,18 +11,18 @@ pub use desktop::*;
 #[cfg(target_family = "wasm")]
 pub use web::*;
 
-/// What came of a link to a trainer.
+/// What a link to a trainer receives.
 pub enum Received {
-    /// Something was told.
-    Update(Box<crate::protocol::Update>),
-    /// The trainer is gone, and why, for people.
+    /// The session told something.
+    Message(Box<barlow_core::session::Message>),
+    /// The trainer is gone; the reason, to be shown to the visitor.
     Lost(String),
 }
 
-/// A visitor's picture, made small.
+/// A visitor's picture, scaled down.
 pub struct Picture {
     /// The file's name.
     pub name: String,
-    /// Three planes of [`SIDE`](crate::dataset::SIDE) x `SIDE`.
+    /// Three color planes of [`SIDE`](crate::dataset::SIDE) x `SIDE` bytes.
     pub planes: Vec<u8>,
 }

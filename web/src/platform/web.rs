@@ -1,12 +1,13 @@
-//! A browser's side: the trainer is a worker, and files are downloads.
+//! The browser: the trainer runs in a worker, and files are saved as downloads.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
 use async_channel::Sender;
+use barlow_core::session::{Cause, Failure, Message, Payload};
 use eframe::egui;
-use js_sys::{Array, Function, Promise, Reflect, Uint8Array};
+use js_sys::{Array, Float32Array, Function, Promise, Reflect, Uint8Array};
 use send_wrapper::SendWrapper;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::{JsFuture, spawn_local};
@@ -19,23 +20,22 @@ use web_time::Duration;
 
 use super::{Picture, Received};
 use crate::dataset::SIDE;
-use crate::protocol::{Failure, Request, Update};
-use crate::session;
+use crate::worker::{self, Request};
 
 /// Whether this is a browser.
 pub const IS_WEB: bool = true;
 
-/// What GPUs are reached through, for people.
+/// The name of the GPU API, for messages.
 pub const GPU_API: &str = "WebGPU";
 
-/// Whether this browser knows WebGPU.
+/// Whether this browser supports WebGPU.
 pub fn has_gpu_api() -> bool {
     let navigator = Reflect::get(&js_sys::global(), &"navigator".into());
     let gpu = navigator.and_then(|navigator| Reflect::get(&navigator, &"gpu".into()));
     gpu.is_ok_and(|gpu| !gpu.is_undefined() && !gpu.is_null())
 }
 
-/// What to do to train on a GPU here, where that is not possible so far.
+/// How to get a GPU for training in this browser, where there is none so far.
 pub fn advice() -> Option<&'static str> {
     let window = web_sys::window()?;
     let agent = window.navigator().user_agent().unwrap_or_default();
@@ -43,19 +43,19 @@ pub fn advice() -> Option<&'static str> {
     Some(if !window.is_secure_context() {
         "browsers offer WebGPU on https:// and on localhost only: open the page there"
     } else if has("Firefox") {
-        "in Firefox, open about:config, set dom.webgpu.enabled to true, and load the page anew (or take Firefox 141 or later on \
+        "in Firefox, open about:config, set dom.webgpu.enabled to true, and reload the page (or use Firefox 141 or later on \
          Windows)"
     } else if has("Chrome") || has("Edg") {
-        "take version 113 or later, allow “graphics acceleration” under Settings, System, and see what chrome://gpu says of \
-         WebGPU; on Linux start the browser with --enable-features=Vulkan --enable-unsafe-webgpu"
+        "use version 113 or later, allow “graphics acceleration” under Settings, System, and check what chrome://gpu says about \
+         WebGPU; on Linux, start the browser with --enable-features=Vulkan --enable-unsafe-webgpu"
     } else if has("Safari") {
-        "Safari has WebGPU from version 26 on; before, choose Develop, Feature Flags, WebGPU"
+        "use Safari 26 or later; in an earlier version, choose Develop, Feature Flags, WebGPU"
     } else {
-        "a current Chrome, Edge, Firefox or Safari has WebGPU"
+        "use a current Chrome, Edge, Firefox or Safari"
     })
 }
 
-/// Waits, and lets messages in meanwhile.
+/// Sleeps, and lets the browser deliver messages meanwhile.
 pub async fn sleep(duration: Duration) {
     let milliseconds = JsValue::from(duration.as_millis() as u32);
     let promise = Promise::new(&mut |resolve, _| {
@@ -69,25 +69,52 @@ pub async fn sleep(duration: Duration) {
     _ = JsFuture::from(promise).await;
 }
 
-/// A value as the bytes of a message.
-fn packed(value: &impl serde::Serialize) -> Uint8Array {
-    let bytes = rmp_serde::to_vec_named(value).expect("plain values serialize");
-    Uint8Array::from(&bytes[..])
+/// A message between page and worker: its serialized value, and its large part as a buffer of its own, whose memory is
+/// transferred to the other side instead of copied.
+fn posted(value: &impl serde::Serialize, payload: Option<Payload>) -> (Array, Array) {
+    let value = rmp_serde::to_vec_named(value).expect("plain values serialize");
+    let value = Uint8Array::from(&value[..]);
+    let transferred = Array::of1(&value.buffer());
+    let message = Array::of1(&value);
+    let payload = payload.map(|payload| match payload {
+        Payload::Bytes(bytes) => {
+            let bytes = Uint8Array::from(&bytes[..]);
+            (bytes.buffer(), JsValue::from(bytes))
+        }
+        Payload::Floats(values) => {
+            let values = Float32Array::from(&values[..]);
+            (values.buffer(), JsValue::from(values))
+        }
+    });
+    if let Some((buffer, payload)) = payload {
+        transferred.push(&buffer);
+        message.push(&payload);
+    }
+    (message, transferred)
 }
 
-fn unpacked<T: serde::de::DeserializeOwned>(message: &JsValue) -> Option<T> {
-    let bytes = message.dyn_ref::<Uint8Array>()?.to_vec();
-    rmp_serde::from_slice(&bytes).ok()
+/// The parts that [`posted`] made.
+fn unposted<T: serde::de::DeserializeOwned>(message: &JsValue) -> Option<(T, Option<Payload>)> {
+    let message = message.dyn_ref::<Array>()?;
+    let value = message.get(0).dyn_into::<Uint8Array>().ok()?.to_vec();
+    let payload = message.get(1);
+    let payload = if let Some(values) = payload.dyn_ref::<Float32Array>() {
+        Some(Payload::Floats(values.to_vec()))
+    } else {
+        let bytes = payload.dyn_ref::<Uint8Array>();
+        bytes.map(|bytes| Payload::Bytes(bytes.to_vec()))
+    };
+    Some((rmp_serde::from_slice(&value).ok()?, payload))
 }
 
-/// Says that a worker listens: what is sent to it earlier would be lost.
+/// The message by which a worker says that it listens: earlier messages to it would be lost.
 const LISTENING: &str = "listening";
 
-/// A trainer in a worker of its own. It ends with its link.
+/// A link to a trainer in a worker of its own. The trainer ends when the link is dropped.
 pub struct Link {
     worker: Option<Worker>,
     received: Rc<RefCell<VecDeque<Received>>>,
-    /// What was requested before the worker listened.
+    /// Requests from before the worker listens; `None` once it does.
     waiting: Rc<RefCell<Option<Vec<Request>>>>,
     _listeners: [Closure<dyn FnMut(MessageEvent)>; 2],
 }
@@ -109,12 +136,17 @@ impl Link {
                 if message.as_string().as_deref() == Some(LISTENING) {
                     let requests = waiting.borrow_mut().take().unwrap_or_default();
                     if let Some(worker) = &worker {
-                        requests.iter().for_each(|request| post(worker, request));
+                        requests
+                            .into_iter()
+                            .for_each(|request| post(worker, request));
                     }
-                } else if let Some(update) = unpacked::<Update>(&message) {
+                } else if let Some((mut message, payload)) = unposted::<Message>(&message) {
+                    if let Some(payload) = payload {
+                        message.put_payload(payload);
+                    }
                     received
                         .borrow_mut()
-                        .push_back(Received::Update(Box::new(update)));
+                        .push_back(Received::Message(Box::new(message)));
                 }
                 wake();
             })
@@ -136,7 +168,7 @@ impl Link {
                 worker.set_onerror(Some(on_error.as_ref().unchecked_ref()));
             }
             Err(_) => {
-                let lost = Received::Lost("this browser starts no worker".into());
+                let lost = Received::Lost("this browser cannot start a worker".into());
                 received.borrow_mut().push_back(lost);
             }
         }
@@ -152,19 +184,21 @@ impl Link {
     pub fn send(&self, request: Request) {
         match (&mut *self.waiting.borrow_mut(), &self.worker) {
             (Some(waiting), _) => waiting.push(request),
-            (None, Some(worker)) => post(worker, &request),
+            (None, Some(worker)) => post(worker, request),
             (None, None) => {}
         }
     }
 
-    /// The next thing that came, if any.
+    /// The next message, if there is one.
     pub fn receive(&mut self) -> Option<Received> {
         self.received.borrow_mut().pop_front()
     }
 }
 
-fn post(worker: &Worker, request: &Request) {
-    _ = worker.post_message(&packed(request));
+fn post(worker: &Worker, mut request: Request) {
+    let payload = request.take_payload().map(Payload::Bytes);
+    let (message, transferred) = posted(&request, payload);
+    _ = worker.post_message_with_transfer(&message, &transferred);
 }
 
 impl Drop for Link {
@@ -177,31 +211,38 @@ impl Drop for Link {
     }
 }
 
-/// The worker's whole life.
+/// Runs the trainer in a worker.
 pub fn work(scope: DedicatedWorkerGlobalScope) {
     let send = {
         let scope = scope.clone();
-        move |update: Update| _ = scope.post_message(&packed(&update))
+        move |mut message: Message| {
+            let payload = message.take_payload();
+            let (message, transferred) = posted(&message, payload);
+            _ = scope.post_message_with_transfer(&message, &transferred);
+        }
     };
-    // A panic ends the worker; the panel starts another one.
-    // A hook has to be fit for several threads; there is one.
+    // A panic ends the worker, and the panel starts another one. A panic hook must be `Send` and `Sync`; the wrapper is
+    // sound because there is only one thread.
     let tell = SendWrapper::new(send.clone());
     std::panic::set_hook(Box::new(move |info| {
         console_error_panic_hook::hook(info);
-        tell(Update::Failed(Failure {
+        tell(Message::Failed(Failure {
             message: info.to_string(),
-            device_lost: true,
+            cause: Cause::Device,
         }));
     }));
     let (requests, receiver) = async_channel::unbounded::<Request>();
     listen(&scope, requests);
     _ = scope.post_message(&LISTENING.into());
-    spawn_local(async move { session::serve(&receiver, &send).await });
+    spawn_local(async move { worker::serve(&receiver, &send).await });
 }
 
 fn listen(scope: &DedicatedWorkerGlobalScope, requests: Sender<Request>) {
     let on_message = Closure::<dyn FnMut(_)>::new(move |event: MessageEvent| {
-        if let Some(request) = unpacked(&event.data()) {
+        if let Some((mut request, payload)) = unposted::<Request>(&event.data()) {
+            if let Some(Payload::Bytes(payload)) = payload {
+                request.put_payload(payload);
+            }
             _ = requests.try_send(request);
         }
     });
@@ -209,7 +250,7 @@ fn listen(scope: &DedicatedWorkerGlobalScope, requests: Sender<Request>) {
     on_message.forget();
 }
 
-/// Downloads a file; returns what to tell.
+/// Downloads a file. Returns a message for the visitor.
 pub fn save(name: &str, bytes: &[u8]) -> String {
     match download(name, bytes) {
         Ok(()) => format!("{name} is in your downloads"),
@@ -233,7 +274,7 @@ fn download(name: &str, bytes: &[u8]) -> Result<(), JsValue> {
     Url::revoke_object_url(&url)
 }
 
-/// Whether files can be chosen here, besides being dropped: a phone has no other way.
+/// Whether there is a dialog to choose files: on a phone they cannot be dropped.
 pub const CAN_CHOOSE_FILES: bool = true;
 
 /// Lets the visitor choose pictures.
@@ -280,16 +321,16 @@ pub fn read_dropped(
     });
 }
 
-/// A file as a small picture, by the browser's own means, which know more kinds of files than one would want to download.
+/// Decodes a file with the browser's own decoders, which know more formats than decoders worth downloading would.
 async fn picture_of(name: String, file: &Blob) -> Result<Picture, String> {
     let planes = planes_of(file).await;
     let planes = planes.map_err(|_| {
-        format!("{name} cannot be read: this browser does not know it as a picture")
+        format!("{name} cannot be read: this browser cannot decode it as a picture")
     })?;
     Ok(Picture { name, planes })
 }
 
-/// The middle square of a picture, on white.
+/// The central square of a picture on white, as three color planes of [`SIDE`] x [`SIDE`].
 async fn planes_of(file: &Blob) -> Result<Vec<u8>, JsValue> {
     let window = web_sys::window().ok_or("no window")?;
     let bitmap = JsFuture::from(window.create_image_bitmap_with_blob(file)?).await?;
@@ -327,7 +368,7 @@ async fn planes_of(file: &Blob) -> Result<Vec<u8>, JsValue> {
         .collect())
 }
 
-/// Fetches the file of a data set that is not embedded.
+/// Fetches `fashion-mnist.png`, which is not embedded in the module.
 pub fn fetch_fashion(done: impl FnOnce(Result<Vec<u8>, String>) + 'static) {
     spawn_local(async move {
         done(fetch("./fashion-mnist.png").await.map_err(|error| {
@@ -350,7 +391,7 @@ async fn fetch(url: &str) -> Result<Vec<u8>, JsValue> {
     Ok(Uint8Array::new(&JsFuture::from(response.array_buffer()?).await?).to_vec())
 }
 
-/// Puts the state into the address, without a new entry in the history.
+/// Writes the state into the address, without a new entry in the browser's history.
 pub fn set_fragment(fragment: &str) {
     if let Some(history) = web_sys::window().and_then(|window| window.history().ok()) {
         _ = history.replace_state_with_url(&JsValue::NULL, "", Some(&format!("#{fragment}")));
@@ -363,7 +404,7 @@ pub fn fragment() -> String {
     hash.unwrap_or_default().trim_start_matches('#').to_owned()
 }
 
-/// The link that opens the lab as it is.
+/// The link that opens the lab in its current state.
 pub fn link(fragment: &str) -> String {
     let href = web_sys::window().and_then(|window| window.location().href().ok());
     let href = href.unwrap_or_default();

@@ -1,7 +1,7 @@
-//! The pictures of a protocol as the encoder takes them. One rule for all: pictures are resized so that their shorter side
-//! has `side` pixels, and the middle of them is seen, as many pixels as a view has (256 and 224 for ImageNet); crops to learn
-//! from are cut from the pictures as large as they are stored, where these are streamed. Both resize bilinearly, as
-//! torchvision does where nothing is said.
+//! The inputs of the encoder in a protocol, by one rule for all protocols. Center crops: pictures are resized so that
+//! their shorter side has `side` pixels, and the middle is cropped to the size of a view (256 and 224 for ImageNet).
+//! Random crops for training: these are cut from the pictures at their stored size, where pictures are streamed. Both
+//! resize bilinearly, torchvision's default.
 
 use std::sync::Arc;
 
@@ -10,14 +10,14 @@ use burn::tensor::{Device, Tensor};
 use crate::augment::{Crop, Draw, Interpolation, Normalization, Policy};
 use crate::config::Config;
 use crate::data::{self, Batch, Cut, Labels, Pictures, Size, TrainingSet};
-use crate::evaluate::{Figure, top_k_correct};
+use crate::evaluate::{Metric, top_k_correct};
 use crate::ops::augment;
-use crate::random::{Purpose, Stream};
+use crate::random::{Purpose, Rng};
 
-/// How many batches ahead pictures that are streamed are read.
+/// How many batches ahead streamed pictures are read.
 const BATCHES_AHEAD: usize = 3;
 
-/// Pictures that go through the encoder at once, at most; no more than in training, whose size was checked.
+/// The most pictures that go through the encoder at once; never more than the training batch, which was checked to fit.
 const MAX_BATCH: usize = 256;
 
 /// Pictures whose classes are known, in memory or streamed at `side` pixels per side.
@@ -28,20 +28,20 @@ pub struct LabelledSet {
     pub labels: Labels,
 }
 
-/// What pictures are fed by.
+/// Makes the batches of pictures that a protocol feeds to the encoder.
 pub(super) struct EvalBatches {
     size: usize,
     normalization: Normalization,
     pub seed: u64,
     pub device: Device,
-    /// Pictures at once where nothing is learned.
+    /// Pictures per batch where nothing is trained.
     pub batch: usize,
 }
 
 impl EvalBatches {
     pub fn new(config: &Config, device: &Device) -> Self {
         Self {
-            size: config.size,
+            size: config.view_size,
             normalization: config.augmentation.normalization,
             seed: config.seed,
             device: device.clone(),
@@ -67,7 +67,7 @@ impl EvalBatches {
         };
         let (seed, size) = (self.seed, self.size);
         let draw = move |index: usize, picture_size: (usize, usize)| {
-            let mut stream = Stream::new(seed, Purpose::Labels, epoch as u64, index as u64);
+            let mut stream = Rng::new(seed, Purpose::Labels, epoch as u64, index as u64);
             Draw {
                 interpolation: Interpolation::Bilinear,
                 ..Draw::from_policy(&policy, picture_size, size, &mut stream)
@@ -91,7 +91,7 @@ impl EvalBatches {
             .enumerate()
             .map(|(position, index)| {
                 let draw = match &sizes {
-                    Some(sizes) => draw(*index, sizes[position]).of_whole(size),
+                    Some(sizes) => draw(*index, sizes[position]).with_whole_crop(size),
                     None => draw(*index, whole),
                 };
                 (position, draw)
@@ -103,7 +103,7 @@ impl EvalBatches {
         })
     }
 
-    /// The middle of the pictures of `batches[at]`: as much of it as views have pixels, if the pictures are larger.
+    /// The middle of the pictures of `batches[at]`, cropped to the size of a view where the pictures are larger.
     pub fn middle(
         &self,
         set: &mut TrainingSet,
@@ -143,7 +143,7 @@ impl EvalBatches {
         )
     }
 
-    /// All pictures of a set in order, as many at once as `self.batch`.
+    /// The indices of `count` pictures in order, in batches of `self.batch`.
     pub fn in_order(&self, count: usize) -> Vec<Vec<usize>> {
         let all: Vec<usize> = (0..count).collect();
         all.chunks(self.batch.max(1))
@@ -151,30 +151,30 @@ impl EvalBatches {
             .collect()
     }
 
-    /// The batches of an epoch; the last may be smaller, as the official code's.
+    /// The shuffled batches of an epoch; the last may be smaller, as in the official code.
     pub fn shuffled(&self, count: usize, batch: usize, epoch: usize) -> Vec<Vec<usize>> {
         let mut order: Vec<usize> = (0..count).collect();
-        Stream::new(self.seed, Purpose::Probe, epoch as u64, 1).shuffle(&mut order);
+        Rng::new(self.seed, Purpose::Probe, epoch as u64, 1).shuffle(&mut order);
         order.chunks(batch.max(1)).map(<[usize]>::to_vec).collect()
     }
 
-    /// Top-1 and, of more than five classes, top-5 of `scores` on the test pictures.
+    /// Top-1 and, with more than five classes, top-5 accuracy of `scores` on the test pictures.
     pub async fn test(
         &self,
         set: &mut LabelledSet,
         mut scores: impl AsyncFnMut(Tensor<4>) -> Vec<f32>,
-    ) -> Result<Vec<Figure>, String> {
+    ) -> Result<Vec<Metric>, String> {
         let (mut first, mut fifth, mut count) = (0, 0, 0);
         let batches = self.in_order(set.pictures.count());
         for (at, asked) in batches.iter().enumerate() {
             let Views { views, indices } = self.middle(&mut set.pictures, &batches, at)?;
             let scores = scores(views).await;
             let width = scores.len() / indices.len().max(1);
-            let classes = &set.labels.of_picture;
+            let classes = &set.labels.class_of;
             let rows = scores
                 .chunks_exact(width.max(1))
                 .zip(indices.iter().zip(asked));
-            // One that took an unreadable one's place is asked about in its own.
+            // A picture that replaced an unreadable one is tested only at its own place.
             for (scores, (index, _)) in rows.filter(|(_, (index, asked))| index == asked) {
                 first += top_k_correct(scores, &[classes[*index]], 1);
                 fifth += top_k_correct(scores, &[classes[*index]], 5);
@@ -182,28 +182,28 @@ impl EvalBatches {
             }
         }
         let count = count.max(1) as f64;
-        let mut figures = vec![Figure::share("top-1", first as f64 / count)];
+        let mut metrics = vec![Metric::fraction("top-1", first as f64 / count)];
         if set.labels.names.len() > 5 {
-            figures.push(Figure::share("top-5", fifth as f64 / count));
+            metrics.push(Metric::fraction("top-5", fifth as f64 / count));
         }
-        Ok(figures)
+        Ok(metrics)
     }
 }
 
-/// Views of pictures, and the numbers of these: others than those that were asked for where these are unreadable.
+/// Views, and the indices of their pictures. These are not the requested ones where those are unreadable.
 pub(super) struct Views {
     pub views: Tensor<4>,
     pub indices: Vec<usize>,
 }
 
-/// Pictures, how large each was that was cut by the reader, and their numbers.
+/// Pictures, their original sizes if the reader cut views from them, and their indices.
 struct Read {
     pictures: Pictures,
     sizes: Option<Vec<Size>>,
     indices: Vec<usize>,
 }
 
-/// The pictures of `batches[at]`. The batches are asked for in order.
+/// Reads the pictures of `batches[at]`. The batches must be read in order, since streamed pictures are read ahead.
 fn read(
     set: &mut TrainingSet,
     batches: &[Vec<usize>],

@@ -1,4 +1,4 @@
-//! The paper's fine-tuning of all weights with a part of the labels.
+//! The paper's fine-tuning of all weights with a fraction of the labels.
 
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -7,34 +7,34 @@ use serde::{Deserialize, Serialize};
 use super::batches::{EvalBatches, Views};
 use super::{Decay, LabelledSet};
 use crate::data::Labels;
-use crate::evaluate::Figure;
+use crate::evaluate::Metric;
 use crate::model::{Linear, Mode, Network, ResNet, Visitor, join};
 use crate::ops::{Rates, read};
 use crate::optim::OptimizerConfig;
-use crate::random::{Purpose, Stream};
+use crate::random::{Purpose, Rng};
 
-/// Learning all weights from a share of the labels.
+/// The settings of fine-tuning: all weights are trained on a fraction of the labels.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FineTuning {
-    /// The share of each class's pictures whose labels are known; at least one.
+    /// The fraction of each class's pictures whose labels are used; at least one picture per class.
     pub labels: f64,
-    /// How often every labelled picture is seen.
+    /// Passes over the labelled pictures.
     pub epochs: usize,
-    /// Pictures in a step.
+    /// Pictures per step.
     pub batch: usize,
-    /// The first learning rate of the encoder.
+    /// The initial learning rate of the encoder.
     pub rate_encoder: f64,
-    /// The first learning rate of the classifier.
+    /// The initial learning rate of the classifier.
     pub rate_classifier: f64,
-    /// How both fall.
+    /// How both rates fall.
     pub decay: Decay,
-    /// How much of the last update stays in the next.
+    /// The momentum coefficient.
     pub momentum: f64,
     /// Weight decay.
     pub weight_decay: f32,
 }
 
-/// The classifier behind an encoder that learns with it.
+/// The linear classifier on top of the encoder, trained together with it.
 #[derive(Debug, Clone)]
 struct Head {
     linear: Linear,
@@ -49,10 +49,10 @@ impl Network for Head {
 }
 
 impl Head {
-    /// `N(0, 0.01²)` and 0, as in the official `evaluate.py`.
+    /// Weights from `N(0, 0.01²)` and biases of 0, as in the official `evaluate.py`.
     fn new(features: usize, classes: usize, seed: u64, device: &Device) -> Self {
         const DEVIATION: f32 = 0.01;
-        let mut stream = Stream::new(seed, Purpose::Probe, 0, 3);
+        let mut stream = Rng::new(seed, Purpose::Probe, 0, 3);
         let weights: Vec<f32> = (0..classes * features)
             .map(|_| DEVIATION * stream.normal())
             .collect();
@@ -69,7 +69,7 @@ impl Head {
 }
 
 impl FineTuning {
-    /// `known` are the pictures whose labels are known.
+    /// Trains and tests. `known` are the indices of the training pictures whose labels are used.
     pub(super) async fn measure(
         &self,
         encoder: ResNet,
@@ -77,7 +77,7 @@ impl FineTuning {
         [train, test]: [&mut LabelledSet; 2],
         known: &[usize],
         tell: &mut dyn FnMut(usize, usize),
-    ) -> Result<Vec<Figure>, String> {
+    ) -> Result<Vec<Metric>, String> {
         let classes = train.labels.names.len();
         let mut encoder = encoder.tracked();
         let optimizer = OptimizerConfig::Sgd {
@@ -92,7 +92,7 @@ impl FineTuning {
             tell(epoch, self.epochs);
             let factor = self.decay.factor(epoch, self.epochs);
             let mut of_epoch = batches.shuffled(known.len(), self.batch, epoch);
-            // Batch normalization compares pictures.
+            // Batch normalization needs several pictures.
             of_epoch.retain(|batch| batch.len() > 1);
             for batch in &mut of_epoch {
                 batch.iter_mut().for_each(|i| *i = known[*i]);
@@ -106,7 +106,7 @@ impl FineTuning {
                 });
                 let mut targets = vec![0.0f32; indices.len() * classes];
                 for (row, index) in targets.chunks_exact_mut(classes).zip(&indices) {
-                    row[train.labels.of_picture[*index]] = 1.0 / indices.len() as f32;
+                    row[train.labels.class_of[*index]] = 1.0 / indices.len() as f32;
                 }
                 let targets = TensorData::new(targets, [indices.len(), classes]);
                 let targets = Tensor::<2>::from_data(targets, &batches.device).autodiff();
@@ -131,16 +131,17 @@ impl FineTuning {
             .await
     }
 
-    /// The pictures whose labels are known: of each class the same share, the same ones each time.
+    /// The indices of the pictures whose labels are used: the same fraction of each class, the same ones for the same
+    /// seed.
     pub(super) fn labelled(&self, labels: &Labels, seed: u64) -> Vec<usize> {
         let mut known = Vec::new();
         for class in 0..labels.names.len() {
-            let of_class = labels.of_picture.iter().enumerate();
+            let of_class = labels.class_of.iter().enumerate();
             let mut members: Vec<usize> = of_class
                 .filter(|(_, c)| **c == class)
                 .map(|(i, _)| i)
                 .collect();
-            Stream::new(seed, Purpose::Labels, u64::MAX, class as u64).shuffle(&mut members);
+            Rng::new(seed, Purpose::Labels, u64::MAX, class as u64).shuffle(&mut members);
             let count = (members.len() as f64 * self.labels).round() as usize;
             let count = count.max(1).min(members.len());
             known.extend(&members[..count]);

@@ -1,40 +1,40 @@
-//! A linear classifier on a frozen encoder, as the official `evaluate.py` and solo-learn's `main_linear.py` have it.
+//! A linear classifier on a frozen encoder, as in the official `evaluate.py` and solo-learn's `main_linear.py`.
 
 use serde::{Deserialize, Serialize};
 
 use super::batches::{EvalBatches, Views};
 use super::{Decay, LabelledSet};
-use crate::evaluate::{Classifier, Descent, Figure};
+use crate::evaluate::{Classifier, Metric, SgdStep};
 use crate::model::{Mode, ResNet};
 use crate::ops::read;
-use crate::random::{Purpose, Stream};
+use crate::random::{Purpose, Rng};
 
-/// Stochastic gradient descent on random crops and mirror images, tested on the middle of the pictures.
+/// The settings: SGD on randomly cropped and mirrored pictures. The test uses the middle of the pictures.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LinearProtocol {
-    /// How often every picture is seen.
+    /// Passes over the training pictures.
     pub epochs: usize,
-    /// Pictures in a step.
+    /// Pictures per step.
     pub batch: usize,
-    /// The first learning rate.
+    /// The initial learning rate.
     pub rate: f32,
-    /// How it falls.
+    /// How the rate falls.
     pub decay: Decay,
-    /// The momentum's factor.
+    /// The momentum coefficient.
     pub momentum: f32,
     /// Weight decay, of the biases too.
     pub weight_decay: f32,
-    /// What the classifier's first weights are drawn from.
+    /// The distribution of the classifier's initial weights.
     pub initial: InitialWeights,
 }
 
-/// What a classifier's first weights are drawn from.
+/// The distribution of a classifier's initial weights.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum InitialWeights {
-    /// `N(0, 0.01²)`, and biases of 0: the official code's.
+    /// `N(0, 0.01²)`, and biases of 0, as in the official code.
     Official,
-    /// Uniform within `1 / sqrt(inputs)`, biases too: those of PyTorch's `Linear`.
+    /// Uniform in `±1 / sqrt(inputs)`, biases too, as in PyTorch's `Linear`.
     Pytorch,
 }
 
@@ -45,11 +45,11 @@ impl LinearProtocol {
         batches: &EvalBatches,
         [train, test]: [&mut LabelledSet; 2],
         tell: &mut dyn FnMut(usize, usize),
-    ) -> Result<Vec<Figure>, String> {
+    ) -> Result<Vec<Metric>, String> {
         let mut classifier: Option<Classifier> = None;
         for epoch in 0..self.epochs {
             tell(epoch, self.epochs);
-            let descent = Descent {
+            let descent = SgdStep {
                 rate: self.rate * self.decay.factor(epoch, self.epochs) as f32,
                 momentum: self.momentum,
                 weight_decay: self.weight_decay,
@@ -62,10 +62,8 @@ impl LinearProtocol {
                 let features = encoder.forward(views, Mode::Evaluate);
                 let width = features.dims()[1];
                 let rows = read(features).await;
-                let classes: Vec<usize> = indices
-                    .iter()
-                    .map(|i| train.labels.of_picture[*i])
-                    .collect();
+                let classes: Vec<usize> =
+                    indices.iter().map(|i| train.labels.class_of[*i]).collect();
                 let classifier = classifier.get_or_insert_with(|| {
                     self.fresh(train.labels.names.len(), width, batches.seed)
                 });
@@ -85,7 +83,7 @@ impl LinearProtocol {
 
     fn fresh(&self, classes: usize, width: usize, seed: u64) -> Classifier {
         const OFFICIAL_STD: f32 = 0.01;
-        let mut stream = Stream::new(seed, Purpose::Probe, 0, 2);
+        let mut stream = Rng::new(seed, Purpose::Probe, 0, 2);
         let mut classifier = Classifier::new(classes, width);
         match self.initial {
             InitialWeights::Official => {

@@ -1,4 +1,5 @@
-//! The published ways of measuring an encoder, with their own numbers, so that a figure can stand beside others' figures.
+//! Published protocols for the evaluation of an encoder, with their own settings, so that results can be compared with
+//! published ones.
 
 mod batches;
 mod fine_tuning;
@@ -11,21 +12,21 @@ pub use self::batches::LabelledSet;
 use self::batches::{EvalBatches, Views};
 pub use self::fine_tuning::FineTuning;
 pub use self::linear::{InitialWeights, LinearProtocol};
-use super::{Features, Figure, Gallery, Knn};
+use super::{Features, Gallery, Knn, Metric};
 use crate::config::Config;
 use crate::model::{BarlowTwins, Mode};
 use crate::ops::read;
 use crate::optim::half_cosine;
 
-/// A protocol with its settings.
+/// An evaluation protocol with its settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Protocol {
     /// Weighted nearest neighbors.
     Knn(Knn),
-    /// A linear classifier on a frozen encoder, learned from cropped and mirrored pictures.
+    /// A linear classifier on a frozen encoder, trained on cropped and mirrored pictures.
     Linear(LinearProtocol),
-    /// The encoder and a classifier, learned from a few labelled pictures.
+    /// The encoder and a classifier, trained together on a few labelled pictures.
     FineTuning(FineTuning),
 }
 
@@ -35,9 +36,9 @@ pub enum Protocol {
 pub enum Decay {
     /// Along half a cosine, to 0.
     Cosine,
-    /// By `factor` once each of `after`, shares of the epochs, is reached.
+    /// In steps: multiplied by `factor` each time one of `after` is reached.
     Steps {
-        /// Shares of the epochs.
+        /// Fractions of the epochs, from 0 to 1.
         after: Vec<f64>,
         /// What the rate is multiplied by.
         factor: f64,
@@ -45,7 +46,7 @@ pub enum Decay {
 }
 
 impl Decay {
-    /// What the first rate is multiplied by in `epoch` (from 0) of `epochs`.
+    /// The factor on the initial rate in `epoch` (from 0) of `epochs`.
     pub fn factor(&self, epoch: usize, epochs: usize) -> f64 {
         let progress = epoch as f64 / epochs.max(1) as f64;
         match self {
@@ -61,46 +62,53 @@ impl Decay {
     }
 }
 
-/// What a protocol learns from, and what it asks about.
+/// The pictures that a protocol trains and tests on.
 pub struct ProtocolData {
-    /// To learn from.
+    /// The training pictures.
     pub train: LabelledSet,
-    /// To be tested on.
+    /// The test pictures.
     pub test: LabelledSet,
-    /// Whose labels are known, for learning from a few; drawn from the run's seed without them.
+    /// For fine-tuning, the indices of the training pictures whose labels are used; if `None`, drawn with the run's
+    /// seed.
     pub labelled: Option<Vec<usize>>,
 }
 
 /// What a protocol measured.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Measurement {
-    /// The figures.
-    pub figures: Vec<Figure>,
-    /// Pictures whose labels were learned from.
+    /// The metrics.
+    pub metrics: Vec<Metric>,
+    /// The number of pictures whose labels were used for training.
     pub labels: usize,
-    /// Bits of a number of the features that were kept, if any were.
+    /// Bits per number of the stored features, if any were stored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub feature_bits: Option<u32>,
 }
 
-/// Features of more bytes than this are kept in 16 bits.
+/// Features that would take more bytes than this are stored in 16 bits.
 const MAX_WIDE_BYTES: usize = 2 << 30;
 
 impl Protocol {
-    /// The names of the protocols that are known, and what each is.
+    /// The names of the known protocols, with a description of each.
     pub const KNOWN: [(&'static str, &'static str); 6] = [
         (
             "linear-official",
             "the official evaluate.py's linear classifier on a frozen encoder",
         ),
-        ("linear-solo", "solo-learn's"),
+        (
+            "linear-solo",
+            "solo-learn's linear classifier on a frozen encoder",
+        ),
         (
             "knn-solo",
             "solo-learn's nearest neighbors: k = 20, T = 0.07",
         ),
-        ("knn-lightly", "lightly's: k = 200, T = 0.1"),
+        (
+            "knn-lightly",
+            "lightly's nearest neighbors: k = 200, T = 0.1",
+        ),
         ("semi-1", "the paper's fine-tuning with 1% of the labels"),
-        ("semi-10", "with 10%"),
+        ("semi-10", "the paper's fine-tuning with 10% of the labels"),
     ];
 
     /// The protocol of that name.
@@ -138,7 +146,7 @@ impl Protocol {
                 weight_decay: 1e-6,
                 initial: InitialWeights::Official,
             }),
-            // Epochs 60 and 80 of 100.
+            // The rate falls after epochs 60 and 80 of 100.
             "linear-solo" => Self::Linear(LinearProtocol {
                 epochs: 100,
                 batch: 256,
@@ -159,7 +167,7 @@ impl Protocol {
         })
     }
 
-    /// The same over another number of epochs, where there are any.
+    /// The same protocol with `count` epochs; kNN has none and stays the same.
     pub fn over(mut self, count: usize) -> Self {
         match &mut self {
             Self::Knn(_) => {}
@@ -169,10 +177,11 @@ impl Protocol {
         self
     }
 
-    /// Measures `model`, as `config` feeds it, on `device`. `tell` hears of each epoch: its number, and of how many.
+    /// Measures `model` on `device`, on pictures prepared as `config` says. Calls `tell(epoch, epochs)` at the
+    /// beginning of each epoch (from 0).
     ///
     /// # Errors
-    /// If pictures cannot be read: why.
+    /// If pictures cannot be read; the text says why.
     pub async fn measure(
         &self,
         model: BarlowTwins,
@@ -188,17 +197,17 @@ impl Protocol {
             labelled,
         } = data;
         let all = train.pictures.count();
-        let (figures, labels, feature_bits) = match self {
+        let (metrics, labels, feature_bits) = match self {
             Self::Knn(knn) => {
-                let (figures, bits) = neighbors(knn, model, &batches, [train, test]).await?;
-                (figures, all, Some(bits))
+                let (metrics, bits) = neighbors(knn, model, &batches, [train, test]).await?;
+                (metrics, all, Some(bits))
             }
             Self::Linear(linear) => {
                 let encoder = model.encoder;
-                let figures = linear
+                let metrics = linear
                     .measure(encoder, &batches, [train, test], tell)
                     .await?;
-                (figures, all, None)
+                (metrics, all, None)
             }
             Self::FineTuning(tuning) => {
                 let known = match labelled {
@@ -207,27 +216,27 @@ impl Protocol {
                 };
                 let encoder = model.encoder;
                 let sets = [train, test];
-                let figures = tuning
+                let metrics = tuning
                     .measure(encoder, &batches, sets, &known, tell)
                     .await?;
-                (figures, known.len(), None)
+                (metrics, known.len(), None)
             }
         };
         Ok(Measurement {
-            figures,
+            metrics,
             labels,
             feature_bits,
         })
     }
 }
 
-/// Nearest neighbors among the features of the training pictures, and the bits of a number of these.
+/// Measures kNN among the features of the training pictures. Also returns the bits per number of these features.
 async fn neighbors(
     knn: &Knn,
     mut model: BarlowTwins,
     batches: &EvalBatches,
     [train, test]: [&mut LabelledSet; 2],
-) -> Result<(Vec<Figure>, u32), String> {
+) -> Result<(Vec<Metric>, u32), String> {
     let mut gallery = None;
     let mut bits = 32;
     let mut queries = Features::default();
@@ -240,11 +249,11 @@ async fn neighbors(
             let features = model.encoder.forward(views, Mode::Evaluate);
             let width = features.dims()[1];
             let values = read(features).await;
-            // Around 0, as both libraries take cosines.
+            // Not centered, as in both libraries.
             let directions = Features { width, values }.directions(&vec![0.0; width]);
-            let class = |index: &usize| set.labels.of_picture[*index];
+            let class = |index: &usize| set.labels.class_of[*index];
             if is_query {
-                // One that took an unreadable one's place is asked about in its own.
+                // A picture that replaced an unreadable one is tested only at its own place.
                 for (row, (index, _)) in indices
                     .iter()
                     .zip(&in_order[at])
@@ -270,7 +279,7 @@ async fn neighbors(
     }
     let gallery = gallery.unwrap_or_default();
     let accuracy = knn.accuracy_in((&gallery, &gallery_classes), (queries, &query_classes));
-    Ok((vec![Figure::share("top-1", accuracy)], bits))
+    Ok((vec![Metric::fraction("top-1", accuracy)], bits))
 }
 
 #[cfg(test)]
@@ -281,7 +290,7 @@ mod tests {
     use crate::data::{Labels, Pictures, TrainingSet};
     use crate::testing::cpu;
 
-    /// Squares that are red above or green above: told apart by any encoder, after a little learning.
+    /// Red squares and green squares, which any encoder distinguishes after a little training.
     fn data() -> ProtocolData {
         let set = |count: usize| {
             let classes: Vec<usize> = (0..count).map(|i| i % 2).collect();
@@ -299,7 +308,7 @@ mod tests {
                 pictures: TrainingSet::Held(Pictures::new(16, 16, bytes.collect())),
                 labels: Labels {
                     names: vec!["red".into(), "green".into()],
-                    of_picture: classes,
+                    class_of: classes,
                 },
             }
         };
@@ -311,17 +320,17 @@ mod tests {
     }
 
     #[test]
-    fn protocols_tell_what_can_be_told() {
+    fn protocols_classify_separable_pictures() {
         let mut config = Config {
-            size: 16,
+            view_size: 16,
             batch: 16,
             ..Config::emoji()
         };
         config.encoder.width = 4;
-        config.encoder.cells = 1;
+        config.encoder.pool_grid = 1;
         config.projector.widths = vec![8];
         let model = BarlowTwins::new(&config.encoder, &config.projector, 0, &cpu());
-        for (name, epochs, least) in [
+        for (name, epochs, min) in [
             ("linear-official", 10, 0.9),
             ("linear-solo", 10, 0.9),
             ("knn-solo", 1, 0.9),
@@ -333,12 +342,12 @@ mod tests {
             let (device, mut data) = (cpu(), data());
             let measured = protocol.measure(model.clone(), &config, &device, &mut data, &mut tell);
             let Measurement {
-                figures, labels, ..
+                metrics, labels, ..
             } = block_on(measured).unwrap();
-            assert_eq!(figures.len(), 1);
-            // A tenth of 80 in two classes, or all of them.
+            assert_eq!(metrics.len(), 1);
+            // A tenth of the 80 pictures in two classes, or all of them.
             assert_eq!(labels, if name == "semi-10" { 8 } else { 80 });
-            assert!(figures[0].value >= least, "{name}: {}", figures[0].value);
+            assert!(metrics[0].value >= min, "{name}: {}", metrics[0].value);
             assert!(matches!(protocol, Protocol::Knn(_)) || told == epochs);
         }
     }
@@ -358,10 +367,10 @@ mod tests {
     }
 
     #[test]
-    fn a_share_of_every_class_is_known() {
+    fn a_fraction_of_every_class_is_labelled() {
         let labels = Labels {
             names: vec!["a".into(), "b".into()],
-            of_picture: (0..330).map(|i| usize::from(i >= 300)).collect(),
+            class_of: (0..330).map(|i| usize::from(i >= 300)).collect(),
         };
         let Some(Protocol::FineTuning(tuning)) = Protocol::named("semi-1") else {
             panic!("fine-tuning");

@@ -1,4 +1,4 @@
-//! Augmentation of one picture at a time, on the CPU.
+//! Augmentation on the CPU, one picture at a time.
 
 use super::GRAY;
 use crate::augment::{Blur, Draw, Interpolation, Jitter, Normalization};
@@ -45,10 +45,7 @@ pub fn augment_one(
         }
     }
     for (color, plane) in view.chunks_exact_mut(plane).enumerate() {
-        let (mean, scale) = (
-            normalization.mean[color],
-            1.0 / normalization.deviation[color],
-        );
+        let (mean, scale) = (normalization.mean[color], 1.0 / normalization.std[color]);
         plane.iter_mut().for_each(|x| *x = (*x - mean) * scale);
     }
 }
@@ -58,15 +55,15 @@ fn gray(view: &[f32], i: usize) -> f32 {
     GRAY[0] * view[i] + GRAY[1] * view[plane + i] + GRAY[2] * view[2 * plane + i]
 }
 
-/// `factor` of the view and the rest of `other`, clamped.
+/// Replaces the view by `factor * view + (1 - factor) * other`, clamped to [0, 1].
 fn blend(view: &mut [f32], factor: f32, other: impl Fn(usize) -> f32) {
     for (i, x) in view.iter_mut().enumerate() {
         *x = (factor * *x + (1.0 - factor) * other(i)).clamp(0.0, 1.0);
     }
 }
 
-/// Where each color's ramp starts on the wheel of hues, in sixths of a turn, for
-/// `value - value saturation clamp(min(k, 4 - k), 0, 1)` with `k = (start + 6 hue) mod 6`.
+/// Conversion from HSV: where the ramps of red, green and blue start on the color wheel, in sixths of a turn. A color
+/// is `value - value saturation clamp(min(k, 4 - k), 0, 1)` with `k = (start + 6 hue) mod 6`.
 pub const HUE_RAMPS: [f32; 3] = [5.0, 3.0, 1.0];
 
 fn shift_hue(view: &mut [f32], turns: f32) {
@@ -84,7 +81,7 @@ fn shift_hue(view: &mut [f32], turns: f32) {
         } else {
             4.0 + (*r - *g) / divisor
         };
-        // Between 0 and 12, so that one conditional subtraction is the remainder by 6.
+        // `k` is between 0 and 12, so that one conditional subtraction gives the remainder modulo 6.
         let wrap = |k: f32| if k >= 6.0 { k - 6.0 } else { k };
         let sixths = sixths + 6.0 * turns;
         let sixths = wrap(if sixths < 0.0 { sixths + 6.0 } else { sixths });
@@ -96,13 +93,13 @@ fn shift_hue(view: &mut [f32], turns: f32) {
     }
 }
 
-/// What one pixel of a resized row is made of: the first source pixel, and a weight for it and each one after.
+/// The source pixels of one pixel of a resized row: the index of the first, and the weight of each.
 pub struct Taps {
     pub start: usize,
     pub weights: Vec<f32>,
 }
 
-/// Antialiased weights from `from` pixels to `to`, as PyTorch computes them.
+/// The antialiased weights for a resize from `from` pixels to `to`, as in PyTorch.
 pub fn taps(from: usize, to: usize, interpolation: Interpolation) -> Vec<Taps> {
     let scale = from as f32 / to as f32;
     let stretch = scale.max(1.0);
@@ -126,7 +123,7 @@ pub fn taps(from: usize, to: usize, interpolation: Interpolation) -> Vec<Taps> {
         .collect()
 }
 
-/// Keys' cubic convolution kernel with a = -0.5, which Pillow and PyTorch's antialiased resize take.
+/// Keys' cubic convolution kernel with a = -0.5, which Pillow and PyTorch's antialiased resize use.
 fn cubic(x: f32) -> f32 {
     const A: f32 = -0.5;
     let x = x.abs();
@@ -139,7 +136,7 @@ fn cubic(x: f32) -> f32 {
     }
 }
 
-/// The kernel of linear interpolation.
+/// The triangle kernel of linear interpolation.
 fn triangle(x: f32) -> f32 {
     (1.0 - x.abs()).max(0.0)
 }
@@ -202,7 +199,7 @@ pub fn gaussian(blur: Blur) -> Vec<f32> {
     weights
 }
 
-/// The pixel at `i`, reflected at the borders without repeating the outermost.
+/// The index `i` of a pixel, reflected at the borders without repeating the outermost pixel.
 pub fn reflect(i: isize, size: usize) -> usize {
     let last = size as isize - 1;
     let i = i.abs();

@@ -1,26 +1,28 @@
-//! Augmentation: pictures of 8 bits and what was drawn for each, in; one normalized batch of views, out.
+//! Augmentation: makes one normalized batch of views from 8-bit pictures and the random draw for each view.
 //!
-//! In order, as torchvision's tensor transforms: crop and resize (bicubic with a = -0.5 or bilinear, antialiased, clamped to [0, 1]),
-//! flip, color jitter, grayscale, Gaussian blur (reflected borders), solarization, normalization.
+//! In order, as torchvision's tensor transforms: crop and resize (bicubic with a = -0.5 or bilinear, antialiased,
+//! clamped to [0, 1]), flip, color jitter, grayscale, Gaussian blur (reflected borders), solarization, normalization.
 //!
-//! There are three versions of the same arithmetic: a picture at a time on the CPU, a workgroup a picture on a wgpu
-//! device, and the twin, a batch at a time in tensor operations on any device.
+//! There are three versions of the same arithmetic: one picture at a time on the CPU, one workgroup per view on a wgpu
+//! device, and the reference, which processes a whole batch in tensor operations on any device.
 
 mod cpu;
-mod twin;
+mod reference;
 mod wgsl;
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-use super::measure::{self, Call, fall_back};
+use super::runtime::measure::{self, Call};
+use super::runtime::reference::{fall_back, reference_requested};
+use super::runtime::{clock, cpu as host};
 use crate::augment::{Draw, Normalization};
 use crate::data::DevicePictures;
 use crate::device::runs_on_cpu;
 
-/// The gray of red, green and blue, as torchvision weighs them (ITU-R BT.601, rounded).
+/// The weights of red, green and blue in gray, as in torchvision (ITU-R BT.601, rounded).
 const GRAY: [f32; 3] = [0.2989, 0.587, 0.114];
 
-/// Makes the views of `size x size` pixels that `draws` describes (the index of a picture, and what to do to it):
+/// Makes the views of `size x size` pixels that `draws` describes (each the index of a picture, and what to do to it):
 /// `[draws, 3, size, size]`.
 pub fn augment(
     pictures: &DevicePictures,
@@ -33,15 +35,15 @@ pub fn augment(
         let (height, width) = pictures.size();
         let count = draws.len();
         let shape = format!("{count} of {height}x{width} to {size}x{size}");
-        // Four colors of a picture are a number.
-        Call::moving(
+        // Four 8-bit colors of a picture count as one 32-bit number.
+        Call::memory_bound(
             "augment",
             shape,
             count * 3 * (height * width / 4 + size * size),
         )
     };
     let run = || make_views(pictures, draws, size, normalization, device);
-    measure::operation(call, || measure::finish(device), run)
+    measure::operation(call, || clock::finish(device), run)
 }
 
 fn make_views(
@@ -52,20 +54,20 @@ fn make_views(
     device: &Device,
 ) -> Tensor<4> {
     match pictures {
-        DevicePictures::Host(pictures) if measure::twins_asked() => {
+        DevicePictures::Host(pictures) if reference_requested() => {
             let (height, width) = pictures.size();
             let drawn = draws.iter().flat_map(|(index, _)| pictures.picture(*index));
             let values: Vec<f32> = drawn.map(|byte| f32::from(*byte) / 255.0).collect();
             let shape = [draws.len(), 3, height, width];
             let x = Tensor::from_data(TensorData::new(values, shape), device);
-            twin::augment_batch(x, draws, size, normalization, device)
+            reference::augment_batch(x, draws, size, normalization, device)
         }
         DevicePictures::Host(pictures) => {
             debug_assert!(runs_on_cpu(device));
             let mut views = vec![0.0; draws.len() * 3 * size * size];
-            super::cpu::parallel_blocks(&mut views, 3 * size * size, |i, view| {
+            host::parallel_blocks(&mut views, 3 * size * size, |i, view| {
                 let (index, draw) = &draws[i];
-                super::cpu::vectorized(|| {
+                host::vectorized(|| {
                     cpu::augment_one(pictures, *index, draw, size, normalization, view);
                 });
             });
@@ -82,8 +84,8 @@ fn make_views(
                 return wgsl::tensor(views, words);
             }
             fall_back(|| {
-                let x = twin::unpack(words, draws, picture, device);
-                twin::augment_batch(x, draws, size, normalization, device)
+                let x = reference::unpack(words, draws, picture, device);
+                reference::augment_batch(x, draws, size, normalization, device)
             })
         }
     }
@@ -97,11 +99,11 @@ mod tests {
     use crate::augment::{Interpolation, Policy};
     use crate::data::Pictures;
     use crate::device;
-    use crate::random::{Purpose, Stream};
+    use crate::random::{Purpose, Rng};
     use crate::testing::{assert_close, cpu, each_device, values};
 
     fn noise(height: usize, width: usize, count: usize) -> Pictures {
-        let mut stream = Stream::new(5, Purpose::Sample, height as u64, width as u64);
+        let mut stream = Rng::new(5, Purpose::Sample, height as u64, width as u64);
         let bytes = (0..count * 3 * height * width)
             .map(|_| stream.below(256) as u8)
             .collect();
@@ -115,7 +117,7 @@ mod tests {
             gray: 0.3,
             blur: 0.7,
             solarize: 0.5,
-            // Not 0.5: noise has values that rounding would put on either side of a threshold among them.
+            // Not 0.5: many values lie so near it that rounding may put them on either side.
             solarize_threshold: 0.7531,
             ..Policy::default()
         };
@@ -128,7 +130,7 @@ mod tests {
             ..Policy::default()
         };
         let policies = [everything, Policy::default(), Policy::second_view(), plain];
-        // In workgroup memory and too large for it, shrunk and stretched.
+        // Views that fit in workgroup memory and larger ones, shrunk and enlarged.
         let sizes = [
             ((32, 32), 32),
             ((9, 23), 16),
@@ -143,7 +145,7 @@ mod tests {
                 let pictures = noise(height, width, 7);
                 let draws: Vec<(usize, Draw)> = (0..12)
                     .map(|i| {
-                        let mut stream = Stream::new(1, Purpose::ViewA, 0, i);
+                        let mut stream = Rng::new(1, Purpose::ViewA, 0, i);
                         let mut draw =
                             Draw::from_policy(policy, (height, width), size, &mut stream);
                         if i % 3 == 0 {
@@ -157,7 +159,7 @@ mod tests {
                 let expected = values(augment(&host, &draws, size, &normalization, &cpu()));
                 each_device(|device| {
                     let on_device = match device::runs_on_cpu(device) {
-                        // The twin.
+                        // Packed words on the CPU: this takes the reference.
                         true => words_of(&pictures, device),
                         false => pictures.upload(device),
                     };
@@ -167,7 +169,7 @@ mod tests {
                         .zip(&expected)
                         .filter(|(a, b)| (**a - **b).abs() < 2e-3)
                         .count();
-                    // Solarization is a step: a value within rounding of the threshold may fall on either side.
+                    // Solarization is discontinuous: a value within rounding of the threshold may fall on either side.
                     let share = close as f32 / expected.len() as f32;
                     assert!(
                         share > 0.998,
@@ -178,21 +180,21 @@ mod tests {
         }
     }
 
-    /// What `Pictures::upload` makes on a GPU, on the CPU.
+    /// The packed words that `Pictures::upload` makes on a GPU, made on the CPU.
     fn words_of(pictures: &Pictures, device: &Device) -> DevicePictures {
         let (height, width) = pictures.size();
-        let words_a_picture = (3 * height * width).div_ceil(4);
+        let words_per_picture = (3 * height * width).div_ceil(4);
         let words: Vec<i32> = (0..pictures.count())
             .flat_map(|i| {
                 let mut bytes = pictures.picture(i).to_vec();
-                bytes.resize(4 * words_a_picture, 0);
+                bytes.resize(4 * words_per_picture, 0);
                 bytes
                     .chunks_exact(4)
                     .map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]]))
                     .collect::<Vec<_>>()
             })
             .collect();
-        let words = TensorData::new(words, [pictures.count(), words_a_picture]);
+        let words = TensorData::new(words, [pictures.count(), words_per_picture]);
         DevicePictures::Words {
             words: Tensor::from_data(words, device),
             height,
@@ -200,10 +202,12 @@ mod tests {
         }
     }
 
-    /// PyTorch 2.15: `x = [(i * i * 3 + i * 17) % 251 for i in range(35)]`, `[1, 1, 5, 7]`, over 255 in float64;
-    /// `interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)`: all of 3 x 3, and two rows of 8.
+    /// Expected numbers from PyTorch 2.15: `x = [(i * i * 3 + i * 17) % 251 for i in range(35)]`, divided by 255 in
+    /// float64, `[1, 1, 5, 7]`, through
+    /// `interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)`:
+    /// all of 3 x 3, and the first two rows of 8 x 8.
     #[test]
-    fn bilinear_is_pytorch_s() {
+    fn bilinear_resize_matches_pytorch() {
         let shrunk = [
             0.157983, 0.429857, 0.626891, 0.420573, 0.451621, 0.436321, 0.386275, 0.522524,
             0.381873,
@@ -236,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_picture_at_its_own_size_is_itself() {
+    fn the_identity_draw_returns_the_picture() {
         let device = cpu();
         let pictures = noise(6, 6, 2);
         let draws = [(1, Draw::whole(6, 6))];

@@ -5,18 +5,18 @@ use burn::backend::{BackendTensor, DispatchTensorKind};
 use burn::tensor::{DType, Int, Tensor};
 
 use crate::augment::{Draw, Interpolation, Jitter, Normalization};
-use crate::ops::wgsl::{self, kernel};
+use crate::ops::runtime::launch::{self, kernel};
 
-/// Numbers that workgroup memory has room for, by WebGPU's default limit of 16 KiB.
+/// 32-bit numbers that fit in workgroup memory, by WebGPU's default limit of 16 KiB.
 const WORKGROUP_NUMBERS: usize = 4096;
 
-/// Up to four steps of color jitter.
+/// Maximum steps of color jitter.
 const JITTERS: usize = 4;
 
-/// The packed pictures, if kernels of ours run where they are.
+/// The packed pictures, or `None` if our kernels do not run where they are.
 pub fn on_wgpu(words: &Tensor<2, Int>) -> Option<CubeTensor> {
     match words.clone().into_dispatch().kind {
-        DispatchTensorKind::Cube(BackendTensor::Int(words)) if wgsl::available(&words) => {
+        DispatchTensorKind::Cube(BackendTensor::Int(words)) if launch::available(&words) => {
             assert_eq!(words.dtype, DType::I32, "four colors are packed in 32 bits");
             Some(words)
         }
@@ -24,7 +24,7 @@ pub fn on_wgpu(words: &Tensor<2, Int>) -> Option<CubeTensor> {
     }
 }
 
-/// A draw as the kernel reads it.
+/// The words of a draw, in the layout of the kernel's `Draw`.
 fn words_of(index: usize, draw: &Draw) -> Vec<u32> {
     let mut jitter = [0; JITTERS];
     let mut amounts = [0.0f32; JITTERS];
@@ -75,16 +75,16 @@ pub fn augment(
         .collect();
     let described = client.create_from_slice(&bytes);
     let plane = size * size;
-    // A color resized in one direction, a color blurred in one direction, or the threads' sums.
-    let threads = wgsl::sharing_threads(pictures);
+    // Room for one color resized in one direction, one color blurred in one direction, or the threads' sums.
+    let threads = launch::reduction_threads(pictures);
     let scratch = (height * size).max(plane).max(threads);
     let in_workgroup = 3 * plane + scratch <= WORKGROUP_NUMBERS;
     let scratch_space = if in_workgroup {
-        wgsl::nothing(client)
+        launch::placeholder_buffer(client)
     } else {
         client.empty(draws.len() * scratch * size_of::<f32>())
     };
-    let views = wgsl::empty(pictures, [draws.len(), 3, size, size]);
+    let views = launch::empty(pictures, [draws.len(), 3, size, size]);
     let one_if_unused = |numbers| if in_workgroup { numbers } else { 1 };
     let kernel = kernel!("augment")
         .set("THREADS", threads)
@@ -95,15 +95,15 @@ pub fn augment(
         .set("PLANES_IN_WORKGROUP", one_if_unused(3 * plane))
         .set("SCRATCH_IN_WORKGROUP", one_if_unused(scratch))
         .set("SCRATCH", scratch);
-    let [mean, deviation] = [normalization.mean, normalization.deviation];
-    let mut numbers: Vec<wgsl::Number> = Vec::new();
-    for values in [mean, deviation.map(|d| 1.0 / d)] {
-        numbers.extend(values.map(wgsl::Number::from));
+    let [mean, std] = [normalization.mean, normalization.std];
+    let mut numbers: Vec<launch::Number> = Vec::new();
+    for values in [mean, std.map(|d| 1.0 / d)] {
+        numbers.extend(values.map(launch::Number::from));
         numbers.push(0.into());
     }
     numbers.push(pictures.meta.shape()[1].into());
     numbers.push(draws.len().into());
-    let across = draws.len().clamp(1, wgsl::WORKGROUPS_AN_AXIS);
+    let across = draws.len().clamp(1, launch::WORKGROUPS_PER_AXIS);
     kernel.launch(
         client,
         [across, draws.len().div_ceil(across), 1],
@@ -113,7 +113,7 @@ pub fn augment(
     views
 }
 
-/// The tensor of views made on the device of `pictures`.
+/// `views` as a tensor on the device of `pictures`.
 pub fn tensor(views: CubeTensor, pictures: &Tensor<2, Int>) -> Tensor<4> {
     let mut dispatch = pictures.clone().into_dispatch();
     dispatch.kind = DispatchTensorKind::Cube(BackendTensor::Float(views));

@@ -1,4 +1,4 @@
-//! The gradient of batch normalization, for any back end.
+//! Automatic differentiation of batch normalization, for any back end.
 
 use burn::backend::TensorMetadata;
 use burn::backend::autodiff::{
@@ -9,24 +9,24 @@ use burn::backend::autodiff::{
 };
 
 use super::*;
-use crate::ops::measure::{self, Call};
+use crate::ops::runtime::measure::{self, Call};
 
-/// Runs a batch normalization or its gradient, which moves at least `moved` tensors of the size of `x`.
+/// Runs and measures a batch normalization or its gradient, which reads and writes `updated` tensors of the size of `x`.
 fn measured<B: Backend, R>(
     name: &'static str,
     x: &FloatTensor<B>,
-    moved: usize,
+    updated: usize,
     has_residual: bool,
-    how: Normalize,
+    options: BatchNormOptions,
     run: impl Fn() -> R,
 ) -> R {
     let call = || {
         let shape = x.shape();
         let extents: Vec<String> = shape.iter().map(ToString::to_string).collect();
         let with = if has_residual { ", residual" } else { "" };
-        let and = if how.relu { ", ReLU" } else { "" };
+        let and = if options.relu { ", ReLU" } else { "" };
         let text = format!("{}{with}{and}", extents.join("x"));
-        Call::moving(name, text, moved * shape.num_elements())
+        Call::memory_bound(name, text, updated * shape.num_elements())
     };
     measure::operation(call, || _ = B::sync(&x.device()), run)
 }
@@ -42,7 +42,7 @@ struct State<B: Backend> {
     mean: FloatTensor<B>,
     variance: FloatTensor<B>,
     has_residual: bool,
-    how: Normalize,
+    options: BatchNormOptions,
 }
 
 impl<B: BatchNormalization> Backward<B, 4> for NormalizeBackward {
@@ -59,14 +59,14 @@ impl<B: BatchNormalization> Backward<B, 4> for NormalizeBackward {
         let s = ops.state;
         let x: FloatTensor<B> = checkpointer.retrieve_node_output(s.x);
         let gamma: FloatTensor<B> = checkpointer.retrieve_node_output(s.gamma);
-        // x, y and the gradient are read; with a ReLU the residual's gradient is one of its own.
-        let (moved, how) = (4 + usize::from(s.has_residual && s.how.relu), s.how);
-        let (by_x, by_gamma, by_beta, by_residual) = measured::<B, _>(
+        // Reads x, y and the gradient, writes x's gradient; with a ReLU the residual's gradient is a separate tensor.
+        let (updated, options) = (4 + usize::from(s.has_residual && s.options.relu), s.options);
+        let (grad_x, grad_gamma, grad_beta, grad_residual) = measured::<B, _>(
             "batch norm gradient",
             &x,
-            moved,
+            updated,
             s.has_residual,
-            how,
+            options,
             || {
                 B::normalize_batch_gradient(
                     x.clone(),
@@ -76,15 +76,15 @@ impl<B: BatchNormalization> Backward<B, 4> for NormalizeBackward {
                     s.variance.clone(),
                     gradient.clone(),
                     s.has_residual,
-                    s.how,
+                    s.options,
                 )
             },
         );
         for (node, gradient) in [
-            (x_node, by_x),
-            (gamma_node, by_gamma),
-            (beta_node, by_beta),
-            (residual_node.filter(|_| s.has_residual), by_residual),
+            (x_node, grad_x),
+            (gamma_node, grad_gamma),
+            (beta_node, grad_beta),
+            (residual_node.filter(|_| s.has_residual), grad_residual),
         ] {
             if let Some(node) = node {
                 gradients.register::<B>(node.id, gradient);
@@ -102,7 +102,7 @@ impl<B: BatchNormalization, C: CheckpointStrategy> BatchNormalization for Autodi
         running_mean: FloatTensor<Self>,
         running_variance: FloatTensor<Self>,
         has_residual: bool,
-        how: Normalize,
+        options: BatchNormOptions,
     ) -> (
         FloatTensor<Self>,
         FloatTensor<Self>,
@@ -121,9 +121,9 @@ impl<B: BatchNormalization, C: CheckpointStrategy> BatchNormalization for Autodi
                 let (x_id, gamma_id) = (preparation.checkpoint(&x), preparation.checkpoint(&gamma));
                 let (x, gamma) = (x.into_primitive(), gamma.into_primitive());
                 let (beta, residual) = (beta.into_primitive(), residual.into_primitive());
-                let moved = 2 + usize::from(has_residual);
+                let updated = 2 + usize::from(has_residual);
                 let (y, mean, variance, running_mean, running_variance) =
-                    measured::<B, _>("batch norm", &x, moved, has_residual, how, || {
+                    measured::<B, _>("batch norm", &x, updated, has_residual, options, || {
                         B::normalize_batch(
                             x.clone(),
                             gamma.clone(),
@@ -132,7 +132,7 @@ impl<B: BatchNormalization, C: CheckpointStrategy> BatchNormalization for Autodi
                             running_mean.clone(),
                             running_variance.clone(),
                             has_residual,
-                            how,
+                            options,
                         )
                     });
                 let state = State {
@@ -142,7 +142,7 @@ impl<B: BatchNormalization, C: CheckpointStrategy> BatchNormalization for Autodi
                     mean: mean.clone(),
                     variance: variance.clone(),
                     has_residual,
-                    how,
+                    options,
                 };
                 let y = preparation.finish(state, y);
                 (y, mean, variance, running_mean, running_variance)
@@ -156,7 +156,7 @@ impl<B: BatchNormalization, C: CheckpointStrategy> BatchNormalization for Autodi
                     running_mean,
                     running_variance,
                     has_residual,
-                    how,
+                    options,
                 );
                 let y = preparation.finish(y);
                 (y, mean, variance, running_mean, running_variance)

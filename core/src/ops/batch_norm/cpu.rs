@@ -1,12 +1,12 @@
-//! Batch normalization on the CPU: a channel of a view at a time, which stays in cache from its statistics to its
+//! Batch normalization on the CPU: one channel of a view at a time, which stays in cache from its statistics to its
 //! output.
 
 use burn::backend::flex::FlexTensor;
 use burn::backend::{Flex, TensorMetadata};
 
-use super::{BatchNormalization, Normalize, twin};
-use crate::ops::cpu;
-use crate::ops::measure::twins_asked;
+use super::{BatchNormOptions, BatchNormalization, reference};
+use crate::ops::runtime::cpu;
+use crate::ops::runtime::reference::reference_requested;
 
 impl BatchNormalization for Flex {
     fn normalize_batch(
@@ -17,33 +17,34 @@ impl BatchNormalization for Flex {
         running_mean: FlexTensor,
         running_variance: FlexTensor,
         has_residual: bool,
-        how: Normalize,
+        options: BatchNormOptions,
     ) -> (FlexTensor, FlexTensor, FlexTensor, FlexTensor, FlexTensor) {
-        // A matrix's columns are single values far apart: burn's own operations are faster there.
-        if twins_asked() || x.shape().num_dims() == 2 {
+        // The values of a matrix's column are far apart in memory: burn's own operations are faster there.
+        if reference_requested() || x.shape().num_dims() == 2 {
             let residual = has_residual.then_some(residual);
-            return twin::train::<Self>(
+            return reference::train::<Self>(
                 x,
                 gamma,
                 beta,
                 residual,
                 running_mean,
                 running_variance,
-                how,
+                options,
             );
         }
         let [x, gamma, beta] = [x, gamma, beta].map(cpu::contiguous);
         let residual = has_residual.then(|| cpu::contiguous(residual));
         let shape = x.shape();
-        let planes = Planes::of(&x, how.views);
+        let planes = Planes::of(&x, options.views);
         let [x, gamma, beta] = [&x, &gamma, &beta].map(cpu::values);
         let residual = residual.as_ref().map(cpu::values);
         let mut y = vec![0.0; x.len()];
         let shared = cpu::Shared::new(&mut y);
         let statistics: Vec<(f32, f32)> = planes.each(|block| {
             let (means, variances) = block.moments(x);
-            let scales = block
-                .map(|lane, c| gamma[c] / (f64::from(variances[lane]) + how.epsilon).sqrt() as f32);
+            let scales = block.map(|lane, c| {
+                gamma[c] / (f64::from(variances[lane]) + options.epsilon).sqrt() as f32
+            });
             for row in block.rows() {
                 // SAFETY: every row belongs to one block, and every block to one task.
                 let y = unsafe { shared.part(row.start, row.len()) };
@@ -53,7 +54,7 @@ impl BatchNormalization for Flex {
                     let (center, scale, shift) = (means[lane], scales[lane], beta[c]);
                     let (y, x) = (&mut y[part.clone()], &x[part.clone()]);
                     match residual {
-                        None => each(y, x, x, |x, _| (x - center) * scale + shift, how.relu),
+                        None => each(y, x, x, |x, _| (x - center) * scale + shift, options.relu),
                         Some(residual) => {
                             let residual = &residual[part];
                             each(
@@ -61,7 +62,7 @@ impl BatchNormalization for Flex {
                                 x,
                                 residual,
                                 |x, r| (x - center) * scale + shift + r,
-                                how.relu,
+                                options.relu,
                             );
                         }
                     }
@@ -76,7 +77,7 @@ impl BatchNormalization for Flex {
             let mut running = cpu::values(&cpu::contiguous(start)).to_vec();
             for of_view in of_views.chunks_exact(channels) {
                 for (running, value) in running.iter_mut().zip(of_view) {
-                    *running += how.momentum as f32 * (factor as f32 * value - *running);
+                    *running += options.momentum as f32 * (factor as f32 * value - *running);
                 }
             }
             cpu::tensor(running, [channels])
@@ -85,8 +86,8 @@ impl BatchNormalization for Flex {
         let running_variance = running(running_variance, &variance, unbiased);
         (
             cpu::tensor(y, shape),
-            cpu::tensor(mean, [how.views, channels]),
-            cpu::tensor(variance, [how.views, channels]),
+            cpu::tensor(mean, [options.views, channels]),
+            cpu::tensor(variance, [options.views, channels]),
             running_mean,
             running_variance,
         )
@@ -100,34 +101,34 @@ impl BatchNormalization for Flex {
         variance: FlexTensor,
         gradient: FlexTensor,
         has_residual: bool,
-        how: Normalize,
+        options: BatchNormOptions,
     ) -> (FlexTensor, FlexTensor, FlexTensor, FlexTensor) {
-        if twins_asked() || x.shape().num_dims() == 2 {
-            return twin::gradient::<Self>(x, y, gamma, mean, variance, gradient, how);
+        if reference_requested() || x.shape().num_dims() == 2 {
+            return reference::gradient::<Self>(x, y, gamma, mean, variance, gradient, options);
         }
         let [x, y, gamma, mean, variance] = [x, y, gamma, mean, variance].map(cpu::contiguous);
         let gradient = cpu::contiguous(gradient);
         let shape = x.shape();
-        let planes = Planes::of(&x, how.views);
+        let planes = Planes::of(&x, options.views);
         let [xs, ys, gamma, mean, variance, gradients] =
             [&x, &y, &gamma, &mean, &variance, &gradient].map(cpu::values);
-        let mut by_x = vec![0.0; xs.len()];
-        // Without a ReLU the gradient passes to the residual as it is.
-        let mut by_residual = vec![
+        let mut grad_x = vec![0.0; xs.len()];
+        // Without a ReLU the residual's gradient is the output's gradient.
+        let mut grad_residual = vec![
             0.0;
-            if has_residual && how.relu {
+            if has_residual && options.relu {
                 xs.len()
             } else {
                 0
             }
         ];
-        let written = !by_residual.is_empty();
+        let written = !grad_residual.is_empty();
         let (shared, shared_residual) = (
-            cpu::Shared::new(&mut by_x),
-            cpu::Shared::new(&mut by_residual),
+            cpu::Shared::new(&mut grad_x),
+            cpu::Shared::new(&mut grad_residual),
         );
-        // Where the ReLU cut, y is 0; without one every value of y passes.
-        let passes_above = if how.relu { 0.0 } else { f32::NEG_INFINITY };
+        // Where the ReLU passes no gradient, y is 0; without a ReLU all gradients pass.
+        let passes_above = if options.relu { 0.0 } else { f32::NEG_INFINITY };
         let sums: Vec<(f32, f32)> = planes.each(|block| {
             let statistic = |c: usize| block.view * planes.channels + c;
             let mut sums = vec![(0.0f64, 0.0f64); block.channels.len()];
@@ -147,7 +148,7 @@ impl BatchNormalization for Flex {
             }
             let count = planes.count() as f64;
             let coefficients = block.map(|lane, c| {
-                let inverse = 1.0 / (f64::from(variance[statistic(c)]) + how.epsilon).sqrt();
+                let inverse = 1.0 / (f64::from(variance[statistic(c)]) + options.epsilon).sqrt();
                 let slope = sums[lane].1 / count * inverse * inverse;
                 (
                     gamma[c] * inverse as f32,
@@ -159,8 +160,8 @@ impl BatchNormalization for Flex {
             });
             for row in block.rows() {
                 // SAFETY: every row belongs to one block, and every block to one task.
-                let by_x = unsafe { shared.part(row.start, row.len()) };
-                let by_residual = match written {
+                let grad_x = unsafe { shared.part(row.start, row.len()) };
+                let grad_residual = match written {
                     // SAFETY: as above.
                     true => unsafe { shared_residual.part(row.start, row.len()) },
                     false => &mut [],
@@ -170,13 +171,13 @@ impl BatchNormalization for Flex {
                     let (scale, mean_gradient, slope, center, _) = coefficients[lane];
                     let values = x[part.clone()].iter().zip(&y[part.clone()]);
                     let values = values.zip(&g[part.clone()]);
-                    for (by_x, ((x, y), g)) in by_x[part.clone()].iter_mut().zip(values) {
+                    for (grad_x, ((x, y), g)) in grad_x[part.clone()].iter_mut().zip(values) {
                         let g = passed(*y, *g, passes_above);
-                        *by_x = scale * (g - mean_gradient - (x - center) * slope);
+                        *grad_x = scale * (g - mean_gradient - (x - center) * slope);
                     }
                     if written {
                         let masked = y[part.clone()].iter().zip(&g[part.clone()]);
-                        for (to, (y, g)) in by_residual[part].iter_mut().zip(masked) {
+                        for (to, (y, g)) in grad_residual[part].iter_mut().zip(masked) {
                             *to = passed(*y, *g, passes_above);
                         }
                     }
@@ -186,35 +187,36 @@ impl BatchNormalization for Flex {
             sums.map(|((sum, product), c)| ((product * c.4) as f32, sum as f32))
                 .collect()
         });
-        let (mut by_gamma, mut by_beta) = (vec![0.0; planes.channels], vec![0.0; planes.channels]);
+        let (mut grad_gamma, mut grad_beta) =
+            (vec![0.0; planes.channels], vec![0.0; planes.channels]);
         for of_view in sums.chunks_exact(planes.channels) {
             for (c, (gamma, beta)) in of_view.iter().enumerate() {
-                by_gamma[c] += gamma;
-                by_beta[c] += beta;
+                grad_gamma[c] += gamma;
+                grad_beta[c] += beta;
             }
         }
         let channels = [planes.channels];
-        let by_residual = match written {
-            true => cpu::tensor(by_residual, shape.clone()),
+        let grad_residual = match written {
+            true => cpu::tensor(grad_residual, shape.clone()),
             false => gradient,
         };
         (
-            cpu::tensor(by_x, shape),
-            cpu::tensor(by_gamma, channels),
-            cpu::tensor(by_beta, channels),
-            by_residual,
+            cpu::tensor(grad_x, shape),
+            cpu::tensor(grad_gamma, channels),
+            cpu::tensor(grad_beta, channels),
+            grad_residual,
         )
     }
 }
 
-/// `gradient` where `y` lies above (or is no number), else 0; by bits, since a branch would be guessed wrong half the time.
+/// `gradient` where `y > above` or `y` is NaN, else 0. A bit mask, since a branch would be mispredicted half the time.
 #[inline(always)]
 fn passed(y: f32, gradient: f32, above: f32) -> f32 {
     let cut = if y <= above { 0 } else { u32::MAX };
     f32::from_bits(gradient.to_bits() & cut)
 }
 
-/// `y = f(x, z)`, and what is positive of it with `relu`.
+/// Writes `y = f(x, z)`, with `relu` 0 for negative values.
 #[inline(always)]
 fn each(y: &mut [f32], x: &[f32], z: &[f32], f: impl Fn(f32, f32) -> f32, relu: bool) {
     let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
@@ -225,7 +227,7 @@ fn each(y: &mut [f32], x: &[f32], z: &[f32], f: impl Fn(f32, f32) -> f32, relu: 
     }
 }
 
-/// A batch as planes: the values of one channel of one picture, which lie side by side.
+/// A batch as planes: a plane is the values of one channel of one picture, which are contiguous in memory.
 struct Planes {
     views: usize,
     /// Pictures in a view.
@@ -234,7 +236,7 @@ struct Planes {
     size: usize,
 }
 
-/// Channels whose values lie so thinly that they are read together: a cache line of them.
+/// Floats per cache line. Where planes are smaller than a line, this many channels are processed together.
 const LINE: usize = 16;
 
 impl Planes {
@@ -254,7 +256,8 @@ impl Planes {
         self.pictures * self.size
     }
 
-    /// The results of `task` for each channel of each view, `[views, channels]`, in parallel over blocks of channels.
+    /// Runs `task` on blocks of channels in parallel and joins the results: one per channel of each view,
+    /// `[views, channels]`.
     fn each<T: Send>(&self, task: impl Fn(Block<'_>) -> Vec<T> + Sync + Send) -> Vec<T> {
         let width = if self.size < LINE { LINE } else { 1 };
         let blocks = self.channels.div_ceil(width);
@@ -279,7 +282,7 @@ struct Block<'a> {
 }
 
 impl Block<'_> {
-    /// Where the block's values of each picture are.
+    /// The range of the block's values in each picture.
     fn rows(&self) -> impl Iterator<Item = std::ops::Range<usize>> + use<'_> {
         let planes = self.planes;
         let first = self.view * planes.pictures;
@@ -289,7 +292,7 @@ impl Block<'_> {
         })
     }
 
-    /// `task(lane, channel, part)` for each channel's part of a row of `length` values.
+    /// Calls `task(lane, channel, part)` for each channel's part of a row of `length` values.
     #[inline(always)]
     fn lanes_of_row(
         &self,
@@ -337,7 +340,7 @@ impl Block<'_> {
     }
 }
 
-/// Independent partial sums, so that the compiler may use vector instructions.
+/// The number of independent partial sums, so that the compiler may use vector instructions.
 const LANES: usize = 16;
 
 #[inline(always)]
@@ -353,7 +356,7 @@ fn lanes_sum(values: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     sums.iter().sum::<f32>() + rest
 }
 
-/// `(Σ g, Σ g (x - center))` over the places where `y` passes.
+/// `(Σ g, Σ g (x - center))` over the values whose `y` is above `passes_above` or NaN.
 #[inline(always)]
 fn masked_sums(x: &[f32], y: &[f32], g: &[f32], center: f32, passes_above: f32) -> (f32, f32) {
     let mut sums = [0.0; LANES];

@@ -1,15 +1,16 @@
-//! Batch normalization (Ioffe & Szegedy 2015, arXiv 1502.03167), with what mostly follows it in a residual network:
+//! Batch normalization (Ioffe & Szegedy 2015, arXiv 1502.03167), with what often follows it in a residual network:
 //!
-//! `x̂ = (x - mean) / sqrt(variance + ε)`, `y = γ x̂ + β + residual`, then `max(y, 0)` if asked,
+//! `x̂ = (x - mean) / sqrt(variance + ε)`, `y = γ x̂ + β + residual`, then `max(y, 0)` if a ReLU follows,
 //!
-//! where mean and (biased) variance run over everything but the channel. A batch may hold several views, one after the
-//! other: each is normalized by its own statistics. With `g` the gradient by `y` (0 where the ReLU cut) and `⟨·⟩` the
-//! mean over a channel's values in a view: `∂γ = Σ g x̂`, `∂β = Σ g`, `∂residual = g`, and
+//! where mean and (biased) variance are taken over all dimensions but the channel. A batch may hold several views, one
+//! after the other: each is normalized with its own statistics. With `g` the gradient with respect to `y` (0 where the
+//! ReLU's output is 0) and `⟨·⟩` the mean over a channel's values in a view: `∂γ = Σ g x̂`, `∂β = Σ g`,
+//! `∂residual = g`, and
 //! `∂x = γ / sqrt(variance + ε) · (g - ⟨g⟩ - x̂ ⟨g x̂⟩)`.
 
 mod autodiff;
 mod cpu;
-mod twin;
+mod reference;
 mod wgsl;
 
 use burn::backend::{
@@ -22,37 +23,37 @@ use burn::tensor::Tensor;
 pub struct Statistics {
     /// The mean.
     pub mean: Tensor<1>,
-    /// The variance: of running statistics the unbiased one, as PyTorch has it.
+    /// The variance; in running statistics the unbiased one, as in PyTorch.
     pub variance: Tensor<1>,
 }
 
-/// How a batch is normalized.
+/// The options of a batch normalization in training.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Normalize {
-    /// How many views the batch holds, one after the other; each is normalized on its own.
+pub struct BatchNormOptions {
+    /// The number of views in the batch, one after the other; each is normalized on its own.
     pub views: usize,
     /// Added to the variance.
     pub epsilon: f64,
-    /// The share of a view's statistics in the new running ones.
+    /// The weight of a view's statistics in the new running ones, as in PyTorch.
     pub momentum: f64,
     /// Whether a ReLU follows.
     pub relu: bool,
 }
 
-/// Normalizes `x [n, c, ...]` by the statistics of the batch itself, adds `residual`, and applies the ReLU. With the
-/// result come the `running` statistics after this batch, which no gradient reaches.
+/// Normalizes `x [n, c, ...]` with the batch's own statistics, adds `residual`, and applies the ReLU if `options` has one.
+/// Also returns the `running` statistics after this batch, which are not tracked by autodiff.
 pub fn batch_norm_train<const D: usize>(
     x: Tensor<D>,
     gamma: Tensor<1>,
     beta: Tensor<1>,
     residual: Option<Tensor<D>>,
     running: Statistics,
-    how: Normalize,
+    options: BatchNormOptions,
 ) -> (Tensor<D>, Statistics) {
     assert_eq!(
-        x.dims()[0] % how.views,
+        x.dims()[0] % options.views,
         0,
-        "every view has as many pictures"
+        "every view must have the same number of pictures"
     );
     let has_residual = residual.is_some();
     let beta = beta.into_dispatch();
@@ -64,7 +65,7 @@ pub fn batch_norm_train<const D: usize>(
         running.mean.into_dispatch(),
         running.variance.into_dispatch(),
         has_residual,
-        how,
+        options,
     );
     let statistics = Statistics {
         mean: inner(Tensor::from_dispatch(mean)),
@@ -81,7 +82,7 @@ fn inner(tensor: Tensor<1>) -> Tensor<1> {
     }
 }
 
-/// Normalizes `x [n, c, ...]` by given statistics, as a trained network does; the rest as [`batch_norm_train`].
+/// Normalizes `x [n, c, ...]` with given statistics, as at inference; otherwise like [`batch_norm_train`].
 pub fn batch_norm_frozen<const D: usize>(
     x: Tensor<D>,
     gamma: Tensor<1>,
@@ -108,10 +109,10 @@ pub fn batch_norm_frozen<const D: usize>(
 
 /// The back end's side of [`batch_norm_train`] and [`batch_norm_frozen`].
 ///
-/// burn's dispatch knows no optional tensors: without `has_residual` any tensor stands for the residual, unread.
+/// burn's dispatch has no optional tensors: without `has_residual`, any tensor is passed as the residual and ignored.
 #[backend_extension(Cube, Flex, Autodiff)]
 pub trait BatchNormalization: Backend {
-    /// `y`, mean and biased variance of each view (`[views, channels]`), and the new running mean and variance.
+    /// Returns `y`, mean and biased variance of each view (`[views, channels]`), and the new running mean and variance.
     #[allow(clippy::too_many_arguments, clippy::type_complexity)]
     fn normalize_batch(
         x: FloatTensor<Self>,
@@ -121,7 +122,7 @@ pub trait BatchNormalization: Backend {
         running_mean: FloatTensor<Self>,
         running_variance: FloatTensor<Self>,
         has_residual: bool,
-        how: Normalize,
+        options: BatchNormOptions,
     ) -> (
         FloatTensor<Self>,
         FloatTensor<Self>,
@@ -130,18 +131,18 @@ pub trait BatchNormalization: Backend {
         FloatTensor<Self>,
     ) {
         let residual = has_residual.then_some(residual);
-        twin::train::<Self>(
+        reference::train::<Self>(
             x,
             gamma,
             beta,
             residual,
             running_mean,
             running_variance,
-            how,
+            options,
         )
     }
 
-    /// The gradients by `x`, `gamma`, `beta` and, if there was one, the residual (else any tensor).
+    /// The gradients with respect to `x`, `gamma`, `beta` and the residual (if there was none, any tensor).
     #[allow(clippy::too_many_arguments, clippy::type_complexity)]
     fn normalize_batch_gradient(
         x: FloatTensor<Self>,
@@ -151,19 +152,19 @@ pub trait BatchNormalization: Backend {
         variance: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
         has_residual: bool,
-        how: Normalize,
+        options: BatchNormOptions,
     ) -> (
         FloatTensor<Self>,
         FloatTensor<Self>,
         FloatTensor<Self>,
         FloatTensor<Self>,
     ) {
-        // The twin's costs nothing where nobody asked.
+        // The reference computes the residual's gradient in any case, at no cost.
         let _ = has_residual;
-        twin::gradient::<Self>(x, y, gamma, mean, variance, gradient, how)
+        reference::gradient::<Self>(x, y, gamma, mean, variance, gradient, options)
     }
 
-    /// `y` by given statistics.
+    /// `y`, normalized with the given statistics.
     #[allow(clippy::too_many_arguments)]
     fn normalize_frozen(
         x: FloatTensor<Self>,
@@ -177,7 +178,7 @@ pub trait BatchNormalization: Backend {
         relu: bool,
     ) -> FloatTensor<Self> {
         let residual = has_residual.then_some(residual);
-        twin::frozen::<Self>(x, gamma, beta, residual, mean, variance, epsilon, relu)
+        reference::frozen::<Self>(x, gamma, beta, residual, mean, variance, epsilon, relu)
     }
 }
 
@@ -188,8 +189,8 @@ mod tests {
 
     const EPSILON: f64 = 1e-5;
 
-    fn how(views: usize, relu: bool) -> Normalize {
-        Normalize {
+    fn options(views: usize, relu: bool) -> BatchNormOptions {
+        BatchNormOptions {
             views,
             epsilon: EPSILON,
             momentum: 0.1,
@@ -204,14 +205,14 @@ mod tests {
         }
     }
 
-    /// `y`, the running statistics, and the gradients by every input, out of plain tensor operations on the CPU.
+    /// `y`, the running statistics, and the gradients with respect to all inputs, by tensor operations on the CPU.
     fn plain<const D: usize>(
         shape: [usize; D],
         inputs: Inputs<D>,
-        how: Normalize,
+        options: BatchNormOptions,
     ) -> (Tensor<D>, Statistics, Vec<Tensor<1>>) {
-        let (pictures, c) = (shape[0] / how.views, shape[1]);
-        let count = (shape.iter().product::<usize>() / how.views / c) as f64;
+        let (pictures, c) = (shape[0] / options.views, shape[1]);
+        let count = (shape.iter().product::<usize>() / options.views / c) as f64;
         let dims: Vec<usize> = (0..D).filter(|d| *d != 1).collect();
         let mut of_channels = [1; D];
         of_channels[1] = c;
@@ -219,7 +220,7 @@ mod tests {
             mut mean,
             mut variance,
         } = running(c, &cpu());
-        let views = (0..how.views).map(|view| {
+        let views = (0..options.views).map(|view| {
             let x = inputs.x.clone().narrow(0, view * pictures, pictures);
             let center = x.clone().mean_dims(&dims);
             let centered = x - center.clone();
@@ -227,14 +228,14 @@ mod tests {
             mean = mean.clone() * 0.9 + center.inner().reshape([c]) * 0.1;
             let unbiased = square.clone().inner().reshape([c]) * (count / (count - 1.0).max(1.0));
             variance = variance.clone() * 0.9 + unbiased * 0.1;
-            centered / (square + how.epsilon).sqrt() * inputs.gamma.clone().reshape(of_channels)
+            centered / (square + options.epsilon).sqrt() * inputs.gamma.clone().reshape(of_channels)
                 + inputs.beta.clone().reshape(of_channels)
         });
         let mut y = Tensor::cat(views.collect(), 0);
         if let Some(residual) = &inputs.residual {
             y = y + residual.clone();
         }
-        if how.relu {
+        if options.relu {
             y = burn::tensor::activation::relu(y);
         }
         let gradients = inputs.gradients(y.clone());
@@ -283,9 +284,9 @@ mod tests {
             (2, true, true),
             (2, false, true),
         ] {
-            let how = how(views, relu);
+            let options = options(views, relu);
             let (y_plain, running_plain, plain) =
-                plain(shape, Inputs::new(shape, residual, &cpu()), how);
+                plain(shape, Inputs::new(shape, residual, &cpu()), options);
             each_device(|device| {
                 let inputs = Inputs::new(shape, residual, device);
                 let (y, after) = batch_norm_train(
@@ -294,7 +295,7 @@ mod tests {
                     inputs.beta.clone(),
                     inputs.residual.clone(),
                     running(shape[1], device),
-                    how,
+                    options,
                 );
                 assert_close(y.clone().inner(), y_plain.clone(), 1e-5, "y");
                 assert_close(after.mean, running_plain.mean.clone(), 1e-5, "mean");
@@ -317,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn agrees_with_its_twin() {
+    fn agrees_with_its_reference() {
         for shape in [
             [2, 1, 1, 1],
             [4, 3, 5, 7],
@@ -340,17 +341,17 @@ mod tests {
                 .require_grad();
             let [gamma, beta] =
                 [(); 2].map(|()| Tensor::<1>::ones([2], device).autodiff().require_grad());
-            let how = Normalize {
+            let options = BatchNormOptions {
                 momentum: 1.0,
-                ..how(1, true)
+                ..options(1, true)
             };
             let (y, statistics) =
-                batch_norm_train(x.clone(), gamma, beta, None, running(2, device), how);
+                batch_norm_train(x.clone(), gamma, beta, None, running(2, device), options);
             let gradients = y.sum().backward();
             let variance = values(statistics.variance);
             assert!(variance.iter().all(|v| *v < 1e-12), "{variance:?}");
-            let by_x = values(x.grad(&gradients).unwrap());
-            assert!(by_x.iter().all(|g| g.is_finite()), "{by_x:?}");
+            let grad_x = values(x.grad(&gradients).unwrap());
+            assert!(grad_x.iter().all(|g| g.is_finite()), "{grad_x:?}");
         });
     }
 
@@ -362,9 +363,10 @@ mod tests {
             let x =
                 Tensor::<4>::from_data(burn::tensor::TensorData::new(input, [2, 2, 3, 3]), device);
             let [gamma, beta] = [(); 2].map(|()| Tensor::<1>::ones([2], device));
-            let (y, _) = batch_norm_train(x, gamma, beta, None, running(2, device), how(1, true));
+            let (y, _) =
+                batch_norm_train(x, gamma, beta, None, running(2, device), options(1, true));
             let y = values(y);
-            // The first channel of both pictures, and nothing else.
+            // NaN in the first channel of both pictures, and nowhere else.
             let spoiled = |i: usize| i % 18 < 9;
             assert!(
                 y.iter().enumerate().all(|(i, y)| y.is_nan() == spoiled(i)),
@@ -381,9 +383,9 @@ mod tests {
                 random([3, 4, 5, 5], 7, device),
             );
             let [gamma, beta] = [2, 3].map(|seed| random::<1>([4], seed, device));
-            let own = Normalize {
+            let own = BatchNormOptions {
                 momentum: 1.0,
-                ..how(1, true)
+                ..options(1, true)
             };
             let residual = Some(residual);
             let (y, mut statistics) = batch_norm_train(
@@ -394,7 +396,7 @@ mod tests {
                 running(4, device),
                 own,
             );
-            // 75 values a channel.
+            // The biased variance: there are 75 values per channel.
             statistics.variance = statistics.variance * (74.0 / 75.0);
             let frozen = batch_norm_frozen(x, gamma, beta, residual, statistics, EPSILON, true);
             assert_close(frozen, y, 1e-5, "y");

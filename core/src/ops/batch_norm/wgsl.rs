@@ -1,17 +1,17 @@
-//! Batch normalization on a wgpu device: three kernels either way (`shaders/batch_norm_*.wgsl`).
+//! Batch normalization on a wgpu device: three kernels each for output and gradient (`shaders/batch_norm_*.wgsl`).
 
 use burn::backend::wgpu::{CubeBackend, CubeTensor};
 
-use super::{BatchNormalization, Normalize, twin};
-use crate::ops::wgsl::{self, Kernel, THREADS, kernel};
+use super::{BatchNormOptions, BatchNormalization, reference};
+use crate::ops::runtime::launch::{self, Kernel, THREADS, kernel};
 
-/// The parts that a channel of a view is cut into, at most: the threads that add them up.
+/// Maximum parts that a channel of a view is split into: the maximum threads of the kernels that add them up.
 const PARTS: usize = 64;
 
-/// Values that are worth a workgroup of their own.
-const LEAST_SHARE: usize = 8 * THREADS;
+/// Values that are worth a workgroup of their own: eight per thread.
+const MIN_VALUES_PER_WORKGROUP: usize = 8 * THREADS;
 
-/// Channels that a workgroup takes where they lie side by side.
+/// Channels per workgroup where they are neighbours in memory.
 const LANES: usize = 32;
 
 /// The sizes of a batch.
@@ -22,7 +22,7 @@ struct Batch {
     views: usize,
     /// Pictures in a view.
     pictures: usize,
-    /// Threads that share a workgroup's sums.
+    /// Maximum threads per workgroup in the kernels that sum.
     sharing: usize,
 }
 
@@ -35,7 +35,7 @@ impl Batch {
             positions: shape.num_elements() / (pictures * channels),
             views,
             pictures: pictures / views,
-            sharing: wgsl::sharing_threads(x),
+            sharing: launch::reduction_threads(x),
         }
     }
 
@@ -53,15 +53,15 @@ impl Batch {
         if self.positions == 1 { LANES } else { 1 }
     }
 
-    /// Into how many parts a channel of a view is cut, and how many values they have.
+    /// The number of parts that a channel of a view is split into, and the values per part.
     fn parts(&self) -> (usize, usize) {
-        let least = LEAST_SHARE / self.lanes();
-        let wanted = self.count().div_ceil(least).clamp(1, PARTS);
+        let min = MIN_VALUES_PER_WORKGROUP / self.lanes();
+        let wanted = self.count().div_ceil(min).clamp(1, PARTS);
         let share = self.count().div_ceil(wanted);
         (self.count().div_ceil(share), share)
     }
 
-    /// `kernel` for sums over the parts, and its workgroups.
+    /// `kernel` set up for sums over the parts, and its workgroups.
     fn sums(&self, kernel: Kernel) -> (Kernel, [usize; 3]) {
         let kernel = self
             .of_values(kernel)
@@ -71,21 +71,21 @@ impl Batch {
         (kernel, [self.parts().0, blocks, self.views])
     }
 
-    /// The threads that share a part. More than it keeps busy would only wait for each other, which costs most where
-    /// threads are simulated.
+    /// Threads per part. More than a part keeps busy would only wait for each other, which costs most where threads are
+    /// simulated.
     fn threads(&self) -> usize {
-        let values_a_thread = LEAST_SHARE / self.sharing;
-        let wanted = (self.parts().1 * self.lanes()).div_ceil(values_a_thread);
+        let values_per_thread = MIN_VALUES_PER_WORKGROUP / self.sharing;
+        let wanted = (self.parts().1 * self.lanes()).div_ceil(values_per_thread);
         wanted.next_power_of_two().clamp(self.lanes(), self.sharing)
     }
 
-    /// `kernel` for what is made of a channel's parts, a thread a part, and its workgroups.
+    /// `kernel` set up to combine a channel's parts, one thread per part, and its workgroups.
     fn finish(&self, kernel: Kernel) -> (Kernel, [usize; 3]) {
         let kernel = kernel.set("THREADS", self.parts().0.next_power_of_two());
         (kernel, [self.channels, 1, 1])
     }
 
-    /// `kernel` for every value.
+    /// `kernel` set up for the values of this batch.
     fn of_values(&self, kernel: Kernel) -> Kernel {
         kernel
             .set("CHANNELS", self.channels)
@@ -102,16 +102,16 @@ fn apply(
     epsilon: f64,
     relu: bool,
 ) -> CubeTensor {
-    let y = wgsl::empty(x, x.meta.shape().clone());
-    let residual = residual.map(wgsl::contiguous);
+    let y = launch::empty(x, x.meta.shape().clone());
+    let residual = residual.map(launch::contiguous);
     let count = x.meta.num_elements();
     let kernel = kernel!("batch_norm_apply")
         .choose("RESIDUAL", residual.is_some())
         .choose("RELU", relu);
-    let residual = residual.map_or_else(|| wgsl::nothing(&x.client), |r| r.handle);
+    let residual = residual.map_or_else(|| launch::placeholder_buffer(&x.client), |r| r.handle);
     batch.of_values(kernel).launch(
         &x.client,
-        wgsl::groups_for(count),
+        launch::workgroups_for(count),
         &[
             &x.handle,
             &gamma.handle,
@@ -135,27 +135,27 @@ impl BatchNormalization for CubeBackend {
         running_mean: CubeTensor,
         running_variance: CubeTensor,
         has_residual: bool,
-        how: Normalize,
+        options: BatchNormOptions,
     ) -> (CubeTensor, CubeTensor, CubeTensor, CubeTensor, CubeTensor) {
         let residual = has_residual.then_some(residual);
-        if !wgsl::available(&x) {
-            return twin::train::<Self>(
+        if !launch::available(&x) {
+            return reference::train::<Self>(
                 x,
                 gamma,
                 beta,
                 residual,
                 running_mean,
                 running_variance,
-                how,
+                options,
             );
         }
-        let [x, gamma, beta] = [x, gamma, beta].map(wgsl::contiguous);
+        let [x, gamma, beta] = [x, gamma, beta].map(launch::contiguous);
         let [running_mean, running_variance] =
-            [running_mean, running_variance].map(wgsl::contiguous);
-        let batch = Batch::new(&x, how.views);
+            [running_mean, running_variance].map(launch::contiguous);
+        let batch = Batch::new(&x, options.views);
         let (channels, client) = (batch.channels, &x.client);
         let (parts, share) = batch.parts();
-        let sums = client.empty(3 * how.views * channels * parts * size_of::<f32>());
+        let sums = client.empty(3 * options.views * channels * parts * size_of::<f32>());
         let (statistics, workgroups) = batch.sums(kernel!("batch_norm_statistics"));
         statistics.launch(
             client,
@@ -163,8 +163,8 @@ impl BatchNormalization for CubeBackend {
             &[&x.handle, &sums],
             &[batch.pictures.into(), share.into()],
         );
-        let [mean, variance] = [(); 2].map(|()| wgsl::empty(&x, [how.views, channels]));
-        let [new_mean, new_variance] = [(); 2].map(|()| wgsl::empty(&x, [channels]));
+        let [mean, variance] = [(); 2].map(|()| launch::empty(&x, [options.views, channels]));
+        let [new_mean, new_variance] = [(); 2].map(|()| launch::empty(&x, [channels]));
         let (finish, workgroups) = batch.finish(kernel!("batch_norm_finish"));
         finish.launch(
             client,
@@ -181,9 +181,9 @@ impl BatchNormalization for CubeBackend {
             &[
                 channels.into(),
                 parts.into(),
-                how.views.into(),
+                options.views.into(),
                 batch.count().into(),
-                (how.momentum as f32).into(),
+                (options.momentum as f32).into(),
             ],
         );
         let y = apply(
@@ -191,8 +191,8 @@ impl BatchNormalization for CubeBackend {
             &x,
             [&gamma, &beta, &mean, &variance],
             residual,
-            how.epsilon,
-            how.relu,
+            options.epsilon,
+            options.relu,
         );
         (y, mean, variance, new_mean, new_variance)
     }
@@ -205,18 +205,18 @@ impl BatchNormalization for CubeBackend {
         variance: CubeTensor,
         gradient: CubeTensor,
         has_residual: bool,
-        how: Normalize,
+        options: BatchNormOptions,
     ) -> (CubeTensor, CubeTensor, CubeTensor, CubeTensor) {
-        if !wgsl::available(&x) {
-            return twin::gradient::<Self>(x, y, gamma, mean, variance, gradient, how);
+        if !launch::available(&x) {
+            return reference::gradient::<Self>(x, y, gamma, mean, variance, gradient, options);
         }
         let [x, y, gamma, mean, variance, gradient] =
-            [x, y, gamma, mean, variance, gradient].map(wgsl::contiguous);
-        let batch = Batch::new(&x, how.views);
+            [x, y, gamma, mean, variance, gradient].map(launch::contiguous);
+        let batch = Batch::new(&x, options.views);
         let (channels, client) = (batch.channels, &x.client);
         let (parts, share) = batch.parts();
-        let sums = client.empty(2 * how.views * channels * parts * size_of::<f32>());
-        let kernel = kernel!("batch_norm_gradient_sums").choose("RELU", how.relu);
+        let sums = client.empty(2 * options.views * channels * parts * size_of::<f32>());
+        let kernel = kernel!("batch_norm_gradient_sums").choose("RELU", options.relu);
         let (kernel, workgroups) = batch.sums(kernel);
         kernel.launch(
             client,
@@ -224,8 +224,8 @@ impl BatchNormalization for CubeBackend {
             &[&x.handle, &y.handle, &gradient.handle, &mean.handle, &sums],
             &[batch.pictures.into(), share.into()],
         );
-        let coefficients = client.empty(4 * how.views * channels * size_of::<f32>());
-        let [by_gamma, by_beta] = [(); 2].map(|()| wgsl::empty(&x, [channels]));
+        let coefficients = client.empty(4 * options.views * channels * size_of::<f32>());
+        let [grad_gamma, grad_beta] = [(); 2].map(|()| launch::empty(&x, [channels]));
         let (finish, workgroups) = batch.finish(kernel!("batch_norm_gradient_finish"));
         finish.launch(
             client,
@@ -236,42 +236,43 @@ impl BatchNormalization for CubeBackend {
                 &mean.handle,
                 &variance.handle,
                 &coefficients,
-                &by_gamma.handle,
-                &by_beta.handle,
+                &grad_gamma.handle,
+                &grad_beta.handle,
             ],
             &[
                 channels.into(),
                 parts.into(),
-                how.views.into(),
+                options.views.into(),
                 batch.count().into(),
-                (how.epsilon as f32).into(),
+                (options.epsilon as f32).into(),
             ],
         );
-        let by_x = wgsl::empty(&x, x.meta.shape().clone());
-        // Without a ReLU the gradient passes to the residual as it is.
-        let written = (has_residual && how.relu).then(|| wgsl::empty(&x, x.meta.shape().clone()));
+        let grad_x = launch::empty(&x, x.meta.shape().clone());
+        // Without a ReLU the residual's gradient is the output's gradient.
+        let written =
+            (has_residual && options.relu).then(|| launch::empty(&x, x.meta.shape().clone()));
         let count = x.meta.num_elements();
         let kernel = kernel!("batch_norm_gradient")
-            .choose("RELU", how.relu)
+            .choose("RELU", options.relu)
             .choose("RESIDUAL", written.is_some());
-        let by_residual = written
+        let grad_residual = written
             .as_ref()
-            .map_or_else(|| wgsl::nothing(client), |r| r.handle.clone());
+            .map_or_else(|| launch::placeholder_buffer(client), |r| r.handle.clone());
         batch.of_values(kernel).launch(
             client,
-            wgsl::groups_for(count),
+            launch::workgroups_for(count),
             &[
                 &x.handle,
                 &y.handle,
                 &gradient.handle,
                 &coefficients,
-                &by_x.handle,
-                &by_residual,
+                &grad_x.handle,
+                &grad_residual,
             ],
             &[count.into(), batch.view().into()],
         );
-        let by_residual = written.unwrap_or(gradient);
-        (by_x, by_gamma, by_beta, by_residual)
+        let grad_residual = written.unwrap_or(gradient);
+        (grad_x, grad_gamma, grad_beta, grad_residual)
     }
 
     fn normalize_frozen(
@@ -286,11 +287,13 @@ impl BatchNormalization for CubeBackend {
         relu: bool,
     ) -> CubeTensor {
         let residual = has_residual.then_some(residual);
-        if !wgsl::available(&x) {
-            return twin::frozen::<Self>(x, gamma, beta, residual, mean, variance, epsilon, relu);
+        if !launch::available(&x) {
+            return reference::frozen::<Self>(
+                x, gamma, beta, residual, mean, variance, epsilon, relu,
+            );
         }
         let [x, gamma, beta, mean, variance] =
-            [x, gamma, beta, mean, variance].map(wgsl::contiguous);
+            [x, gamma, beta, mean, variance].map(launch::contiguous);
         let batch = Batch::new(&x, 1);
         let of_channels = [&gamma, &beta, &mean, &variance];
         apply(&batch, &x, of_channels, residual, epsilon, relu)

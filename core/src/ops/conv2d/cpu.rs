@@ -1,5 +1,5 @@
-//! Convolution on the CPU: patches of a few pictures at a time are laid out as a matrix that fits in a core's cache, and
-//! the `gemm` crate multiplies.
+//! Convolution on the CPU: the patches of a few pictures at a time are laid out as a matrix that fits in a core's cache
+//! (im2col), and the `gemm` crate multiplies.
 
 use burn::backend::Flex;
 use burn::backend::TensorMetadata;
@@ -8,18 +8,18 @@ use burn::backend::ops::ModuleOps;
 
 use super::geometry::Geometry;
 use super::{Convolution, options};
-use crate::ops::cpu::{self, Orientation::*};
-use crate::ops::measure::twins_asked;
+use crate::ops::runtime::cpu::{self, Orientation::*};
+use crate::ops::runtime::reference::reference_requested;
 
 impl Convolution for Flex {
     fn convolve(x: FlexTensor, weight: FlexTensor, stride: usize, padding: usize) -> FlexTensor {
-        if twins_asked() {
+        if reference_requested() {
             return Self::conv2d(x, weight, None, options(stride, padding));
         }
         let (x, weight) = (cpu::contiguous(x), cpu::contiguous(weight));
         let g = Geometry::new(&x.shape(), &weight.shape(), stride, padding);
         let (x, weight) = (cpu::values(&x), cpu::values(&weight));
-        let group = g.pictures_a_group();
+        let group = g.pictures_per_group();
         let mut y = vec![0.0; g.batch * g.output_picture()];
         cpu::parallel_blocks(&mut y, group * g.output_picture(), |i, y| {
             let pictures = y.len() / g.output_picture();
@@ -52,37 +52,41 @@ impl Convolution for Flex {
         stride: usize,
         padding: usize,
     ) -> FlexTensor {
-        if twins_asked() {
+        if reference_requested() {
             return Self::conv2d_x_backward(x, weight, gradient, options(stride, padding));
         }
         let kernel = weight.shape()[2];
         if stride == 1 && padding < kernel && kernel == weight.shape()[3] {
-            // Gathering is faster than scattering: the gradient is a convolution with the weight turned around.
+            // Gathering is faster than scattering: here the gradient is a convolution with the flipped weight.
             return Self::convolve(gradient, turned(weight), 1, kernel - 1 - padding);
         }
         let (weight, gradient) = (cpu::contiguous(weight), cpu::contiguous(gradient));
         let g = Geometry::new(&x.shape(), &weight.shape(), stride, padding);
         let (weight, gradient) = (cpu::values(&weight), cpu::values(&gradient));
-        let group = g.pictures_a_group();
-        let mut by_input = vec![0.0; g.batch * g.input_picture()];
-        cpu::parallel_blocks(&mut by_input, group * g.input_picture(), |i, by_input| {
-            let pictures = by_input.len() / g.input_picture();
-            let columns = pictures * g.positions();
-            cpu::with_scratch(|[channels, patches, padded]| {
-                let gradient = &gradient[i * group * g.output_picture()..];
-                g.channels_from_pictures(gradient, pictures, channels);
-                let patches = cpu::sized(patches, g.patch() * columns);
-                cpu::matrix_product(
-                    (g.patch(), g.out_channels, columns),
-                    (weight, Transposed),
-                    (channels, Plain),
-                    patches,
-                    false,
-                );
-                g.fold(patches, pictures, padded, by_input);
-            });
-        });
-        cpu::tensor(by_input, x.shape())
+        let group = g.pictures_per_group();
+        let mut grad_input = vec![0.0; g.batch * g.input_picture()];
+        cpu::parallel_blocks(
+            &mut grad_input,
+            group * g.input_picture(),
+            |i, grad_input| {
+                let pictures = grad_input.len() / g.input_picture();
+                let columns = pictures * g.positions();
+                cpu::with_scratch(|[channels, patches, padded]| {
+                    let gradient = &gradient[i * group * g.output_picture()..];
+                    g.channels_from_pictures(gradient, pictures, channels);
+                    let patches = cpu::sized(patches, g.patch() * columns);
+                    cpu::matrix_product(
+                        (g.patch(), g.out_channels, columns),
+                        (weight, Transposed),
+                        (channels, Plain),
+                        patches,
+                        false,
+                    );
+                    g.fold(patches, pictures, padded, grad_input);
+                });
+            },
+        );
+        cpu::tensor(grad_input, x.shape())
     }
 
     fn convolve_weight_gradient(
@@ -92,15 +96,15 @@ impl Convolution for Flex {
         stride: usize,
         padding: usize,
     ) -> FlexTensor {
-        if twins_asked() {
+        if reference_requested() {
             return Self::conv2d_weight_backward(x, weight, gradient, options(stride, padding));
         }
         let (x, gradient) = (cpu::contiguous(x), cpu::contiguous(gradient));
         let g = Geometry::new(&x.shape(), &weight.shape(), stride, padding);
         let (x, gradient) = (cpu::values(&x), cpu::values(&gradient));
-        let group = g.pictures_a_group();
+        let group = g.pictures_per_group();
         let groups = g.batch.div_ceil(group);
-        // A fixed number of partial sums, added in order: the same bits on any number of threads.
+        // A fixed number of partial sums, added in order: the result has the same bits on any number of threads.
         let partial_sums = groups.min(PARTIAL_SUMS);
         let sums = cpu::parallel_map(partial_sums, |part| {
             let mut sum = vec![0.0; g.out_channels * g.patch()];
@@ -135,7 +139,8 @@ impl Convolution for Flex {
     }
 }
 
-/// A weight for the way back: `[o, c, u, v]` to `[c, o, -u, -v]`.
+/// The weight for the gradient with respect to the input: channels swapped and kernels flipped, `[o, c, u, v]` to
+/// `[c, o, -u, -v]`.
 fn turned(weight: FlexTensor) -> FlexTensor {
     let weight = cpu::contiguous(weight);
     let shape = weight.shape();
@@ -150,14 +155,14 @@ fn turned(weight: FlexTensor) -> FlexTensor {
     cpu::tensor(turned, [channels, outs, shape[2], shape[3]])
 }
 
-/// Into how many parts the weight gradient's sum over the batch is cut, at most.
+/// Maximum partial sums of the weight gradient over the batch.
 const PARTIAL_SUMS: usize = 16;
 
-/// How many floats the patches of a group may take: a quarter of a common core's second-level cache of 512 KiB.
+/// Floats that the patches of a group of pictures may take: a quarter of a common core's L2 cache of 512 KiB.
 const PATCH_FLOATS: usize = 32 * 1024;
 
 impl Geometry {
-    fn pictures_a_group(&self) -> usize {
+    fn pictures_per_group(&self) -> usize {
         (PATCH_FLOATS / (self.patch() * self.positions())).clamp(1, self.batch)
     }
 
@@ -169,7 +174,7 @@ impl Geometry {
         self.width + 2 * self.padding
     }
 
-    /// Lays out the patches of `pictures` pictures: row `(c, u, v)`, column `(picture, i, j)`.
+    /// Lays out the patches of `pictures` pictures as a matrix (im2col): row `(c, u, v)`, column `(picture, i, j)`.
     fn unfold(&self, x: &[f32], pictures: usize, padded: &mut Vec<f32>, patches: &mut Vec<f32>) {
         let (height, width) = (self.padded_height(), self.padded_width());
         let padded = cpu::sized(padded, pictures * self.channels * height * width);
@@ -197,7 +202,7 @@ impl Geometry {
         });
     }
 
-    /// The adjoint of [`Self::unfold`]: adds every patch's values back to the places they came from.
+    /// The adjoint of [`Self::unfold`] (col2im): adds every patch's values back to the pixels they came from.
     fn fold(&self, patches: &[f32], pictures: usize, padded: &mut Vec<f32>, x: &mut [f32]) {
         let (height, width) = (self.padded_height(), self.padded_width());
         let padded = cpu::sized(padded, pictures * self.channels * height * width);
@@ -221,8 +226,8 @@ impl Geometry {
         }
     }
 
-    /// Walks over all rows of the patch matrix: `visit` gets where the first value lies in the padded pictures, and
-    /// where in the matrix.
+    /// Calls `visit` for every run of `out_width` values of the patch matrix, with the index of the run's first value
+    /// in the padded pictures and its index in the matrix.
     #[inline(always)]
     fn rows_and_patches(&self, pictures: usize, mut visit: impl FnMut(usize, usize)) {
         let (height, width) = (self.padded_height(), self.padded_width());
@@ -243,7 +248,7 @@ impl Geometry {
         }
     }
 
-    /// `[channel, picture, position]` to `[picture, channel, position]`.
+    /// Reorders `[channel, picture, position]` to `[picture, channel, position]`.
     fn pictures_from_channels(&self, from: &[f32], pictures: usize, to: &mut [f32]) {
         let size = self.positions();
         for o in 0..self.out_channels {
@@ -254,7 +259,7 @@ impl Geometry {
         }
     }
 
-    /// `[picture, channel, position]` to `[channel, picture, position]`.
+    /// Reorders `[picture, channel, position]` to `[channel, picture, position]`.
     fn channels_from_pictures(&self, from: &[f32], pictures: usize, to: &mut Vec<f32>) {
         let size = self.positions();
         to.clear();
@@ -266,9 +271,9 @@ impl Geometry {
     }
 }
 
-/// Runs the body with rows as arrays where their length is a common one: a call to copy 16 bytes costs more than the
-/// copy.
-macro_rules! by_length {
+/// Runs the body with rows as arrays of fixed length where the length is one of those listed: a call to copy 16 bytes
+/// costs more than the copy.
+macro_rules! unrolled_by_length {
     ($to:ident, $from:ident, $body:expr, $($length:literal)*) => {
         match $to.len() {
             $($length => {
@@ -284,7 +289,7 @@ macro_rules! by_length {
 
 #[inline(always)]
 fn copy_row(to: &mut [f32], from: &[f32]) {
-    by_length!(to, from, |to: &mut [f32], from: &[f32]| to.copy_from_slice(from), 4 8 16 32);
+    unrolled_by_length!(to, from, |to: &mut [f32], from: &[f32]| to.copy_from_slice(from), 4 8 16 32);
 }
 
 #[inline(always)]
@@ -292,5 +297,5 @@ fn add_row(to: &mut [f32], from: &[f32]) {
     let add = |to: &mut [f32], from: &[f32]| {
         to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
     };
-    by_length!(to, from, add, 4 8 16 32);
+    unrolled_by_length!(to, from, add, 4 8 16 32);
 }

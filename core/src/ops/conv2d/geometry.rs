@@ -1,4 +1,4 @@
-//! The sizes of a convolution.
+//! The sizes of a convolution, and what follows from them.
 
 use burn::tensor::Shape;
 
@@ -22,7 +22,7 @@ impl Geometry {
     pub fn new(x: &Shape, weight: &Shape, stride: usize, padding: usize) -> Self {
         assert_eq!(
             x[1], weight[1],
-            "the weight takes as many channels as the input has"
+            "the input and the weight must have the same number of channels"
         );
         Self {
             batch: x[0],

@@ -3,7 +3,7 @@
 //! `y[n, o, i, j] = Σ_{c, u, v} w[o, c, u, v] x[n, c, i·stride + u - padding, j·stride + v - padding]`
 //!
 //! with zeros outside the picture, as PyTorch's `nn.Conv2d(bias=False)`. Its two gradients are products with the same
-//! patches: `∂w = ∂y · patches(x)ᵀ`, and `∂x` gathers `wᵀ · ∂y` back from the patches.
+//! patches: `∂w = ∂y · patches(x)ᵀ`, and `∂x` adds the patches `wᵀ · ∂y` back into the picture (col2im).
 
 mod cpu;
 mod geometry;
@@ -22,7 +22,7 @@ use burn::backend::{
 use burn::tensor::Tensor;
 
 use self::geometry::Geometry;
-use super::measure::{self, Call};
+use super::runtime::measure::{self, Call};
 
 /// Convolves `x [n, c, h, w]` with `weight [o, c, kh, kw]`; the result is
 /// `[n, o, (h + 2 padding - kh) / stride + 1, (w + 2 padding - kw) / stride + 1]`.
@@ -39,7 +39,7 @@ fn options(stride: usize, padding: usize) -> ConvOptions<2> {
     ConvOptions::new([stride, stride], [padding, padding], [1, 1], 1)
 }
 
-/// The back end's side of [`conv2d`]; burn's own convolution is the twin.
+/// The back end's side of [`conv2d`]; burn's own convolution is the reference.
 #[backend_extension(Cube, Flex, Autodiff)]
 pub trait Convolution: Backend {
     /// The convolution itself.
@@ -52,7 +52,7 @@ pub trait Convolution: Backend {
         Self::conv2d(x, weight, None, options(stride, padding))
     }
 
-    /// The gradient by the input, shaped as `x`.
+    /// The gradient with respect to the input, shaped like `x`.
     fn convolve_input_gradient(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -63,7 +63,7 @@ pub trait Convolution: Backend {
         Self::conv2d_x_backward(x, weight, gradient, options(stride, padding))
     }
 
-    /// The gradient by the weight, shaped as `weight`.
+    /// The gradient with respect to the weight, shaped like `weight`.
     fn convolve_weight_gradient(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -75,7 +75,7 @@ pub trait Convolution: Backend {
     }
 }
 
-/// Runs one of a convolution's three products, which are of one size.
+/// Runs and measures one of a convolution's three products (output and two gradients), equally large.
 fn measured<B: Convolution, R>(
     name: &'static str,
     x: &FloatTensor<B>,
@@ -99,8 +99,8 @@ fn measured<B: Convolution, R>(
         );
         // A kernel smaller than its stride skips pixels.
         let read = g.input_picture().min(g.patch() * g.positions());
-        Call::moving(name, shape, g.batch * read + weights + products)
-            .computing(2 * products * g.patch())
+        Call::memory_bound(name, shape, g.batch * read + weights + products)
+            .with_operations(2 * products * g.patch())
     };
     measure::operation(call, || _ = B::sync(&x.device()), run)
 }
@@ -130,21 +130,22 @@ impl<B: Convolution, C: CheckpointStrategy> Convolution for Autodiff<B, C> {
                 let sizes = (stride, padding);
                 let x: FloatTensor<B> = checkpointer.retrieve_node_output(x);
                 let weight: FloatTensor<B> = checkpointer.retrieve_node_output(weight);
-                // Pictures need no gradient: the first layer's, the largest, is never computed.
+                // Pictures need no gradient, so the first layer's input gradient, the largest, is never computed.
                 if let Some(node) = x_node {
-                    let by_input = measured::<B, _>("conv2d by input", &x, &weight, sizes, || {
-                        B::convolve_input_gradient(
-                            x.clone(),
-                            weight.clone(),
-                            gradient.clone(),
-                            stride,
-                            padding,
-                        )
-                    });
-                    gradients.register::<B>(node.id, by_input);
+                    let grad_input =
+                        measured::<B, _>("conv2d by input", &x, &weight, sizes, || {
+                            B::convolve_input_gradient(
+                                x.clone(),
+                                weight.clone(),
+                                gradient.clone(),
+                                stride,
+                                padding,
+                            )
+                        });
+                    gradients.register::<B>(node.id, grad_input);
                 }
                 if let Some(node) = weight_node {
-                    let by_weight =
+                    let grad_weight =
                         measured::<B, _>("conv2d by weight", &x, &weight, sizes, || {
                             B::convolve_weight_gradient(
                                 x.clone(),
@@ -154,7 +155,7 @@ impl<B: Convolution, C: CheckpointStrategy> Convolution for Autodiff<B, C> {
                                 padding,
                             )
                         });
-                    gradients.register::<B>(node.id, by_weight);
+                    gradients.register::<B>(node.id, grad_weight);
                 }
             }
         }
@@ -190,10 +191,10 @@ impl<B: Convolution, C: CheckpointStrategy> Convolution for Autodiff<B, C> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{assert_close, cpu, each_device, each_narrow_device, random};
+    use crate::testing::{assert_close, cpu, each_device, each_f16_device, random};
 
-    /// The convolution and its gradients for `Σ y·g`, by burn's own operations.
-    fn twin(
+    /// The reference: the convolution and the gradients of `Σ y·g`, by burn's own operations.
+    fn reference(
         x: Tensor<4>,
         w: Tensor<4>,
         g: Tensor<4>,
@@ -221,24 +222,24 @@ mod tests {
             )
         };
         let (x, w, g) = on(&cpu());
-        let [y_twin, x_twin, w_twin] = twin(x, w, g, stride, padding);
-        each_narrow_device(|device| {
+        let [y_reference, x_reference, w_reference] = reference(x, w, g, stride, padding);
+        each_f16_device(|device| {
             let (x, w, g) = on(device);
             let (x, w) = (x.autodiff().require_grad(), w.autodiff().require_grad());
             let y = conv2d(x.clone(), w.clone(), stride, padding);
-            // As small as gradients are, at the loss's first scale: 1e-8 times 2^16.
+            // The size of small gradients at the first loss scale: 1e-8 times 2^16.
             let small = 1e-8 * 65536.0;
             let gradients = (y.clone() * (g * small).autodiff()).sum().backward();
-            assert_close(y.inner(), y_twin.clone(), 2e-3, "y");
-            let by_x = x.grad(&gradients).unwrap() / small;
-            assert_close(by_x, x_twin.clone(), 2e-3, "by input");
-            let by_w = w.grad(&gradients).unwrap() / small;
-            assert_close(by_w, w_twin.clone(), 2e-3, "by weight");
+            assert_close(y.inner(), y_reference.clone(), 2e-3, "y");
+            let grad_x = x.grad(&gradients).unwrap() / small;
+            assert_close(grad_x, x_reference.clone(), 2e-3, "by input");
+            let grad_w = w.grad(&gradients).unwrap() / small;
+            assert_close(grad_w, w_reference.clone(), 2e-3, "by weight");
         });
     }
 
     #[test]
-    fn agrees_with_its_twin() {
+    fn agrees_with_its_reference() {
         // (batch, channels, height, width, out channels, kernel, stride, padding)
         for (n, c, h, w, o, k, stride, padding) in [
             (2, 1, 1, 1, 1, 1, 1, 0),
@@ -265,7 +266,7 @@ mod tests {
                 options(stride, padding),
             );
             let g = random(y.dims(), 3, &cpu());
-            let [y_twin, x_twin, w_twin] = twin(x, weight, g, stride, padding);
+            let [y_reference, x_reference, w_reference] = reference(x, weight, g, stride, padding);
             each_device(|device| {
                 let (x, weight) = (
                     random([n, c, h, w], 1, device),
@@ -278,11 +279,11 @@ mod tests {
                 let y = conv2d(x.clone(), weight.clone(), stride, padding);
                 let g = random(y.dims(), 3, device);
                 let gradients = (y.clone() * g.autodiff()).sum().backward();
-                assert_close(y.inner(), y_twin.clone(), 1e-5, "y");
-                let by_x = x.grad(&gradients).unwrap();
-                assert_close(by_x, x_twin.clone(), 1e-5, "by input");
-                let by_weight = weight.grad(&gradients).unwrap();
-                assert_close(by_weight, w_twin.clone(), 1e-5, "by weight");
+                assert_close(y.inner(), y_reference.clone(), 1e-5, "y");
+                let grad_x = x.grad(&gradients).unwrap();
+                assert_close(grad_x, x_reference.clone(), 1e-5, "by input");
+                let grad_weight = weight.grad(&gradients).unwrap();
+                assert_close(grad_weight, w_reference.clone(), 1e-5, "by weight");
             });
         }
     }

@@ -1,4 +1,4 @@
-//! Convolution on a wgpu device: implicit matrix products (`shaders/product.wgsl`).
+//! Convolution on a wgpu device: implicit matrix products (implicit GEMM, `shaders/product.wgsl`).
 
 use burn::backend::ops::ModuleOps;
 use burn::backend::wgpu::{CubeBackend, CubeTensor};
@@ -6,9 +6,9 @@ use burn::backend::wgpu::{CubeBackend, CubeTensor};
 use super::geometry::Geometry;
 use super::{Convolution, options};
 use crate::ops::product::{Operand, Tiles};
-use crate::ops::wgsl::{self, Kernel, kernel};
+use crate::ops::runtime::launch::{self, Kernel, kernel};
 
-/// What `product.wgsl` multiplies, its `MODE`.
+/// What `product.wgsl` computes: its constant `MODE`.
 #[derive(Clone, Copy)]
 enum Mode {
     Convolution = 1,
@@ -33,12 +33,12 @@ fn variant(mode: Mode, g: &Geometry) -> Kernel {
 
 impl Convolution for CubeBackend {
     fn convolve(x: CubeTensor, weight: CubeTensor, stride: usize, padding: usize) -> CubeTensor {
-        if !wgsl::available(&x) {
+        if !launch::available(&x) {
             return Self::conv2d(x, weight, None, options(stride, padding));
         }
-        let (x, weight) = (wgsl::contiguous(x), wgsl::contiguous(weight));
+        let (x, weight) = (launch::contiguous(x), launch::contiguous(weight));
         let g = Geometry::new(x.meta.shape(), weight.meta.shape(), stride, padding);
-        let y = wgsl::empty(&x, [g.batch, g.out_channels, g.out_height, g.out_width]);
+        let y = launch::empty(&x, [g.batch, g.out_channels, g.out_height, g.out_width]);
         let (rows, columns) = (g.out_channels, g.batch * g.positions());
         let tiles = Tiles::of(rows, columns, false);
         let kernel = tiles.variant(variant(Mode::Convolution, &g), &x.client);
@@ -58,13 +58,13 @@ impl Convolution for CubeBackend {
         stride: usize,
         padding: usize,
     ) -> CubeTensor {
-        if !wgsl::available(&x) {
+        if !launch::available(&x) {
             return Self::conv2d_x_backward(x, weight, gradient, options(stride, padding));
         }
-        let (weight, gradient) = (wgsl::contiguous(weight), wgsl::contiguous(gradient));
+        let (weight, gradient) = (launch::contiguous(weight), launch::contiguous(gradient));
         let g = Geometry::new(x.meta.shape(), weight.meta.shape(), stride, padding);
-        let by_input = wgsl::empty(&gradient, x.meta.shape().clone());
-        // A phase has the pixels that the same kernel places reach.
+        let grad_input = launch::empty(&gradient, x.meta.shape().clone());
+        // A phase is the pixels with the same row and column modulo the stride: the same kernel positions reach them.
         let phase = g.height.div_ceil(stride) * g.width.div_ceil(stride);
         let (rows, columns) = (g.channels, g.batch * phase);
         let tiles = Tiles::of(rows, columns, false);
@@ -72,10 +72,10 @@ impl Convolution for CubeBackend {
         kernel.launch(
             &gradient.client,
             tiles.workgroups(stride * stride),
-            &[&weight.handle, &gradient.handle, &by_input.handle],
+            &[&weight.handle, &gradient.handle, &grad_input.handle],
             &sizes(rows, columns, 0),
         );
-        by_input
+        grad_input
     }
 
     fn convolve_weight_gradient(
@@ -85,26 +85,26 @@ impl Convolution for CubeBackend {
         stride: usize,
         padding: usize,
     ) -> CubeTensor {
-        if !wgsl::available(&x) {
+        if !launch::available(&x) {
             return Self::conv2d_weight_backward(x, weight, gradient, options(stride, padding));
         }
-        let (x, gradient) = (wgsl::contiguous(x), wgsl::contiguous(gradient));
+        let (x, gradient) = (launch::contiguous(x), launch::contiguous(gradient));
         let g = Geometry::new(x.meta.shape(), weight.meta.shape(), stride, padding);
-        let by_weight = wgsl::empty(&x, weight.meta.shape().clone());
+        let grad_weight = launch::empty(&x, weight.meta.shape().clone());
         let size = [g.out_channels, g.patch(), g.batch * g.positions()];
         Tiles::of(size[0], size[1], true).launch(
             variant(Mode::WeightGradient, &g),
             size,
             [&Operand::new(&gradient, false), &Operand::new(&x, false)],
-            (&by_weight, 0),
+            (&grad_weight, 0),
             [1.0, 0.0],
         );
-        by_weight
+        grad_weight
     }
 }
 
-/// The kernel's sizes where nothing is split and every buffer is read from its start.
-fn sizes(rows: usize, columns: usize, inner: usize) -> [wgsl::Number; 10] {
+/// The kernel's uniforms for a product that is not split and whose buffers are used from their start.
+fn sizes(rows: usize, columns: usize, inner: usize) -> [launch::Number; 10] {
     [
         rows.into(),
         columns.into(),

@@ -1,79 +1,82 @@
-//! What is measured of a run, given its pictures: everything at the end, on the test part; a quick part now and then, on
-//! training pictures whose classes nothing learns from, so that what is chosen by it is not chosen on the test part.
+//! The evaluation of a run. A full one at the end uses the test split. Quick ones during the run use training pictures
+//! whose classes nothing learns from, so that nothing is selected by its score on the test split.
 
 use serde::{Deserialize, Serialize};
 
 use super::retrieval::mirrored_and_cropped;
-use super::{Classifier, Features, Knn, LinearProbe, Retrieval, Source, effective_rank, right};
+use super::{
+    Classifier, FeatureExtractor, Features, Knn, LinearProbe, Retrieval, effective_rank, right,
+};
 use crate::data::emoji::Emoji;
 use crate::data::{LabelledPictures, Labels, Pictures};
-use crate::random::{Purpose, Stream};
+use crate::random::{Purpose, Rng};
 
-/// A measurement.
+/// A metric and its value.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Figure {
+pub struct Metric {
     /// What was measured.
     pub name: String,
     /// Its value.
     pub value: f64,
-    /// What the value counts.
+    /// The value's unit.
     pub unit: Unit,
 }
 
-/// What a value counts.
+/// The unit of a metric's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Unit {
-    /// A share of pictures, between 0 and 1.
-    Share,
+    /// A fraction of pictures, between 0 and 1.
+    #[serde(alias = "share")]
+    Fraction,
     /// A number of directions.
     Directions,
 }
 
-impl Figure {
-    pub(super) fn share(name: impl Into<String>, value: f64) -> Self {
+impl Metric {
+    pub(super) fn fraction(name: impl Into<String>, value: f64) -> Self {
         Self {
             name: name.into(),
             value,
-            unit: Unit::Share,
+            unit: Unit::Fraction,
         }
     }
 }
 
-impl std::fmt::Display for Figure {
+impl std::fmt::Display for Metric {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.unit {
-            Unit::Share => write!(f, "{:.1}%", 100.0 * self.value),
+            Unit::Fraction => write!(f, "{:.1}%", 100.0 * self.value),
             Unit::Directions => write!(f, "{:.1}", self.value),
         }
     }
 }
 
-/// Pictures to learn classes from, and pictures to be asked about.
+/// A classification task: pictures to learn classes from, and pictures to test on.
 #[derive(Debug, Clone)]
 pub struct Classification {
-    /// With known classes.
+    /// The pictures to learn from.
     pub train: LabelledPictures,
-    /// Whose classes are asked.
+    /// The pictures to test on.
     pub test: LabelledPictures,
 }
 
-/// What the class of a training picture is for.
+/// What the class of a training picture is used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// Classifiers learn from it.
     Learn,
-    /// It is asked about while the run goes on.
+    /// Evaluations during the run test on it.
     Validate,
-    /// It is asked about at the end: in a set without a test part.
+    /// The evaluation at the end tests on it, in a set without a test split.
     Test,
 }
 
-/// The roles of `count` training pictures with classes, the same ones each time: a tenth validates, and without a test part
-/// a fifth is asked about at the end.
+/// Assigns roles to `count` training pictures with classes, the same ones each time: a tenth is for validation and,
+/// without a test split, a fifth is for the test at the end.
 pub fn roles(count: usize, has_test_part: bool) -> Vec<Role> {
     let mut order: Vec<usize> = (0..count).collect();
-    Stream::new(0, Purpose::Sample, 1, 0).shuffle(&mut order);
+    Rng::new(0, Purpose::Sample, 1, 0).shuffle(&mut order);
     let fraction = |of: f64| ((count as f64 * of) as usize).max(1).min(count / 3);
     let test = if has_test_part { 0 } else { fraction(HELD_OUT) };
     let mut roles = vec![Role::Learn; count];
@@ -87,34 +90,34 @@ pub fn roles(count: usize, has_test_part: bool) -> Vec<Role> {
     roles
 }
 
-/// What is measured.
+/// An evaluation: what is measured, on which pictures.
 #[derive(Debug, Clone)]
-pub struct Exam {
+pub struct Evaluation {
     /// The settings of the kNN classifier.
     pub knn: Knn,
     /// The settings of the linear probe.
     pub probe: LinearProbe,
     retrieval: Vec<(&'static str, Retrieval)>,
     classification: Option<Classification>,
-    /// Which of its training pictures validate.
+    /// Indices of its training pictures that are for validation.
     validation: Vec<usize>,
-    /// For the effective rank.
+    /// The pictures for the effective rank.
     sample: Pictures,
 }
 
-/// How many pictures the quick measurements and the effective rank take at most.
+/// The most pictures that quick evaluations learn from and test on, and that the effective rank and retrieval use.
 const QUICK_TRAIN: usize = 5000;
 const QUICK_TEST: usize = 1000;
 const RANK_SAMPLE: usize = 1024;
 const RETRIEVAL_SAMPLE: usize = 2000;
 
-/// The fraction of the pictures of a set without a test part that are asked about at the end.
+/// The fraction of the pictures of a set without a test split that are for the test at the end.
 const HELD_OUT: f64 = 0.2;
-/// The fraction of training pictures that are asked about meanwhile.
+/// The fraction of training pictures that are for validation during the run.
 const VALIDATION: f64 = 0.1;
 
-impl Exam {
-    /// Finding the same emoji drawn by the other vendor, and telling its category.
+impl Evaluation {
+    /// The evaluation on emoji: retrieval of the same emoji drawn by the other vendor, and classification by category.
     pub fn emoji(emoji: &Emoji) -> Self {
         let labelled = |pictures: &Pictures| LabelledPictures {
             pictures: pictures.clone(),
@@ -148,8 +151,8 @@ impl Exam {
         }
     }
 
-    /// Telling the classes of pictures. The `roles` are those of the training pictures; without a test part, those among
-    /// them that are for it are asked about at the end.
+    /// The evaluation on pictures with classes. `roles` are those of the training pictures; without a test split, those
+    /// with [`Role::Test`] are tested on at the end.
     pub fn classes(
         train: LabelledPictures,
         roles: &[Role],
@@ -179,7 +182,7 @@ impl Exam {
         }
     }
 
-    /// Finding a picture by its mirrored and cropped copy, which needs no label.
+    /// The evaluation on pictures without classes: retrieval of a picture by its mirrored and cropped copy.
     pub fn unlabelled(pictures: &Pictures) -> Self {
         let gallery = sample(pictures, RETRIEVAL_SAMPLE);
         let retrieval = if gallery.count() > 1 {
@@ -201,9 +204,14 @@ impl Exam {
         }
     }
 
-    /// Retrieval, or kNN on a sample of the training pictures, asking about those that validate: seconds, to be repeated
-    /// while training. `probe` tells the classes beside it.
-    pub async fn quick(&self, source: &mut impl Source, probe: Option<&Classifier>) -> Vec<Figure> {
+    /// The quick evaluation, to be repeated during the run; it takes seconds. It is retrieval, or kNN that learns from
+    /// a sample of the training pictures and is tested on those for validation, with the online `probe` if there is
+    /// one.
+    pub async fn quick(
+        &self,
+        source: &mut impl FeatureExtractor,
+        probe: Option<&Classifier>,
+    ) -> Vec<Metric> {
         if !self.retrieval.is_empty() {
             return self.retrieve(source).await;
         }
@@ -216,8 +224,8 @@ impl Exam {
         if self.validation.is_empty() || learned.is_empty() {
             return Vec::new();
         }
-        let part = |of: &[usize], most| {
-            let picked = picked(of.len(), most);
+        let part = |of: &[usize], max| {
+            let picked = picked(of.len(), max);
             subset(
                 train,
                 &picked.into_iter().map(|i| of[i]).collect::<Vec<_>>(),
@@ -229,85 +237,89 @@ impl Exam {
         );
         let known_features = source.features(&known.pictures).await;
         let features = source.features(&asked.pictures).await;
-        let classes = &asked.labels.of_picture;
+        let classes = &asked.labels.class_of;
         let on = format!("on {} held-out pictures", features.count());
         let online = online(probe, &features, &asked.labels)
-            .map(|accuracy| Figure::share(format!("online linear probe {on}"), accuracy));
+            .map(|accuracy| Metric::fraction(format!("online linear probe {on}"), accuracy));
         let accuracy = self.knn.accuracy(
-            (known_features, &known.labels.of_picture),
+            (known_features, &known.labels.class_of),
             (features, classes),
         );
-        let knn = Figure::share(format!("kNN {on}"), accuracy);
+        let knn = Metric::fraction(format!("kNN {on}"), accuracy);
         std::iter::once(knn).chain(online).collect()
     }
 
-    /// Everything. `probe` is one that learned beside the run.
-    pub async fn full(&self, source: &mut impl Source, probe: Option<&Classifier>) -> Vec<Figure> {
-        let mut figures = self.retrieve(source).await;
+    /// The full evaluation, with the online `probe` if there is one.
+    pub async fn full(
+        &self,
+        source: &mut impl FeatureExtractor,
+        probe: Option<&Classifier>,
+    ) -> Vec<Metric> {
+        let mut metrics = self.retrieve(source).await;
         if let Some(Classification { train, test }) = &self.classification {
             let knn = self.knn;
             let name = format!("kNN, k = {}, T = {}", knn.neighbors, knn.temperature);
-            let (train_classes, test_classes) = (&train.labels.of_picture, &test.labels.of_picture);
+            let (train_classes, test_classes) = (&train.labels.class_of, &test.labels.class_of);
             let test_labels = &test.labels;
             let train = source.features(&train.pictures).await;
             let test = source.features(&test.pictures).await;
             let accuracy =
                 knn.accuracy((train.clone(), train_classes), (test.clone(), test_classes));
-            figures.push(Figure::share(name, accuracy));
+            metrics.push(Metric::fraction(name, accuracy));
             let online = online(probe, &test, test_labels);
             let accuracy = self
                 .probe
                 .accuracy((train, train_classes), (test, test_classes));
-            figures.push(Figure::share("linear probe", accuracy));
-            figures.extend(online.map(|accuracy| Figure::share(ONLINE_PROBE, accuracy)));
+            metrics.push(Metric::fraction("linear probe", accuracy));
+            metrics.extend(online.map(|accuracy| Metric::fraction(ONLINE_PROBE, accuracy)));
         }
         let embeddings = source.embeddings(&self.sample).await;
-        figures.push(Figure {
+        metrics.push(Metric {
             name: format!("effective rank of {} embeddings", embeddings.count()),
             value: effective_rank(&embeddings),
             unit: Unit::Directions,
         });
-        figures
+        metrics
     }
 
-    async fn retrieve(&self, source: &mut impl Source) -> Vec<Figure> {
-        let mut figures = Vec::new();
+    async fn retrieve(&self, source: &mut impl FeatureExtractor) -> Vec<Metric> {
+        let mut metrics = Vec::new();
         for (name, task) in &self.retrieval {
-            figures.push(Figure::share(*name, task.top_1(source).await));
+            metrics.push(Metric::fraction(*name, task.top_1(source).await));
         }
-        figures
+        metrics
     }
 }
 
-/// What the figure of a classifier is called that learned beside the run.
+/// The name of the online probe's metric.
 pub const ONLINE_PROBE: &str = "online linear probe";
 
-/// The fraction of pictures that a classifier tells right, if it is one for such features and classes.
+/// The fraction of pictures that the probe classifies correctly, if it fits these features and classes.
 fn online(probe: Option<&Classifier>, features: &Features, labels: &Labels) -> Option<f64> {
     let fits = |probe: &&Classifier| {
         probe.width == features.width && probe.classes() == labels.names.len()
     };
-    let (probe, classes) = (probe.filter(fits)?, &labels.of_picture);
+    let (probe, classes) = (probe.filter(fits)?, &labels.class_of);
     let right = right(&probe.scores(&features.values), classes);
     Some(right as f64 / classes.len().max(1) as f64)
 }
 
-/// At most `most` of `count` numbers, the same ones each time.
-fn picked(count: usize, most: usize) -> Vec<usize> {
+/// At most `max` of the indices below `count`, the same ones each time.
+fn picked(count: usize, max: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..count).collect();
-    if count > most {
-        Stream::new(0, Purpose::Sample, 0, 0).shuffle(&mut order);
-        order.truncate(most);
+    if count > max {
+        Rng::new(0, Purpose::Sample, 0, 0).shuffle(&mut order);
+        order.truncate(max);
     }
     order
 }
 
-/// At most `most` pictures, the same ones each time.
-fn sample(pictures: &Pictures, most: usize) -> Pictures {
-    if pictures.count() <= most {
+/// At most `max` pictures, the same ones each time.
+fn sample(pictures: &Pictures, max: usize) -> Pictures {
+    if pictures.count() <= max {
         return pictures.clone();
     }
-    pictures.subset(picked(pictures.count(), most))
+    pictures.subset(picked(pictures.count(), max))
 }
 
 fn subset(set: &LabelledPictures, indices: &[usize]) -> LabelledPictures {
@@ -315,7 +327,7 @@ fn subset(set: &LabelledPictures, indices: &[usize]) -> LabelledPictures {
         pictures: set.pictures.subset(indices.iter().copied()),
         labels: Labels {
             names: set.labels.names.clone(),
-            of_picture: indices.iter().map(|i| set.labels.of_picture[*i]).collect(),
+            class_of: indices.iter().map(|i| set.labels.class_of[*i]).collect(),
         },
     }
 }
@@ -352,9 +364,9 @@ mod tests {
         }
     }
 
-    /// Pictures of one brightness each, by class; those that validate are as bright as the other class's.
+    /// Each picture has the brightness of its class, or that of the other class if it is for validation and `lies`.
     #[test]
-    fn quick_evaluations_look_at_the_pictures_that_validate_alone() {
+    fn quick_evaluations_test_on_validation_pictures_only() {
         let roles = roles(200, true);
         let set = |lies: &dyn Fn(usize) -> bool| {
             let classes: Vec<usize> = (0..200).map(|i| i % 2).collect();
@@ -366,19 +378,19 @@ mod tests {
                 pictures: Pictures::new(1, 1, bytes.collect()),
                 labels: Labels {
                     names: vec!["dark".into(), "bright".into()],
-                    of_picture: classes,
+                    class_of: classes,
                 },
             }
         };
         let test = set(&|_| false);
         for (lies, quick) in [(false, 1.0), (true, 0.0)] {
             let train = set(&|i| lies && roles[i] == Role::Validate);
-            let exam = Exam::classes(train, &roles, Some(test.clone()));
-            let figures = block_on(exam.quick(&mut Pixels, None));
-            assert_eq!(figures[0].name, "kNN on 20 held-out pictures");
-            assert_eq!(figures[0].value, quick);
-            // The end is measured on the test part, whatever they say.
-            let full = block_on(exam.full(&mut Pixels, None));
+            let evaluation = Evaluation::classes(train, &roles, Some(test.clone()));
+            let metrics = block_on(evaluation.quick(&mut Pixels, None));
+            assert_eq!(metrics[0].name, "kNN on 20 held-out pictures");
+            assert_eq!(metrics[0].value, quick);
+            // The full evaluation uses the test split, whatever the pictures for validation say.
+            let full = block_on(evaluation.full(&mut Pixels, None));
             assert!(full[0].value > 0.9, "{full:?}");
         }
     }

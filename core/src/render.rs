@@ -1,10 +1,17 @@
-//! The cross-correlation matrix as a picture with a legend.
+//! The cross-correlation matrix in color: as a picture with a legend, and as text on a terminal.
+
+use std::fmt::Write as _;
 
 use image::{Rgb, RgbImage};
 
-use crate::colors::of_correlation;
+/// Red, green and blue of a correlation: blue for -1, white for 0, red for 1 (ColorBrewer's RdBu, which is even to the eye).
+pub fn of_correlation(value: f32) -> [u8; 3] {
+    // colorous maps 0 to red and 1 to blue.
+    let position = 0.5 - 0.5 * f64::from(value.clamp(-1.0, 1.0));
+    colorous::RED_BLUE.eval_continuous(position).as_array()
+}
 
-/// A matrix made smaller so that its structure stays visible.
+/// Downsamples a `width x width` matrix to at most `cells x cells` so that its structure stays visible.
 ///
 /// A cell on the diagonal is the mean of the diagonal entries under it; any other is the root mean square of the
 /// entries under it, with the sign of their sum. A plain mean would hide a thin diagonal and average noise away.
@@ -33,20 +40,21 @@ pub fn shrink(values: &[f32], width: usize, cells: usize) -> (Vec<f32>, usize) {
     (small, cells)
 }
 
-/// Wider matrices are made smaller: a picture of 8192 x 8192 would be drawn for each checkpoint.
-const MOST_CELLS: usize = 1024;
-/// Pixels of the drawn matrix, at least; entries are whole pixels.
+/// Wider matrices are downsampled to this width: otherwise each checkpoint would draw 8192 x 8192 pixels.
+const MAX_CELLS: usize = 1024;
+/// Pixels per side that the drawn matrix fills as far as whole pixels per entry allow; a wider matrix has one pixel per
+/// entry.
 const SIDE: u32 = 512;
-/// Around the matrix and between it and the legend.
+/// Pixels around the matrix, and between it and the legend.
 const MARGIN: u32 = 16;
 /// Width of the legend's bar.
 const BAR: u32 = 20;
 /// Room for the legend's numbers.
 const NUMBERS: u32 = 44;
 
-/// The matrix with a legend from -1 to 1.
+/// Draws a `width x width` matrix with a legend from -1 to 1.
 pub fn picture(values: &[f32], width: usize) -> RgbImage {
-    let (values, width) = shrink(values, width, MOST_CELLS);
+    let (values, width) = shrink(values, width, MAX_CELLS);
     let scale = (SIDE / width as u32).max(1);
     let side = scale * width as u32;
     let mut picture = RgbImage::from_pixel(
@@ -101,7 +109,7 @@ fn frame(picture: &mut RgbImage, left: u32, top: u32, width: u32, height: u32) {
     }
 }
 
-/// Half the height of a drawn digit: they are doubled.
+/// Half the height of a drawn digit in pixels: each of its five rows is drawn two pixels high.
 const GLYPH_HEIGHT: u32 = 5;
 
 /// The few characters that the legend needs, three columns by five rows, the top row first.
@@ -130,6 +138,27 @@ fn write(picture: &mut RgbImage, left: u32, top: u32, text: &str) {
     }
 }
 
+/// Draws the matrix with two rows per line of text: a half block's color is the upper row, its background the lower
+/// one.
+pub fn half_blocks(values: &[f32], width: usize, cells: usize) -> String {
+    let (small, cells) = shrink(values, width, cells);
+    let mut text = String::new();
+    for row in (0..cells).step_by(2) {
+        text.push_str("  ");
+        for column in 0..cells {
+            let [r, g, b] = of_correlation(small[row * cells + column]);
+            let below = small
+                .get((row + 1) * cells + column)
+                .copied()
+                .unwrap_or(0.0);
+            let [r2, g2, b2] = of_correlation(below);
+            _ = write!(text, "\x1b[38;2;{r};{g};{b};48;2;{r2};{g2};{b2}m▀");
+        }
+        text.push_str("\x1b[0m\n");
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,5 +174,11 @@ mod tests {
         assert_eq!([small[0], small[4], small[8]], [1.0; 3]);
         assert!((small[1] + 0.4).abs() < 1e-6, "{small:?}");
         assert_eq!(shrink(&values, width, 100).1, 6);
+    }
+
+    #[test]
+    fn two_rows_share_a_line() {
+        assert_eq!(half_blocks(&[0.5; 36], 6, 3).lines().count(), 2);
+        assert_eq!(half_blocks(&[0.5; 36], 6, 99).lines().count(), 3);
     }
 }

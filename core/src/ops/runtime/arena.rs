@@ -1,9 +1,9 @@
-//! All tensors of a network in one buffer, so that an optimizer moves them in a handful of dispatches, whatever their
-//! number.
+//! Arenas: all tensors of a network in one buffer, so that an optimizer updates them in a few dispatches, however many
+//! there are.
 //!
-//! A tensor begins at a whole chunk of the arena, so that a workgroup's chunk is of one tensor. What an update wrote stays
-//! in its arena: the tensors it returns are parts of it, and the next update finds them where they are. Only gradients,
-//! which a backward pass leaves anywhere, are copied in, six a dispatch.
+//! Each tensor starts at a multiple of a chunk, so that a workgroup's chunk belongs to one tensor. The results of an
+//! update stay in their arena: the tensors it returns are slices of it, and the next update reads them in place. Only
+//! gradients, which a backward pass leaves in separate buffers, are copied in, six per dispatch.
 
 use burn::backend::wgpu::CubeTensor;
 use burn::backend::{BackendTensor, DispatchTensorKind};
@@ -11,55 +11,46 @@ use burn::tensor::{DType, Shape, Tensor};
 use cubecl::client::Client;
 use cubecl::server::Handle;
 
-use super::wgsl::{self, Number, kernel};
+use super::launch::{self, Number, kernel, on_wgpu};
 
-/// Values of an arena that a workgroup takes, `CHUNK` of the kernels.
+/// Values per chunk, the part of an arena that a workgroup processes at a time; `CHUNK` in the kernels.
 const CHUNK: usize = 2048;
 
-/// Tensors that a dispatch copies: with the arena and WebGPU's default limits, no more can be bound.
+/// Tensors that one dispatch copies; with the arena they stay within WebGPU's default limit of bound buffers.
 const SOURCES: usize = 6;
 
-/// A tensor of a network as an optimizer sees it, in one dimension.
+/// A parameter of a network, flattened to one dimension, with its gradient and the optimizer's state.
 #[derive(Debug, Clone)]
 pub struct Parameter {
-    /// The tensor.
+    /// The parameter.
     pub value: Tensor<1>,
-    /// The loss's gradient by it.
+    /// The gradient of the loss with respect to it.
     pub gradient: Tensor<1>,
-    /// What the update rule remembers of it; zeros at first.
+    /// The optimizer's state for it: momentum or moments, zeros at first.
     pub memory: Vec<Tensor<1>>,
-    /// Whether it has two dimensions or more: those of one take no part in weight decay and adaptation.
+    /// Whether the network's tensor has two or more dimensions. One-dimensional tensors have a learning rate of their
+    /// own and are not adapted; AdamW never decays them, LARS only with `decay_biases`.
     pub is_weight: bool,
 }
 
-/// A tensor after an update.
+/// A parameter after an update.
 #[derive(Debug, Clone)]
-pub struct Moved {
-    /// The tensor.
+pub struct Updated {
+    /// The parameter.
     pub value: Tensor<1>,
-    /// What the update rule remembers now.
+    /// The optimizer's new state for it.
     pub memory: Vec<Tensor<1>>,
 }
 
-/// The tensor on a wgpu device, if it is on one and kernels of ours run there.
-pub fn on_wgpu(tensor: &Tensor<1>) -> Option<CubeTensor> {
-    match tensor.clone().into_dispatch().kind {
-        DispatchTensorKind::Cube(BackendTensor::Float(tensor)) if wgsl::available(&tensor) => {
-            Some(wgsl::contiguous(tensor))
-        }
-        _ => None,
-    }
-}
-
-/// The parameters in groups whose arenas a device can bind, each with its arena; `None` where no kernels of ours run.
+/// Splits the parameters into arenas that each fit in one buffer of the device; `None` where our kernels do not run.
 pub fn arenas(parameters: &[Parameter]) -> Option<Vec<Arena<'_>>> {
     let first = on_wgpu(&parameters.first()?.value)?;
-    let most = first.client.properties().memory.max_page_size as usize / size_of::<f32>();
+    let max = first.client.properties().memory.max_page_size as usize / size_of::<f32>();
     let mut arenas = Vec::new();
     let (mut start, mut length) = (0, 0);
     for (number, parameter) in parameters.iter().enumerate() {
         let more = parameter.value.dims()[0].next_multiple_of(CHUNK);
-        if number > start && length + more > most {
+        if number > start && length + more > max {
             arenas.push(Arena::new(&parameters[start..number], &first));
             (start, length) = (number, 0);
         }
@@ -69,17 +60,17 @@ pub fn arenas(parameters: &[Parameter]) -> Option<Vec<Arena<'_>>> {
     Some(arenas)
 }
 
-/// Where everything is.
+/// The layout of a group of parameters in one buffer.
 pub struct Arena<'a> {
     parameters: &'a [Parameter],
-    /// Where each tensor begins, and how many values it has.
+    /// The start of each tensor and its number of values.
     places: Vec<(usize, usize)>,
     length: usize,
     like: CubeTensor,
 }
 
 impl<'a> Arena<'a> {
-    /// The arena of these parameters, which are where `like` is.
+    /// The layout of these parameters, which are on the device of `like`.
     fn new(parameters: &'a [Parameter], like: &CubeTensor) -> Self {
         let mut length = 0;
         let places = parameters.iter().map(|parameter| {
@@ -96,7 +87,7 @@ impl<'a> Arena<'a> {
         }
     }
 
-    /// Where kernels are launched.
+    /// The client that launches kernels on the parameters' device.
     pub fn client(&self) -> &Client {
         &self.like.client
     }
@@ -111,12 +102,13 @@ impl<'a> Arena<'a> {
         self.length / CHUNK
     }
 
-    /// A workgroup a chunk, where a dispatch has room for them.
+    /// One workgroup per chunk, up to the limit of a dispatch; the kernels loop over the rest.
     pub fn workgroups(&self) -> [usize; 3] {
-        [self.chunks().min(wgsl::WORKGROUPS_AN_AXIS), 1, 1]
+        [self.chunks().min(launch::WORKGROUPS_PER_AXIS), 1, 1]
     }
 
-    /// The kernels' table of the chunks: tensor, where its values end, and whether it is a weight.
+    /// The kernels' table of chunks, 4 words each: the tensor's index, the end of the chunk's values in the arena,
+    /// whether the tensor is a weight, and 0.
     pub fn chunk_table(&self) -> Handle {
         let tensors = self.places.iter().zip(self.parameters).enumerate();
         self.table(tensors.flat_map(|(number, ((start, count), parameter))| {
@@ -126,7 +118,7 @@ impl<'a> Arena<'a> {
         }))
     }
 
-    /// The kernels' table of the tensors: the first chunk, and where the chunks end.
+    /// The kernels' table of tensors, 2 words each: the first chunk, and the end of the chunks.
     pub fn tensor_table(&self) -> Handle {
         let chunks =
             |(start, count): &(usize, usize)| [*start, start + count].map(|n| n.div_ceil(CHUNK));
@@ -138,12 +130,12 @@ impl<'a> Arena<'a> {
         self.client().create_from_slice(&bytes)
     }
 
-    /// Memory for another arena.
+    /// Allocates an uninitialized arena of this layout.
     pub fn empty(&self) -> Handle {
         self.client().empty(self.length * size_of::<f32>())
     }
 
-    /// One tensor of each parameter in an arena: the one that they already lie in, or copies.
+    /// An arena with one tensor of each parameter: the arena that already holds them all, or a copy.
     pub fn pack(&self, tensor: impl Fn(&Parameter) -> &Tensor<1>) -> Handle {
         let tensors: Vec<CubeTensor> = self
             .parameters
@@ -156,7 +148,7 @@ impl<'a> Arena<'a> {
         let arena = self.empty();
         for (tensors, places) in tensors.chunks(SOURCES).zip(self.places.chunks(SOURCES)) {
             let unused: Vec<Handle> = (tensors.len()..SOURCES)
-                .map(|_| wgsl::nothing(self.client()))
+                .map(|_| launch::placeholder_buffer(self.client()))
                 .collect();
             let mut buffers: Vec<&Handle> = tensors.iter().map(|t| &t.handle).collect();
             buffers.extend(&unused);
@@ -167,13 +159,13 @@ impl<'a> Arena<'a> {
                 .flat_map(|(start, count)| [*start, *count, 0, 0].map(Number::from))
                 .collect();
             numbers.resize(4 * SOURCES, 0.into());
-            let [x, y, _] = wgsl::groups_for(longest);
+            let [x, y, _] = launch::workgroups_for(longest);
             kernel!("pack").launch(self.client(), [x, y, tensors.len()], &buffers, &numbers);
         }
         arena
     }
 
-    /// The arena that all of `tensors` are parts of, at their places, if there is one.
+    /// The arena that already holds all of `tensors` in this layout, if there is one.
     fn common(&self, tensors: &[CubeTensor]) -> Option<Handle> {
         let first = &tensors.first()?.handle;
         let bytes = (self.length * size_of::<f32>()) as u64;
@@ -190,7 +182,7 @@ impl<'a> Arena<'a> {
             .then(|| Handle::from_memory(first.memory.clone(), first.service, first.stream, bytes))
     }
 
-    /// The part of `arena` that belongs to the parameter of that number.
+    /// The slice of `arena` that holds the parameter with index `number`.
     fn part(&self, arena: &Handle, number: usize) -> Tensor<1> {
         let (start, count) = self.places[number];
         let bytes = |values: usize| (values * size_of::<f32>()) as u64;
@@ -210,10 +202,10 @@ impl<'a> Arena<'a> {
         Tensor::from_dispatch(dispatch)
     }
 
-    /// The parameters after an update that wrote these arenas.
-    pub fn moved(&self, value: &Handle, memory: &[Handle]) -> Vec<Moved> {
+    /// The updated parameters, as slices of the arenas that the update wrote.
+    pub fn updated(&self, value: &Handle, memory: &[Handle]) -> Vec<Updated> {
         (0..self.parameters.len())
-            .map(|number| Moved {
+            .map(|number| Updated {
                 value: self.part(value, number),
                 memory: memory
                     .iter()

@@ -1,8 +1,8 @@
-//! Launching the kernels of `shaders/` through burn's wgpu back end.
+//! Launches the kernels of `shaders/` through burn's wgpu back end.
 //!
-//! A kernel is a WGSL file as it stands. What varies between its variants is a `const` at the top, which [`Kernel::set`]
-//! gives another value before the driver compiles it; what varies between calls is in its last binding, a uniform
-//! buffer of 32-bit numbers. cubecl keeps compiled kernels by name and constants.
+//! A kernel is a plain WGSL file. Its variants differ in the `const`s at the top, whose values [`Kernel::set`] replaces
+//! before the driver compiles the file. Calls differ in the last binding, a uniform buffer of 32-bit numbers. cubecl
+//! caches compiled kernels by name and constants.
 
 #[cfg(test)]
 pub mod tests;
@@ -10,46 +10,39 @@ pub mod tests;
 use burn::backend::wgpu::{
     CubeTensor, KernelSource, SourceKernel, SourceTemplate, into_contiguous,
 };
-use burn::tensor::{DType, Shape};
+use burn::backend::{BackendTensor, DispatchTensorKind};
+use burn::tensor::{DType, Shape, Tensor};
 use cubecl::prelude::{ExecutionMode, KernelId};
 use cubecl::server::{Handle, KernelArguments, MetadataBindingInfo};
 use cubecl::{CubeCount, CubeDim, client::Client};
 
-use super::measure::twins_asked;
+use super::reference::reference_requested;
 use crate::device::is_simulated;
 
-/// The threads of a workgroup in kernels whose workgroups are a line; WebGPU's default limit.
+/// Threads per workgroup in kernels with one-dimensional workgroups; WebGPU's default limit.
 pub const THREADS: usize = 256;
 
-/// Workgroups along one axis of a dispatch, at most; WebGPU's default limit.
-pub const WORKGROUPS_AN_AXIS: usize = 65_535;
+/// Maximum workgroups along one axis of a dispatch; WebGPU's default limit.
+pub const WORKGROUPS_PER_AXIS: usize = 65_535;
 
-/// Whether kernels of ours run where `tensor` is: on a wgpu device for which cubecl chose its WGSL compiler, outside of
-/// [`with_twins`](super::measure::with_twins).
+/// Whether our kernels run on the device of `tensor`: a wgpu device for which cubecl chose its WGSL compiler, outside
+/// of [`with_reference_ops`](super::reference::with_reference_ops).
 #[inline(always)]
 pub fn available(tensor: &CubeTensor) -> bool {
-    // In a browser there is nothing but WGSL. That this is known when the program is built leaves out burn's own
-    // products and convolutions, megabytes of them.
-    !twins_asked() && (cfg!(target_family = "wasm") || tensor.client.name() == "wgpu<wgsl>")
+    // A browser always runs WGSL. Deciding this at compile time leaves burn's own products and convolutions, several
+    // megabytes, out of the program.
+    !reference_requested() && (cfg!(target_family = "wasm") || tensor.client.name() == "wgpu<wgsl>")
 }
 
-/// Reads a kernel's source into the program.
+/// The [`Kernel`] of a file in `shaders/`.
 macro_rules! kernel {
     ($name:literal) => {
-        $crate::ops::wgsl::Kernel::new(
-            $name,
-            include_str!(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/../shaders/",
-                $name,
-                ".wgsl"
-            )),
-        )
+        $crate::ops::runtime::launch::Kernel::new($name, const { barlow_shaders::source($name) })
     };
 }
 pub(crate) use kernel;
 
-/// A kernel, with its constants.
+/// A kernel's source, with the constants to replace in it.
 #[derive(Debug, Clone)]
 pub struct Kernel {
     name: &'static str,
@@ -59,7 +52,7 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// The kernel of that name with the constants that its file has; see [`kernel!`].
+    /// A kernel with the constants of its file unchanged; made by [`kernel!`].
     pub const fn new(name: &'static str, source: &'static str) -> Self {
         Self {
             name,
@@ -81,13 +74,13 @@ impl Kernel {
         self
     }
 
-    /// Makes the file's `alias name = f32` 16 bits wide, which the adapter has to know.
+    /// Changes the file's `alias name = f32` to `f16`, which the adapter has to support.
     pub fn narrow(mut self, name: &'static str) -> Self {
         self.narrowed = Some(name);
         self
     }
 
-    /// The source with the constants in place.
+    /// The source with the constants replaced.
     ///
     /// # Panics
     /// If the file has no constant or alias of that name.
@@ -129,16 +122,16 @@ impl Kernel {
             tests::check_once(&self);
             for (i, a) in buffers.iter().enumerate() {
                 let overlaps = buffers[..i].iter().any(|b| overlap(a, b));
-                assert!(!overlaps, "{}: WebGPU binds no buffer twice", self.name);
+                assert!(!overlaps, "{}: two bindings overlap", self.name);
             }
         }
         assert!(
-            workgroups.iter().all(|n| *n <= WORKGROUPS_AN_AXIS),
-            "{}: {workgroups:?} workgroups",
+            workgroups.iter().all(|n| *n <= WORKGROUPS_PER_AXIS),
+            "{}: {workgroups:?} workgroups are more than WebGPU allows",
             self.name
         );
         let mut words: Vec<u32> = numbers.iter().map(|number| number.0).collect();
-        // A uniform buffer is a whole number of 16 bytes.
+        // The size of a uniform buffer is a multiple of 16 bytes.
         words.resize(words.len().next_multiple_of(4), 0);
         let pairs = words.chunks_exact(2);
         let pairs = pairs.map(|pair| u64::from(pair[0]) | u64::from(pair[1]) << 32);
@@ -147,7 +140,7 @@ impl Kernel {
             .with_info(MetadataBindingInfo::custom(pairs.collect()));
         let [x, y, z] = workgroups.map(|n| n as u32);
         client.launch(
-            // The kernels state their own workgroup size; cubecl only checks this one against the device.
+            // The workgroup size is in the WGSL text; cubecl only checks this one against the device's limits.
             Box::new(SourceKernel::new(self, CubeDim::new_1d(1))),
             CubeCount::Static(x, y, z),
             arguments,
@@ -161,7 +154,7 @@ impl KernelSource for Kernel {
     }
 
     fn id(&self) -> KernelId {
-        // Unchecked: cubecl would count the turns of every loop, though ours all end.
+        // Unchecked: otherwise cubecl adds an iteration counter to every loop, and our loops all terminate.
         KernelId::new::<Self>()
             .info((self.name, self.constants.clone(), self.narrowed))
             .mode(ExecutionMode::Unchecked)
@@ -178,7 +171,7 @@ pub struct Number(u32);
 
 impl From<usize> for Number {
     fn from(value: usize) -> Self {
-        Self(u32::try_from(value).expect("WGSL counts in 32 bits"))
+        Self(u32::try_from(value).expect("numbers must fit in 32 bits"))
     }
 }
 
@@ -200,13 +193,23 @@ pub fn overlap(a: &Handle, b: &Handle) -> bool {
         && second.start < first.end
 }
 
-/// `tensor` in row-major order. Copies only what is laid out otherwise.
+/// `tensor` in row-major order; copied only if it is laid out otherwise.
 pub fn contiguous(tensor: CubeTensor) -> CubeTensor {
     assert_eq!(tensor.dtype, DType::F32, "the kernels take 32-bit floats");
     into_contiguous(tensor)
 }
 
-/// A new tensor where `like` is, with whatever was in its memory.
+/// The wgpu tensor in row-major order, or `None` if our kernels do not run where it is.
+pub fn on_wgpu(tensor: &Tensor<1>) -> Option<CubeTensor> {
+    match tensor.clone().into_dispatch().kind {
+        DispatchTensorKind::Cube(BackendTensor::Float(tensor)) if available(&tensor) => {
+            Some(contiguous(tensor))
+        }
+        _ => None,
+    }
+}
+
+/// A new, uninitialized f32 tensor on the device of `like`.
 pub fn empty(like: &CubeTensor, shape: impl Into<Shape>) -> CubeTensor {
     let shape = shape.into();
     let handle = like.client.empty(shape.num_elements() * size_of::<f32>());
@@ -219,9 +222,9 @@ pub fn empty(like: &CubeTensor, shape: impl Into<Shape>) -> CubeTensor {
     )
 }
 
-/// Threads that share a workgroup's work where they have to wait for each other at every turn: all that a workgroup has
-/// on a GPU, and few where they are simulated.
-pub fn sharing_threads(tensor: &CubeTensor) -> usize {
+/// Threads per workgroup for kernels with many barriers: as many as a workgroup may have on a GPU, and few on a
+/// simulated device, where barriers are slow.
+pub fn reduction_threads(tensor: &CubeTensor) -> usize {
     const SIMULATED: usize = 32;
     if is_simulated(&tensor.device) {
         SIMULATED
@@ -230,12 +233,12 @@ pub fn sharing_threads(tensor: &CubeTensor) -> usize {
     }
 }
 
-/// Workgroups for a loop over `count` values, a value a thread and several where a dispatch has no room for more.
-pub fn groups_for(count: usize) -> [usize; 3] {
-    [count.div_ceil(THREADS).min(WORKGROUPS_AN_AXIS), 1, 1]
+/// Workgroups for a loop over `count` values: one value per thread, or several where a dispatch allows no more threads.
+pub fn workgroups_for(count: usize) -> [usize; 3] {
+    [count.div_ceil(THREADS).min(WORKGROUPS_PER_AXIS), 1, 1]
 }
 
-/// Memory for a binding that a kernel's variant makes no use of. Not one of the others: no two may overlap.
-pub fn nothing(client: &Client) -> Handle {
+/// A placeholder buffer for a binding that a kernel's variant does not use; a new one, as no two bindings may overlap.
+pub fn placeholder_buffer(client: &Client) -> Handle {
     client.empty(size_of::<[f32; 4]>())
 }

@@ -1,31 +1,30 @@
-//! What a device can do at most: bytes moved a second, and multiplications and additions a second, as found by kernels that
-//! do nothing else (on the CPU, by copies on all threads and a large product of the `gemm` crate).
+//! The limits of a device: bytes moved per second, and multiplications and additions per second. Both are measured with
+//! kernels that do nothing else (on the CPU, with copies and products of the `gemm` crate on all threads).
 
 use burn::backend::{BackendTensor, DispatchTensorKind};
 use burn::tensor::{Device, Tensor};
 use cubecl::{MemoryScope, client::Client};
 
-use super::arena::on_wgpu;
+use super::clock::{Clock, finish};
 use super::cpu::{self, Orientation};
-use super::measure::{Clock, finish};
-use super::wgsl::{self, kernel};
+use super::launch::{self, kernel, on_wgpu};
 
-/// The limits of a device.
+/// How much a device can do per second.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Bytes read and written.
-    pub bytes_a_second: f64,
-    /// Multiplications and additions of 32-bit floats, each counted.
-    pub operations_a_second: f64,
+    /// Bytes read and written per second.
+    pub bytes_per_second: f64,
+    /// Multiplications and additions of 32-bit floats per second; a multiply-add counts as two.
+    pub operations_per_second: f64,
 }
 
-/// Bytes of a copy: more than caches hold.
+/// Bytes per copy: more than caches hold.
 const COPIED: usize = 64 << 20;
 
-/// How long a trial takes, at least.
+/// Minimum duration of a trial, in seconds.
 const LEAST_SECONDS: f64 = 0.02;
 
-/// How often a limit is measured; the best counts.
+/// Trials per limit; the fastest counts.
 const TRIALS: usize = 5;
 
 /// Measures the limits of `device`.
@@ -40,7 +39,7 @@ pub fn limits(device: &Device, clock: &Clock) -> Limits {
                         finish(device);
                     }) / launches as f64
                 };
-                // So many that waiting for the end takes no share.
+                // So many launches that the wait for the device at the end is negligible.
                 seconds((LEAST_SECONDS / seconds(1)).clamp(1.0, 200.0) as usize)
             };
             let [source, copied] = [(); 2].map(|()| client.empty(COPIED));
@@ -48,14 +47,14 @@ pub fn limits(device: &Device, clock: &Clock) -> Limits {
             let copy = best(&|| {
                 kernel!("copy").launch(
                     client,
-                    wgsl::groups_for(quads),
+                    launch::workgroups_for(quads),
                     &[&source, &copied],
                     &[quads.into()],
                 );
             });
             const GROUPS: usize = 4096;
             const TURNS: usize = 1024;
-            let results = client.empty(GROUPS * wgsl::THREADS * size_of::<f32>());
+            let results = client.empty(GROUPS * launch::THREADS * size_of::<f32>());
             let compute = best(&|| {
                 kernel!("multiply_add").launch(
                     client,
@@ -65,8 +64,8 @@ pub fn limits(device: &Device, clock: &Clock) -> Limits {
                 );
             });
             Limits {
-                bytes_a_second: (2 * COPIED) as f64 / copy,
-                operations_a_second: (GROUPS * wgsl::THREADS) as f64 * (TURNS * 32) as f64
+                bytes_per_second: (2 * COPIED) as f64 / copy,
+                operations_per_second: (GROUPS * launch::THREADS) as f64 * (TURNS * 32) as f64
                     / compute,
             }
         }
@@ -84,7 +83,7 @@ fn fastest(clock: &Clock, run: &dyn Fn()) -> f64 {
 }
 
 fn on_cpu(clock: &Clock) -> Limits {
-    // Several shares for each thread, so that none waits long for another.
+    // Several blocks per thread, so that no thread waits long for another.
     let shares = 4 * cpu::threads();
     let block = (COPIED / 4).div_ceil(shares);
     let source = vec![1.0f32; COPIED / 4];
@@ -94,7 +93,7 @@ fn on_cpu(clock: &Clock) -> Limits {
             to.copy_from_slice(&source[i * block..][..to.len()]);
         });
     });
-    // Rows for every thread, in blocks that caches like.
+    // One product per block, of a size that suits the caches.
     const ROWS: usize = 256;
     const WIDTH: usize = 512;
     let operand = vec![0.5f32; ROWS.max(WIDTH) * WIDTH];
@@ -111,23 +110,24 @@ fn on_cpu(clock: &Clock) -> Limits {
         });
     });
     Limits {
-        bytes_a_second: (2 * COPIED) as f64 / copy,
-        operations_a_second: (2 * ROWS * WIDTH * WIDTH) as f64 * shares as f64 / compute,
+        bytes_per_second: (2 * COPIED) as f64 / copy,
+        operations_per_second: (2 * ROWS * WIDTH * WIDTH) as f64 * shares as f64 / compute,
     }
 }
 
-/// The bytes of memory that burn's allocator holds on a wgpu device, which only grow until [`release_memory`].
+/// The bytes that burn's allocator has reserved on a wgpu device; `None` on others. They only grow until
+/// [`release_memory`].
 pub fn reserved_memory(device: &Device) -> Option<u64> {
     let client = client_of(device)?;
     let report = client.memory_report(MemoryScope::Device);
     Some(report.usage().bytes_reserved)
 }
 
-/// Gives back the memory that nothing lives in.
+/// Frees the allocator's memory that no tensor uses.
 pub fn release_memory(device: &Device) {
     if let Some(client) = client_of(device) {
         finish(device);
-        // If it fails, what stays is counted for both sides.
+        // If it fails, the memory that stays reserved is counted for both sides of a benchmark.
         _ = client.memory_cleanup();
     }
 }

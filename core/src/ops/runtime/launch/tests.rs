@@ -1,5 +1,5 @@
-//! What every file of `shaders/` has to keep, and every variant of one that a test launches: it is valid WGSL, and stays
-//! within WebGPU's default limits. `tint`, where it is installed, has to accept the files too.
+//! Checks that every file of `shaders/`, and every variant that a test launches, is valid WGSL and stays within
+//! WebGPU's default limits. `tint` has to accept the files too; it may be missing only if `BARLOW_WITHOUT_TINT` is set.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -26,11 +26,11 @@ fn shaders() -> Vec<PathBuf> {
     files
 }
 
-/// Checks a kernel's text, and that a dispatch of it is within the limits.
+/// Checks that a kernel's text is valid and stays within the limits.
 pub fn check(name: &str, text: &str) {
     let module = naga::front::wgsl::parse_str(text)
         .unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(text)));
-    // No capability that WebGPU has not by default, but for what only an adapter that has it is given.
+    // WebGPU's default capabilities only, plus f16 for variants that are launched only on adapters with f16.
     let capabilities = match text.starts_with("enable f16;") {
         true => Capabilities::SHADER_FLOAT16,
         false => Capabilities::empty(),
@@ -62,7 +62,7 @@ pub fn check(name: &str, text: &str) {
             }
             naga::AddressSpace::Storage { access } => {
                 storage += 1;
-                // Tensors share buffers, which have one usage a dispatch.
+                // Tensors share buffers, and a buffer has one usage per dispatch.
                 assert!(
                     access.contains(naga::StorageAccess::STORE),
                     "{name}: {variable:?}"
@@ -71,7 +71,7 @@ pub fn check(name: &str, text: &str) {
             naga::AddressSpace::Uniform => uniform += 1,
             _ => {}
         }
-        // The layout of the bindings is made from what is used.
+        // The bind group layout is derived from the bindings that the kernel uses.
         if variable.binding.is_some() {
             assert!(
                 !info.get_entry_point(0)[handle].is_empty(),
@@ -133,7 +133,7 @@ fn tint_accepts_every_shader() {
                 String::from_utf8_lossy(&output.stderr)
             ),
             Err(error) => {
-                // Only where whoever runs the tests said so: a check that is silently left out checks nothing.
+                // Skipped only on request: a check that is skipped silently checks nothing.
                 let left_out = std::env::var_os("BARLOW_WITHOUT_TINT").is_some();
                 assert!(
                     left_out,

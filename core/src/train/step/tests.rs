@@ -1,22 +1,21 @@
-//! A run from its first step to its last: resumed anywhere, fed in any way, in 32 bits and in 16.
+//! Tests of whole runs: resumed at any step, on held and on streamed pictures, in 32 bits and in 16.
 
-use async_channel::unbounded;
 use pollster::block_on;
 
 use super::*;
 use crate::augment::{Draw, Normalization};
 use crate::data::emoji::emoji;
-use crate::data::{Batch, Cut, PictureStream, Pictures};
+use crate::data::{Batch, Cut, PictureLoader, Pictures};
 use crate::model::Visitor;
 use crate::ops::{TrustRatio, augment};
 use crate::optim::OptimizerConfig;
-use crate::testing::{cpu, each_device, each_narrow_device, values};
-use crate::train::{encoder_weights, values_of};
+use crate::testing::{cpu, each_device, each_f16_device, values};
+use crate::train::{encoder_weights, named_tensors};
 
 fn tiny() -> (Config, Pictures) {
     let mut config = Config {
         batch: 16,
-        size: 16,
+        view_size: 16,
         checkpoint_every: 1,
         ..Config::emoji()
     };
@@ -27,62 +26,13 @@ fn tiny() -> (Config, Pictures) {
     (config, emoji().noto.subset(0..70))
 }
 
-fn steps(events: &[Event]) -> Vec<StepReport> {
-    let step = |e: &Event| match e {
-        Event::Step(report) => Some(report.clone()),
-        _ => None,
-    };
-    events.iter().filter_map(step).collect()
-}
-
-/// Runs with commands that wait before the first step.
-fn run(trainer: &mut Trainer, commands: &[Command]) -> (Outcome, Vec<Event>) {
-    let (sender, receiver) = unbounded();
-    commands.iter().for_each(|c| sender.try_send(*c).unwrap());
-    drop(sender);
-    let mut events = Vec::new();
-    let outcome = block_on(trainer.run(&receiver, |event| events.push(event))).unwrap();
-    (outcome, events)
-}
-
-#[test]
-fn a_resumed_run_equals_an_uninterrupted_one() {
-    for optimizer in [
-        OptimizerConfig::default(),
-        Config::emoji().optimizer,
-        OptimizerConfig::Sgd {
-            momentum: 0.9,
-            weight_decay: 1e-4,
-            decay_biases: false,
-        },
-    ] {
-        let (mut config, pictures) = tiny();
-        config.optimizer = optimizer;
-        let mut whole = Trainer::new(config.clone(), &pictures, &cpu()).unwrap();
-        let (outcome, events) = run(&mut whole, &[]);
-        assert_eq!(outcome, Outcome::Finished);
-        let expected = steps(&events);
-        assert_eq!(expected.len(), 3 * 4);
-
-        let checkpoint = events.iter().find_map(|e| match e {
-            Event::Checkpoint { step, bytes } if *step == 4 => Some(bytes.clone()),
-            _ => None,
-        });
-        let checkpoint = Checkpoint::read(&checkpoint.unwrap()).unwrap();
-        assert_eq!(checkpoint.config, config);
-        let mut resumed = Trainer::resume(checkpoint, config, &pictures, &cpu()).unwrap();
-        let (_, events) = run(&mut resumed, &[]);
-        assert_eq!(steps(&events), expected[4..]);
-    }
-}
-
-/// Pictures in memory as a stream; views are cut and rounded to bytes as a reader does.
+/// Pictures in memory as a stream. Views are cut and rounded to bytes, as a reader does it.
 struct Streamed {
     pictures: Pictures,
     cuts_views: bool,
 }
 
-impl PictureStream for Streamed {
+impl PictureLoader for Streamed {
     fn count(&self) -> usize {
         self.pictures.count()
     }
@@ -144,7 +94,7 @@ fn streamed(pictures: &Pictures, cuts_views: bool) -> TrainingSet {
 #[test]
 fn a_run_resumed_anywhere_equals_an_uninterrupted_one() {
     let (config, pictures) = tiny();
-    // Four steps per epoch: the second is in the middle of the first, the fifth at a quarter of the second.
+    // Four steps per epoch: after step 2 half of the first epoch is done, after step 5 a quarter of the second.
     let (stops, steps) = ([2, 5], 7);
     let optimizers = [
         OptimizerConfig::default(),
@@ -157,7 +107,7 @@ fn a_run_resumed_anywhere_equals_an_uninterrupted_one() {
     ];
     each_device(|device| {
         let precisions = [Precision::F32, Precision::F16].into_iter();
-        for precision in precisions.filter(|precision| precision.is_known_to(device)) {
+        for precision in precisions.filter(|precision| precision.is_supported_by(device)) {
             for (optimizer, feed) in optimizers
                 .iter()
                 .zip([0, 1, 2])
@@ -181,7 +131,7 @@ fn a_run_resumed_anywhere_equals_an_uninterrupted_one() {
                         checkpoints.push(block_on(trainer.checkpoint()).unwrap());
                     }
                 }
-                let expected = block_on(values_of(&trainer.model())).unwrap();
+                let expected = block_on(named_tensors(&trainer.model())).unwrap();
                 for (stop, bytes) in stops.iter().zip(&checkpoints) {
                     let checkpoint = Checkpoint::read(bytes).unwrap();
                     let mut resumed =
@@ -194,7 +144,7 @@ fn a_run_resumed_anywhere_equals_an_uninterrupted_one() {
                         optimizer.kind()
                     );
                     assert_eq!(rest, reports[*stop..], "{what}");
-                    let values = block_on(values_of(&resumed.model())).unwrap();
+                    let values = block_on(named_tensors(&resumed.model())).unwrap();
                     assert!(values == expected, "{what}: the weights differ");
                 }
             }
@@ -203,7 +153,7 @@ fn a_run_resumed_anywhere_equals_an_uninterrupted_one() {
 }
 
 #[test]
-fn what_a_reader_cuts_is_what_the_device_cuts() {
+fn readers_and_devices_cut_the_same_views() {
     let (config, pictures) = tiny();
     let views = |set: TrainingSet| {
         let mut trainer = Trainer::new(config.clone(), set, &cpu()).unwrap();
@@ -214,21 +164,21 @@ fn what_a_reader_cuts_is_what_the_device_cuts() {
     for cuts_views in [false, true] {
         let (same, streamed) = views(streamed(&pictures, cuts_views));
         assert_eq!(same, indices);
-        // Half a level of 255, over the smallest deviation; brightness, contrast and saturation multiply it by up to 1.2
-        // each, and a shift of hue moves a color by up to twice as much.
-        let most = if cuts_views {
+        // The rounding error is half a level of 255, divided by the smallest standard deviation. Brightness, contrast
+        // and saturation multiply it by up to 1.2 each, and a shift of hue by up to 2.
+        let max = if cuts_views {
             2.0 * 0.5 / 255.0 / 0.224 * 1.2f32.powi(3)
         } else {
             0.0
         };
         for (a, b) in streamed.iter().zip(&held) {
-            assert!((a - b).abs() <= most + 1e-6, "{a} {b}");
+            assert!((a - b).abs() <= max + 1e-6, "{a} {b}");
         }
     }
 }
 
 #[test]
-fn what_would_go_on_otherwise_is_refused_by_name() {
+fn incompatible_changes_are_refused_by_name() {
     let (config, pictures) = tiny();
     let mut trainer = Trainer::new(config.clone(), &pictures, &cpu()).unwrap();
     for _ in 0..6 {
@@ -241,7 +191,7 @@ fn what_would_go_on_otherwise_is_refused_by_name() {
     type Change = fn(&mut Config);
     let changes: [(&str, Change); 6] = [
         (
-            "seed: the run was begun with 0, and does not go on with 5",
+            "seed: the run was begun with 0 and cannot go on with 5",
             |c| c.seed = 5,
         ),
         ("optimizer.kind: the run was begun with adamw", |c| {
@@ -260,15 +210,16 @@ fn what_would_go_on_otherwise_is_refused_by_name() {
         let error = resume(other, &pictures).err().unwrap().to_string();
         assert!(error.starts_with(message), "{error}");
     }
-    // As many pictures, but others.
+    // The same number of other pictures.
     let others = emoji().twemoji.subset(0..70);
     let error = resume(config.clone(), &others).err().unwrap().to_string();
     assert!(error.contains("70 other pictures"), "{error}");
-    // What may change: rates, λ, how long.
+    // These may change: rates, λ, and the number of epochs.
     let mut longer = config.clone();
     (longer.schedule.epochs, longer.lambda) = (9, 0.1);
     assert_eq!(resume(longer, &pictures).unwrap().done(), 6);
-    // Another batch counts by whole epochs: of 4 steps of 16 pictures, then of 8 of 8; half the second epoch is redone.
+    // With another batch, whole epochs count: 4 steps of 16 pictures become 8 steps of 8; half of the second epoch is
+    // redone.
     let other = Config { batch: 8, ..config };
     let resumed = resume(other, &pictures).unwrap();
     let conversion = Conversion {
@@ -319,10 +270,11 @@ fn sixteen_bits_learn_as_thirty_two_do() {
     let pictures = emoji().noto.subset(0..256);
     let refused = Trainer::new(config.clone(), &pictures, &cpu()).err();
     assert!(refused.is_some_and(|e| e.to_string().contains("16-bit")));
-    // Long enough that the loss falls to a fraction: a step that moves nothing, or wrongly, shows.
+    // Long enough for the loss to fall to a fraction of its start, so that missing or wrong updates show.
     (config.schedule.epochs, config.schedule.warmup_epochs) = (10, 2);
     (config.batch, config.projector.widths) = (64, vec![32, 32]);
-    // So small that the first scale overflows nothing: a run that skips its first steps takes another way, in either width.
+    // So small that nothing overflows at the first scale: a run that skips its first steps takes another course,
+    // whatever its precision.
     const LOSS_WEIGHT: f64 = 1.0 / 256.0;
     config.loss_weight = LOSS_WEIGHT;
     let sgd = OptimizerConfig::Sgd {
@@ -336,8 +288,9 @@ fn sixteen_bits_learn_as_thirty_two_do() {
         eta: 0.02,
         trust_ratio: TrustRatio::Official,
     };
-    each_narrow_device(|device| {
-        // Rates of weights and of biases; those that gradients multiply are as much larger as these are smaller.
+    each_f16_device(|device| {
+        // Rates of weights and of biases. Where an update is proportional to the gradient, the rate makes up for the
+        // small loss weight.
         let sgd_rate = 0.02 / LOSS_WEIGHT;
         for (optimizer, [rate, rate_biases]) in [
             (sgd.clone(), [sgd_rate; 2]),
@@ -360,7 +313,7 @@ fn sixteen_bits_learn_as_thirty_two_do() {
             };
             let (narrow, wide) = (losses(Precision::F16), losses(Precision::F32));
             assert_ne!(narrow, wide);
-            // Single steps are noisy, by a tenth and more: the mean of the second half, of twenty steps.
+            // Single steps vary by a tenth and more, so the mean of the second half, twenty steps, is compared.
             let last = |losses: &[f64]| {
                 let half = &losses[losses.len() / 2..];
                 half.iter().sum::<f64>() / half.len() as f64
@@ -380,11 +333,11 @@ fn sixteen_bits_learn_as_thirty_two_do() {
     });
 }
 
-/// The gradients of a whole step in 16 bits at every scale that a run can come to: the right ones, or infinite ones.
+/// Compares the gradients of a whole step in 16 bits with those in 32 bits, at every scale that a run can reach.
 #[test]
 fn gradients_at_every_scale_are_right_or_infinite() {
     let (config, pictures) = tiny();
-    each_narrow_device(|device| {
+    each_f16_device(|device| {
         let gradients = |precision, scale: f64| {
             let config = Config {
                 precision,
@@ -410,8 +363,8 @@ fn gradients_at_every_scale_are_right_or_infinite() {
             println!("2^{exponent}: {error:.5}");
             right.push((exponent, error));
         }
-        // Operands are right to 2^-11 = 0.0005, in some ten products after each other, and batch normalization compares
-        // what comes of them with its own variance: a few dozen times that in all.
+        // Operands have a relative error of 2^-11 = 0.0005. There are about ten products in sequence, and batch
+        // normalization divides their results by their own standard deviation: a few dozen times that error in all.
         for (exponent, error) in &right {
             assert!(*error < 0.02, "2^{exponent}: {error}");
         }
@@ -444,26 +397,26 @@ fn flat(network: &impl Network, gradients: &Gradients, scale: f64) -> Vec<f32> {
 fn an_overflow_is_skipped_and_counted() {
     let (mut config, pictures) = tiny();
     config.precision = Precision::F16;
-    // So that the first scale is too large.
+    // So large that the gradients overflow at the first scale.
     config.loss_weight = 1e6;
-    each_narrow_device(|device| {
+    each_f16_device(|device| {
         let mut trainer = Trainer::new(config.clone(), &pictures, device).unwrap();
-        let before = block_on(values_of(&trainer.model().encoder)).unwrap();
+        let before = block_on(named_tensors(&trainer.model().encoder)).unwrap();
         let first = block_on(trainer.advance()).unwrap();
         assert_eq!(
             (first.loss_scale, first.skipped_steps),
             (Some(65536.0), Some(1))
         );
         let learned = |name: &str| !name.contains("running");
-        let after = block_on(values_of(&trainer.model().encoder)).unwrap();
+        let after = block_on(named_tensors(&trainer.model().encoder)).unwrap();
         for ((name, before), (_, after)) in
             before.iter().zip(&after).filter(|((n, _), _)| learned(n))
         {
-            assert_eq!(before, after, "{name} has moved");
+            assert_eq!(before, after, "{name} has changed");
         }
         let second = block_on(trainer.advance()).unwrap();
         assert_eq!(second.loss_scale, Some(32768.0));
-        // It is found sooner or later, and survives a checkpoint.
+        // A scale without overflow is found after some steps, and a checkpoint keeps it.
         let skipped = (0..10)
             .map(|_| block_on(trainer.advance()).unwrap())
             .last()
@@ -474,33 +427,6 @@ fn an_overflow_is_skipped_and_counted() {
         assert!(skipped.skipped_steps.unwrap() > 1);
         _ = block_on(resumed.advance());
     });
-}
-
-#[test]
-fn pauses_steps_and_stops_as_told() {
-    let (config, pictures) = tiny();
-    let mut trainer = Trainer::new(config, &pictures, &cpu()).unwrap();
-    use Command::*;
-    let (outcome, events) = run(&mut trainer, &[Pause, ShowCorrelation, Step, Step, Stop]);
-    assert_eq!(outcome, Outcome::Stopped);
-    assert_eq!(steps(&events).len(), 2);
-    let pauses = events
-        .iter()
-        .filter(|e| matches!(e, Event::Paused { .. }))
-        .count();
-    let correlations = events
-        .iter()
-        .filter(|e| matches!(e, Event::Correlation { .. }))
-        .count();
-    // One as asked, which is the first step's too.
-    assert_eq!((pauses, correlations), (3, 1));
-    assert!(matches!(
-        events.last(),
-        Some(Event::Checkpoint { step: 2, .. })
-    ));
-    let (outcome, events) = run(&mut trainer, &[Pause, Run]);
-    assert_eq!(outcome, Outcome::Finished);
-    assert_eq!(steps(&events).len(), 3 * 4 - 2);
 }
 
 #[test]
@@ -516,7 +442,7 @@ fn a_run_goes_on_with_other_settings() {
         (trainer.config().batch, trainer.config().encoder.width),
         (16, 4)
     );
-    let (_, before) = block_on(trainer.look_at_correlation()).unwrap();
+    let (_, before) = block_on(trainer.preview_correlation()).unwrap();
     let report = block_on(trainer.advance()).unwrap();
     assert_eq!(block_on(trainer.correlation()).unwrap().1, before);
     assert!((report.loss - report.invariance - report.redundancy).abs() < 1e-3 * report.loss);
@@ -540,14 +466,32 @@ fn divergence_names_the_step_and_keeps_the_weights() {
         decay_biases: false,
     };
     let mut trainer = Trainer::new(config, &pictures, &cpu()).unwrap();
-    let (_sender, receiver) = unbounded();
-    let mut checkpoints = 0;
-    let error = block_on(trainer.run(&receiver, |event| {
-        checkpoints += usize::from(matches!(event, Event::Checkpoint { .. }));
-    }));
-    let message = error.unwrap_err().to_string();
-    assert!(message.contains("diverged"), "{message}");
-    assert_eq!(checkpoints, 0);
+    let (before, error) = loop {
+        let before = parameters(&trainer);
+        match block_on(trainer.advance()) {
+            Ok(_) => {}
+            Err(error) => break (before, error),
+        }
+    };
+    let message = error.to_string();
+    let step = format!("at step {}: the run has diverged", trainer.done() + 1);
+    assert!(message.contains(&step), "{message}");
+    assert!(parameters(&trainer) == before);
+}
+
+/// The bits of all learned tensors.
+fn parameters(trainer: &Trainer) -> Vec<u32> {
+    struct Bits(Vec<u32>);
+    impl Visitor for Bits {
+        fn parameter<const D: usize>(&mut self, _: &str, tensor: &mut Tensor<D>) {
+            self.0
+                .extend(values(tensor.clone()).iter().map(|x| x.to_bits()));
+        }
+        fn statistic(&mut self, _: &str, _: &mut Tensor<1>) {}
+    }
+    let mut bits = Bits(Vec::new());
+    trainer.model().visit("", &mut bits);
+    bits.0
 }
 
 #[test]

@@ -1,6 +1,6 @@
-//! How precisely products take their operands: mixed precision, as Micikevicius et al. 2018 (arXiv 1710.03740), where only
-//! what is multiplied is narrowed. Parameters, activations, gradients and sums stay 32 bits wide. Gradients are smaller
-//! than 16 bits resolve: the trainer scales the loss, and an operand that is too large makes its products infinite.
+//! Mixed precision (Micikevicius et al. 2018, arXiv 1710.03740): only the operands of matrix products are converted to
+//! 16 bits. Parameters, activations, gradients and sums stay 32 bits wide. Gradients can be smaller than 16 bits
+//! resolve, so the trainer scales the loss; an operand that is too large for 16 bits makes its products infinite.
 
 use std::cell::Cell;
 
@@ -11,14 +11,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::device::runs_on_cpu;
 
-/// How wide the numbers are that products multiply.
+/// The width of the numbers that matrix products multiply.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// 32 bits.
     #[default]
     F32,
-    /// 16 bits, and sums of 32; on adapters that know 16-bit floats.
+    /// 16 bits, with 32-bit sums; on adapters that support 16-bit floats.
     F16,
 }
 
@@ -26,7 +26,7 @@ thread_local! {
     static ASKED: Cell<Precision> = const { Cell::new(Precision::F32) };
 }
 
-/// Runs `task` with products of that precision, on this thread.
+/// Runs `task` with matrix products of that precision, on this thread.
 pub fn with_precision<T>(precision: Precision, task: impl FnOnce() -> T) -> T {
     struct Restore(Precision);
     impl Drop for Restore {
@@ -39,8 +39,8 @@ pub fn with_precision<T>(precision: Precision, task: impl FnOnce() -> T) -> T {
 }
 
 impl Precision {
-    /// Whether `device` has it.
-    pub fn is_known_to(self, device: &Device) -> bool {
+    /// Whether `device` supports this precision.
+    pub fn is_supported_by(self, device: &Device) -> bool {
         match self {
             Self::F32 => true,
             Self::F16 => !runs_on_cpu(device) && device.supports_dtype(DType::F16),
@@ -48,8 +48,8 @@ impl Precision {
     }
 }
 
-/// Whether products are to narrow their operands.
-pub(super) fn narrow(client: &Client) -> bool {
+/// Whether products should convert their operands to 16 bits: if that is asked for and the adapter supports it.
+pub fn narrow(client: &Client) -> bool {
     let f16 = ElemType::Float(FloatKind::F16);
     ASKED.get() == Precision::F16 && client.properties().supports_type(f16)
 }

@@ -1,5 +1,5 @@
-//! What the CPU versions of the operations share: plain slices in and out of burn's CPU tensors, and parallel loops
-//! whose results do not depend on the number of threads.
+//! Shared code of the CPU operations: conversion between burn's CPU tensors and slices, and parallel loops whose
+//! results do not depend on the number of threads.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -8,7 +8,7 @@ use burn::backend::flex::{FlexTensor, Layout};
 use burn::backend::{BackendTensor, DispatchTensorKind};
 use burn::tensor::{Bytes, DType, Shape, Tensor};
 
-/// `tensor` as f32 values in row-major order. Copies only what is laid out otherwise.
+/// `tensor` (of f32) in row-major order; copied only if it is laid out otherwise.
 pub fn contiguous(tensor: FlexTensor) -> FlexTensor {
     assert_eq!(
         tensor.dtype(),
@@ -21,7 +21,7 @@ pub fn contiguous(tensor: FlexTensor) -> FlexTensor {
     }
 }
 
-/// The values of a tensor that went through [`contiguous`].
+/// The values of a tensor returned by [`contiguous`].
 pub fn values(tensor: &FlexTensor) -> &[f32] {
     tensor
         .as_slice::<f32>()
@@ -45,10 +45,10 @@ pub fn on_cpu(tensor: &Tensor<1>) -> FlexTensor {
     }
 }
 
-/// How many values one task of a loop over all of them takes.
+/// Values per task of [`filled`].
 const BLOCK: usize = 32 * 1024;
 
-/// `N` vectors of `count` values each, as `task(range, parts)` fills them, range by range in parallel.
+/// Makes `N` vectors of `count` values: `task(range, parts)` fills one range of each, and the ranges run in parallel.
 pub fn filled<const N: usize>(
     count: usize,
     task: impl Fn(Range<usize>, [&mut [f32]; N]) + Sync + Send,
@@ -84,13 +84,13 @@ pub fn norm(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f64 {
     sums.iter().sum::<f64>().sqrt()
 }
 
-/// Runs `task`, its loops compiled for the widest vector instructions that this processor has.
+/// Runs `task` with its loops compiled for the widest vector instructions of this processor.
 #[inline(always)]
 pub fn vectorized<R>(task: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(task)
 }
 
-/// `task(0)`, ..., `task(count - 1)`, in parallel where there are threads; the results in order.
+/// Runs `task(0)`, ..., `task(count - 1)` in parallel and returns the results in order.
 #[cfg(not(target_family = "wasm"))]
 pub fn parallel_map<T: Send>(count: usize, task: impl Fn(usize) -> T + Sync + Send) -> Vec<T> {
     use rayon::prelude::*;
@@ -101,13 +101,13 @@ pub fn parallel_map<T: Send>(count: usize, task: impl Fn(usize) -> T + Sync + Se
         .collect()
 }
 
-/// `task(0)`, ..., `task(count - 1)`; the results in order.
+/// Runs `task(0)`, ..., `task(count - 1)`, without threads, and returns the results in order.
 #[cfg(target_family = "wasm")]
 pub fn parallel_map<T: Send>(count: usize, task: impl Fn(usize) -> T + Sync + Send) -> Vec<T> {
     (0..count).map(task).collect()
 }
 
-/// How many threads there are.
+/// The number of threads of the parallel loops.
 pub fn threads() -> usize {
     #[cfg(not(target_family = "wasm"))]
     return rayon::current_num_threads();
@@ -115,7 +115,7 @@ pub fn threads() -> usize {
     1
 }
 
-/// Splits `values` into blocks of `block` and hands each to `task` with its index, in parallel.
+/// Splits `values` into blocks of `block` values and calls `task` with each block's index and values, in parallel.
 pub fn parallel_blocks<T: Send>(
     values: &mut [T],
     block: usize,
@@ -141,12 +141,12 @@ thread_local! {
     static SCRATCH: RefCell<[Vec<f32>; 3]> = const { RefCell::new([Vec::new(), Vec::new(), Vec::new()]) };
 }
 
-/// Lends three buffers of the thread's own, with whatever the last task left in them.
+/// Runs `task` with three buffers of this thread, which hold whatever the last task left in them.
 pub fn with_scratch<T>(task: impl FnOnce(&mut [Vec<f32>; 3]) -> T) -> T {
     SCRATCH.with_borrow_mut(task)
 }
 
-/// `buffer` with the given length; its values are whatever was there.
+/// Resizes `buffer` to `length`; it keeps the values that it had.
 pub fn sized(buffer: &mut Vec<f32>, length: usize) -> &mut [f32] {
     buffer.resize(length, 0.0);
     buffer
@@ -161,7 +161,7 @@ pub struct Shared<'a> {
 
 // SAFETY: the only access is `part`, whose contract keeps the parts of different threads apart.
 unsafe impl Sync for Shared<'_> {}
-// SAFETY: as above; the pointer itself is bound to no thread.
+// SAFETY: as above; the pointer itself is not tied to a thread.
 unsafe impl Send for Shared<'_> {}
 
 impl<'a> Shared<'a> {
@@ -189,12 +189,12 @@ impl<'a> Shared<'a> {
     }
 }
 
-/// Whether a row-major matrix is to be read as it stands or transposed.
+/// Whether a row-major matrix is read as stored or transposed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Orientation {
-    /// Rows by columns as stored.
+    /// The matrix as stored.
     Plain,
-    /// The stored matrix's transpose.
+    /// The transpose of the stored matrix.
     Transposed,
 }
 
@@ -217,7 +217,7 @@ pub fn matrix_product(
     };
     let (a_column_stride, a_row_stride) = strides(a_orientation, rows, inner);
     let (b_column_stride, b_row_stride) = strides(b_orientation, inner, columns);
-    // SAFETY: the assertions above give every pointer the room that its extents and strides reach.
+    // SAFETY: by the assertions above, the dimensions and strides stay within every slice.
     unsafe {
         gemm::gemm(
             rows,

@@ -1,5 +1,5 @@
-//! Augmentation of a batch at a time, in burn's tensor operations: resizing and blur are products with a matrix for each
-//! picture.
+//! The reference for augmentation: a whole batch in burn's tensor operations. Resize and blur are products with one
+//! matrix per picture.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
@@ -7,7 +7,7 @@ use super::GRAY;
 use super::cpu::{HUE_RAMPS, gaussian, reflect, taps};
 use crate::augment::{Draw, Jitter, Normalization};
 
-/// Picks the drawn pictures and makes floats between 0 and 1 of their packed bytes: `[draws, 3, height, width]`.
+/// Selects the drawn pictures and unpacks their bytes to floats between 0 and 1: `[draws, 3, height, width]`.
 pub fn unpack(
     words: &Tensor<2, Int>,
     draws: &[(usize, Draw)],
@@ -18,7 +18,7 @@ pub fn unpack(
     let indices: Vec<i32> = draws.iter().map(|(index, _)| *index as i32).collect();
     let indices = Tensor::<1, Int>::from_data(TensorData::new(indices, [batch]), device);
     let words = words.clone().select(0, indices);
-    let words_a_picture = words.dims()[1];
+    let words_per_picture = words.dims()[1];
     let bytes = (0..4)
         .map(|byte| {
             words
@@ -29,13 +29,13 @@ pub fn unpack(
         })
         .collect();
     Tensor::stack::<3>(bytes, 2)
-        .reshape([batch, 4 * words_a_picture])
+        .reshape([batch, 4 * words_per_picture])
         .narrow(1, 0, 3 * height * width)
         .reshape([batch, 3, height, width])
         / 255.0
 }
 
-/// The twin of [`augment_one`](super::cpu::augment_one), for a whole batch: `x [n, 3, h, w]` between 0 and 1.
+/// The reference for [`augment_one`](super::cpu::augment_one), for a whole batch: `x [n, 3, h, w]` between 0 and 1.
 pub fn augment_batch(
     x: Tensor<4>,
     draws: &[(usize, Draw)],
@@ -45,12 +45,12 @@ pub fn augment_batch(
 ) -> Tensor<4> {
     let [batch, _, height, width] = x.dims();
     let draws: Vec<&Draw> = draws.iter().map(|(_, draw)| draw).collect();
-    // A number for each picture, in the shape that multiplies its pixels.
+    // One number per picture, in a shape that broadcasts over its pixels.
     let each = |value: &dyn Fn(&Draw) -> f32| {
         let values: Vec<f32> = draws.iter().map(|draw| value(draw)).collect();
         Tensor::<4>::from_data(TensorData::new(values, [batch, 1, 1, 1]), device)
     };
-    // A matrix for each picture, `[rows, columns]` filled by `fill(draw, matrix)`.
+    // One matrix per picture, `[rows, columns]`, filled by `fill(draw, matrix)`.
     let matrices = |rows: usize, columns: usize, fill: &dyn Fn(&Draw, &mut [f32])| {
         let mut values = vec![0.0; batch * rows * columns];
         for (draw, matrix) in draws.iter().zip(values.chunks_exact_mut(rows * columns)) {
@@ -92,7 +92,7 @@ pub fn augment_batch(
         .max()
         .unwrap_or(0);
     for step in 0..steps {
-        // Brightness, contrast and saturation are one blend with different others; a factor of 1 changes nothing.
+        // Brightness, contrast and saturation are one blend with a different `other`; a factor of 1 changes nothing.
         let at = |draw: &Draw| draw.jitter.get(step).copied();
         let factor = each(&|draw| match at(draw) {
             Some(Jitter::Brightness(f) | Jitter::Contrast(f) | Jitter::Saturation(f)) => f,
@@ -135,21 +135,21 @@ pub fn augment_batch(
         x = kernels.clone().matmul(x).matmul(kernels.transpose());
     }
 
-    // A threshold above every value for those that are not solarized.
+    // Pictures that are not solarized get a threshold above every value.
     let threshold = each(&|draw| draw.solarize.unwrap_or(f32::MAX)).expand([batch, 3, size, size]);
     let above = x.clone().greater_equal(threshold);
     x = x.clone().mask_where(above, x.neg() + 1.0);
 
-    (x - colors(normalization.mean)) / colors(normalization.deviation)
+    (x - colors(normalization.mean)) / colors(normalization.std)
 }
 
-/// `a` where `which` is 1 and `b` where it is 0, to the bit.
+/// `a` where `which` is 1 and `b` where it is 0, bit for bit.
 fn choose(which: Tensor<4>, a: Tensor<4>, b: Tensor<4>) -> Tensor<4> {
     let which = which.expand(b.shape()).greater_elem(0.5);
     b.mask_where(which, a)
 }
 
-/// The twin of `shift_hue`: `turns [n, 1, 1, 1]`, `ramps [1, 3, 1, 1]`.
+/// The reference for `shift_hue`: `turns [n, 1, 1, 1]`, `ramps [1, 3, 1, 1]`.
 fn shift_hue_batch(x: Tensor<4>, turns: Tensor<4>, ramps: Tensor<4>) -> Tensor<4> {
     let [r, g, b] = [0, 1, 2].map(|color| x.clone().narrow(1, color, 1));
     let value = x.clone().max_dim(1);

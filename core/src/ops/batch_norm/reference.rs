@@ -1,11 +1,11 @@
-//! Batch normalization in burn's tensor operations.
+//! The reference for batch normalization, in burn's tensor operations.
 
 use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
 use burn::tensor::Shape;
 
-use super::Normalize;
+use super::BatchNormOptions;
 
-/// The part of `tensor` that belongs to one of `views`.
+/// The rows of `tensor` that belong to one of `views`.
 fn view_of<B: Backend>(tensor: &FloatTensor<B>, view: usize, views: usize) -> FloatTensor<B> {
     if views == 1 {
         return tensor.clone();
@@ -62,7 +62,7 @@ pub fn train<B: Backend>(
     residual: Option<FloatTensor<B>>,
     running_mean: FloatTensor<B>,
     running_variance: FloatTensor<B>,
-    how: Normalize,
+    options: BatchNormOptions,
 ) -> (
     FloatTensor<B>,
     FloatTensor<B>,
@@ -71,19 +71,19 @@ pub fn train<B: Backend>(
     FloatTensor<B>,
 ) {
     let shape = x.shape();
-    let count = (shape.num_elements() / shape[1] / how.views) as f64;
+    let count = (shape.num_elements() / shape[1] / options.views) as f64;
     let (mut ys, mut means, mut variances) = (Vec::new(), Vec::new(), Vec::new());
     let (mut running_mean, mut running_variance) = (running_mean, running_variance);
-    for view in 0..how.views {
-        let x = view_of::<B>(&x, view, how.views);
-        let result = B::batch_norm_train(x, gamma.clone(), beta.clone(), how.epsilon);
+    for view in 0..options.views {
+        let x = view_of::<B>(&x, view, options.views);
+        let result = B::batch_norm_train(x, gamma.clone(), beta.clone(), options.epsilon);
         let update = |running: FloatTensor<B>, batch: FloatTensor<B>, factor: f64| {
             B::float_add(
-                B::float_mul_scalar(running, (1.0 - how.momentum).into()),
-                B::float_mul_scalar(batch, (how.momentum * factor).into()),
+                B::float_mul_scalar(running, (1.0 - options.momentum).into()),
+                B::float_mul_scalar(batch, (options.momentum * factor).into()),
             )
         };
-        // The normalization takes the biased variance, the running one is unbiased, as PyTorch has it.
+        // The batch is normalized with the biased variance; the running variance is unbiased, as in PyTorch.
         let unbiased = count / (count - 1.0).max(1.0);
         running_mean = update(running_mean, result.mean.clone(), 1.0);
         running_variance = update(running_variance, result.variance.clone(), unbiased);
@@ -92,7 +92,7 @@ pub fn train<B: Backend>(
         variances.push(result.variance);
     }
     (
-        with_residual::<B>(joined::<B>(ys), residual, how.relu),
+        with_residual::<B>(joined::<B>(ys), residual, options.relu),
         stack::<B>(means),
         stack::<B>(variances),
         running_mean,
@@ -108,31 +108,31 @@ pub fn gradient<B: Backend>(
     mean: FloatTensor<B>,
     variance: FloatTensor<B>,
     gradient: FloatTensor<B>,
-    how: Normalize,
+    options: BatchNormOptions,
 ) -> (
     FloatTensor<B>,
     FloatTensor<B>,
     FloatTensor<B>,
     FloatTensor<B>,
 ) {
-    let gradient = if how.relu {
+    let gradient = if options.relu {
         B::relu_backward(y, gradient)
     } else {
         gradient
     };
-    let mut by_x = Vec::new();
-    let mut by_affine: Option<(FloatTensor<B>, FloatTensor<B>)> = None;
-    for view in 0..how.views {
+    let mut grad_x = Vec::new();
+    let mut grad_affine: Option<(FloatTensor<B>, FloatTensor<B>)> = None;
+    for view in 0..options.views {
         let result = B::batch_norm_train_backward(
-            view_of::<B>(&x, view, how.views),
+            view_of::<B>(&x, view, options.views),
             gamma.clone(),
             row_of::<B>(&mean, view),
             row_of::<B>(&variance, view),
-            how.epsilon,
-            view_of::<B>(&gradient, view, how.views),
+            options.epsilon,
+            view_of::<B>(&gradient, view, options.views),
         );
-        by_x.push(result.x_grad);
-        by_affine = Some(match by_affine {
+        grad_x.push(result.x_grad);
+        grad_affine = Some(match grad_affine {
             None => (result.gamma_grad, result.beta_grad),
             Some((gamma, beta)) => (
                 B::float_add(gamma, result.gamma_grad),
@@ -140,8 +140,8 @@ pub fn gradient<B: Backend>(
             ),
         });
     }
-    let (by_gamma, by_beta) = by_affine.expect("there is at least one view");
-    (joined::<B>(by_x), by_gamma, by_beta, gradient)
+    let (grad_gamma, grad_beta) = grad_affine.expect("there is at least one view");
+    (joined::<B>(grad_x), grad_gamma, grad_beta, gradient)
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -155,8 +155,8 @@ pub fn frozen<B: Backend>(
     epsilon: f64,
     relu: bool,
 ) -> FloatTensor<B> {
-    let deviation = B::float_sqrt(B::float_add_scalar(variance, epsilon.into()));
-    let scale = B::float_div(gamma, deviation);
+    let std = B::float_sqrt(B::float_add_scalar(variance, epsilon.into()));
+    let scale = B::float_div(gamma, std);
     let shift = B::float_sub(beta, B::float_mul(mean, scale.clone()));
     let shape = x.shape();
     let across = |row: FloatTensor<B>| {

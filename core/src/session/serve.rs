@@ -1,0 +1,450 @@
+//! The loop: the only place where a trainer is stepped on a reader's behalf.
+
+use async_channel::{Receiver, TryRecvError};
+use burn::tensor::Device;
+use web_time::{Duration, Instant};
+
+use super::{Baseline, Failure, Message, Opened, Request};
+use crate::device::runs_on_cpu;
+use crate::evaluate::{Embedder, Evaluation, Inspection, Showcase};
+use crate::model::{BarlowTwins, Network as _};
+use crate::train::{TrainError, Trainer, encoder_weights};
+
+/// Inspections take at most this fraction of the time.
+const INSPECTION_FRACTION: f64 = 0.2;
+
+/// Steps between two inspections, at least.
+const INSPECTION_STEPS: usize = 10;
+
+/// How a session ended.
+#[derive(Debug)]
+pub enum End<R> {
+    /// Nobody can send requests any more.
+    Closed,
+    /// It was asked to, and has saved.
+    Stopped,
+    /// A reader wants another run; the fields are those of [`Request::Open`].
+    Replaced {
+        /// The reader's number for it.
+        number: u64,
+        /// The run.
+        run: R,
+        /// The content of a checkpoint file to resume from.
+        checkpoint: Option<Vec<u8>>,
+    },
+}
+
+/// A run, what its readers asked for, and what is measured beside it.
+pub struct Session {
+    trainer: Trainer,
+    device: String,
+    number: u64,
+    evaluation: Option<Evaluation>,
+    /// Whether the present step's evaluation is missing from the record.
+    evaluation_pending: bool,
+    showcase: Option<Showcase>,
+    save_every: Option<Duration>,
+    pace: Duration,
+    playing: bool,
+    steps_to_do: usize,
+    correlation_wanted: bool,
+    query: Option<Vec<u8>>,
+    inspected: Inspected,
+    /// The step of the last checkpoint, and when it was made.
+    saved: (Option<usize>, Instant),
+}
+
+/// The last inspection: when it ended, how long it took, and after which step.
+struct Inspected {
+    at: Instant,
+    took: Duration,
+    step: usize,
+}
+
+impl Session {
+    /// A session of `trainer`, which waits for [`Request::Play`]. `device` is the device's name for people.
+    pub fn new(trainer: Trainer, device: impl Into<String>) -> Self {
+        let now = Instant::now();
+        Self {
+            device: device.into(),
+            number: 0,
+            evaluation: None,
+            evaluation_pending: false,
+            showcase: None,
+            save_every: None,
+            pace: Duration::ZERO,
+            playing: false,
+            steps_to_do: 0,
+            correlation_wanted: false,
+            query: None,
+            inspected: Inspected {
+                at: now,
+                took: Duration::ZERO,
+                step: trainer.done(),
+            },
+            // A new run has nothing to resume from yet.
+            saved: ((trainer.done() > 0).then_some(trainer.done()), now),
+            trainer,
+        }
+    }
+
+    /// The number that [`Opened`] repeats.
+    #[must_use]
+    pub fn numbered(mut self, number: u64) -> Self {
+        self.number = number;
+        self
+    }
+
+    /// Evaluates before the first step and after every [`evaluate_every`](crate::config::Config::evaluate_every) epochs.
+    /// `pending` says that the evaluation of the present step is missing from the record, so it is made first.
+    #[must_use]
+    pub fn evaluated(mut self, evaluation: Evaluation, pending: bool) -> Self {
+        (self.evaluation, self.evaluation_pending) = (Some(evaluation), pending);
+        self
+    }
+
+    /// Inspects a few pictures now and then, and searches among them.
+    #[must_use]
+    pub fn showing(mut self, showcase: Showcase) -> Self {
+        self.showcase = Some(showcase);
+        self
+    }
+
+    /// Saves when this much time has passed since the last checkpoint, besides those at the ends of epochs.
+    #[must_use]
+    pub fn saved_every(mut self, duration: Duration) -> Self {
+        self.save_every = Some(duration);
+        self
+    }
+
+    /// Waits this long between steps, as [`Request::Pace`] does.
+    #[must_use]
+    pub fn paced(mut self, pace: Duration) -> Self {
+        self.pace = pace;
+        self
+    }
+
+    /// How long it waits between steps.
+    pub fn pace(&self) -> Duration {
+        self.pace
+    }
+
+    /// The run.
+    pub fn trainer(&self) -> &Trainer {
+        &self.trainer
+    }
+
+    /// Trains to the end without being asked for anything, as an example or a test does.
+    ///
+    /// # Errors
+    /// If the run cannot continue; the last message then says so too.
+    pub async fn run(&mut self, tell: &dyn Fn(Message)) -> Result<(), TrainError> {
+        self.playing = true;
+        let (_sender, requests) = async_channel::unbounded::<Request>();
+        self.open(tell).await?;
+        while self.is_busy() {
+            self.turn(&requests, tell, &async |_| {}).await?;
+        }
+        Ok(())
+    }
+
+    /// Answers `requests`, and tells what happens, until the session ends. `rest` waits; in a browser's worker it also lets
+    /// messages in.
+    ///
+    /// # Errors
+    /// If the run cannot continue; the last message then says so too.
+    pub async fn serve<R>(
+        &mut self,
+        requests: &Receiver<Request<R>>,
+        tell: &dyn Fn(Message),
+        rest: &impl AsyncFn(Duration),
+    ) -> Result<End<R>, TrainError> {
+        let end = self.serve_until_it_ends(requests, tell, rest).await;
+        if let Err(error) = &end {
+            tell(Message::Failed(Failure::from(error)));
+        }
+        end
+    }
+
+    async fn serve_until_it_ends<R>(
+        &mut self,
+        requests: &Receiver<Request<R>>,
+        tell: &dyn Fn(Message),
+        rest: &impl AsyncFn(Duration),
+    ) -> Result<End<R>, TrainError> {
+        self.open(tell).await?;
+        loop {
+            if let Some(end) = self.turn(requests, tell, rest).await? {
+                return Ok(end);
+            }
+        }
+    }
+
+    /// Answers the next request, or does the next step.
+    async fn turn<R>(
+        &mut self,
+        requests: &Receiver<Request<R>>,
+        tell: &dyn Fn(Message),
+        rest: &impl AsyncFn(Duration),
+    ) -> Result<Option<End<R>>, TrainError> {
+        let request = if self.is_busy() {
+            match requests.try_recv() {
+                Ok(request) => request,
+                Err(TryRecvError::Closed) => return Ok(Some(End::Closed)),
+                Err(TryRecvError::Empty) => {
+                    self.step(tell).await?;
+                    // A worker that computes by itself lets no message in otherwise.
+                    if self.playing && (!self.pace.is_zero() || runs_on_cpu(self.device())) {
+                        rest(self.pace).await;
+                    }
+                    return Ok(None);
+                }
+            }
+        } else {
+            match requests.recv().await {
+                Ok(request) => request,
+                Err(_) => return Ok(Some(End::Closed)),
+            }
+        };
+        match request {
+            Request::Open {
+                number,
+                run,
+                checkpoint,
+            } => {
+                return Ok(Some(End::Replaced {
+                    number,
+                    run,
+                    checkpoint,
+                }));
+            }
+            Request::Stop => {
+                self.save(tell).await?;
+                return Ok(Some(End::Stopped));
+            }
+            Request::Save => self.save(tell).await?,
+            Request::Play if self.is_finished() => tell(Message::Finished {
+                step: self.trainer.done(),
+            }),
+            Request::Play => self.playing = true,
+            Request::Pause => {
+                (self.playing, self.steps_to_do) = (false, 0);
+                self.save(tell).await?;
+                self.inspect(tell).await?;
+                tell(Message::Paused {
+                    step: self.trainer.done(),
+                });
+            }
+            Request::Step => {
+                self.playing = false;
+                self.steps_to_do += 1;
+            }
+            Request::Pace(milliseconds) => self.pace = Duration::from_millis(milliseconds.into()),
+            Request::Correlation => {
+                self.correlation_wanted = true;
+                if !self.is_busy() {
+                    self.send_correlation(false, tell).await;
+                }
+            }
+            Request::Weights => tell(match encoder_weights(&self.trainer.model().encoder).await {
+                Ok(bytes) => Message::Weights { bytes },
+                Err(error) => Message::Refused {
+                    reason: error.to_string(),
+                },
+            }),
+            Request::Query(planes) => {
+                self.query = Some(planes);
+                self.inspect(tell).await?;
+            }
+            Request::Retune(config) => match self.trainer.retune(*config) {
+                // The last checkpoint has other settings.
+                Ok(()) => self.saved.0 = None,
+                Err(error) => tell(Message::Refused {
+                    reason: error.to_string(),
+                }),
+            },
+        }
+        Ok(None)
+    }
+
+    fn is_busy(&self) -> bool {
+        self.playing || self.steps_to_do > 0
+    }
+
+    fn is_finished(&self) -> bool {
+        self.trainer.done() >= self.trainer.steps()
+    }
+
+    fn device(&self) -> &Device {
+        self.trainer.device()
+    }
+
+    /// Tells what run it is and where it stands.
+    async fn open(&mut self, tell: &dyn Fn(Message)) -> Result<(), TrainError> {
+        let (trainer, config) = (&self.trainer, self.trainer.config());
+        let model = trainer.model();
+        // Where an untrained encoder stands, also if this one is no longer one.
+        let mut first = None;
+        let start = Instant::now();
+        if let Some(showcase) = &self.showcase {
+            let (encoder, projector) = (&config.encoder, &config.projector);
+            let untrained = BarlowTwins::new(encoder, projector, config.seed, trainer.device());
+            let mut untrained = Embedder::new(untrained, config, trainer.device());
+            first = Some(showcase.inspect(&mut untrained, None, 0).await);
+        }
+        self.inspected = Inspected {
+            at: Instant::now(),
+            took: start.elapsed(),
+            step: trainer.done(),
+        };
+        let baseline = match (&self.showcase, &first) {
+            (Some(showcase), Some(first)) => Some(Baseline {
+                measure: showcase.measure.clone(),
+                pixels: showcase.score_of_pixels().await,
+                untrained: first.score,
+            }),
+            _ => None,
+        };
+        tell(Message::Opened(Box::new(Opened {
+            number: self.number,
+            device: self.device.clone(),
+            on_cpu: runs_on_cpu(trainer.device()),
+            config: config.clone(),
+            pictures: trainer.pictures(),
+            steps: trainer.steps(),
+            steps_per_epoch: trainer.steps_per_epoch(),
+            done: trainer.done(),
+            parameters: [
+                model.encoder.parameter_count(),
+                model.projector.parameter_count(),
+            ],
+            baseline,
+        })));
+        if let Some(first) = first {
+            tell(Message::Inspection(Box::new(first)));
+            if trainer.done() > 0 {
+                self.inspect(tell).await?;
+            }
+        }
+        // Where an untrained encoder stands, or what a run that was killed has missed.
+        let first = self.trainer.done() == 0 || std::mem::take(&mut self.evaluation_pending);
+        if first
+            && self
+                .trainer
+                .epoch_is_due(self.trainer.config().evaluate_every)
+        {
+            self.evaluate(tell).await;
+        }
+        self.trainer.check_device()
+    }
+
+    async fn step(&mut self, tell: &dyn Fn(Message)) -> Result<(), TrainError> {
+        if self.is_finished() {
+            return Ok(self.finish(tell));
+        }
+        let start = Instant::now();
+        let report = self.trainer.advance().await?;
+        tell(Message::Step {
+            report,
+            milliseconds: 1e3 * start.elapsed().as_secs_f64(),
+        });
+        let is_single = self.steps_to_do > 0;
+        self.steps_to_do = self.steps_to_do.saturating_sub(1);
+        let (trainer, config) = (&self.trainer, self.trainer.config());
+        let (step, is_finished) = (trainer.done(), self.is_finished());
+        let evaluation_due = trainer.epoch_is_due(config.evaluate_every);
+        // A state that is evaluated is kept, as it may be the best.
+        let checkpoint_due =
+            is_finished || evaluation_due || trainer.epoch_is_due(config.checkpoint_every);
+        // The first matrix is where every replay begins.
+        let milestone = checkpoint_due || step == 1;
+        if milestone || self.correlation_wanted {
+            self.send_correlation(milestone, tell).await;
+        }
+        // The state leaves before the evaluation begins, which may take long.
+        let is_late = |every: Duration| self.saved.1.elapsed() > every;
+        if checkpoint_due || self.save_every.is_some_and(is_late) {
+            self.save(tell).await?;
+        }
+        if evaluation_due {
+            self.evaluate(tell).await;
+        }
+        let Inspected { at, took, step: of } = &self.inspected;
+        let has_rested = at.elapsed().as_secs_f64() > took.as_secs_f64() / INSPECTION_FRACTION;
+        if is_finished || is_single || has_rested && step >= of + INSPECTION_STEPS {
+            self.inspect(tell).await?;
+        }
+        if is_single && self.steps_to_do == 0 {
+            tell(Message::Paused { step });
+        }
+        if is_finished {
+            self.finish(tell);
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, tell: &dyn Fn(Message)) {
+        (self.playing, self.steps_to_do) = (false, 0);
+        tell(Message::Finished {
+            step: self.trainer.done(),
+        });
+    }
+
+    async fn send_correlation(&mut self, milestone: bool, tell: &dyn Fn(Message)) {
+        if let Some((width, values)) = self.trainer.correlation().await {
+            self.correlation_wanted = false;
+            tell(Message::Correlation {
+                step: self.trainer.done(),
+                width,
+                values,
+                milestone,
+            });
+        }
+    }
+
+    /// Sends the run's state, unless the last checkpoint holds it.
+    async fn save(&mut self, tell: &dyn Fn(Message)) -> Result<(), TrainError> {
+        let step = self.trainer.done();
+        if self.saved.0 == Some(step) {
+            return Ok(());
+        }
+        let bytes = self.trainer.checkpoint().await?;
+        // Nothing that came of a failure is kept.
+        self.trainer.check_device()?;
+        self.saved = (Some(step), Instant::now());
+        tell(Message::Checkpoint { step, bytes });
+        Ok(())
+    }
+
+    async fn evaluate(&self, tell: &dyn Fn(Message)) {
+        if let Some(evaluation) = &self.evaluation {
+            let trainer = &self.trainer;
+            let (mut embedder, probe) = (trainer.embedder(), trainer.online_probe());
+            let step = trainer.done();
+            tell(Message::Evaluation {
+                step,
+                epoch: step / trainer.steps_per_epoch(),
+                metrics: evaluation.quick(&mut embedder, probe).await,
+            });
+        }
+    }
+
+    async fn inspect(&mut self, tell: &dyn Fn(Message)) -> Result<(), TrainError> {
+        let Some(showcase) = &self.showcase else {
+            return Ok(());
+        };
+        let start = Instant::now();
+        let step = self.trainer.done();
+        let mut embedder = self.trainer.embedder();
+        let query = self.query.as_deref();
+        let inspection: Inspection = showcase.inspect(&mut embedder, query, step).await;
+        self.trainer.check_device()?;
+        self.inspected = Inspected {
+            at: Instant::now(),
+            took: start.elapsed(),
+            step,
+        };
+        tell(Message::Inspection(Box::new(inspection)));
+        Ok(())
+    }
+}

@@ -1,0 +1,398 @@
+//! A step of training: views, forward, loss, backward, optimizer. What repeats it is in [`crate::session`].
+
+use burn::tensor::{Device, Gradients, Tensor};
+use serde::{Deserialize, Serialize};
+
+use super::feed::Feed;
+use super::loss_scale::{LossScale, are_finite};
+use super::online_probe::OnlineProbe;
+use super::resume::{Conversion, resume_point};
+use super::{Checkpoint, CheckpointError, Progress, TrainError};
+use crate::config::Config;
+use crate::data::{Labels, TrainingSet};
+use crate::device::uncaptured_errors;
+use crate::evaluate::{Classifier, Embedder, Role};
+use crate::model::{BarlowTwins, Mode, Network};
+use crate::ops::precision::{Precision, with_precision};
+use crate::ops::{LossOutput, read};
+use crate::optim::{Optimizer, Rates};
+
+/// The numbers of one step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepReport {
+    /// Steps done, this one included.
+    pub step: usize,
+    /// The epoch it belongs to, from 0.
+    pub epoch: usize,
+    /// `invariance + λ redundancy`.
+    pub loss: f64,
+    /// `Σ (1 - C_ii)²`.
+    pub invariance: f64,
+    /// `Σ C_ij²` off the diagonal.
+    pub redundancy: f64,
+    /// The mean of `C`'s diagonal; 1 when the views agree.
+    pub diagonal: f64,
+    /// The root mean square of `C` off its diagonal; `1/√batch` is the noise of independent dimensions.
+    pub off_diagonal: f64,
+    /// The learning rates.
+    pub rates: Rates,
+    /// What the loss was multiplied by before it was differentiated, in 16 bits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<f64>,
+    /// Steps of the run, this one included, whose gradients overflowed 16 bits, so that they moved nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped_steps: Option<usize>,
+}
+
+/// A run: its settings, pictures, networks and progress.
+pub struct Trainer {
+    config: Config,
+    device: Device,
+    feed: Feed,
+    /// On the device's autodiff backend, so that gradients are tracked.
+    model: BarlowTwins,
+    optimizer: Optimizer,
+    /// Steps done.
+    step: usize,
+    /// How progress was converted, if the run was resumed with another batch.
+    conversion: Option<Conversion>,
+    loss_scale: LossScale,
+    probe: Option<OnlineProbe>,
+    /// The last step's cross-correlation.
+    correlation: Option<Tensor<2>>,
+}
+
+impl Trainer {
+    /// A new run.
+    ///
+    /// # Errors
+    /// If a setting cannot work.
+    pub fn new(
+        config: Config,
+        pictures: impl Into<TrainingSet>,
+        device: &Device,
+    ) -> Result<Self, TrainError> {
+        let pictures = pictures.into();
+        config.check(pictures.count())?;
+        config.check_precision(device)?;
+        let model = BarlowTwins::new(&config.encoder, &config.projector, config.seed, device);
+        Ok(Self::with_model(config, pictures, device, model))
+    }
+
+    /// Resumes the run of `checkpoint`, with the settings `config` instead of the checkpoint's.
+    ///
+    /// # Errors
+    /// If a setting cannot work, or if a setting or the pictures changed that must stay the same.
+    pub fn resume(
+        checkpoint: Checkpoint,
+        config: Config,
+        pictures: impl Into<TrainingSet>,
+        device: &Device,
+    ) -> Result<Self, TrainError> {
+        let pictures = pictures.into();
+        config.check(pictures.count())?;
+        config.check_precision(device)?;
+        let (count, fingerprint) = (pictures.count(), pictures.fingerprint());
+        let (step, conversion) = resume_point(&checkpoint, &config, count, fingerprint)?;
+        let model = checkpoint.model(&config, device)?;
+        let mut trainer = Self::with_model(config, pictures, device, model);
+        (trainer.step, trainer.conversion) = (step, conversion);
+        trainer.loss_scale = LossScale::restored(&checkpoint.optimizer.counters);
+        trainer.probe = checkpoint.probe.map(OnlineProbe::new);
+        trainer
+            .optimizer
+            .restore(&trainer.model, checkpoint.optimizer);
+        Ok(trainer)
+    }
+
+    /// A run that starts from given networks.
+    ///
+    /// # Panics
+    /// If the settings do not fit the pictures (see [`Config::check`]).
+    pub fn with_model(
+        config: Config,
+        pictures: impl Into<TrainingSet>,
+        device: &Device,
+        model: BarlowTwins,
+    ) -> Self {
+        Self {
+            optimizer: config.optimizer.init(),
+            feed: Feed::new(pictures.into(), device),
+            model: model.tracked(),
+            device: device.clone(),
+            config,
+            step: 0,
+            conversion: None,
+            loss_scale: LossScale::default(),
+            probe: None,
+            correlation: None,
+        }
+    }
+
+    /// How progress was converted, if the run was resumed with another batch.
+    pub fn conversion(&self) -> Option<Conversion> {
+        self.conversion
+    }
+
+    /// Trains an online probe on these classes, if the settings ask for one, with the pictures whose role is
+    /// [`Role::Learn`]. It continues the checkpoint's probe if that has the same numbers of classes and features.
+    pub fn set_labels(&mut self, labels: &Labels, roles: &[Role]) {
+        if !self.config.online_probe || labels.names.len() < 2 {
+            self.probe = None;
+            return;
+        }
+        let classes = labels.names.len();
+        let width = self.config.encoder.features();
+        let fits = |probe: &OnlineProbe| {
+            probe.classifier.classes() == classes && probe.classifier.width == width
+        };
+        let known = self.probe.take().filter(fits);
+        let mut probe = known.unwrap_or_else(|| OnlineProbe::new(Classifier::new(classes, width)));
+        probe.set_classes(&labels.class_of, roles);
+        self.probe = Some(probe);
+    }
+
+    /// The device that the run computes on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The run's settings.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Changes the settings from the next step on. Those that the networks, the optimizer's state or the order of the
+    /// pictures depend on stay as they are: the encoder, the projector, the optimizer, the seed, the batch and the size
+    /// of a view.
+    ///
+    /// # Errors
+    /// If a setting cannot work; the run then goes on as before.
+    pub fn retune(&mut self, config: Config) -> Result<(), TrainError> {
+        let config = Config {
+            seed: self.config.seed,
+            view_size: self.config.view_size,
+            batch: self.config.batch,
+            encoder: self.config.encoder.clone(),
+            projector: self.config.projector.clone(),
+            optimizer: self.config.optimizer.clone(),
+            ..config
+        };
+        config.check(self.feed.count())?;
+        config.check_precision(&self.device)?;
+        self.config = config;
+        Ok(())
+    }
+
+    /// Steps in an epoch.
+    pub fn steps_per_epoch(&self) -> usize {
+        self.config.steps_per_epoch(self.feed.count())
+    }
+
+    /// Steps in the whole run.
+    pub fn steps(&self) -> usize {
+        self.config.schedule.epochs * self.steps_per_epoch()
+    }
+
+    /// Pictures in the training set.
+    pub fn pictures(&self) -> usize {
+        self.feed.count()
+    }
+
+    /// Steps done.
+    pub fn done(&self) -> usize {
+        self.step
+    }
+
+    /// The current networks, without gradients.
+    pub fn model(&self) -> BarlowTwins {
+        self.model.frozen()
+    }
+
+    /// The online probe's classifier, if there is one.
+    pub fn online_probe(&self) -> Option<&Classifier> {
+        self.probe.as_ref().map(|probe| &probe.classifier)
+    }
+
+    /// The networks as they are, ready to embed pictures.
+    pub fn embedder(&self) -> Embedder {
+        Embedder::new(self.model(), &self.config, &self.device)
+    }
+
+    /// The run's state as the content of a checkpoint file.
+    ///
+    /// # Errors
+    /// If a weight is not finite.
+    pub async fn checkpoint(&self) -> Result<Vec<u8>, CheckpointError> {
+        let mut optimizer = self.optimizer.state(&self.model).await;
+        self.loss_scale.save(&mut optimizer.counters);
+        let progress = Progress::Steps {
+            done: self.step,
+            pictures: self.feed.count(),
+            fingerprint: Some(self.feed.fingerprint()),
+        };
+        Checkpoint::write(
+            &self.config,
+            progress,
+            &self.model,
+            optimizer,
+            self.probe.as_ref().map(|probe| &probe.classifier),
+        )
+        .await
+    }
+
+    /// Whether epochs whose number is a multiple of `every` end at the present step; never for 0.
+    pub fn epoch_is_due(&self, every: usize) -> bool {
+        let steps = every * self.steps_per_epoch();
+        steps > 0 && self.step.is_multiple_of(steps)
+    }
+
+    /// Checks that the device has not failed with an error that no call returned.
+    ///
+    /// # Errors
+    /// If it has.
+    pub fn check_device(&self) -> Result<(), TrainError> {
+        let errors = uncaptured_errors();
+        if errors.is_empty() {
+            return Ok(());
+        }
+        Err(TrainError::Device {
+            step: self.step + 1,
+            errors: errors.join("; "),
+        })
+    }
+
+    /// The cross-correlation of the last step, if there was one: its width d, and its entries row by row.
+    pub async fn correlation(&self) -> Option<(usize, Vec<f32>)> {
+        let correlation = self.correlation.clone()?;
+        Some((correlation.dims()[0], read(correlation).await))
+    }
+
+    /// The cross-correlation of the next step's views under the current networks, without learning from them: its width
+    /// d, and its entries row by row.
+    pub async fn preview_correlation(&mut self) -> Result<(usize, Vec<f32>), TrainError> {
+        let (_, views) = self.next_views()?;
+        let z = self.model().embed(views, Mode::Train { views: 2 });
+        let matrix = self.config.objective.loss(z, self.config.lambda).matrix;
+        Ok((matrix.dims()[0], read(matrix).await))
+    }
+
+    /// Does the next step.
+    ///
+    /// # Errors
+    /// If the loss is not finite, or the device failed; the weights are then as before the step.
+    pub async fn advance(&mut self) -> Result<StepReport, TrainError> {
+        let (indices, views) = self.next_views()?;
+        self.learn_from(views, Some(&indices)).await
+    }
+
+    /// Does one step on given views, `[2 batch, 3, size, size]`: the first view of every picture, then the second view
+    /// of every picture.
+    ///
+    /// # Errors
+    /// If the loss is not finite, or the device failed; the weights are then as before the step.
+    pub async fn learn(&mut self, views: Tensor<4>) -> Result<StepReport, TrainError> {
+        self.learn_from(views, None).await
+    }
+
+    /// Like [`Self::learn`]; `indices` are those of the views' pictures, if they are known.
+    async fn learn_from(
+        &mut self,
+        views: Tensor<4>,
+        indices: Option<&[usize]>,
+    ) -> Result<StepReport, TrainError> {
+        let epoch = self.step / self.steps_per_epoch().max(1);
+        let rates =
+            self.config
+                .schedule
+                .rates(self.step, self.steps_per_epoch(), self.config.batch);
+        let scale = self.loss_scale.of(self.config.precision);
+        let (features, loss, mut gradients) = self.differentiate(views, scale);
+
+        let width = loss.matrix.dims()[0];
+        // The loss is read once per step; on a GPU, this waits for the forward and the backward pass.
+        let numbers = read(loss.terms).await;
+        let [total, invariance, redundancy, trace] = [0, 1, 2, 3].map(|i| f64::from(numbers[i]));
+        self.check_device()?;
+        if !total.is_finite() {
+            return Err(self.diverged(total));
+        }
+        let is_narrow = self.config.precision != Precision::F32;
+        let finite = !is_narrow || are_finite(&self.model, &gradients).await;
+        if finite {
+            self.optimizer
+                .step(&mut self.model, &mut gradients, rates, scale);
+        } else if self.loss_scale.is_smallest() {
+            return Err(self.diverged(f64::INFINITY));
+        }
+        if is_narrow {
+            self.loss_scale.update(finite);
+        }
+        if let (Some(probe), Some(indices)) = (&mut self.probe, indices) {
+            let (step, batch) = (self.step, self.config.batch);
+            let steps_per_epoch = self.config.steps_per_epoch(self.feed.count());
+            let factor = self.config.schedule.factor(step, steps_per_epoch, batch);
+            probe.learn(&read(features).await, indices, factor);
+        }
+        self.correlation = Some(loss.matrix);
+        self.step += 1;
+        let off_diagonals = (width * width.saturating_sub(1)).max(1) as f64;
+        Ok(StepReport {
+            step: self.step,
+            epoch,
+            loss: total,
+            invariance,
+            redundancy,
+            diagonal: trace / width as f64,
+            off_diagonal: (redundancy / off_diagonals).sqrt(),
+            rates,
+            loss_scale: is_narrow.then_some(scale),
+            skipped_steps: is_narrow.then(|| self.loss_scale.skipped()),
+        })
+    }
+
+    /// The features and the loss of views, and the gradients of `scale` times the weighted loss. Both views go through
+    /// the networks together, but batch normalization uses separate statistics for each view.
+    fn differentiate(
+        &mut self,
+        views: Tensor<4>,
+        scale: f64,
+    ) -> (Tensor<2>, LossOutput, Gradients) {
+        let weight = self.config.loss_weight * scale;
+        with_precision(self.config.precision, || {
+            let mode = Mode::Train { views: 2 };
+            let features = self.model.encoder.forward(views.autodiff(), mode);
+            let z = self.model.projector.forward(features.clone(), mode);
+            let loss = self.config.objective.loss(z, self.config.lambda);
+            let weighted = match weight {
+                1.0 => loss.loss.clone(),
+                weight => loss.loss.clone().mul_scalar(weight),
+            };
+            let gradients = weighted.backward();
+            (features.inner(), loss, gradients)
+        })
+    }
+
+    /// The error for a run that diverged at the current step.
+    fn diverged(&self, loss: f64) -> TrainError {
+        TrainError::Diverged {
+            step: self.step + 1,
+            loss,
+            rates: Rates {
+                weights: self.config.schedule.rate_weights,
+                biases: self.config.schedule.rate_biases,
+            },
+        }
+    }
+
+    /// The indices of the next step's pictures, and their views: all first views, then all second views.
+    fn next_views(&mut self) -> Result<(Vec<usize>, Tensor<4>), TrainError> {
+        let steps = self.steps();
+        self.feed
+            .views(&self.config, self.step, steps, &self.device)
+            .map_err(TrainError::Pictures)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,107 @@
+//! Running a session: it trains on a thread of its own, and its messages are read here.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use async_channel::Sender;
+use barlow_core::session::{Message, Request, Session};
+use pollster::block_on;
+
+use crate::record::Record;
+use crate::terminal::Terminal;
+
+/// How often C is redrawn on a terminal.
+const DRAW_EVERY: Duration = Duration::from_millis(500);
+
+/// The exit status of an interrupted program, by convention 128 + SIGINT.
+const INTERRUPTED: i32 = 130;
+
+/// Trains until the run is finished, or an interrupt or a scheduler's signal stops it.
+///
+/// # Errors
+/// If the run cannot continue, or its record cannot be kept.
+pub fn run(session: &mut Session, mut record: Record<'_>, mut terminal: Terminal) -> Result<()> {
+    let (requests, receiver) = async_channel::unbounded();
+    let (sender, messages) = mpsc::channel();
+    stop_when_interrupted(requests.clone())?;
+    let stop = requests.clone();
+    _ = requests.try_send(Request::Play);
+    // The messages' end moves in: should reading them fail, the session notices.
+    thread::scope(move |scope| {
+        let training =
+            thread::Builder::new()
+                .name("trainer".into())
+                .spawn_scoped(scope, move || {
+                    let tell = |message| {
+                        if sender.send(message).is_err() {
+                            // Nobody reads any more: stop after this step.
+                            _ = stop.try_send(Request::Stop);
+                        }
+                    };
+                    let rest = async |duration| thread::sleep(duration);
+                    block_on(session.serve(&receiver, &tell, &rest))
+                })?;
+        let mut drawn = Instant::now();
+        let mut failure = None;
+        for message in &messages {
+            terminal.read(&message);
+            if failure.is_none()
+                && let Err(error) = record.read(&message)
+            {
+                // What cannot be kept need not be computed.
+                _ = requests.try_send(Request::Stop);
+                failure = Some(error);
+            }
+            if matches!(message, Message::Finished { .. }) {
+                _ = requests.try_send(Request::Stop);
+            }
+            if terminal.wants_correlation() && drawn.elapsed() > DRAW_EVERY {
+                _ = requests.try_send(Request::Correlation);
+                drawn = Instant::now();
+            }
+        }
+        terminal.finish();
+        match training.join() {
+            Ok(end) => _ = end?,
+            Err(_) => bail!("training ended by a fault of the program, whose message stands above"),
+        }
+        failure.map_or(Ok(()), Err)
+    })
+}
+
+/// Handles interrupts: the first one finishes the step and saves, the second one exits immediately.
+fn stop_when_interrupted(requests: Sender<Request>) -> Result<()> {
+    let interrupts = Arc::new(AtomicUsize::new(0));
+    #[cfg(unix)]
+    let scheduled = requests.clone();
+    ctrlc::set_handler(move || {
+        if interrupts.fetch_add(1, Ordering::SeqCst) > 0
+            || requests.try_send(Request::Stop).is_err()
+        {
+            std::process::exit(INTERRUPTED);
+        }
+        eprintln!("\nfinishing the step and saving; interrupt again to quit immediately");
+    })
+    .context("cannot install the handler of interrupts")?;
+    // Signals that a scheduler sends before the time limit (Slurm: --signal=USR1@60); SIGTERM is handled above.
+    #[cfg(unix)]
+    {
+        use signal_hook::consts::{SIGUSR1, SIGUSR2};
+        let mut signals = signal_hook::iterator::Signals::new([SIGUSR1, SIGUSR2])
+            .context("cannot install the handler of signals")?;
+        thread::Builder::new()
+            .name("signals".into())
+            .spawn(move || {
+                for _ in signals.forever() {
+                    eprintln!("\nreceived a signal: finishing the step and saving");
+                    if scheduled.try_send(Request::Stop).is_err() {
+                        break;
+                    }
+                }
+            })?;
+    }
+    Ok(())
+}
