@@ -1,11 +1,10 @@
 //! The catalog of a data set: the name, the class and the location of every picture, but no pixels.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::location::Location;
 use crate::pickle::PickleError;
-use crate::{archive, cifar, folder, idx, list, stl};
 
 /// The contents of a data set.
 #[derive(Debug, Clone)]
@@ -120,83 +119,7 @@ impl Problem {
     }
 }
 
-/// File name extensions of archives.
-const ARCHIVES: [&str; 5] = [".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz"];
-/// File name extensions of lists of files.
-const LISTS: [&str; 4] = [".txt", ".csv", ".tsv", ".lst"];
-
 impl Catalog {
-    /// Detects the format of the data set at `path`, and lists its pictures. `is_picture` decides by a file's name.
-    ///
-    /// # Errors
-    /// If `path` does not exist, has an unknown format, contains no pictures, or is damaged.
-    pub fn open(path: &Path, is_picture: impl Fn(&Path) -> bool) -> Result<Self, CatalogError> {
-        let open = || -> Result<Self, Problem> {
-            let name = path.to_string_lossy().to_lowercase();
-            let ends = |endings: &[&str]| endings.iter().any(|ending| name.ends_with(ending));
-            if path.is_dir() {
-                let mut left_out = Vec::new();
-                let entries = folder::walk(path, &mut left_out)?;
-                return Self::of_entries(entries, left_out, is_picture, "a folder");
-            }
-            if !path.exists() {
-                return Err(Problem::new(
-                    "there is no such file or folder: name a folder of pictures or of a data set's files, \
-                     an archive, or a list",
-                ));
-            }
-            if ends(&ARCHIVES) {
-                let mut left_out = Vec::new();
-                let entries = archive::entries(path, &mut left_out)?;
-                return Self::of_entries(entries, left_out, is_picture, "a tar archive");
-            }
-            if ends(&LISTS) {
-                return list::read(path);
-            }
-            let kind = path.extension().map_or("no ending".into(), |e| {
-                format!("the ending .{}", e.to_string_lossy())
-            });
-            Err(Problem::new(format!(
-                "a file with {kind} is not a data set: name the folder that contains the pictures, a .tar, .tar.gz or \
-                 .tar.xz archive, or a list (.txt, .csv)"
-            )))
-        };
-        let catalog = open().and_then(Self::checked);
-        catalog.map_err(|problem| CatalogError {
-            path: path.to_owned(),
-            problem: problem.to_string(),
-        })
-    }
-
-    fn of_entries(
-        entries: Vec<Entry>,
-        left_out: Vec<String>,
-        is_picture: impl Fn(&Path) -> bool,
-        place: &'static str,
-    ) -> Result<Self, Problem> {
-        let known = [cifar::find, stl::find, idx::find];
-        let mut catalog = match known.iter().find_map(|find| find(&entries)) {
-            Some(read) => read?,
-            None => folder::pictures(entries, is_picture, place)?,
-        };
-        catalog.left_out.splice(0..0, left_out);
-        Ok(catalog)
-    }
-
-    fn checked(self) -> Result<Self, Problem> {
-        if self.items.is_empty() {
-            return Err(Problem::new(format!(
-                "{} without any usable picture{}",
-                self.format,
-                match self.left_out.first() {
-                    Some(first) => format!(" (left out: {first})"),
-                    None => String::new(),
-                }
-            )));
-        }
-        Ok(self)
-    }
-
     /// The split used for evaluation: the test split, or the validation split if there is no test split or its pictures
     /// have no classes (as ImageNet's).
     pub fn test_part(&self) -> Option<Split> {

@@ -6,21 +6,28 @@ use std::rc::Rc;
 use eframe::egui;
 
 use crate::lab::Lab;
+use crate::panel::{self, View};
 use crate::platform;
 
 /// The lab in a window or on a page.
 pub struct App {
     /// Shared with the page's script.
     lab: Rc<RefCell<Lab>>,
+    view: View,
     /// The link's fragment that was written last.
     fragment: String,
 }
 
 impl App {
-    /// Creates an application that shows `lab`.
-    pub fn new(lab: Rc<RefCell<Lab>>) -> Self {
-        let fragment = platform::fragment();
-        Self { lab, fragment }
+    /// Creates an application that shows `lab` with `context`.
+    pub fn new(lab: Rc<RefCell<Lab>>, context: &egui::Context) -> Self {
+        panel::apply_style(context);
+        let (view, fragment) = (View::default(), platform::fragment());
+        Self {
+            lab,
+            view,
+            fragment,
+        }
     }
 }
 
@@ -34,7 +41,7 @@ impl eframe::App for App {
         for file in &dropped {
             platform::read_dropped(file, lab.file_taker());
         }
-        lab.ui(ui);
+        panel::show(&mut lab, &mut self.view, ui);
         // Keeps the address up to date with the page's state.
         let fragment = lab.page.fragment();
         if fragment != self.fragment {

@@ -13,6 +13,7 @@ use web_sys::{DedicatedWorkerGlobalScope, Document, HtmlCanvasElement, Window};
 use crate::accessible::Mirror;
 use crate::app::App;
 use crate::lab::Lab;
+use crate::link;
 use crate::page::Page;
 use crate::platform;
 use crate::run::Activity;
@@ -26,7 +27,7 @@ pub fn start() {
                 tell(&window, &format!("The lab cannot start here: {problem}"));
             }
         }),
-        Err(global) => platform::work(global.unchecked_into::<DedicatedWorkerGlobalScope>()),
+        Err(global) => link::work(global.unchecked_into::<DedicatedWorkerGlobalScope>()),
     }
 }
 
@@ -100,7 +101,7 @@ async fn draw(window: Window, known: Known) -> Result<(), String> {
                 }
             };
             *known = Some(lab.clone());
-            Ok(Box::new(App::new(lab)))
+            Ok(Box::new(App::new(lab, context)))
         })
     };
     let started = runner

@@ -6,7 +6,7 @@ use image::{ImageFormat, Rgb, RgbImage, imageops};
 
 use crate::dataset::{SIDE, drawn};
 use crate::lab::Lab;
-use crate::panel::to_unit_square;
+use barlow_core::evaluate::to_unit_square;
 use barlow_core::render::picture;
 
 /// A file to be saved.

@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use eframe::egui;
 
 use crate::dataset::{DataSource, DatasetError, OwnPictures};
+use crate::link::Link;
 use crate::page::Page;
-use crate::platform::{self, Link, Picture};
+use crate::platform::{self, Picture};
 use crate::run::PanelRun;
 use crate::setup::{DataChoice, Setup};
 use crate::worker::Request;
@@ -43,8 +44,6 @@ pub struct Lab {
     pub query: Option<(String, Vec<u8>)>,
     /// The name of the run that is followed, if another process trains it.
     pub following: Option<String>,
-    /// State that only the drawing uses.
-    pub view: crate::panel::View,
     /// The CPU time of each of the last frames, in milliseconds.
     pub frames: VecDeque<f32>,
     /// Requests a redraw.
@@ -90,7 +89,6 @@ impl Lab {
     }
 
     fn empty(context: &egui::Context) -> Self {
-        crate::panel::apply_style(context);
         Self {
             page: Page::default(),
             runs: Vec::new(),
@@ -105,7 +103,6 @@ impl Lab {
             query: None,
             following: None,
             frames: VecDeque::new(),
-            view: crate::panel::View::default(),
             wake: Wake(Arc::new(Mutex::new(context.clone()))),
         }
     }
@@ -128,10 +125,7 @@ impl Lab {
 
     /// Switches to another egui context after the last one was lost.
     pub fn draw_with(&mut self, context: &egui::Context) {
-        crate::panel::apply_style(context);
         *self.wake.0.lock().unwrap_or_else(PoisonError::into_inner) = context.clone();
-        // The textures are lost with the old context.
-        self.view = crate::panel::View::default();
     }
 
     /// Records the CPU time of a frame, in milliseconds.

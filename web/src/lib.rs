@@ -13,9 +13,12 @@ pub mod export;
 pub mod history;
 pub mod lab;
 pub mod lessons;
+pub mod link;
 pub mod page;
 pub mod panel;
 pub mod platform;
 pub mod run;
 pub mod setup;
+#[cfg(not(target_family = "wasm"))]
+pub mod window;
 pub mod worker;

@@ -4,7 +4,8 @@ use barlow_core::session::{Cause, Message, Opened};
 
 use crate::dataset::{DataSource, Dataset};
 use crate::history::History;
-use crate::platform::{self, Link, Received};
+use crate::link::{Link, Received};
+use crate::platform;
 use crate::setup::{DeviceChoice, Setup};
 use crate::worker::{Order, Request};
 

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use barlow_lab::lab::Lab;
+use barlow_lab::panel::{self, View};
 use barlow_lab::setup::DataChoice;
 use eframe::egui::{self, Key, Vec2};
 use egui_kittest::Harness;
@@ -17,33 +18,40 @@ const TINY: &str = "device=cpu&batch=16&projector=8&encoder_width=4&warmup=0";
 const DESKTOP: Vec2 = Vec2::new(1440.0, 2400.0);
 const PHONE: Vec2 = Vec2::new(390.0, 3000.0);
 
-fn panel(fragment: &'static str, size: Vec2) -> Harness<'static, Option<Lab>> {
-    let show = move |ui: &mut egui::Ui, lab: &mut Option<Lab>| {
+/// The lab, once its font is there, and how it is shown.
+type State = (Option<Lab>, View);
+
+fn open_panel(fragment: &'static str, size: Vec2) -> Harness<'static, State> {
+    let show = move |ui: &mut egui::Ui, state: &mut State| {
         let context = ui.ctx().clone();
+        let (lab, view) = state;
         match lab {
             // The font is available from the next frame on.
-            None => *lab = Some(Lab::new(fragment, &context)),
-            Some(lab) => lab.ui(ui),
+            None => {
+                panel::apply_style(&context);
+                *lab = Some(Lab::new(fragment, &context));
+            }
+            Some(lab) => panel::show(lab, view, ui),
         }
     };
     let mut harness = Harness::builder()
         .with_size(size)
-        .build_ui_state(show, None);
+        .build_ui_state(show, State::default());
     wait(&mut harness, "the run is open", |lab| {
         lab.runs.iter().all(|run| run.opened.is_some())
     });
     harness
 }
 
-fn lab<'a>(harness: &'a Harness<'static, Option<Lab>>) -> &'a Lab {
-    harness.state().as_ref().unwrap()
+fn lab<'a>(harness: &'a Harness<'static, State>) -> &'a Lab {
+    harness.state().0.as_ref().unwrap()
 }
 
-fn wait(harness: &mut Harness<'static, Option<Lab>>, words: &str, wish: impl Fn(&Lab) -> bool) {
+fn wait(harness: &mut Harness<'static, State>, words: &str, wish: impl Fn(&Lab) -> bool) {
     let start = Instant::now();
     loop {
         harness.step();
-        if harness.state().as_ref().is_some_and(&wish) {
+        if harness.state().0.as_ref().is_some_and(&wish) {
             // Draws the changes.
             harness.run_steps(2);
             return;
@@ -59,7 +67,7 @@ fn wait(harness: &mut Harness<'static, Option<Lab>>, words: &str, wish: impl Fn(
 
 #[test]
 fn play_trains_and_pause_waits() {
-    let mut harness = panel(TINY, DESKTOP);
+    let mut harness = open_panel(TINY, DESKTOP);
     harness.get_by_label("Cross-correlation matrix, empty before the first step");
     harness.get_by_label("Play").click();
     wait(&mut harness, "steps and matrices are there", |lab| {
@@ -93,7 +101,7 @@ fn play_trains_and_pause_waits() {
 
 #[test]
 fn switches_keep_the_run_and_sizes_restart_it() {
-    let mut harness = panel(TINY, DESKTOP);
+    let mut harness = open_panel(TINY, DESKTOP);
     harness.get_by_label("One step").click();
     wait(&mut harness, "a step is done", |lab| {
         lab.runs[0].history.steps.len() == 1
@@ -120,7 +128,7 @@ fn switches_keep_the_run_and_sizes_restart_it() {
 
 #[test]
 fn another_data_set_starts_anew_and_goes_on_playing() {
-    let mut harness = panel(TINY, DESKTOP);
+    let mut harness = open_panel(TINY, DESKTOP);
     harness.get_by_label("Play").click();
     wait(&mut harness, "it trains", |lab| {
         lab.runs[0].history.steps.len() >= 2
@@ -138,7 +146,7 @@ fn another_data_set_starts_anew_and_goes_on_playing() {
 
 #[test]
 fn a_sentence_of_the_course_sets_the_controls() {
-    let mut harness = panel("device=cpu&lesson=3", DESKTOP);
+    let mut harness = open_panel("device=cpu&lesson=3", DESKTOP);
     harness.get_by_label("Lesson 3 of 8");
     harness
         .get_by_label("▶ Train with the invariance term alone, beside both terms.")
@@ -157,7 +165,7 @@ fn a_sentence_of_the_course_sets_the_controls() {
 
 #[test]
 fn two_runs_start_alike() {
-    let mut harness = panel(
+    let mut harness = open_panel(
         "device=cpu&batch=16&projector=8&encoder_width=4&warmup=0&b.lambda=0.5",
         DESKTOP,
     );
@@ -173,7 +181,7 @@ fn two_runs_start_alike() {
 
 #[test]
 fn messages_of_an_earlier_run_are_ignored() {
-    let mut harness = panel(TINY, DESKTOP);
+    let mut harness = open_panel(TINY, DESKTOP);
     // Each restart comes before the previous run is open.
     for _ in 0..3 {
         harness
@@ -197,7 +205,7 @@ fn messages_of_an_earlier_run_are_ignored() {
 
 #[test]
 fn hidden_parts_are_absent() {
-    let harness = panel(
+    let harness = open_panel(
         "device=cpu&batch=16&projector=8&encoder_width=4&hide=controls,course",
         DESKTOP,
     );
@@ -208,7 +216,7 @@ fn hidden_parts_are_absent() {
 
 #[test]
 fn a_phone_shows_one_part_at_a_time() {
-    let mut harness = panel(TINY, PHONE);
+    let mut harness = open_panel(TINY, PHONE);
     assert!(harness.query_by_label("Mirror").is_none());
     harness.get_by_label("Controls").click();
     harness.run_steps(3);
@@ -233,7 +241,7 @@ fn a_phone_shows_one_part_at_a_time() {
 
 #[test]
 fn keys_play_and_move_the_focus() {
-    let mut harness = panel(TINY, DESKTOP);
+    let mut harness = open_panel(TINY, DESKTOP);
     harness.key_press(Key::Space);
     wait(&mut harness, "the space bar plays", Lab::is_playing);
     harness.key_press(Key::Space);
@@ -248,7 +256,7 @@ fn keys_play_and_move_the_focus() {
 
 #[test]
 fn a_wrong_link_is_explained() {
-    let harness = panel(
+    let harness = open_panel(
         "device=cpu&batch=16&projector=8&encoder_width=4&lambda=much",
         DESKTOP,
     );

@@ -19,7 +19,7 @@ pub use features::{Embedder, FeatureExtractor, Features, Pixels};
 pub use gallery::Gallery;
 pub use knn::{Knn, predicted};
 pub use linear::LinearProbe;
-pub use plane::principal_plane;
+pub use plane::{principal_plane, to_unit_square};
 pub use protocols::{
     Decay, FineTuning, InitialWeights, LabelledSet, LinearProtocol, Measurement, Protocol,
     ProtocolData,

@@ -48,6 +48,24 @@ pub fn principal_plane(features: &Features) -> Vec<[f32; 2]> {
         .collect()
 }
 
+/// Scales places to between 0 and 1 on both axes, with the same factor.
+pub fn to_unit_square(places: &[[f32; 2]]) -> Vec<[f32; 2]> {
+    let bound = |axis: usize, better: fn(f32, f32) -> f32, from: f32| {
+        places.iter().map(|p| p[axis]).fold(from, better)
+    };
+    let low = [0, 1].map(|axis| bound(axis, f32::min, f32::INFINITY));
+    let high = [0, 1].map(|axis| bound(axis, f32::max, f32::NEG_INFINITY));
+    let extent = (high[0] - low[0])
+        .max(high[1] - low[1])
+        .max(f32::MIN_POSITIVE);
+    let scaled =
+        |p: &[f32; 2], axis: usize| 0.5 + (p[axis] - 0.5 * (low[axis] + high[axis])) / extent;
+    places
+        .iter()
+        .map(|p| [scaled(p, 0), scaled(p, 1)])
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,5 +103,19 @@ mod tests {
             values: vec![1.0; 3],
         };
         assert_eq!(principal_plane(&one), [[0.0, 0.0]]);
+    }
+
+    #[test]
+    fn the_map_fills_its_square() {
+        let places = to_unit_square(&[[-3.0, 1.0], [1.0, 2.0], [0.0, 0.0]]);
+        assert_eq!(places[0][0], 0.0);
+        assert_eq!(places[1][0], 1.0);
+        assert!(places.iter().flatten().all(|x| (0.0..=1.0).contains(x)));
+        assert!(
+            to_unit_square(&[[1.0, 1.0]])[0]
+                .iter()
+                .all(|x| x.is_finite())
+        );
+        assert!(to_unit_square(&[]).is_empty());
     }
 }

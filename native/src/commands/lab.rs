@@ -6,8 +6,9 @@ use anyhow::{Result, anyhow};
 use barlow_core::data::Pictures;
 use barlow_lab::dataset::{DataSource, Dataset, thumbnails};
 use barlow_lab::lab::Lab as Panel;
-use barlow_lab::platform::{Link, window};
+use barlow_lab::link::Link;
 use barlow_lab::setup::{DataChoice, Setup};
+use barlow_lab::window::window;
 
 use crate::cli::Lab;
 use crate::follow::{Followed, follow};

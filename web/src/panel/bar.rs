@@ -2,7 +2,7 @@
 
 use eframe::egui::{self, Button, RichText, Ui};
 
-use super::sign_button;
+use super::style::sign_button;
 use crate::lab::Lab;
 use crate::run::Activity;
 use crate::{export, platform};

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use barlow_core::loss::Objective;
 use eframe::egui::{self, ComboBox, RichText, Slider, Ui, emath::Numeric};
 
-use super::{sign_button, title};
+use super::style::{sign_button, title};
 use crate::lab::Lab;
 use crate::platform;
 use crate::setup::{DataChoice, DeviceChoice, OptimizerChoice, Setup};

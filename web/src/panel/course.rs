@@ -2,14 +2,15 @@
 
 use eframe::egui::{Button, RichText, Ui};
 
-use super::{Tab, sign_button, title};
+use super::style::{sign_button, title};
 use crate::lab::Lab;
 use crate::lessons::{Experiment, LESSONS};
 use crate::page::Page;
 use crate::setup::Setup;
 
-/// Draws the current lesson.
-pub fn show(lab: &mut Lab, ui: &mut Ui) {
+/// Draws the current lesson. Returns whether an experiment was started.
+pub fn show(lab: &mut Lab, ui: &mut Ui) -> bool {
+    let mut started = false;
     let last = LESSONS.len() - 1;
     lab.page.lesson = lab.page.lesson.min(last);
     let number = lab.page.lesson;
@@ -35,6 +36,7 @@ pub fn show(lab: &mut Lab, ui: &mut Ui) {
         let sentence = RichText::new(format!("▶ {}", experiment.sentence));
         if ui.add(Button::new(sentence).wrap()).clicked() {
             run(lab, experiment);
+            started = true;
         }
         ui.label(RichText::new(format!("Expect: {}", experiment.expect)).weak());
     }
@@ -44,6 +46,7 @@ pub fn show(lab: &mut Lab, ui: &mut Ui) {
         "Barlow Twins (Zbontar et al. 2021)",
         "https://arxiv.org/abs/2103.03230",
     );
+    started
 }
 
 /// Sets the controls to an experiment's settings, and starts training.
@@ -64,6 +67,5 @@ fn run(lab: &mut Lab, experiment: &Experiment) {
         play: true,
         ..lab.page.clone()
     };
-    lab.view.tab = Tab::Lab;
     lab.show(page);
 }

@@ -3,7 +3,7 @@
 use eframe::egui::{Color32, Ui};
 use egui_plot::{Corner, HLine, Legend, Line, LineStyle, Plot, PlotPoints};
 
-use super::RUN_COLORS;
+use super::style::RUN_COLORS;
 use crate::run::PanelRun;
 
 /// The maximum number of points per curve: more cannot be distinguished.

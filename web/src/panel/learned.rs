@@ -2,11 +2,12 @@
 
 use eframe::egui::{self, Color32, Rect, RichText, ScrollArea, Sense, Ui, Vec2, pos2, vec2};
 
-use super::pictures::content_hash;
-use super::{RUN_COLORS, curves, title};
+use super::curves;
+use super::pictures::{Sheet, content_hash};
+use super::style::{RUN_COLORS, title};
 use crate::lab::{Lab, Picked};
 use crate::run::PanelRun;
-use barlow_core::evaluate::Inspection;
+use barlow_core::evaluate::{Inspection, to_unit_square};
 
 /// The side of a picture in points: among the neighbors, and on the map.
 const NEIGHBOR_SIDE: f32 = 36.0;
@@ -15,30 +16,38 @@ const ON_MAP_SIDE: f32 = 18.0;
 /// The maximum side of the map, in points.
 const LARGEST_MAP: f32 = 420.0;
 
-/// Draws all of it.
-pub fn show(lab: &mut Lab, ui: &mut Ui) {
-    title(ui, "What it has learned");
-    fill_sheets(lab, ui.ctx());
-    curves::show(ui, &lab.runs);
-    ui.add_space(8.0);
-    neighbors(lab, ui);
-    ui.add_space(8.0);
-    maps(lab, ui);
+/// What only this part draws.
+#[derive(Default)]
+pub struct State {
+    /// The picture that was dropped last.
+    query: Sheet,
 }
 
-fn fill_sheets(lab: &mut Lab, context: &egui::Context) {
+/// Draws all of it, now or at a step of the replay.
+pub fn show(
+    lab: &mut Lab,
+    state: &mut State,
+    sheet: &mut Sheet,
+    replay: Option<usize>,
+    ui: &mut Ui,
+) {
+    title(ui, "What it has learned");
     if let Some(data) = lab.runs.first().and_then(|run| run.data.as_ref()) {
         let key = content_hash((&data.names, data.showcase.pictures.picture(0)));
-        lab.view
-            .shown
-            .fill(context, key, || data.showcase.pictures.clone());
+        sheet.fill(ui.ctx(), key, || data.showcase.pictures.clone());
     }
     if let Some((_, planes)) = &lab.query {
         let side = crate::dataset::SIDE;
-        lab.view.query.fill(context, content_hash(planes), || {
+        let key = content_hash(planes);
+        state.query.fill(ui.ctx(), key, || {
             barlow_core::data::Pictures::new(side, side, planes.clone())
         });
     }
+    curves::show(ui, &lab.runs);
+    ui.add_space(8.0);
+    neighbors(lab, &mut state.query, sheet, replay, ui);
+    ui.add_space(8.0);
+    maps(lab, sheet, replay, ui);
 }
 
 /// The inspection that belongs to what is shown: now, or at a step of the replay.
@@ -53,25 +62,26 @@ fn shown_inspection(run: &PanelRun, replay: Option<usize>) -> Option<&Inspection
     }
 }
 
-fn neighbors(lab: &mut Lab, ui: &mut Ui) {
+fn neighbors(
+    lab: &mut Lab,
+    query: &mut Sheet,
+    sheet: &mut Sheet,
+    replay: Option<usize>,
+    ui: &mut Ui,
+) {
     ui.strong("Nearest neighbors");
     let picked = lab.picked;
     ui.horizontal(|ui| {
         let name = name_of(lab, picked);
         match picked {
             Picked::Shown(index) => {
-                lab.view
-                    .shown
-                    .show(ui, index, 2.0 * NEIGHBOR_SIDE, &name, Sense::hover())
+                sheet.show(ui, index, 2.0 * NEIGHBOR_SIDE, &name, Sense::hover())
             }
-            Picked::Query => lab
-                .view
-                .query
-                .show(ui, 0, 2.0 * NEIGHBOR_SIDE, &name, Sense::hover()),
+            Picked::Query => query.show(ui, 0, 2.0 * NEIGHBOR_SIDE, &name, Sense::hover()),
         };
         ui.vertical(|ui| {
             for (index, run) in lab.runs.iter().enumerate() {
-                let now = shown_inspection(run, lab.view.replay);
+                let now = shown_inspection(run, replay);
                 let before = run.history.inspections.first().filter(|_| index == 0);
                 let which = if lab.runs.len() > 1 {
                     ["now, A", "now, B"][index]
@@ -101,9 +111,7 @@ fn neighbors(lab: &mut Lab, ui: &mut Ui) {
                                 break;
                             }
                             let name = data.names.get(neighbor).map_or("", String::as_str);
-                            lab.view
-                                .shown
-                                .show(ui, neighbor, NEIGHBOR_SIDE, name, Sense::hover());
+                            sheet.show(ui, neighbor, NEIGHBOR_SIDE, name, Sense::hover());
                         }
                     });
                 }
@@ -114,21 +122,19 @@ fn neighbors(lab: &mut Lab, ui: &mut Ui) {
         ui.label("Choose:");
         if let Some((name, _)) = &lab.query {
             let side = 0.75 * NEIGHBOR_SIDE;
-            if lab
-                .view
-                .query
+            if query
                 .show(ui, 0, side, &format!("Look for {name}"), Sense::click())
                 .clicked()
             {
                 lab.picked = Picked::Query;
             }
         }
-        choose(lab, ui);
+        choose(lab, sheet, ui);
     });
 }
 
 /// Draws a strip of pictures to choose from.
-fn choose(lab: &mut Lab, ui: &mut Ui) {
+fn choose(lab: &mut Lab, sheet: &mut Sheet, ui: &mut Ui) {
     let Some(data) = lab.runs.first().and_then(|run| run.data.as_ref()) else {
         return;
     };
@@ -138,9 +144,7 @@ fn choose(lab: &mut Lab, ui: &mut Ui) {
         ui.horizontal(|ui| {
             for picture in (0..OFFERED.min(count)).map(|i| i * count / OFFERED.min(count)) {
                 let words = format!("Look for {}", data.names[picture]);
-                if lab
-                    .view
-                    .shown
+                if sheet
                     .show(ui, picture, 0.75 * NEIGHBOR_SIDE, &words, Sense::click())
                     .clicked()
                 {
@@ -165,7 +169,7 @@ fn name_of(lab: &Lab, picked: Picked) -> String {
     }
 }
 
-fn maps(lab: &mut Lab, ui: &mut Ui) {
+fn maps(lab: &mut Lab, sheet: &mut Sheet, replay: Option<usize>, ui: &mut Ui) {
     ui.strong("A map of the pictures");
     ui.label(
         RichText::new(
@@ -188,7 +192,7 @@ fn maps(lab: &mut Lab, ui: &mut Ui) {
             });
             ui.painter().rect_filled(rect, 4.0, Color32::from_gray(245));
             let Some(inspection) =
-                shown_inspection(run, lab.view.replay).filter(|_| ui.is_rect_visible(rect))
+                shown_inspection(run, replay).filter(|_| ui.is_rect_visible(rect))
             else {
                 continue;
             };
@@ -202,7 +206,7 @@ fn maps(lab: &mut Lab, ui: &mut Ui) {
                 Rect::from_center_size(center, Vec2::splat(ON_MAP_SIDE))
             };
             for (index, place) in places.iter().enumerate() {
-                lab.view.shown.paint(ui.painter(), index, drawn(place));
+                sheet.paint(ui.painter(), index, drawn(place));
             }
             let under = |at: egui::Pos2| {
                 (0..places.len())
@@ -232,42 +236,5 @@ fn maps(lab: &mut Lab, ui: &mut Ui) {
     });
     if let Some(index) = clicked {
         lab.picked = Picked::Shown(index);
-    }
-}
-
-/// Scales places to between 0 and 1 on both axes, with the same factor.
-pub fn to_unit_square(places: &[[f32; 2]]) -> Vec<[f32; 2]> {
-    let bound = |axis: usize, better: fn(f32, f32) -> f32, from: f32| {
-        places.iter().map(|p| p[axis]).fold(from, better)
-    };
-    let low = [0, 1].map(|axis| bound(axis, f32::min, f32::INFINITY));
-    let high = [0, 1].map(|axis| bound(axis, f32::max, f32::NEG_INFINITY));
-    let extent = (high[0] - low[0])
-        .max(high[1] - low[1])
-        .max(f32::MIN_POSITIVE);
-    let scaled =
-        |p: &[f32; 2], axis: usize| 0.5 + (p[axis] - 0.5 * (low[axis] + high[axis])) / extent;
-    places
-        .iter()
-        .map(|p| [scaled(p, 0), scaled(p, 1)])
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_map_fills_its_square() {
-        let places = to_unit_square(&[[-3.0, 1.0], [1.0, 2.0], [0.0, 0.0]]);
-        assert_eq!(places[0][0], 0.0);
-        assert_eq!(places[1][0], 1.0);
-        assert!(places.iter().flatten().all(|x| (0.0..=1.0).contains(x)));
-        assert!(
-            to_unit_square(&[[1.0, 1.0]])[0]
-                .iter()
-                .all(|x| x.is_finite())
-        );
-        assert!(to_unit_square(&[]).is_empty());
     }
 }

@@ -6,7 +6,8 @@ use eframe::egui::{
 };
 
 use super::pictures::Sheet;
-use super::{RUN_COLORS, sign_button, title};
+use super::replay::Replay;
+use super::style::{RUN_COLORS, sign_button, title};
 use crate::history::{History, diagonal_and_rest};
 use crate::lab::Lab;
 use crate::run::PanelRun;
@@ -23,7 +24,7 @@ const EXCITING_SIDE: f32 = 32.0;
 
 /// A matrix as it is drawn.
 #[derive(Default)]
-pub struct MatrixView {
+struct MatrixView {
     texture: Option<TextureHandle>,
     /// The step, whether it is raw, and the width of what the texture shows.
     drawn: Option<(usize, bool, usize)>,
@@ -79,21 +80,29 @@ impl MatrixView {
     }
 }
 
+/// What only this part draws.
+#[derive(Default)]
+pub struct State {
+    matrices: [MatrixView; 2],
+    /// Whether C is shown as it is, instead of smoothed.
+    raw: bool,
+}
+
 /// Draws one matrix, or two side by side, and the controls of the replay.
-pub fn show(lab: &mut Lab, ui: &mut Ui) {
+pub fn show(lab: &mut Lab, state: &mut State, sheet: &mut Sheet, replay: &mut Replay, ui: &mut Ui) {
     title(ui, "The cross-correlation matrix C");
     ui.horizontal_wrapped(|ui| {
-        ui.selectable_value(&mut lab.view.raw, false, "Smoothed")
+        ui.selectable_value(&mut state.raw, false, "Smoothed")
             .on_hover_text("The moving average of the last matrices");
-        ui.selectable_value(&mut lab.view.raw, true, "Raw")
+        ui.selectable_value(&mut state.raw, true, "Raw")
             .on_hover_text("From the last batch only");
     });
     let count = lab.runs.len();
     let room = ui.available_width() - LEGEND_ROOM - 12.0 * (count as f32 - 1.0);
     let side = (room / count as f32).clamp(80.0, LARGEST);
-    let shown = &mut lab.view.shown;
+    let State { matrices, raw } = state;
     ui.horizontal_top(|ui| {
-        for (index, (run, view)) in lab.runs.iter_mut().zip(&mut lab.view.matrices).enumerate() {
+        for (index, (run, view)) in lab.runs.iter_mut().zip(matrices).enumerate() {
             ui.vertical(|ui| {
                 ui.set_width(side);
                 if count > 1 {
@@ -103,12 +112,12 @@ pub fn show(lab: &mut Lab, ui: &mut Ui) {
                             .color(RUN_COLORS[index]),
                     );
                 }
-                one(ui, run, view, shown, side, lab.view.replay, lab.view.raw);
+                one(ui, run, view, sheet, side, replay.step, *raw);
             });
         }
         legend(ui, side);
     });
-    scrubber(lab, ui);
+    scrubber(lab, replay, ui);
 }
 
 fn one(
@@ -340,23 +349,23 @@ fn legend(ui: &mut Ui, side: f32) {
 }
 
 /// Draws the controls of the replay.
-fn scrubber(lab: &mut Lab, ui: &mut Ui) {
+fn scrubber(lab: &Lab, replay: &mut Replay, ui: &mut Ui) {
     let steps: Vec<usize> = lab.runs.first().map_or_else(Vec::new, |run| {
         run.history.frames.iter().map(|frame| frame.step).collect()
     });
     let (Some(first), Some(last)) = (steps.first().copied(), steps.last().copied()) else {
         return;
     };
-    if let Some(begin) = lab.view.replaying {
+    if let Some(begin) = replay.since {
         let frame = ((ui.input(|input| input.time) - begin) * REPLAY_RATE) as usize;
-        lab.view.replay = steps.get(frame).copied();
-        if lab.view.replay.is_none() {
-            lab.view.replaying = None;
+        replay.step = steps.get(frame).copied();
+        if replay.step.is_none() {
+            replay.since = None;
         }
         ui.ctx().request_repaint();
     }
     ui.horizontal(|ui| {
-        let running = lab.view.replaying.is_some();
+        let running = replay.since.is_some();
         if sign_button(
             ui,
             if running { "■" } else { "▶" },
@@ -367,18 +376,18 @@ fn scrubber(lab: &mut Lab, ui: &mut Ui) {
             },
             true,
         ) {
-            lab.view.replaying = (!running).then(|| ui.input(|input| input.time));
-            lab.view.replay = None;
+            replay.since = (!running).then(|| ui.input(|input| input.time));
+            replay.step = None;
         }
-        let mut step = lab.view.replay.unwrap_or(last).clamp(first, last);
+        let mut step = replay.step.unwrap_or(last).clamp(first, last);
         ui.spacing_mut().slider_width = (ui.available_width() - 190.0).clamp(60.0, 300.0);
         let slider = Slider::new(&mut step, first..=last).text("replay: step");
         if ui.add_enabled(first < last, slider).changed() {
-            lab.view.replaying = None;
-            lab.view.replay = (step < last).then_some(step);
+            replay.since = None;
+            replay.step = (step < last).then_some(step);
         }
-        if lab.view.replay.is_some() && ui.button("Now").clicked() {
-            (lab.view.replay, lab.view.replaying) = (None, None);
+        if replay.step.is_some() && ui.button("Now").clicked() {
+            (replay.step, replay.since) = (None, None);
         }
     });
 }

@@ -8,7 +8,7 @@ use barlow_core::ops::augment;
 use eframe::egui::{RichText, Sense, Ui};
 
 use super::pictures::{Sheet, content_hash};
-use super::{sign_button, title};
+use super::style::{sign_button, title};
 use crate::lab::Lab;
 
 /// The maximum number of pairs shown.
@@ -53,9 +53,8 @@ fn views_of(config: &Config, pictures: &Pictures, indices: &[usize], epoch: usiz
 }
 
 /// Draws the pairs, and a button for other ones.
-pub fn show(lab: &mut Lab, ui: &mut Ui) {
+pub fn show(lab: &Lab, pairs: &mut Pairs, ui: &mut Ui) {
     title(ui, "The two views");
-    let pairs = &mut lab.view.pairs;
     ui.horizontal_wrapped(|ui| {
         ui.label(RichText::new("Each column is one picture, twice.").weak());
         if sign_button(ui, "↺ Redraw", "Redraw the two views", true) {

@@ -1,26 +1,17 @@
-//! The desktop: the trainer runs on a thread, and files are saved to the current folder.
+//! A desktop window: pictures are decoded here, and files are written to the current folder.
 
-use std::cell::RefCell;
 use std::fs;
 use std::io::Cursor;
 use std::path::PathBuf;
-use std::rc::Rc;
-use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use async_channel::{Receiver, Sender};
-use barlow_core::session::Message;
 use eframe::egui;
 use image::imageops::FilterType;
 use image::{ImageReader, Limits};
-use pollster::block_on;
 
-use super::{Picture, Received};
-use crate::app::App;
+use super::Picture;
 use crate::dataset::SIDE;
-use crate::lab::Lab;
-use crate::worker::{self, Request};
 
 /// Whether this is a browser.
 pub const IS_WEB: bool = false;
@@ -42,73 +33,6 @@ pub fn advice() -> Option<&'static str> {
 pub async fn sleep(duration: Duration) {
     // Blocking is fine: the trainer's thread has nothing else to do.
     thread::sleep(duration);
-}
-
-/// A link to a trainer on a thread of its own. The trainer ends when the link is dropped.
-pub struct Link {
-    requests: Sender<Request>,
-    messages: mpsc::Receiver<Message>,
-    trainer: Option<thread::JoinHandle<()>>,
-}
-
-impl Link {
-    /// Starts a trainer; `wake` is called when there is something to receive.
-    pub fn new(wake: impl Fn() + Send + 'static) -> Self {
-        Self::to(
-            |requests, send| block_on(worker::serve(requests, send)),
-            wake,
-        )
-    }
-
-    /// Runs `serve` on the thread instead of a trainer.
-    pub fn to(
-        serve: impl FnOnce(&Receiver<Request>, &dyn Fn(Message)) + Send + 'static,
-        wake: impl Fn() + Send + 'static,
-    ) -> Self {
-        let (requests, receiver) = async_channel::unbounded();
-        let (sender, messages) = mpsc::channel();
-        let trainer = thread::Builder::new()
-            .name("trainer".into())
-            .spawn(move || {
-                serve(&receiver, &|message| {
-                    // This fails only if the panel is gone.
-                    _ = sender.send(message);
-                    wake();
-                });
-            });
-        Self {
-            requests,
-            messages,
-            trainer: trainer.ok(),
-        }
-    }
-
-    /// Sends a request.
-    pub fn send(&self, request: Request) {
-        // If the trainer is gone, `receive` reports it.
-        _ = self.requests.try_send(request);
-    }
-
-    /// The next message, if there is one.
-    pub fn receive(&mut self) -> Option<Received> {
-        match self.messages.try_recv() {
-            Ok(message) => Some(Received::Message(Box::new(message))),
-            Err(mpsc::TryRecvError::Empty) => None,
-            Err(mpsc::TryRecvError::Disconnected) => {
-                let trainer = self.trainer.take()?;
-                let lost = match trainer.join() {
-                    Ok(()) => "it ended".to_owned(),
-                    Err(panic) => panic
-                        .downcast_ref::<String>()
-                        .map(String::as_str)
-                        .or(panic.downcast_ref::<&str>().copied())
-                        .unwrap_or("the trainer panicked")
-                        .to_owned(),
-                };
-                Some(Received::Lost(lost))
-            }
-        }
-    }
 }
 
 /// Writes a file into the current folder, under a name that is not in use. Returns a message for the visitor.
@@ -203,27 +127,4 @@ pub fn fragment() -> String {
 /// The link's fragment that opens the lab in its current state.
 pub fn link(fragment: &str) -> String {
     format!("#{fragment}")
-}
-
-/// Opens the lab in a window, and returns when it is closed.
-///
-/// # Errors
-/// If there is no display, or no OpenGL.
-pub fn window(
-    title: &str,
-    make: impl FnOnce(&egui::Context) -> Lab + 'static,
-) -> Result<(), String> {
-    let options = eframe::NativeOptions {
-        viewport: egui::ViewportBuilder::default()
-            .with_title(title)
-            .with_inner_size([1440.0, 900.0]),
-        ..eframe::NativeOptions::default()
-    };
-    let create: eframe::AppCreator<'static> = Box::new(move |creation| {
-        let lab = make(&creation.egui_ctx);
-        Ok(Box::new(App::new(Rc::new(RefCell::new(lab)))))
-    });
-    eframe::run_native(title, options, create).map_err(|error| {
-        format!("no window can be opened ({error}): the lab needs a display with OpenGL; to run it in a browser, use `cargo xtask lab`")
-    })
 }

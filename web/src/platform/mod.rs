@@ -1,5 +1,4 @@
-//! What differs between a browser and a desktop window: where the trainer runs, how to sleep, how files are read and
-//! saved.
+//! What differs between a browser and a desktop window: how to sleep, how pictures are decoded and files are saved.
 
 #[cfg(not(target_family = "wasm"))]
 mod desktop;
@@ -10,14 +9,6 @@ mod web;
 pub use desktop::*;
 #[cfg(target_family = "wasm")]
 pub use web::*;
-
-/// What a link to a trainer receives.
-pub enum Received {
-    /// The session told something.
-    Message(Box<barlow_core::session::Message>),
-    /// The trainer is gone; the reason, to be shown to the visitor.
-    Lost(String),
-}
 
 /// A visitor's picture, scaled down.
 pub struct Picture {
