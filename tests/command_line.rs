@@ -268,8 +268,8 @@ fn bad_input_is_explained() {
             &["batch", "only 12 pictures", "lower"],
         ),
         (&["pictures", "--set", "batch=1"], &["batch", "at least 2"]),
-        (&["pictures", "--lambda", "-1"], &["lambda", "from 0 up"]),
-        (&["pictures", "--lambda", "NaN"], &["lambda", "from 0 up"]),
+        (&["pictures", "--lambda", "-1"], &["lambda", "0 or more"]),
+        (&["pictures", "--lambda", "NaN"], &["lambda", "0 or more"]),
         (
             &["pictures", "--set", "projector.widths=[999999]"],
             &["projector.widths", "wider"],

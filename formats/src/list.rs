@@ -29,30 +29,36 @@ pub(crate) fn parse(text: &str, folder: &Path) -> Result<Catalog, Problem> {
             "the list has more than {MOST_LINES} lines"
         )));
     }
-    let lines: Vec<(usize, &str, Option<&str>)> = text
-        .trim_start_matches('\u{feff}')
-        .lines()
-        .enumerate()
-        .map(|(index, line)| (index + 1, line.trim()))
-        .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
-        .map(|(number, line)| {
-            // A path may contain a comma, but never a tab.
-            let quoted =
-                line.starts_with('"') && line.ends_with('"') && line.matches('"').count() == 2;
-            let split = match line.split_once('\t') {
-                None if quoted => None,
-                None => line.rsplit_once(','),
-                split => split,
-            };
-            match split {
-                Some((name, class)) => (number, unquoted(name), Some(unquoted(class))),
-                None => (number, unquoted(line), None),
+    let text = text.trim_start_matches('\u{feff}');
+    // A path may contain a comma, but never a tab.
+    let delimiter = if text.contains('\t') { '\t' } else { ',' };
+    let mut reader = csv::ReaderBuilder::new()
+        .has_headers(false)
+        .flexible(true)
+        .delimiter(delimiter as u8)
+        .from_reader(text.as_bytes());
+    let mut lines: Vec<(u64, String, Option<String>)> = Vec::new();
+    for record in reader.records() {
+        let record = record.map_err(|error| Problem::new(format!("not a list: {error}")))?;
+        let number = record.position().map_or(0, csv::Position::line);
+        let fields: Vec<&str> = record.iter().collect();
+        let (name, class) = match fields.split_last() {
+            // The other commas belong to a path that is not quoted.
+            Some((class, path)) if !path.is_empty() => {
+                (path.join(&delimiter.to_string()), Some(unquoted(class)))
             }
-        })
-        .collect();
+            Some((path, _)) => ((*path).to_owned(), None),
+            None => continue,
+        };
+        let name = unquoted(&name);
+        let is_blank = name.is_empty() && class.is_none();
+        if !is_blank && !name.starts_with('#') {
+            lines.push((number, name, class));
+        }
+    }
     let mut classes: Vec<String> = lines
         .iter()
-        .filter_map(|(_, _, class)| class.map(str::to_owned))
+        .filter_map(|(_, _, class)| class.clone())
         .collect();
     classes.sort();
     classes.dedup();
@@ -66,10 +72,10 @@ pub(crate) fn parse(text: &str, folder: &Path) -> Result<Catalog, Problem> {
             return Err(Problem::new(format!("line {number} has no path")));
         }
         items.push(Item {
-            name: name.to_owned(),
+            location: Location::File(folder.join(&name)),
+            name,
             part: Split::Train,
-            class: class.and_then(|class| classes.binary_search_by(|c| c.as_str().cmp(class)).ok()),
-            location: Location::File(folder.join(name)),
+            class: class.and_then(|class| classes.binary_search(&class).ok()),
             encoding: Encoding::File,
         });
     }
@@ -85,10 +91,11 @@ pub(crate) fn parse(text: &str, folder: &Path) -> Result<Catalog, Problem> {
     })
 }
 
-fn unquoted(field: &str) -> &str {
+/// A field without the space and the quotes around it; the parser keeps quotes that follow a space.
+fn unquoted(field: &str) -> String {
     let field = field.trim();
     let inner = field.strip_prefix('"').and_then(|f| f.strip_suffix('"'));
-    inner.unwrap_or(field)
+    inner.unwrap_or(field).to_owned()
 }
 
 #[cfg(test)]
@@ -116,5 +123,21 @@ mod tests {
                 .is_empty()
         );
         assert!(parse("1.jpg\n,cat\n", Path::new("")).is_err());
+        // Tabs separate where there are any; quotes are doubled inside quotes, and commas need none.
+        for (text, expected) in [
+            ("a, b.jpg\tcat\nc.jpg\tdog\n", "a, b.jpg"),
+            ("a, b.jpg,cat\nc.jpg,dog\n", "a, b.jpg"),
+            (" \"a, b.jpg\", \"cat\"\nc.jpg,dog\n", "a, b.jpg"),
+            ("\"a \"\"b\"\".jpg\",cat\r\nc.jpg,dog\r\n", "a \"b\".jpg"),
+            ("\u{feff}a.jpg , cat\n# c\n  # d\n\nc.jpg , dog", "a.jpg"),
+        ] {
+            let list = parse(text, Path::new("")).unwrap();
+            assert_eq!(
+                (list.items[0].name.as_str(), list.items.len()),
+                (expected, 2),
+                "{text}"
+            );
+            assert_eq!(list.classes, ["cat", "dog"], "{text}");
+        }
     }
 }

@@ -15,6 +15,7 @@ mod commands;
 mod data;
 mod device;
 mod embed;
+#[cfg(feature = "lab")]
 mod follow;
 mod onnx;
 mod plan;

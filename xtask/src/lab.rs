@@ -49,21 +49,17 @@ pub fn build() -> Result<()> {
 }
 
 /// cargo's target folder.
-fn target_folder() -> Result<PathBuf> {
+pub fn target_folder() -> Result<PathBuf> {
     let output = cargo()
         .args(["metadata", "--format-version", "1", "--no-deps", "--quiet"])
         .current_dir(root())
         .output()
         .context("cannot start cargo")?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    // One field does not justify a JSON parser.
-    let (_, rest) = text
-        .split_once("\"target_directory\":\"")
-        .ok_or_else(|| anyhow!("cargo metadata prints no target folder"))?;
-    let (folder, _) = rest
-        .split_once('"')
-        .ok_or_else(|| anyhow!("cargo metadata is cut short"))?;
-    Ok(PathBuf::from(folder.replace("\\\\", "\\")))
+    let metadata: serde_json::Value =
+        serde_json::from_slice(&output.stdout).context("cargo metadata printed no JSON")?;
+    let folder = metadata["target_directory"].as_str();
+    let folder = folder.context("cargo metadata names no target folder")?;
+    Ok(PathBuf::from(folder))
 }
 
 /// Prints the sizes of the files that a visitor downloads.

@@ -2,6 +2,7 @@
 //! and contributors, CC-BY-4.0), 32x32 on white. `tools/make_emoji.py` made the files.
 
 use std::io::Cursor;
+#[cfg(feature = "emoji")]
 use std::sync::OnceLock;
 
 use image::{ImageFormat, ImageReader};
@@ -12,6 +13,7 @@ use super::{LabelledPictures, Labels, Pictures};
 /// Pixels per side of an emoji.
 pub const SIDE: usize = 32;
 
+#[cfg(feature = "emoji")]
 static SHEET: &[u8] = include_bytes!("../../data/emoji.webp");
 static TABLE: &str = include_str!("../../data/emoji.json");
 
@@ -35,6 +37,7 @@ pub struct Emoji {
 }
 
 /// The embedded emoji, unpacked on first use.
+#[cfg(feature = "emoji")]
 pub fn emoji() -> &'static Emoji {
     static EMOJI: OnceLock<Emoji> = OnceLock::new();
     EMOJI.get_or_init(|| unpack(SHEET))

@@ -9,7 +9,7 @@ use burn::tensor::{Device, Tensor};
 
 use crate::augment::{Draw, Interpolation};
 use crate::config::Config;
-use crate::data::{Batch, Cut, DevicePictures, PictureLoader, TrainingSet, Views};
+use crate::data::{Batch, Cut, DevicePictures, TrainingSet, Views};
 use crate::ops::augment;
 use crate::random::{Purpose, Rng};
 
@@ -18,20 +18,16 @@ const STEPS_AHEAD: usize = 3;
 
 /// Where a step's pictures come from.
 pub(super) struct Feed {
-    source: Source,
+    set: TrainingSet,
+    /// Held pictures, on the device.
+    uploaded: Option<DevicePictures>,
+    /// The first step whose pictures are not announced yet, if they are streamed.
+    announced: usize,
     count: usize,
     fingerprint: u64,
     /// Epochs (from 0) with the order of their pictures: the current one, and the next one once its pictures are being
     /// read.
     orders: VecDeque<(usize, Vec<usize>)>,
-}
-
-#[expect(clippy::large_enum_variant, reason = "a run has one")]
-enum Source {
-    /// All pictures, on the device.
-    Held(DevicePictures),
-    /// Pictures that are read when they are needed, and the first step whose pictures are not announced yet.
-    Streamed(Box<dyn PictureLoader>, usize),
 }
 
 impl Feed {
@@ -40,10 +36,12 @@ impl Feed {
         Self {
             count: set.count(),
             fingerprint: set.fingerprint(),
-            source: match set {
-                TrainingSet::Held(pictures) => Source::Held(pictures.upload(device)),
-                TrainingSet::Streamed(stream) => Source::Streamed(stream, 0),
+            uploaded: match &set {
+                TrainingSet::Held(pictures) => Some(pictures.upload(device)),
+                TrainingSet::Streamed(_) => None,
             },
+            announced: 0,
+            set,
             orders: VecDeque::new(),
         }
     }
@@ -92,13 +90,13 @@ impl Feed {
         self.announce(config, step, steps);
         let epoch = step / config.steps_per_epoch(self.count);
         let normalization = &config.augmentation.normalization;
-        let views = match &mut self.source {
-            Source::Held(pictures) => {
-                let size = pictures.size();
-                let draws = config.draw_views(|_| size, &indices, epoch);
-                augment(pictures, &draws, config.view_size, normalization, device)
+        let views = match (&mut self.set, &self.uploaded) {
+            (TrainingSet::Held(held), uploaded) => {
+                let draws = config.draw_views(|_| held.size(), &indices, epoch);
+                let uploaded = uploaded.as_ref().expect("held pictures are uploaded");
+                augment(uploaded, &draws, config.view_size, normalization, device)
             }
-            Source::Streamed(stream, _) => {
+            (TrainingSet::Streamed(stream), _) => {
                 let cut = cut(config, epoch, stream.cuts_views());
                 let Batch {
                     pictures, sizes, ..
@@ -124,16 +122,16 @@ impl Feed {
 
     /// Announces the pictures of the next steps, so that the stream reads them ahead.
     fn announce(&mut self, config: &Config, step: usize, steps: usize) {
-        let Source::Streamed(_, announced) = self.source else {
+        if matches!(self.set, TrainingSet::Held(_)) {
             return;
-        };
-        for step in announced.max(step)..(step + STEPS_AHEAD).min(steps) {
+        }
+        for step in self.announced.max(step)..(step + STEPS_AHEAD).min(steps) {
             let ahead = self.indices(config, step);
             let epoch = step / config.steps_per_epoch(self.count);
-            if let Source::Streamed(stream, announced) = &mut self.source {
+            if let TrainingSet::Streamed(stream) = &mut self.set {
                 stream.announce(&ahead, &cut(config, epoch, stream.cuts_views()));
-                *announced = step + 1;
             }
+            self.announced = step + 1;
         }
     }
 }

@@ -7,6 +7,7 @@ mod embed;
 mod evaluate;
 mod export;
 mod import;
+#[cfg(feature = "lab")]
 mod lab;
 mod search;
 mod train;
@@ -18,6 +19,15 @@ pub use embed::embed;
 pub use evaluate::evaluate;
 pub use export::export;
 pub use import::import;
+#[cfg(feature = "lab")]
 pub use lab::lab;
 pub use search::{duplicates, search};
 pub use train::train;
+
+/// The lab is not part of this program.
+#[cfg(not(feature = "lab"))]
+pub fn lab(_: &crate::cli::Lab) -> anyhow::Result<()> {
+    anyhow::bail!(
+        "this program was built without the lab: build it with the feature `lab`, or run the lab in a browser"
+    )
+}

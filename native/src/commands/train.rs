@@ -271,13 +271,10 @@ fn program() -> String {
     std::env::args().next().unwrap_or_else(|| "barlow".into())
 }
 
-/// A path, in double quotes if a shell needs them.
+/// A path as it is typed in a shell.
 fn quoted(path: &Path) -> String {
     let path = path.display().to_string();
-    let plain = |c: char| c.is_alphanumeric() || "-_./:\\".contains(c);
-    if path.chars().all(plain) {
-        path
-    } else {
-        format!("\"{path}\"")
-    }
+    let quoted = shlex::try_quote(&path).map(std::borrow::Cow::into_owned);
+    // It fails for a NUL byte only, which no path has.
+    quoted.unwrap_or(path)
 }

@@ -1,6 +1,5 @@
-//! Pooling. Mean pooling takes the mean of each channel over the cells of a grid (one cell is the whole picture); its
-//! gradient is spread evenly over the values of a cell. Max pooling takes the largest value in a 3x3 window with stride
-//! 2 and padding 1, as in ResNet's stem for ImageNet; its gradient goes to the first of the largest values.
+//! Mean pooling: the mean of each channel over the cells of a grid (one cell is the whole picture). Its gradient is spread
+//! evenly over the values of a cell.
 
 use std::ops::Range;
 
@@ -11,17 +10,16 @@ use burn::backend::autodiff::{
     ops::{Backward, Ops, OpsKind},
 };
 use burn::backend::flex::FlexTensor;
-use burn::backend::ops::ModuleOps;
 use burn::backend::wgpu::{CubeBackend, CubeTensor};
 use burn::backend::{
     Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension, tensor::FloatTensor,
 };
-use burn::tensor::{IntDType, Shape, Tensor};
+use burn::tensor::{Shape, Tensor};
 
-use super::runtime::cpu;
-use super::runtime::launch::{self, Kernel, kernel};
-use super::runtime::measure::{self, Call};
-use super::runtime::reference::reference_requested;
+use super::measured;
+use crate::ops::runtime::cpu;
+use crate::ops::runtime::launch::{self, Kernel, kernel};
+use crate::ops::runtime::reference::reference_requested;
 
 /// The mean over each cell of a grid of `cells x cells`: `[n, channels, h, w]` to `[n, channels · cells²]`, with a
 /// channel's cells next to each other. The cells are those of PyTorch's `AdaptiveAvgPool2d`.
@@ -34,15 +32,9 @@ pub fn mean_pool(x: Tensor<4>, cells: usize) -> Tensor<2> {
     Tensor::from_dispatch(Dispatch::pool_mean(x.into_dispatch(), cells))
 }
 
-/// The largest values in a 3x3 window with stride 2 and padding 1: `[n, channels, h, w]` to
-/// `[n, channels, h / 2, w / 2]`, rounded up.
-pub fn max_pool(x: Tensor<4>) -> Tensor<4> {
-    Tensor::from_dispatch(Dispatch::pool_max(x.into_dispatch()))
-}
-
-/// The back end's side of pooling.
+/// The back end's side of mean pooling.
 #[backend_extension(Cube, Flex, Autodiff)]
-pub trait Pooling: Backend {
+pub trait MeanPooling: Backend {
     /// The mean over each cell.
     fn pool_mean(x: FloatTensor<Self>, cells: usize) -> FloatTensor<Self> {
         reference_mean::<Self>(x, cells)
@@ -55,16 +47,6 @@ pub trait Pooling: Backend {
         cells: usize,
     ) -> FloatTensor<Self> {
         reference_mean_gradient::<Self>(x, gradient, cells)
-    }
-
-    /// The largest value in each window.
-    fn pool_max(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::max_pool2d(x, WINDOW, STRIDE, PADDING, DILATION, false)
-    }
-
-    /// The gradient of the largest values with respect to `x`, shaped like `x`.
-    fn pool_max_gradient(x: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self> {
-        reference_max_gradient::<Self>(x, gradient)
     }
 }
 
@@ -84,37 +66,12 @@ fn reference_mean_gradient<B: Backend>(
     B::adaptive_avg_pool2d_backward(x, gradient)
 }
 
-const WINDOW: [usize; 2] = [3, 3];
-const STRIDE: [usize; 2] = [2, 2];
-const PADDING: [usize; 2] = [1, 1];
-const DILATION: [usize; 2] = [1, 1];
-
-fn reference_max_gradient<B: Backend>(
-    x: FloatTensor<B>,
-    gradient: FloatTensor<B>,
-) -> FloatTensor<B> {
-    let pooled = B::max_pool2d_with_indices(
-        x.clone(),
-        WINDOW,
-        STRIDE,
-        PADDING,
-        DILATION,
-        false,
-        IntDType::I32,
-    );
-    let (window, indices) = (WINDOW, pooled.indices);
-    B::max_pool2d_with_indices_backward(
-        x, window, STRIDE, PADDING, DILATION, false, gradient, indices,
-    )
-    .x_grad
-}
-
 /// The rows (or columns) of a cell, of `length` in total.
 fn extent(cell: usize, length: usize, cells: usize) -> Range<usize> {
     cell * length / cells..((cell + 1) * length).div_ceil(cells)
 }
 
-impl Pooling for Flex {
+impl MeanPooling for Flex {
     fn pool_mean(x: FlexTensor, cells: usize) -> FlexTensor {
         if reference_requested() {
             return reference_mean::<Self>(x, cells);
@@ -169,18 +126,6 @@ impl Pooling for Flex {
     }
 }
 
-/// `kernel` set up for max pooling of pictures shaped like `x`, and the height and width of the output.
-fn of_windows(kernel: Kernel, x: &CubeTensor) -> (Kernel, [usize; 2]) {
-    let shape = x.meta.shape();
-    let out = [shape[2].div_ceil(2), shape[3].div_ceil(2)];
-    let kernel = kernel
-        .set("HEIGHT", shape[2])
-        .set("WIDTH", shape[3])
-        .set("OUT_HEIGHT", out[0])
-        .set("OUT_WIDTH", out[1]);
-    (kernel, out)
-}
-
 /// `kernel` set up for mean pooling of pictures shaped like `x`.
 fn of_cells(kernel: Kernel, x: &CubeTensor, cells: usize) -> Kernel {
     let shape = x.meta.shape();
@@ -190,7 +135,7 @@ fn of_cells(kernel: Kernel, x: &CubeTensor, cells: usize) -> Kernel {
         .set("CELLS", cells)
 }
 
-impl Pooling for CubeBackend {
+impl MeanPooling for CubeBackend {
     fn pool_mean(x: CubeTensor, cells: usize) -> CubeTensor {
         if !launch::available(&x) {
             return reference_mean::<Self>(x, cells);
@@ -223,64 +168,14 @@ impl Pooling for CubeBackend {
         );
         grad_x
     }
-
-    fn pool_max(x: CubeTensor) -> CubeTensor {
-        if !launch::available(&x) {
-            return Self::max_pool2d(x, WINDOW, STRIDE, PADDING, DILATION, false);
-        }
-        let x = launch::contiguous(x);
-        let (kernel, [height, width]) = of_windows(kernel!("max_pool"), &x);
-        let shape = x.meta.shape();
-        let y = launch::empty(&x, [shape[0], shape[1], height, width]);
-        let count = y.meta.num_elements();
-        kernel.launch(
-            &x.client,
-            launch::workgroups_for(count),
-            &[&x.handle, &y.handle],
-            &[count.into()],
-        );
-        y
-    }
-
-    fn pool_max_gradient(x: CubeTensor, gradient: CubeTensor) -> CubeTensor {
-        if !launch::available(&x) {
-            return reference_max_gradient::<Self>(x, gradient);
-        }
-        let (x, gradient) = (launch::contiguous(x), launch::contiguous(gradient));
-        let (kernel, _) = of_windows(kernel!("max_pool_gradient"), &x);
-        let grad_x = launch::empty(&x, x.meta.shape().clone());
-        let count = x.meta.num_elements();
-        kernel.launch(
-            &x.client,
-            launch::workgroups_for(count),
-            &[&x.handle, &gradient.handle, &grad_x.handle],
-            &[count.into()],
-        );
-        grad_x
-    }
 }
 
-/// Runs and measures a pooling operation between a tensor shaped like `x` and one of `smaller` values.
-fn measured<B: Backend>(
-    name: &'static str,
-    x: &FloatTensor<B>,
-    smaller: usize,
-    run: impl Fn() -> FloatTensor<B>,
-) -> FloatTensor<B> {
-    let call = || {
-        let shape = x.shape();
-        let text = format!("{}x{}x{}x{}", shape[0], shape[1], shape[2], shape[3]);
-        Call::memory_bound(name, text, shape.num_elements() + smaller)
-    };
-    measure::operation(call, || _ = B::sync(&x.device()), run)
-}
-
-impl<B: Pooling, C: CheckpointStrategy> Pooling for Autodiff<B, C> {
+impl<B: MeanPooling, C: CheckpointStrategy> MeanPooling for Autodiff<B, C> {
     fn pool_mean(x: FloatTensor<Self>, cells: usize) -> FloatTensor<Self> {
         #[derive(Debug)]
         struct MeanBackward;
 
-        impl<B: Pooling> Backward<B, 1> for MeanBackward {
+        impl<B: MeanPooling> Backward<B, 1> for MeanBackward {
             type State = (NodeId, usize);
 
             fn backward(
@@ -321,48 +216,6 @@ impl<B: Pooling, C: CheckpointStrategy> Pooling for Autodiff<B, C> {
             }
         }
     }
-
-    fn pool_max(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        #[derive(Debug)]
-        struct MaxBackward;
-
-        impl<B: Pooling> Backward<B, 1> for MaxBackward {
-            type State = NodeId;
-
-            fn backward(
-                self,
-                ops: Ops<Self::State, 1>,
-                gradients: &mut Gradients,
-                checkpointer: &mut Checkpointer,
-            ) {
-                let [x_node] = ops.parents;
-                let gradient = gradients.consume::<B>(&ops.node);
-                let x: FloatTensor<B> = checkpointer.retrieve_node_output(ops.state);
-                if let Some(node) = x_node {
-                    let count = gradient.shape().num_elements();
-                    let grad_x = measured::<B>("max pool gradient", &x, count, || {
-                        B::pool_max_gradient(x.clone(), gradient.clone())
-                    });
-                    gradients.register::<B>(node.id, grad_x);
-                }
-            }
-        }
-
-        match MaxBackward
-            .prepare::<C>([x.node()])
-            .compute_bound()
-            .stateful()
-        {
-            OpsKind::Tracked(mut preparation) => {
-                let x_id = preparation.checkpoint(&x);
-                let x = x.into_primitive();
-                let count = x.shape().num_elements() / 4;
-                let y = measured::<B>("max pool", &x, count, || B::pool_max(x.clone()));
-                preparation.finish(x_id, y)
-            }
-            OpsKind::UnTracked(preparation) => preparation.finish(B::pool_max(x.into_primitive())),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -370,56 +223,29 @@ mod tests {
     use burn::tensor::Device;
 
     use super::*;
+    use crate::ops::pool::tests::{SHAPES, few_values};
     use crate::testing::{assert_close, cpu, each_device, random};
 
     #[test]
     fn agrees_with_its_reference() {
-        for shape in [[1, 1, 1, 1], [2, 3, 5, 7], [3, 2, 8, 6], [2, 70, 4, 4]] {
-            // Few different values, so that in many windows several are the largest.
-            let x = |device: &Device| {
-                random::<4>(shape, 1, device)
-                    .round()
-                    .autodiff()
-                    .require_grad()
-            };
-            let plain = x(&cpu());
-            for cells in [1, 2, 3, 4] {
-                let features = shape[1] * cells * cells;
-                let g = |device: &Device| random::<2>([shape[0], features], 2, device).autodiff();
-                let pooled = burn::tensor::module::adaptive_avg_pool2d(plain.clone(), [cells; 2]);
-                let y_plain = pooled.reshape([shape[0], features]);
-                let plain_gradients = (y_plain.clone() * g(&cpu())).sum().backward();
-                each_device(|device| {
-                    let x = x(device);
-                    let y = mean_pool(x.clone(), cells);
-                    let gradients = (y.clone() * g(device)).sum().backward();
-                    assert_close(y.inner(), y_plain.clone().inner(), 1e-6, "mean");
-                    let grad_x = x.grad(&gradients).unwrap();
-                    assert_close(
-                        grad_x,
-                        plain.grad(&plain_gradients).unwrap(),
-                        1e-6,
-                        "by mean",
-                    );
-                });
-            }
-            let options = burn::tensor::ops::MaxPoolOptions {
-                kernel_size: WINDOW,
-                stride: STRIDE,
-                padding: [(1, 1), (1, 1)],
-                dilation: DILATION,
-                ceil_mode: false,
-            };
-            let max_plain = burn::tensor::module::max_pool2d(plain.clone(), options);
-            let max_g = |device: &Device| random::<4>(max_plain.dims(), 3, device).autodiff();
-            let max_gradients = (max_plain.clone() * max_g(&cpu())).sum().backward();
+        for (shape, cells) in SHAPES
+            .iter()
+            .flat_map(|shape| (1..5).map(move |n| (*shape, n)))
+        {
+            let plain = few_values(shape, &cpu());
+            let features = shape[1] * cells * cells;
+            let g = |device: &Device| random::<2>([shape[0], features], 2, device).autodiff();
+            let pooled = burn::tensor::module::adaptive_avg_pool2d(plain.clone(), [cells; 2]);
+            let y_plain = pooled.reshape([shape[0], features]);
+            let plain_gradients = (y_plain.clone() * g(&cpu())).sum().backward();
+            let plain_grad_x = plain.grad(&plain_gradients).unwrap();
             each_device(|device| {
-                let x = x(device);
-                let max = max_pool(x.clone());
-                let gradients = (max.clone() * max_g(device)).sum().backward();
-                assert_close(max.inner(), max_plain.clone().inner(), 0.0, "most");
+                let x = few_values(shape, device);
+                let y = mean_pool(x.clone(), cells);
+                let gradients = (y.clone() * g(device)).sum().backward();
+                assert_close(y.inner(), y_plain.clone().inner(), 1e-6, "mean");
                 let grad_x = x.grad(&gradients).unwrap();
-                assert_close(grad_x, plain.grad(&max_gradients).unwrap(), 1e-6, "by most");
+                assert_close(grad_x, plain_grad_x.clone(), 1e-6, "its gradient");
             });
         }
     }
