@@ -148,4 +148,15 @@ mod tests {
             "{error}"
         );
     }
+
+    #[test]
+    fn the_class_names_of_a_pickled_set_are_parsed() {
+        // `{"data": "", "labels": []}` in protocol 2: a batch without pictures.
+        let batch = b"\x80\x02}(U\x04dataU\x00U\x06labels]u.";
+        let place = tempfile::tempdir().unwrap();
+        std::fs::write(place.path().join("data_batch_1"), batch).unwrap();
+        std::fs::write(place.path().join("batches.meta"), b"\x80\x02garbage").unwrap();
+        let error = Catalog::open(place.path(), |_| false).unwrap_err();
+        assert!(error.to_string().contains("batches.meta"), "{error}");
+    }
 }

@@ -16,6 +16,9 @@ const NAMES: [&str; 9] = [
     "list.csv",
 ];
 
+/// A batch of no pictures: `{b"data": b"", b"labels": []}` in protocol 2.
+const BATCH: &[u8] = b"\x80\x02}(U\x04dataU\x00U\x06labels]u.";
+
 fuzz_target!(|bytes: &[u8]| {
     let Some((kind, bytes)) = bytes.split_first() else {
         return;
@@ -25,8 +28,9 @@ fuzz_target!(|bytes: &[u8]| {
     let file = folder.path().join(name);
     std::fs::write(&file, bytes).unwrap();
     if name == "batches.meta" {
-        // Class names alone are not a data set: add pictures.
-        std::fs::write(folder.path().join("data_batch_1.bin"), vec![0; 3073]).unwrap();
+        // Class names alone are not a data set: add a pickled batch. One with `.bin` would be of the binary version, which
+        // has its names in another file.
+        std::fs::write(folder.path().join("data_batch_1"), BATCH).unwrap();
     }
     let path = if name.contains("set.") || name.contains("list") { &file } else { folder.path() };
     let Ok(catalog) = Catalog::open(path, |path| path.extension().is_some_and(|e| e == "png")) else {

@@ -184,7 +184,7 @@ mod tests {
                 stream: crate::settings::Streaming::Auto,
                 crops: crate::settings::Crops::Middle,
             },
-            keep: crate::settings::Keep::default(),
+            keep: Keep::default(),
             training: config.clone(),
         };
         folder

@@ -51,30 +51,28 @@ pub fn check(config: &Config, set: &Set, opened: &Opened, memory: Option<u64>) -
     let Some(available) = available.filter(|available| need.total() > *available) else {
         return Ok(());
     };
-    match config.largest_batch(available, picture_bytes) {
+    let batch = config.largest_batch(available, picture_bytes);
+    match largest_bindable_batch(config, set, opened, batch) {
         0 | 1 => bail!(
-            "no batch of this run fits {}: use a smaller network (encoder.width, projector.widths), smaller views (size), or \
+            "no batch of this run fits {}: use a smaller network (encoder.width, projector.widths), smaller views (view_size), or \
              an optimizer with less state (sgd, lars)",
             bytes(available)
         ),
-        batch => {
-            let batch = largest_bindable_batch(config, set, opened, batch);
-            bail!(
-                "a batch of {} needs about {}, but only {} is available: --batch {batch} fits{}",
-                config.batch,
-                bytes(need.total()),
-                bytes(available),
-                if batch < 64 && batch < config.batch {
-                    ", but so few pictures make a noisy C: smaller views (size) or a narrower encoder leave room for more"
-                } else {
-                    ""
-                }
-            )
-        }
+        batch => bail!(
+            "a batch of {} needs about {}, but only {} is available: --batch {batch} fits{}",
+            config.batch,
+            bytes(need.total()),
+            bytes(available),
+            if batch < 64 && batch < config.batch {
+                ", but so few pictures make a noisy C: smaller views (view_size) or a narrower encoder leave room for more"
+            } else {
+                ""
+            }
+        ),
     }
 }
 
-/// The largest batch of at most `batch`, in steps of 8 down from it, whose tensors the device can bind.
+/// The largest batch of at most `batch`, in steps of 8 down from it, whose tensors the device can bind; 0 if there is none.
 fn largest_bindable_batch(config: &Config, set: &Set, opened: &Opened, mut batch: usize) -> usize {
     let Some(limits) = &opened.limits else {
         return batch;
@@ -88,8 +86,8 @@ fn largest_bindable_batch(config: &Config, set: &Set, opened: &Opened, mut batch
         config.check_device(limits, size, held).is_ok()
     };
     const STEP: usize = 8;
-    while batch > STEP && !fits(batch) {
-        batch -= STEP;
+    while batch > 0 && !fits(batch) {
+        batch = batch.saturating_sub(STEP);
     }
     batch
 }

@@ -42,6 +42,7 @@ impl eframe::App for App {
             platform::read_dropped(file, lab.file_taker());
         }
         panel::show(&mut lab, &mut self.view, ui);
+        platform::open_links(ui.ctx());
         // Keeps the address up to date with the page's state.
         let fragment = lab.page.fragment();
         if fragment != self.fragment {

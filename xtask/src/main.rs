@@ -1,13 +1,23 @@
 //! The project's own commands:
 //!
+//! - `cargo xtask check` checks format, lints, documentation, and that modules import each other without circles;
 //! - `cargo xtask test [ARGUMENTS]` runs all tests; it installs a software Vulkan and a browser if they are missing;
+//! - `cargo xtask wasm` checks the core and the lab for wasm32; it first installs that target;
 //! - `cargo xtask lab [--build] [--port PORT]` builds the lab for browsers into `web/dist`, and serves it;
 //! - `cargo xtask fuzz [SECONDS]` runs every fuzz target of `fuzz/` for SECONDS each (30 by default);
-//! - `cargo xtask wasm` checks the core and the lab for wasm32; it first installs that target.
+//! - `cargo xtask package` packages the crates for crates.io, and checks that they compile by themselves;
+//! - `cargo xtask dist TARGET` builds the program for a release, with a checksum;
+//! - `cargo xtask recipe [SEED]` runs the default recipe, and fails if it learned clearly less than it should;
+//! - `cargo xtask arrows` prints which module imports which.
 
+mod arrows;
+mod check;
 mod debian;
+mod dist;
 mod fuzz;
 mod lab;
+mod package;
+mod recipe;
 mod test;
 mod wasm;
 
@@ -17,8 +27,8 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 
-const USAGE: &str = "cargo xtask test [ARGUMENTS OF cargo test] | cargo xtask lab [--build] [--port PORT] | cargo xtask fuzz [SECONDS] | \
-                     cargo xtask wasm";
+const USAGE: &str = "cargo xtask check | test [ARGUMENTS OF cargo test] | wasm | lab [--build] [--port PORT] | fuzz [SECONDS] | \
+                     package | dist TARGET | recipe [SEED] | arrows";
 
 /// Default seconds per fuzz target.
 const DEFAULT_FUZZ_SECONDS: u32 = 30;
@@ -40,6 +50,15 @@ fn main() -> ExitCode {
             .map_err(|_| anyhow::anyhow!("{seconds} is not a number of seconds"))
             .and_then(fuzz::fuzz),
         ["wasm"] => wasm::check(),
+        ["check"] => check::check(),
+        ["arrows"] => arrows::check(),
+        ["package"] => package::package(),
+        ["dist", target] => dist::dist(target),
+        ["recipe"] => recipe::recipe(0),
+        ["recipe", seed] => seed
+            .parse()
+            .map_err(|_| anyhow::anyhow!("{seed} is not a seed"))
+            .and_then(recipe::recipe),
         _ => Err(anyhow::anyhow!("usage: {USAGE}")),
     };
     match result {

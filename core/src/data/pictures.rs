@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use image::RgbImage;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::device::runs_on_cpu;
@@ -32,6 +33,22 @@ impl Pictures {
             width,
             bytes: Arc::new(bytes),
         }
+    }
+
+    /// Pictures from images of one size.
+    ///
+    /// # Panics
+    /// If there are no images, or their sizes differ.
+    pub fn from_images(images: &[RgbImage]) -> Self {
+        let (width, height) = images.first().expect("there are images").dimensions();
+        let mut bytes = Vec::with_capacity(images.len() * 3 * (width * height) as usize);
+        for image in images {
+            assert_eq!(image.dimensions(), (width, height), "images of one size");
+            for channel in 0..3 {
+                bytes.extend(image.pixels().map(|pixel| pixel.0[channel]));
+            }
+        }
+        Self::new(height as usize, width as usize, bytes)
     }
 
     /// How many pictures there are.

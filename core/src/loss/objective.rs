@@ -25,7 +25,7 @@ pub enum Objective {
     InfoNce,
 }
 
-/// The temperature of InfoNCE; SimCLR's for small batches.
+/// The temperature of InfoNCE, one of those that SimCLR compares.
 const TEMPERATURE: f64 = 0.1;
 
 /// Added to values that may be 0 before the logarithm or the square root, which keeps them and their gradients finite.

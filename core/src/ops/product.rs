@@ -370,7 +370,7 @@ impl Tiles {
             client,
             launch::workgroups_for(count),
             &[&partial, &product.handle],
-            &[count.into(), parts.into(), start.into()] as &[Number],
+            &[count.into(), parts.into(), start.into()],
         );
     }
 }

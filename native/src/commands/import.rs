@@ -382,9 +382,11 @@ fn check_size(
         tensor.shape == [expected, expected, 3, 3] && tensor.values.len() == 9 * expected * expected
     });
     if !fits {
+        let found = found.map_or("is missing".into(), |tensor| {
+            format!("has shape {:?}", tensor.shape)
+        });
         bail!(
-            "{name} has shape {:?}, but the first convolution's {width} channels require {expected} x {expected} x 3 x 3",
-            found.map(|tensor| &tensor.shape)
+            "{name} {found}, but the first convolution's {width} channels require {expected} x {expected} x 3 x 3"
         );
     }
     Ok(())

@@ -128,3 +128,22 @@ pub fn fragment() -> String {
 pub fn link(fragment: &str) -> String {
     format!("#{fragment}")
 }
+
+/// Opens the links that were clicked in this frame in the system's browser.
+pub fn open_links(context: &egui::Context) {
+    let links = context.output_mut(|output| {
+        let commands = std::mem::take(&mut output.commands);
+        let (links, others) = commands
+            .into_iter()
+            .partition(|command| matches!(command, egui::OutputCommand::OpenUrl(_)));
+        output.commands = others;
+        let links: Vec<egui::OutputCommand> = links;
+        links
+    });
+    for link in links {
+        if let egui::OutputCommand::OpenUrl(link) = link {
+            // Without a browser there is nothing to show it with.
+            _ = open::that_detached(&link.url);
+        }
+    }
+}
