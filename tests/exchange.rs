@@ -776,7 +776,7 @@ fn biases_of_a_projector_are_folded_into_the_running_means() {
     );
     let plain = tensors(&place.path().join("plain.safetensors"));
     // The same projector as a library with biases would write it: the running mean includes the bias.
-    let mut biased = plain.clone();
+    let mut biased = plain;
     let bias: Vec<f32> = (0..8).map(|i| 0.3 * i as f32 - 1.0).collect();
     let mean = &mut biased.get_mut("projector.1.running_mean").unwrap().1;
     mean.iter_mut()

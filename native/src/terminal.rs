@@ -81,10 +81,8 @@ impl Terminal {
                 }
             }
             Message::Step { report, .. } => self.step(report),
-            Message::Correlation { width, values, .. } => {
-                if self.bar.is_some() {
-                    self.matrix = render::half_blocks(values, *width, TERMINAL_CELLS);
-                }
+            Message::Correlation { width, values, .. } if self.bar.is_some() => {
+                self.matrix = render::half_blocks(values, *width, TERMINAL_CELLS);
             }
             Message::Evaluation { epoch, metrics, .. } => {
                 let metrics: Vec<_> = metrics.iter().map(|m| format!("{} {m}", m.name)).collect();

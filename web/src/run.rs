@@ -286,8 +286,7 @@ impl PanelRun {
         if self.lost > RECOVERIES {
             self.activity = Activity::Failed;
             self.notice = Some(format!(
-                "The trainer was lost again ({}). Choose the CPU under “Computes on”, or reload the page.",
-                reason
+                "The trainer was lost again ({reason}). Choose the CPU under “Computes on”, or reload the page."
             ));
             return;
         }

@@ -305,10 +305,10 @@ mod tests {
         let cases: [(&str, Spoil); 15] = [
             ("schedule.final_factor", |c| c.schedule.final_factor = 1.5),
             ("schedule.warmup_start", |c| {
-                c.schedule.warmup_start = Some(f64::NAN)
+                c.schedule.warmup_start = Some(f64::NAN);
             }),
             ("encoder.stem_padding", |c| {
-                c.encoder.stem_padding = Some(1 << 40)
+                c.encoder.stem_padding = Some(1 << 40);
             }),
             ("encoder.pool_grid", |c| c.encoder.pool_grid = 0),
             ("batch", |c| c.batch = 1),
@@ -326,11 +326,11 @@ mod tests {
                 };
             }),
             ("schedule.rate_weights", |c| {
-                c.schedule.rate_weights = f64::INFINITY
+                c.schedule.rate_weights = f64::INFINITY;
             }),
             ("augmentation.view_b", |c| c.augmentation.view_b.flip = 1.5),
             ("augmentation.view_a", |c| {
-                c.augmentation.view_a.crop_scale = [0.5, 0.1]
+                c.augmentation.view_a.crop_scale = [0.5, 0.1];
             }),
         ];
         for (setting, spoil) in cases {

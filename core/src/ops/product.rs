@@ -17,7 +17,7 @@ use burn::tensor::Tensor;
 use cubecl::client::Client;
 use cubecl::server::Handle;
 
-use super::runtime::launch::{self, Kernel, Number, kernel};
+use super::runtime::launch::{self, Kernel, kernel};
 use super::runtime::measure::{self, Call};
 use super::runtime::precision;
 
@@ -403,14 +403,14 @@ mod tests {
             random::<2>([rows, inner], 1, &cpu()),
             random::<2>([inner, columns], 2, &cpu()),
         );
-        let reference = a.clone().matmul(b.clone());
+        let reference = a.matmul(b);
         let product = |a: Tensor<2>, b: Tensor<2>| product((a, false), (b, false));
         each_f16_device(|device| {
             let (a, b) = (
                 random::<2>([rows, inner], 1, device),
                 random::<2>([inner, columns], 2, device),
             );
-            let found = product(a.clone(), b.clone());
+            let found = product(a, b);
             assert_close(found.clone(), reference.clone(), 2e-3, "narrow product");
             // A product of 32-bit operands is far closer, so these operands had 16 bits.
             let difference = values(found.to_device(&cpu()) - reference.clone());

@@ -232,7 +232,7 @@ impl Message {
         match (self, payload) {
             (Self::Correlation { values, .. }, Payload::Floats(payload)) => *values = payload,
             (Self::Checkpoint { bytes, .. } | Self::Weights { bytes }, Payload::Bytes(payload)) => {
-                *bytes = payload
+                *bytes = payload;
             }
             _ => {}
         }

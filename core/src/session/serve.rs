@@ -340,7 +340,10 @@ impl Session {
 
     async fn step(&mut self, tell: &dyn Fn(Message)) -> Result<(), TrainError> {
         if self.is_finished() {
-            return Ok(self.finish(tell));
+            return {
+                self.finish(tell);
+                Ok(())
+            };
         }
         let start = Instant::now();
         let report = self.trainer.advance().await?;

@@ -95,7 +95,7 @@ pub fn duplicates(arguments: &Duplicates) -> Result<()> {
     let mut small = Vec::new();
     let members: Vec<usize> = (0..catalog.items.len()).collect();
     let encoded = encoder.encode(&catalog, &members, Kind::Features, |_, planes| {
-        small.push(Small::of(planes, side))
+        small.push(Small::of(planes, side));
     })?;
     let center = encoded.vectors.mean();
     let directions = encoded.vectors.directions(&center);

@@ -47,9 +47,9 @@ pub fn show(lab: &mut Lab, ui: &mut Ui) {
     let space = ui.input(|input| input.key_pressed(egui::Key::Space));
     if space && lab.following.is_none() && ui.memory(|memory| memory.focused().is_none()) {
         if lab.is_playing() {
-            lab.pause()
+            lab.pause();
         } else {
-            lab.play()
+            lab.play();
         }
     }
 }

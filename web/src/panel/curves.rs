@@ -253,7 +253,7 @@ mod tests {
         for count in [0, 1, 2, 299, 300, 301, 599, 601, 10_000] {
             let points = thinned(count, |i| [i as f64, 0.0]);
             assert!(points.len() <= POINTS + 1);
-            assert_eq!(points.last().map(|p| p[0] as usize + 1).unwrap_or(0), count);
+            assert_eq!(points.last().map_or(0, |p| p[0] as usize + 1), count);
             assert!(
                 points.windows(2).all(|pair| pair[0][0] < pair[1][0]),
                 "{count}"

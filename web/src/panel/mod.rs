@@ -137,7 +137,7 @@ fn center(lab: &mut Lab, view: &mut View, ui: &mut Ui) {
                             &mut view.sheet,
                             view.replay.step,
                             ui,
-                        )
+                        );
                     });
                 });
                 return;

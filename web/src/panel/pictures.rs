@@ -43,7 +43,8 @@ impl Sheet {
         match &mut self.texture {
             Some(texture) => texture.set(image, TextureOptions::LINEAR),
             None => {
-                self.texture = Some(context.load_texture("pictures", image, TextureOptions::LINEAR))
+                self.texture =
+                    Some(context.load_texture("pictures", image, TextureOptions::LINEAR));
             }
         }
     }

@@ -151,7 +151,7 @@ mod tests {
             Setup {
                 solarize_on: true,
                 solarize: 1.0,
-                ..none.clone()
+                ..none
             },
         ];
         for setup in switched {

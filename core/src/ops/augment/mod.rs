@@ -98,7 +98,6 @@ mod tests {
     use super::*;
     use crate::augment::{Interpolation, Policy};
     use crate::data::Pictures;
-    use crate::device;
     use crate::random::{Purpose, Rng};
     use crate::testing::{assert_close, cpu, each_device, values};
 
@@ -158,7 +157,7 @@ mod tests {
                 let host = DevicePictures::Host(pictures.clone());
                 let expected = values(augment(&host, &draws, size, &normalization, &cpu()));
                 each_device(|device| {
-                    let on_device = match device::runs_on_cpu(device) {
+                    let on_device = match runs_on_cpu(device) {
                         // Packed words on the CPU: this takes the reference.
                         true => words_of(&pictures, device),
                         false => pictures.upload(device),

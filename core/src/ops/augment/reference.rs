@@ -158,7 +158,7 @@ fn shift_hue_batch(x: Tensor<4>, turns: Tensor<4>, ramps: Tensor<4>) -> Tensor<4
         .clone()
         .mask_fill(chroma.clone().lower_equal_elem(0.0), 1.0);
     let from_red = (g.clone() - b.clone()) / divisor.clone();
-    let from_green = (b.clone() - r.clone()) / divisor.clone() + 2.0;
+    let from_green = (b - r.clone()) / divisor.clone() + 2.0;
     let from_blue = (r.clone() - g.clone()) / divisor + 4.0;
     let sixths = from_blue
         .mask_where(value.clone().equal(g), from_green)

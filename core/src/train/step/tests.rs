@@ -198,7 +198,7 @@ fn incompatible_changes_are_refused_by_name() {
             c.optimizer = OptimizerConfig::default();
         }),
         ("encoder.width: the run was begun with 4", |c| {
-            c.encoder.width = 8
+            c.encoder.width = 8;
         }),
         ("encoder.stem_padding", |c| c.encoder.stem_padding = Some(2)),
         ("projector.widths", |c| c.projector.widths = vec![8]),
