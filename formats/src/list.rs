@@ -29,32 +29,28 @@ pub(crate) fn parse(text: &str, folder: &Path) -> Result<Catalog, Problem> {
             "the list has more than {MOST_LINES} lines"
         )));
     }
+    let mut lines: Vec<(usize, String, Option<String>)> = Vec::new();
     let text = text.trim_start_matches('\u{feff}');
-    // A path may contain a comma, but never a tab.
-    let delimiter = if text.contains('\t') { '\t' } else { ',' };
-    let mut reader = csv::ReaderBuilder::new()
-        .has_headers(false)
-        .flexible(true)
-        .delimiter(delimiter as u8)
-        .from_reader(text.as_bytes());
-    let mut lines: Vec<(u64, String, Option<String>)> = Vec::new();
-    for record in reader.records() {
-        let record = record.map_err(|error| Problem::new(format!("not a list: {error}")))?;
-        let number = record.position().map_or(0, csv::Position::line);
-        let fields: Vec<&str> = record.iter().collect();
-        let (name, class) = match fields.split_last() {
-            // The other commas belong to a path that is not quoted.
-            Some((class, path)) if !path.is_empty() => {
-                (path.join(&delimiter.to_string()), Some(unquoted(class)))
-            }
-            Some((path, _)) => ((*path).to_owned(), None),
-            None => continue,
-        };
-        let name = unquoted(&name);
-        let is_blank = name.is_empty() && class.is_none();
-        if !is_blank && !name.starts_with('#') {
-            lines.push((number, name, class));
+    for (index, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
         }
+        let fields = fields(line)?;
+        // A path may contain a comma, but never a tab.
+        let (path, class) = match &fields[..] {
+            [] => continue,
+            [path] => (path.clone(), None),
+            [path, class @ ..] if line.contains('\t') => (path.clone(), Some(class.join("\t"))),
+            [path @ .., class] => (path.join(","), Some(class.clone())),
+        };
+        // Space at the ends of the line is gone: what is left before a path is inside quotes.
+        let path = if line.starts_with('"') {
+            path
+        } else {
+            path.trim().to_owned()
+        };
+        lines.push((index + 1, path, class.map(|class| unquoted(&class))));
     }
     let mut classes: Vec<String> = lines
         .iter()
@@ -91,6 +87,20 @@ pub(crate) fn parse(text: &str, folder: &Path) -> Result<Catalog, Problem> {
     })
 }
 
+/// The fields of a line: separated by tabs if it has any, else by commas.
+fn fields(line: &str) -> Result<Vec<String>, Problem> {
+    let delimiter = if line.contains('\t') { b'\t' } else { b',' };
+    let mut reader = csv::ReaderBuilder::new()
+        .has_headers(false)
+        .delimiter(delimiter)
+        .buffer_capacity(line.len())
+        .from_reader(line.as_bytes());
+    let record = reader.records().next().transpose();
+    let record = record.map_err(|error| Problem::new(format!("not a list: {error}")))?;
+    let fields = record.iter().flatten().map(str::to_owned);
+    Ok(fields.collect())
+}
+
 /// A field without the space and the quotes around it; the parser keeps quotes that follow a space.
 fn unquoted(field: &str) -> String {
     let field = field.trim();
@@ -123,12 +133,15 @@ mod tests {
                 .is_empty()
         );
         assert!(parse("1.jpg\n,cat\n", Path::new("")).is_err());
-        // Tabs separate where there are any; quotes are doubled inside quotes, and commas need none.
+        // A line's tabs separate it where it has any; quotes are doubled inside quotes, and commas need none.
         for (text, expected) in [
             ("a, b.jpg\tcat\nc.jpg\tdog\n", "a, b.jpg"),
             ("a, b.jpg,cat\nc.jpg,dog\n", "a, b.jpg"),
             (" \"a, b.jpg\", \"cat\"\nc.jpg,dog\n", "a, b.jpg"),
             ("\"a \"\"b\"\".jpg\",cat\r\nc.jpg,dog\r\n", "a \"b\".jpg"),
+            ("\"#1.jpg\",cat\nc.jpg\tdog\n", "#1.jpg"),
+            ("\" a.jpg\",cat\nc.jpg,dog\t\n", " a.jpg"),
+            ("a.jpg\tcat\nc.jpg,dog", "a.jpg"),
             ("\u{feff}a.jpg , cat\n# c\n  # d\n\nc.jpg , dog", "a.jpg"),
         ] {
             let list = parse(text, Path::new("")).unwrap();
@@ -139,5 +152,14 @@ mod tests {
             );
             assert_eq!(list.classes, ["cat", "dog"], "{text}");
         }
+    }
+
+    #[test]
+    fn further_columns_belong_to_the_class_and_quotes_end_with_their_line() {
+        let list = parse("a.jpg\tcat\ttrain\nb.jpg\tdog\ttrain\n", Path::new("")).unwrap();
+        assert_eq!(list.items[0].name, "a.jpg");
+        assert_eq!(list.classes, ["cat\ttrain", "dog\ttrain"]);
+        let list = parse("\"a.jpg\nb.jpg\nc.jpg\n", Path::new("")).unwrap();
+        assert_eq!(list.items.len(), 3);
     }
 }

@@ -29,8 +29,11 @@ pub fn run(session: &mut Session, mut record: Record<'_>, mut terminal: Terminal
     stop_when_interrupted(requests.clone())?;
     let stop = requests.clone();
     _ = requests.try_send(Request::Play);
+    let stop_at_the_end = StopOnDrop(requests.clone());
     // The messages' end moves in: should reading them fail, the session notices.
     thread::scope(move |scope| {
+        // Should a reader panic, the session would wait for requests, and the scope for the session.
+        let _stop = stop_at_the_end;
         let training =
             thread::Builder::new()
                 .name("trainer".into())
@@ -70,6 +73,15 @@ pub fn run(session: &mut Session, mut record: Record<'_>, mut terminal: Terminal
         }
         failure.map_or(Ok(()), Err)
     })
+}
+
+/// Asks a session to stop when its readers are gone.
+struct StopOnDrop(Sender<Request>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        _ = self.0.try_send(Request::Stop);
+    }
 }
 
 /// Handles interrupts: the first one finishes the step and saves, the second one exits immediately.

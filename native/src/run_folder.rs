@@ -352,10 +352,30 @@ impl RunFolder {
 
     /// What the metrics' lines tell. Lines of other programs, and one that a kill cut short, are left out.
     pub fn messages(&self) -> Vec<Message> {
+        let mut before: Option<(usize, f64)> = None;
         let lines = self.read_metrics().into_iter();
-        lines
-            .filter_map(|line| serde_json::from_value(line).ok())
-            .collect()
+        let messages = lines.filter_map(|line| {
+            let seconds = line["seconds"].as_f64();
+            let mut message = serde_json::from_value(line).ok()?;
+            if let Message::Step {
+                report,
+                milliseconds,
+            } = &mut message
+                && let Some(seconds) = seconds
+            {
+                // Older runs recorded when a step ended, but not how long it took.
+                if let Some((step, at)) = before
+                    && *milliseconds == 0.0
+                    && seconds > at
+                    && report.step > step
+                {
+                    *milliseconds = 1e3 * (seconds - at) / (report.step - step) as f64;
+                }
+                before = Some((report.step, seconds));
+            }
+            Some(message)
+        });
+        messages.collect()
     }
 
     /// Reads the lines of the metrics so far; skips damaged ones.
@@ -447,5 +467,21 @@ mod tests {
         folder.write("file", b"good").unwrap();
         assert!(folder.write("missing/file", b"bad").is_err());
         assert_eq!(fs::read(folder.path().join("file")).unwrap(), b"good");
+    }
+
+    #[test]
+    fn steps_of_older_runs_have_durations() {
+        let older = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/older");
+        let messages = RunFolder::open(&older).unwrap().messages();
+        let durations = messages.iter().filter_map(|message| match message {
+            Message::Step { milliseconds, .. } => Some(*milliseconds),
+            _ => None,
+        });
+        let durations: Vec<f64> = durations.collect();
+        assert_eq!(durations[0], 0.0);
+        assert!(
+            durations.len() > 10 && durations[1..].iter().all(|ms| *ms > 0.0),
+            "{durations:?}"
+        );
     }
 }

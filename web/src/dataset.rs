@@ -3,8 +3,8 @@
 use std::io::Cursor;
 use std::sync::OnceLock;
 
-use barlow_core::data::Pictures;
 use barlow_core::data::emoji::{self, Emoji};
+use barlow_core::data::{Pictures, planes, spread};
 use barlow_core::evaluate::{Question, Showcase, mirrored_and_cropped};
 use image::imageops::FilterType;
 use image::{ImageReader, RgbImage};
@@ -85,7 +85,7 @@ impl Dataset {
 impl Dataset {
     /// A data set of square pictures of any size without labels. Its task is to find mirrored and cropped copies.
     pub fn unlabelled(train: Pictures, names: &[String]) -> Self {
-        let picked = spread(train.count(), SHOWN / 2);
+        let picked: Vec<usize> = spread(train.count(), SHOWN / 2).collect();
         let originals = train.subset(picked.iter().copied());
         let copies = picked
             .iter()
@@ -106,12 +106,6 @@ impl Dataset {
     }
 }
 
-/// At most `max` of the indices below `count`, evenly spaced.
-fn spread(count: usize, max: usize) -> Vec<usize> {
-    let max = max.min(count);
-    (0..max).map(|i| i * count / max).collect()
-}
-
 /// A lossy copy of the core's emoji sheet in a fifth of the bytes, as browsers download it.
 static SHEET: &[u8] = include_bytes!("../data/emoji.webp");
 
@@ -122,7 +116,7 @@ fn emoji() -> &'static Emoji {
 
 fn of_emoji() -> Dataset {
     let emoji = emoji();
-    let picked = spread(emoji.noto.count(), SHOWN / 2);
+    let picked: Vec<usize> = spread(emoji.noto.count(), SHOWN / 2).collect();
     let names = picked.iter().map(|i| emoji.names[*i].clone());
     let names: Vec<String> = names.collect();
     Dataset {
@@ -234,13 +228,8 @@ pub fn thumbnails(pictures: &Pictures, names: Vec<String>) -> OwnPictures {
         image::imageops::resize(&picture, SIDE as u32, SIDE as u32, FilterType::Triangle)
     };
     let planes = (0..pictures.count()).flat_map(|index| {
-        let small = small(index);
-        (0..3).flat_map(move |color| {
-            small
-                .pixels()
-                .map(|pixel| pixel.0[color])
-                .collect::<Vec<_>>()
-        })
+        let pixels = small(index);
+        planes(pixels.pixels().map(|pixel| pixel.0))
     });
     OwnPictures {
         planes: planes.collect(),

@@ -45,7 +45,7 @@ pub struct History {
     pub steps: Vec<StepReport>,
     /// The duration of each step, in milliseconds.
     pub milliseconds: Vec<f64>,
-    /// All probes of the encoder, in order of steps; the first is the untrained encoder's.
+    /// All inspections of the encoder, in order of steps; the first is the untrained encoder's.
     pub inspections: Vec<Inspection>,
     /// Matrices for the replay, evenly spaced over the run.
     pub frames: Vec<Frame>,
@@ -67,7 +67,7 @@ impl History {
         self.milliseconds.push(milliseconds);
     }
 
-    /// Adds a probe, and replaces an earlier one of the same step: a new query repeats the probe of a step, and a run
+    /// Adds an inspection, and replaces an earlier one of the same step: a new query repeats the inspection of a step, and a run
     /// that resumes from a checkpoint repeats the untrained encoder's.
     pub fn add_inspection(&mut self, inspection: Inspection) {
         self.inspections.retain(|old| old.step != inspection.step);
@@ -113,7 +113,7 @@ impl History {
         (!last.is_empty()).then(|| last.iter().sum::<f64>() / last.len() as f64)
     }
 
-    /// The metrics as CSV: one line per step, with score and rank where a probe followed the step.
+    /// The metrics as CSV: one line per step, with score and rank where an inspection followed the step.
     pub fn csv(&self) -> String {
         let mut text = String::from(
             "step,epoch,loss,invariance,redundancy,mean_diagonal,off_diagonal_rms,rate,milliseconds,score,effective_rank\n",

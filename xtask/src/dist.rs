@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use sha2::{Digest as _, Sha256};
 
 use crate::{cargo, lab, root, run};
@@ -14,6 +14,13 @@ const BESIDE: [&str; 4] = ["README.md", "CHANGELOG.md", "LICENSE-APACHE", "LICEN
 
 /// Builds the program for `target`, and packs it into `dist/`.
 pub fn dist(target: &str) -> Result<()> {
+    if let Ok(tag) = std::env::var("GITHUB_REF_NAME") {
+        let expected = concat!("v", env!("CARGO_PKG_VERSION"));
+        ensure!(
+            tag == expected,
+            "the tag is {tag}, but the version is {expected}"
+        );
+    }
     run(cargo().args(["build", "--release", "--bin", "barlow", "--target", target]))?;
     let program = match target.contains("windows") {
         true => "barlow.exe",

@@ -10,6 +10,9 @@ use wasm_bindgen_cli_support::Bindgen;
 
 use crate::{cargo, root, run, wasm};
 
+/// The profile of what visitors download.
+pub const PROFILE: &str = "lab";
+
 /// The default port.
 pub const PORT: u16 = 8080;
 
@@ -21,15 +24,16 @@ fn dist() -> PathBuf {
     root().join("web/dist")
 }
 
-/// Builds the lab.
-pub fn build() -> Result<()> {
+/// Builds the lab with that profile.
+pub fn build(profile: &str) -> Result<()> {
     let toolchain = wasm::toolchain()?;
-    run(&mut wasm::cargo_for_lab("build", &toolchain))?;
+    run(&mut wasm::cargo_for_lab("build", profile, &toolchain))?;
     let dist = dist();
     fs::create_dir_all(&dist).with_context(|| format!("cannot create {}", dist.display()))?;
     let built = target_folder()?
         .join(wasm::TARGET)
-        .join("lab/barlow-lab.wasm");
+        .join(profile)
+        .join("barlow-lab.wasm");
     Bindgen::new()
         .input_path(&built)
         .out_name("lab")
@@ -87,7 +91,7 @@ fn report(dist: &Path) -> Result<()> {
 
 /// Builds the lab, and serves it on this machine.
 pub fn serve(port: u16) -> Result<()> {
-    build()?;
+    build(PROFILE)?;
     let server = Server::http(("127.0.0.1", port)).map_err(|error| {
         anyhow!("port {port} is not available ({error}): choose another with --port")
     })?;

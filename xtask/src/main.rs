@@ -39,7 +39,7 @@ fn main() -> ExitCode {
     let result = match &words[..] {
         ["test", ..] => test::test(&arguments[1..]),
         ["lab"] => lab::serve(lab::PORT),
-        ["lab", "--build"] => lab::build(),
+        ["lab", "--build"] => lab::build(lab::PROFILE),
         ["lab", "--port", port] => port
             .parse()
             .map_err(|_| anyhow::anyhow!("{port} is not a port number"))

@@ -68,7 +68,7 @@ fn browser() -> Result<()> {
             "the lab's tests need Chromium or Chrome 113 or later: install it, or set CHROMIUM to its path",
         )?;
     }
-    lab::build()?;
+    lab::build("lab-test")?;
     let folder = root().join("tests/browser");
     run(Command::new("npm")
         .args(["ci", "--no-audit", "--no-fund", "--silent"])

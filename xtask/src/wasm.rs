@@ -42,13 +42,13 @@ pub fn toolchain() -> Result<Vec<(String, String)>> {
         .collect()
 }
 
-/// `cargo COMMAND` on the lab, and the core with it, with the browsers' profile and target.
-pub fn cargo_for_lab(command: &str, toolchain: &[(String, String)]) -> Command {
+/// `cargo COMMAND` on the lab, and the core with it, with a profile for browsers (`lab`, or `lab-test`, which links faster).
+pub fn cargo_for_lab(command: &str, profile: &str, toolchain: &[(String, String)]) -> Command {
     let mut cargo = cargo();
     cargo.args([
         command,
         "--profile",
-        "lab",
+        profile,
         "--package",
         "barlow-lab",
         "--target",
@@ -63,9 +63,9 @@ pub fn check() -> Result<()> {
     let toolchain = toolchain()?;
     if !toolchain.is_empty() {
         // Debian's clippy has another version than its compiler for the web: run `cargo check` instead.
-        return run(&mut cargo_for_lab("check", &toolchain));
+        return run(&mut cargo_for_lab("check", "lab-test", &toolchain));
     }
-    run(cargo_for_lab("clippy", &toolchain).args([
+    run(cargo_for_lab("clippy", "lab-test", &toolchain).args([
         "--package",
         "barlow-core",
         "--",

@@ -3,6 +3,7 @@
 
 mod draw;
 mod policy;
+mod views;
 
 pub use draw::{Blur, Crop, Draw, Interpolation, Jitter};
 pub use policy::{Augmentation, Normalization, Policy};

@@ -50,7 +50,7 @@ impl Config {
         let too_large = |setting: &str, what: String, bytes: u64, advice: String| {
             let (has, limit) = (bytes.div_ceil(1 << 20), max >> 20);
             let problem = format!(
-                "{what} of {has} MiB, and this device binds at most {limit} MiB at once: {advice}, or use --device cpu"
+                "{what} of {has} MiB, and this device binds at most {limit} MiB at once: {advice}, or use the CPU"
             );
             Err(ConfigError::new(setting, problem))
         };
@@ -94,8 +94,8 @@ impl Config {
         if self.precision.is_supported_by(device) {
             return Ok(());
         }
-        let problem = "this device does not compute with 16-bit floats: set precision = \"f32\", or use an adapter for which \
-                       `barlow devices` says f16 yes";
+        let problem = "this device does not compute with 16-bit floats: set precision = \"f32\", or use an adapter that \
+                       does";
         Err(ConfigError::new("precision", problem))
     }
 

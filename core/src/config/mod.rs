@@ -9,12 +9,11 @@ use serde::{Deserialize, Serialize};
 pub use check::ConfigError;
 pub use memory::Memory;
 
-use crate::augment::{Augmentation, Draw};
+use crate::augment::Augmentation;
 use crate::loss::Objective;
 use crate::model::{EncoderConfig, ProjectorConfig};
 use crate::ops::precision::Precision;
 use crate::optim::{OptimizerConfig, Schedule};
-use crate::random::{Purpose, Rng};
 
 /// A run's settings. The same settings, pictures and kind of device give the same run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -79,34 +78,6 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Draws the augmentation parameters of both views of the pictures at `indices`: the first view of every picture,
-    /// then the second view of every picture. `size_of` maps a position in `indices` to the picture's rows and columns.
-    pub fn draw_views(
-        &self,
-        size_of: impl Fn(usize) -> (usize, usize),
-        indices: &[usize],
-        epoch: usize,
-    ) -> Vec<(usize, Draw)> {
-        let policies = [
-            (Purpose::ViewA, &self.augmentation.view_a),
-            (Purpose::ViewB, &self.augmentation.view_b),
-        ];
-        let draw = |purpose, policy, position: usize| {
-            let index = indices[position];
-            let mut stream = Rng::new(self.seed, purpose, epoch as u64, index as u64);
-            let draw = Draw {
-                interpolation: self.augmentation.interpolation,
-                ..Draw::from_policy(policy, size_of(position), self.view_size, &mut stream)
-            };
-            (index, draw)
-        };
-        let mut draws = Vec::with_capacity(2 * indices.len());
-        for (purpose, policy) in policies {
-            draws.extend((0..indices.len()).map(|position| draw(purpose, policy, position)));
-        }
-        draws
-    }
-
     /// The number of full batches in an epoch over `pictures` pictures.
     pub fn steps_per_epoch(&self, pictures: usize) -> usize {
         pictures / self.batch.max(1)

@@ -4,5 +4,5 @@ pub mod emoji;
 mod pictures;
 mod stream;
 
-pub use pictures::{DevicePictures, LabelledPictures, Labels, Pictures};
+pub use pictures::{DevicePictures, LabelledPictures, Labels, Pictures, planes, spread};
 pub use stream::{Batch, Crops, Cut, PictureLoader, Size, TrainingSet, Views};

@@ -8,6 +8,24 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::device::runs_on_cpu;
 
+/// The three planes of a picture's pixels.
+pub fn planes(pixels: impl ExactSizeIterator<Item = [u8; 3]>) -> Vec<u8> {
+    let count = pixels.len();
+    let mut planes = vec![0; 3 * count];
+    let (red, others) = planes.split_at_mut(count);
+    let (green, blue) = others.split_at_mut(count);
+    for (at, pixel) in pixels.enumerate() {
+        [red[at], green[at], blue[at]] = pixel;
+    }
+    planes
+}
+
+/// At most `max` of the numbers below `count`, evenly spread.
+pub fn spread(count: usize, max: usize) -> impl ExactSizeIterator<Item = usize> + Clone {
+    let max = max.min(count);
+    (0..max).map(move |i| i * count / max)
+}
+
 /// Pictures of one size, 8 bits per channel: `[count, 3, height, width]`. Clones share the bytes.
 #[derive(Debug, Clone)]
 pub struct Pictures {
@@ -44,9 +62,7 @@ impl Pictures {
         let mut bytes = Vec::with_capacity(images.len() * 3 * (width * height) as usize);
         for image in images {
             assert_eq!(image.dimensions(), (width, height), "images of one size");
-            for channel in 0..3 {
-                bytes.extend(image.pixels().map(|pixel| pixel.0[channel]));
-            }
+            bytes.extend(planes(image.pixels().map(|pixel| pixel.0)));
         }
         Self::new(height as usize, width as usize, bytes)
     }

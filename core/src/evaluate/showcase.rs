@@ -54,8 +54,8 @@ pub struct Inspection {
 }
 
 impl Showcase {
-    /// What `embedder` makes of the pictures after `step` steps. `query` is a picture of their size, as three planes, to
-    /// search for among them.
+    /// What `embedder` makes of the pictures after `step` steps. `query` is a square picture of any size, as three planes,
+    /// to search for among them.
     pub async fn inspect(
         &self,
         embedder: &mut Embedder,
@@ -65,11 +65,14 @@ impl Showcase {
         let (features, embeddings) = embedder.features_and_embeddings(&self.pictures).await;
         let center = features.mean();
         let directions = features.directions(&center);
-        let (height, width) = self.pictures.size();
-        let of_query = match query.filter(|planes| planes.len() == 3 * height * width) {
+        let square = |planes: &[u8]| {
+            let side = (planes.len() / 3).isqrt();
+            (side > 0 && planes.len() == 3 * side * side)
+                .then(|| Pictures::new(side, side, planes.to_vec()))
+        };
+        let of_query = match query.and_then(square) {
             None => None,
-            Some(planes) => {
-                let query = Pictures::new(height, width, planes.to_vec());
+            Some(query) => {
                 let nearest = embedder
                     .features(&query)
                     .await

@@ -39,7 +39,7 @@ pub enum Request<R = Infallible> {
     Correlation,
     /// Send the encoder's weights.
     Weights,
-    /// A picture to search for among those inspected, as three planes. Its payload.
+    /// A square picture to search for among those inspected, as three planes. Its payload.
     Query(#[serde(skip)] Vec<u8>),
     /// Save after the step in progress, and continue.
     Save,

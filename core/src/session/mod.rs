@@ -4,6 +4,7 @@
 //! enums, so a session can run on a thread, in a web worker or in another process, and can be replayed from a file.
 
 mod message;
+mod observe;
 mod serve;
 
 pub use message::{Baseline, Cause, Failure, Message, Opened, Payload, Request};

@@ -4,17 +4,12 @@ use async_channel::{Receiver, TryRecvError};
 use burn::tensor::Device;
 use web_time::{Duration, Instant};
 
-use super::{Baseline, Failure, Message, Opened, Request};
+use super::observe::Observer;
+use super::{Failure, Message, Opened, Request};
 use crate::device::runs_on_cpu;
-use crate::evaluate::{Embedder, Evaluation, Inspection, Showcase};
-use crate::model::{BarlowTwins, Network as _};
+use crate::evaluate::{Evaluation, Showcase};
+use crate::model::Network as _;
 use crate::train::{TrainError, Trainer, encoder_weights};
-
-/// Inspections take at most this fraction of the time.
-const INSPECTION_FRACTION: f64 = 0.2;
-
-/// Steps between two inspections, at least.
-const INSPECTION_STEPS: usize = 10;
 
 /// How a session ended.
 #[derive(Debug)]
@@ -39,26 +34,14 @@ pub struct Session {
     trainer: Trainer,
     device: String,
     number: u64,
-    evaluation: Option<Evaluation>,
-    /// Whether the present step's evaluation is missing from the record.
-    evaluation_pending: bool,
-    showcase: Option<Showcase>,
+    observer: Observer,
     save_every: Option<Duration>,
     pace: Duration,
     playing: bool,
     steps_to_do: usize,
     correlation_wanted: bool,
-    query: Option<Vec<u8>>,
-    inspected: Inspected,
     /// The step of the last checkpoint, and when it was made.
     saved: (Option<usize>, Instant),
-}
-
-/// The last inspection: when it ended, how long it took, and after which step.
-struct Inspected {
-    at: Instant,
-    took: Duration,
-    step: usize,
 }
 
 impl Session {
@@ -68,20 +51,12 @@ impl Session {
         Self {
             device: device.into(),
             number: 0,
-            evaluation: None,
-            evaluation_pending: false,
-            showcase: None,
+            observer: Observer::new(trainer.done()),
             save_every: None,
             pace: Duration::ZERO,
             playing: false,
             steps_to_do: 0,
             correlation_wanted: false,
-            query: None,
-            inspected: Inspected {
-                at: now,
-                took: Duration::ZERO,
-                step: trainer.done(),
-            },
             // A new run has nothing to resume from yet.
             saved: ((trainer.done() > 0).then_some(trainer.done()), now),
             trainer,
@@ -99,14 +74,14 @@ impl Session {
     /// `pending` says that the evaluation of the present step is missing from the record, so it is made first.
     #[must_use]
     pub fn evaluated(mut self, evaluation: Evaluation, pending: bool) -> Self {
-        (self.evaluation, self.evaluation_pending) = (Some(evaluation), pending);
+        (self.observer.evaluation, self.observer.pending) = (Some(evaluation), pending);
         self
     }
 
     /// Inspects a few pictures now and then, and searches among them.
     #[must_use]
     pub fn showing(mut self, showcase: Showcase) -> Self {
-        self.showcase = Some(showcase);
+        self.observer.showcase = Some(showcase);
         self
     }
 
@@ -139,13 +114,18 @@ impl Session {
     /// # Errors
     /// If the run cannot continue; the last message then says so too.
     pub async fn run(&mut self, tell: &dyn Fn(Message)) -> Result<(), TrainError> {
-        self.playing = true;
-        let (_sender, requests) = async_channel::unbounded::<Request>();
-        self.open(tell).await?;
-        while self.is_busy() {
-            self.turn(&requests, tell, &async |_| {}).await?;
-        }
-        Ok(())
+        let (sender, requests) = async_channel::unbounded::<Request>();
+        // The channel is open, and unbounded.
+        _ = sender.try_send(Request::Play);
+        let tell = |message: Message| {
+            if matches!(message, Message::Finished { .. }) {
+                sender.close();
+            }
+            tell(message);
+        };
+        self.serve(&requests, &tell, &async |_| {})
+            .await
+            .map(|_| ())
     }
 
     /// Answers `requests`, and tells what happens, until the session ends. `rest` waits; in a browser's worker it also lets
@@ -194,8 +174,13 @@ impl Session {
                 Err(TryRecvError::Empty) => {
                     self.step(tell).await?;
                     // A worker that computes by itself lets no message in otherwise.
-                    if self.playing && (!self.pace.is_zero() || runs_on_cpu(self.device())) {
-                        rest(self.pace).await;
+                    let pace = if self.playing {
+                        self.pace
+                    } else {
+                        Duration::ZERO
+                    };
+                    if self.is_busy() && (!pace.is_zero() || runs_on_cpu(self.device())) {
+                        rest(pace).await;
                     }
                     return Ok(None);
                 }
@@ -230,7 +215,7 @@ impl Session {
             Request::Pause => {
                 (self.playing, self.steps_to_do) = (false, 0);
                 self.save(tell).await?;
-                self.inspect(tell).await?;
+                self.observer.inspect(&self.trainer, tell).await?;
                 tell(Message::Paused {
                     step: self.trainer.done(),
                 });
@@ -253,8 +238,8 @@ impl Session {
                 },
             }),
             Request::Query(planes) => {
-                self.query = Some(planes);
-                self.inspect(tell).await?;
+                self.observer.query = Some(planes);
+                self.observer.inspect(&self.trainer, tell).await?;
             }
             Request::Retune(config) => match self.trainer.retune(*config) {
                 // The last checkpoint has other settings.
@@ -281,35 +266,14 @@ impl Session {
 
     /// Tells what run it is and where it stands.
     async fn open(&mut self, tell: &dyn Fn(Message)) -> Result<(), TrainError> {
-        let (trainer, config) = (&self.trainer, self.trainer.config());
+        let (trainer, observer) = (&self.trainer, &mut self.observer);
+        let (first, baseline) = observer.baseline(trainer).await.unzip();
         let model = trainer.model();
-        // Where an untrained encoder stands, also if this one is no longer one.
-        let mut first = None;
-        let start = Instant::now();
-        if let Some(showcase) = &self.showcase {
-            let (encoder, projector) = (&config.encoder, &config.projector);
-            let untrained = BarlowTwins::new(encoder, projector, config.seed, trainer.device());
-            let mut untrained = Embedder::new(untrained, config, trainer.device());
-            first = Some(showcase.inspect(&mut untrained, None, 0).await);
-        }
-        self.inspected = Inspected {
-            at: Instant::now(),
-            took: start.elapsed(),
-            step: trainer.done(),
-        };
-        let baseline = match (&self.showcase, &first) {
-            (Some(showcase), Some(first)) => Some(Baseline {
-                measure: showcase.measure.clone(),
-                pixels: showcase.score_of_pixels().await,
-                untrained: first.score,
-            }),
-            _ => None,
-        };
         tell(Message::Opened(Box::new(Opened {
             number: self.number,
             device: self.device.clone(),
             on_cpu: runs_on_cpu(trainer.device()),
-            config: config.clone(),
+            config: trainer.config().clone(),
             pictures: trainer.pictures(),
             steps: trainer.steps(),
             steps_per_epoch: trainer.steps_per_epoch(),
@@ -323,19 +287,15 @@ impl Session {
         if let Some(first) = first {
             tell(Message::Inspection(Box::new(first)));
             if trainer.done() > 0 {
-                self.inspect(tell).await?;
+                observer.inspect(trainer, tell).await?;
             }
         }
         // Where an untrained encoder stands, or what a run that was killed has missed.
-        let first = self.trainer.done() == 0 || std::mem::take(&mut self.evaluation_pending);
-        if first
-            && self
-                .trainer
-                .epoch_is_due(self.trainer.config().evaluate_every)
-        {
-            self.evaluate(tell).await;
+        let is_missing = trainer.done() == 0 || observer.pending;
+        if is_missing && trainer.epoch_is_due(trainer.config().evaluate_every) {
+            observer.evaluate(trainer, tell).await;
         }
-        self.trainer.check_device()
+        trainer.check_device()
     }
 
     async fn step(&mut self, tell: &dyn Fn(Message)) -> Result<(), TrainError> {
@@ -355,7 +315,8 @@ impl Session {
         self.steps_to_do = self.steps_to_do.saturating_sub(1);
         let (trainer, config) = (&self.trainer, self.trainer.config());
         let (step, is_finished) = (trainer.done(), self.is_finished());
-        let evaluation_due = trainer.epoch_is_due(config.evaluate_every);
+        let evaluation_due =
+            self.observer.evaluation.is_some() && trainer.epoch_is_due(config.evaluate_every);
         // A state that is evaluated is kept, as it may be the best.
         let checkpoint_due =
             is_finished || evaluation_due || trainer.epoch_is_due(config.checkpoint_every);
@@ -370,12 +331,10 @@ impl Session {
             self.save(tell).await?;
         }
         if evaluation_due {
-            self.evaluate(tell).await;
+            self.observer.evaluate(&self.trainer, tell).await;
         }
-        let Inspected { at, took, step: of } = &self.inspected;
-        let has_rested = at.elapsed().as_secs_f64() > took.as_secs_f64() / INSPECTION_FRACTION;
-        if is_finished || is_single || has_rested && step >= of + INSPECTION_STEPS {
-            self.inspect(tell).await?;
+        if is_finished || is_single || self.observer.has_rested(&self.trainer) {
+            self.observer.inspect(&self.trainer, tell).await?;
         }
         if is_single && self.steps_to_do == 0 {
             tell(Message::Paused { step });
@@ -416,38 +375,6 @@ impl Session {
         self.trainer.check_device()?;
         self.saved = (Some(step), Instant::now());
         tell(Message::Checkpoint { step, bytes });
-        Ok(())
-    }
-
-    async fn evaluate(&self, tell: &dyn Fn(Message)) {
-        if let Some(evaluation) = &self.evaluation {
-            let trainer = &self.trainer;
-            let (mut embedder, probe) = (trainer.embedder(), trainer.online_probe());
-            let step = trainer.done();
-            tell(Message::Evaluation {
-                step,
-                epoch: step / trainer.steps_per_epoch(),
-                metrics: evaluation.quick(&mut embedder, probe).await,
-            });
-        }
-    }
-
-    async fn inspect(&mut self, tell: &dyn Fn(Message)) -> Result<(), TrainError> {
-        let Some(showcase) = &self.showcase else {
-            return Ok(());
-        };
-        let start = Instant::now();
-        let step = self.trainer.done();
-        let mut embedder = self.trainer.embedder();
-        let query = self.query.as_deref();
-        let inspection: Inspection = showcase.inspect(&mut embedder, query, step).await;
-        self.trainer.check_device()?;
-        self.inspected = Inspected {
-            at: Instant::now(),
-            took: start.elapsed(),
-            step,
-        };
-        tell(Message::Inspection(Box::new(inspection)));
         Ok(())
     }
 }

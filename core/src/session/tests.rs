@@ -313,8 +313,11 @@ fn pictures_are_inspected_and_searched() {
     let trainer = Trainer::new(config, &pictures, &cpu()).unwrap();
     let mut session = Session::new(trainer, "CPU").numbered(7).showing(showcase);
     let query = Request::Query(shown.picture(3).to_vec());
-    let weights = Request::Weights;
-    let (_, messages) = serve(&mut session, vec![query, weights, Request::Stop], |_, _| {});
+    // One of another size is searched for too; what is no square is not.
+    let small = Request::Query(vec![200; 3 * 5 * 5]);
+    let oblong = Request::Query(vec![200; 3 * 5 * 4]);
+    let requests = vec![query, small, oblong, Request::Weights, Request::Stop];
+    let (_, messages) = serve(&mut session, requests, |_, _| {});
     let Message::Opened(opened) = &messages[0] else {
         panic!("{messages:?}")
     };
@@ -329,11 +332,12 @@ fn pictures_are_inspected_and_searched() {
         .collect();
     assert_eq!(
         inspections.len(),
-        2,
-        "the untrained encoder's, and the query's"
+        4,
+        "the untrained encoder's, and the queries'"
     );
     assert_eq!(inspections[0].of_query, None);
     assert_eq!(inspections[1].of_query.unwrap()[0], 3);
+    assert!(inspections[2].of_query.is_some() && inspections[3].of_query.is_none());
     assert!(
         messages
             .iter()
@@ -361,6 +365,14 @@ fn divergence_is_told_and_nothing_of_it_is_kept() {
         matches!(last, Message::Failed(failure) if failure.cause == Cause::Diverged),
         "{last:?}"
     );
+    // The same without anybody asking.
+    let (config, pictures) = (session.trainer().config().clone(), pictures);
+    let trainer = Trainer::new(config, &pictures, &cpu()).unwrap();
+    let told = RefCell::new(Vec::new());
+    let end =
+        block_on(Session::new(trainer, "CPU").run(&|message| told.borrow_mut().push(message)));
+    assert!(end.is_err());
+    assert!(matches!(told.into_inner().last(), Some(Message::Failed(_))));
     let is_checkpoint = |message: &Message| matches!(message, Message::Checkpoint { .. });
     assert!(!messages.iter().any(is_checkpoint));
 }

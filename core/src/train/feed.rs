@@ -92,7 +92,13 @@ impl Feed {
         let normalization = &config.augmentation.normalization;
         let views = match (&mut self.set, &self.uploaded) {
             (TrainingSet::Held(held), uploaded) => {
-                let draws = config.draw_views(|_| held.size(), &indices, epoch);
+                let draws = config.augmentation.draw_views(
+                    config.seed,
+                    config.view_size,
+                    |_| held.size(),
+                    &indices,
+                    epoch,
+                );
                 let uploaded = uploaded.as_ref().expect("held pictures are uploaded");
                 augment(uploaded, &draws, config.view_size, normalization, device)
             }
@@ -101,7 +107,13 @@ impl Feed {
                 let Batch {
                     pictures, sizes, ..
                 } = stream.read(&indices, &cut)?;
-                let mut draws = config.draw_views(|position| sizes[position], &indices, epoch);
+                let mut draws = config.augmentation.draw_views(
+                    config.seed,
+                    config.view_size,
+                    |position| sizes[position],
+                    &indices,
+                    epoch,
+                );
                 for (position, (picture, draw)) in draws.iter_mut().enumerate() {
                     // A picture's draw depends on its index in the set, but its bytes are at its position in the batch.
                     *picture = match cut {
@@ -148,7 +160,13 @@ fn cut(config: &Config, epoch: usize, views: bool) -> Cut {
         size,
         interpolation,
         crops: Arc::new(move |index, size| {
-            let draws = config.draw_views(|_| size, &[index], epoch);
+            let draws = config.augmentation.draw_views(
+                config.seed,
+                config.view_size,
+                |_| size,
+                &[index],
+                epoch,
+            );
             draws.into_iter().map(|(_, draw)| draw.crop).collect()
         }),
     })

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use barlow_core::config::Config;
 use barlow_core::data::Pictures;
 use barlow_core::data::emoji::{SIDE, emoji};
@@ -13,10 +13,11 @@ use barlow_core::ops::clock::{self, Clock};
 use barlow_core::ops::measure::{self, Measured};
 use barlow_core::ops::with_reference_ops;
 use barlow_core::ops::{Limits, limits, release_memory, reserved_memory};
-use barlow_core::train::Trainer;
+use barlow_core::train::{TrainError, Trainer};
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
+use super::advice::advised;
 use crate::cli::Bench;
 use crate::device;
 use crate::settings::Settings;
@@ -52,7 +53,9 @@ pub fn bench(arguments: &Bench) -> Result<()> {
     config.precision = arguments.precision.into();
     let preset = arguments.preset.name();
     config.check(config.batch)?;
-    config.check_precision(&opened.device)?;
+    config
+        .check_precision(&opened.device)
+        .map_err(|error| advised(TrainError::from(error).into()))?;
     let pictures = pictures_for(&config, opened.limits)?;
     let start = Instant::now();
     let clock: Clock = Rc::new(move || start.elapsed().as_secs_f64());
@@ -125,7 +128,9 @@ const MOST_BYTES: u64 = 4 << 30;
 fn pictures_for(config: &Config, limits: Option<DeviceLimits>) -> Result<Pictures> {
     let side = config.view_size * 8 / 7;
     match &limits {
-        Some(limits) => config.check_device(limits, (side, side), 1)?,
+        Some(limits) => config
+            .check_device(limits, (side, side), 1)
+            .map_err(|error| anyhow!("{error} (--device cpu)"))?,
         None => {
             let limits = DeviceLimits {
                 binding_bytes: MOST_BYTES,

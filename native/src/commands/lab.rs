@@ -78,8 +78,9 @@ pub fn lab(arguments: &Lab) -> Result<()> {
 
 /// A sample of a run's pictures: as thumbnails for the panel, and at the run's size.
 fn of_pictures(pictures: &Pictures) -> (DataSource, Dataset) {
-    let count = pictures.count().min(KNOWN);
-    let sample = pictures.subset((0..count).map(|i| i * pictures.count() / count));
+    let places = barlow_core::data::spread(pictures.count(), KNOWN);
+    let count = places.len();
+    let sample = pictures.subset(places);
     let names: Vec<String> = (1..=count)
         .map(|number| format!("picture {number}"))
         .collect();

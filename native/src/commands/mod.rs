@@ -1,5 +1,6 @@
 //! The program's commands.
 
+mod advice;
 mod bench;
 mod data;
 mod devices;
@@ -9,6 +10,7 @@ mod export;
 mod import;
 #[cfg(feature = "lab")]
 mod lab;
+mod resume;
 mod search;
 mod train;
 

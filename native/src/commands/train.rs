@@ -1,71 +1,26 @@
 //! `barlow train`: trains a run, new or resumed.
 
-use std::fs::File;
-use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
+use barlow_core::config::Config;
+use barlow_core::device::Device;
 use barlow_core::session::Session;
-use barlow_core::train::{TrainError, Trainer, encoder_weights};
+use barlow_core::train::{Checkpoint, Trainer, encoder_weights};
 use pollster::block_on;
 
+use super::advice::{advised, resume_command, with_way_on};
 use super::evaluate::{evaluate_with_baselines, print_table};
+use super::resume::{AUTO, existing, held, name_of, resumed_settings};
 use crate::cli::Train;
+use crate::data::{Loaded, WaitStats};
 use crate::record::Record;
 use crate::run::run;
 use crate::run_folder::RunFolder;
 use crate::settings::{Settings, Streaming};
 use crate::terminal::Terminal;
 use crate::{data, device, plan};
-
-/// The value of `--resume` that resumes the run if it exists, and starts it if not.
-const AUTO: &str = "auto";
-
-/// The existing run to resume, if `--resume` is given and there is one.
-fn existing(arguments: &Train, wanted: Option<&Settings>) -> Result<Option<RunFolder>> {
-    match (&arguments.resume, wanted) {
-        (None, _) => Ok(None),
-        (Some(_), Some(wanted)) => {
-            let name = name_of(wanted.data.folder.as_deref());
-            Ok(RunFolder::find(arguments.out.as_deref(), &name))
-        }
-        (Some(run), None) => {
-            if arguments.preset.is_some() || arguments.config.is_some() || arguments.out.is_some() {
-                bail!(
-                    "a resumed run keeps its settings and its folder: leave out --preset, --config and --out (single settings may \
-                     change, with --set NAME=VALUE)"
-                );
-            }
-            RunFolder::open(run).map(Some)
-        }
-    }
-}
-
-/// The settings of the run in `folder`, changed by the command line. `wanted` are the settings of a new run with the
-/// same command line.
-fn resumed_settings(
-    folder: &RunFolder,
-    arguments: &Train,
-    wanted: Option<&Settings>,
-) -> Result<Settings> {
-    let mut settings = Settings::read(&folder.path().join("config.toml"))?;
-    settings.apply(arguments)?;
-    let chosen = arguments.preset.is_some() || arguments.config.is_some();
-    if chosen && wanted.is_some_and(|wanted| wanted.training != settings.training) {
-        bail!(
-            "the run in {} was started with other settings than those of --preset or --config: leave these out to resume it, or \
-             choose another folder with --out",
-            folder.path().display()
-        );
-    }
-    Ok(settings)
-}
-
-/// The name of a run on `path`.
-fn name_of(path: Option<&Path>) -> String {
-    let name = path.and_then(Path::file_name);
-    name.map_or("emoji".into(), |name| name.to_string_lossy().into_owned())
-}
 
 /// Trains from the start or from a checkpoint, and prints the final evaluation.
 pub fn train(arguments: &Train) -> Result<()> {
@@ -108,31 +63,14 @@ pub fn train(arguments: &Train) -> Result<()> {
     plan::check(&config, &loaded.set, &opened, memory)?;
     if let Some(limits) = &opened.limits {
         let (size, held) = loaded.set.on_device(config.batch, config.view_size);
-        config.check_device(limits, size, held)?;
+        config
+            .check_device(limits, size, held)
+            .map_err(|error| anyhow!("{error} (--device cpu)"))?;
     }
 
     let existing_folder = existing.as_ref();
     let created;
-    let (pictures, waited) = loaded.set.open()?;
-    let mut trainer = match checkpoint {
-        None => Trainer::new(config, pictures, &opened.device)?,
-        Some(checkpoint) => Trainer::resume(checkpoint, config, pictures, &opened.device)?,
-    };
-    if let Some((labels, roles)) = &loaded.labels {
-        trainer.set_labels(labels, roles);
-    }
-    if let Some(conversion) = trainer.conversion() {
-        let [then, now] = conversion.batches;
-        let redone = match conversion.redone {
-            true => ", and the unfinished epoch starts again",
-            false => "",
-        };
-        say!(
-            "the batch was {then} and is {now}: {} whole epochs are done, which are {} steps now{redone}",
-            conversion.epochs,
-            conversion.step
-        );
-    }
+    let (mut trainer, waited) = trainer(config, checkpoint, &loaded, &opened.device)?;
     if arguments.plan {
         return plan::time(&mut trainer);
     }
@@ -174,31 +112,14 @@ pub fn train(arguments: &Train) -> Result<()> {
     if let Some(every) = every.ok().filter(|every| !every.is_zero()) {
         session = session.saved_every(every);
     }
-    let outcome = run(&mut session, record, Terminal::new()?);
+    run(&mut session, record, Terminal::new()?)
+        .map_err(|error| with_way_on(advised(error), folder, arguments.device))?;
     let trainer = session.trainer();
-    let shown = quoted(folder.path());
-    let resume = format!(
-        "{} train --resume {shown} --device {}",
-        program(),
-        arguments.device
-    );
-    outcome
-        .map_err(advised)
-        .map_err(|error| match folder.last_checkpoint() {
-            Ok(last) => anyhow!(
-                "{error:#}\nthe checkpoint of step {} is intact; to resume from it: {resume}",
-                last.step().unwrap_or(0)
-            ),
-            Err(_) => anyhow!(
-                "{error:#}\nthere is no checkpoint yet; to start anew: {} train --config {}",
-                program(),
-                quoted(&folder.path().join("config.toml"))
-            ),
-        })?;
     if trainer.done() < trainer.steps() {
         say!(
-            "stopped after step {} and saved. To resume: {resume}",
-            trainer.done()
+            "stopped after step {} and saved. To resume: {}",
+            trainer.done(),
+            resume_command(folder, arguments.device)
         );
         return Ok(());
     }
@@ -213,6 +134,47 @@ pub fn train(arguments: &Train) -> Result<()> {
             started.elapsed().as_secs_f64()
         );
     }
+    finish(trainer, folder, &loaded, &settings)
+}
+
+/// A trainer of the loaded pictures, new or resumed, and the record of the time spent waiting for streamed ones.
+fn trainer(
+    config: Config,
+    checkpoint: Option<Checkpoint>,
+    loaded: &Loaded,
+    device: &Device,
+) -> Result<(Trainer, Option<Arc<WaitStats>>)> {
+    let (pictures, waited) = loaded.set.open()?;
+    let mut trainer = match checkpoint {
+        None => Trainer::new(config, pictures, device),
+        Some(checkpoint) => Trainer::resume(checkpoint, config, pictures, device),
+    }
+    .map_err(|error| advised(error.into()))?;
+    if let Some((labels, roles)) = &loaded.labels {
+        trainer.set_labels(labels, roles);
+    }
+    if let Some(conversion) = trainer.conversion() {
+        let [then, now] = conversion.batches;
+        let redone = match conversion.redone {
+            true => ", and the unfinished epoch starts again",
+            false => "",
+        };
+        say!(
+            "the batch was {then} and is {now}: {} whole epochs are done, which are {} steps now{redone}",
+            conversion.epochs,
+            conversion.step
+        );
+    }
+    Ok((trainer, waited))
+}
+
+/// Writes the encoder of a finished run, and evaluates it.
+fn finish(
+    trainer: &Trainer,
+    folder: &RunFolder,
+    loaded: &Loaded,
+    settings: &Settings,
+) -> Result<()> {
     folder.write(
         "encoder.safetensors",
         &block_on(encoder_weights(&trainer.model().encoder))?,
@@ -227,7 +189,7 @@ pub fn train(arguments: &Train) -> Result<()> {
         trainer.embedder(),
         trainer.online_probe(),
         trainer.config(),
-        &opened.device,
+        trainer.device(),
     );
     folder.write(
         "evaluation.json",
@@ -239,42 +201,4 @@ pub fn train(arguments: &Train) -> Result<()> {
         folder.path().display()
     );
     Ok(())
-}
-
-/// The error of a run with what can be done about it on the command line.
-fn advised(error: anyhow::Error) -> anyhow::Error {
-    let advice = match error.downcast_ref::<TrainError>() {
-        Some(TrainError::Device { .. }) => {
-            "go on with --device cpu, or with a smaller --batch if memory ran out".into()
-        }
-        Some(TrainError::Diverged { rates, .. }) => format!(
-            "take lower learning rates: --set schedule.rate_weights={} --set schedule.rate_biases={}",
-            rates.weights / 2.0,
-            rates.biases / 2.0
-        ),
-        _ => return error,
-    };
-    anyhow!("{error:#}; {advice}")
-}
-
-/// Acquires a run's lock.
-fn held<'l>(
-    lock: &'l mut fd_lock::RwLock<File>,
-    folder: &RunFolder,
-) -> Result<fd_lock::RwLockWriteGuard<'l, File>> {
-    lock.try_write()
-        .map_err(|_| anyhow!("another process is training {}", folder.path().display()))
-}
-
-/// The program's name as it was typed, so that printed commands can be copied.
-fn program() -> String {
-    std::env::args().next().unwrap_or_else(|| "barlow".into())
-}
-
-/// A path as it is typed in a shell.
-fn quoted(path: &Path) -> String {
-    let path = path.display().to_string();
-    let quoted = shlex::try_quote(&path).map(std::borrow::Cow::into_owned);
-    // It fails for a NUL byte only, which no path has.
-    quoted.unwrap_or(path)
 }

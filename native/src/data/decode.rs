@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use barlow_core::augment::{Crop, Interpolation};
-use barlow_core::data::Size;
+use barlow_core::data::{self, Size};
 use barlow_formats::{Encoding, Item};
 use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use image::metadata::Orientation;
@@ -94,7 +94,7 @@ pub fn views(
         let options =
             ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter(interpolation)));
         resizer.resize(&cut, &mut view, &options)?;
-        Ok(to_planes(view.into_rgb8().pixels().map(|pixel| pixel.0)))
+        Ok(data::planes(view.into_rgb8().pixels().map(|pixel| pixel.0)))
     });
     Ok(Read {
         views: views.collect::<Result<_>>()?,
@@ -230,7 +230,9 @@ fn middle_square(picture: DynamicImage, side: usize, filter: FilterType) -> Resu
             resized(picture, side, filter)?
         };
         let square = square.into_rgba8();
-        return Ok(to_planes(square.pixels().map(|pixel| over_white(pixel.0))));
+        return Ok(data::planes(
+            square.pixels().map(|pixel| over_white(pixel.0)),
+        ));
     }
     let picture = DynamicImage::from(picture.into_rgb8());
     let square = if whole {
@@ -238,7 +240,9 @@ fn middle_square(picture: DynamicImage, side: usize, filter: FilterType) -> Resu
     } else {
         resized(picture, side, filter)?
     };
-    Ok(to_planes(square.into_rgb8().pixels().map(|pixel| pixel.0)))
+    Ok(data::planes(
+        square.into_rgb8().pixels().map(|pixel| pixel.0),
+    ))
 }
 
 /// The middle square of an 8-bit picture, resized with a filter that averages when it shrinks (antialiasing).
@@ -250,18 +254,6 @@ fn resized(picture: DynamicImage, side: u32, filter: FilterType) -> Result<Dynam
         .fit_into_destination(Some((0.5, 0.5)));
     Resizer::new().resize(&picture, &mut square, &options)?;
     Ok(square)
-}
-
-/// Converts interleaved pixels to three planes.
-fn to_planes(pixels: impl ExactSizeIterator<Item = [u8; 3]>) -> Vec<u8> {
-    let count = pixels.len();
-    let mut planes = vec![0; 3 * count];
-    let (red, others) = planes.split_at_mut(count);
-    let (green, blue) = others.split_at_mut(count);
-    for (at, pixel) in pixels.enumerate() {
-        [red[at], green[at], blue[at]] = pixel;
-    }
-    planes
 }
 
 /// As [`planes`], for a file outside any data set, such as the query of a search.

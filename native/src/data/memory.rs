@@ -14,8 +14,8 @@ const NAMED_FILES: usize = 10;
 
 /// At most `max` of `members`, evenly spread.
 pub fn spread(members: &[usize], max: usize) -> Vec<usize> {
-    let max = max.min(members.len());
-    (0..max).map(|i| members[i * members.len() / max]).collect()
+    let places = barlow_core::data::spread(members.len(), max);
+    places.map(|place| members[place]).collect()
 }
 
 /// Pictures in memory, and their indices in the catalog.

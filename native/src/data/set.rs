@@ -78,9 +78,8 @@ impl Set {
     pub fn sample(&self, max: usize) -> Result<Pictures> {
         match self {
             Self::Held(pictures) => {
-                let count = pictures.count();
-                let max = max.min(count);
-                Ok(pictures.subset((0..max).map(|i| i * count / max)))
+                let places = barlow_core::data::spread(pictures.count(), max);
+                Ok(pictures.subset(places))
             }
             Self::Streamed {
                 catalog,

@@ -223,11 +223,11 @@ fn explain(
             memory.set_focus_lock_filter(response.id, arrows);
         });
         let (row, column) = view.selected.unwrap_or((0, 0));
-        let updated =
+        let moved =
             |at: usize, back: usize, on: usize| (at + on).saturating_sub(back).min(width - 1);
         view.selected = Some((
-            updated(row, keys[0], keys[1]),
-            updated(column, keys[2], keys[3]),
+            moved(row, keys[0], keys[1]),
+            moved(column, keys[2], keys[3]),
         ));
     } else if response.clicked_elsewhere() {
         view.selected = None;

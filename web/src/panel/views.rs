@@ -36,7 +36,13 @@ fn chosen(redrawn: usize, count: usize) -> Vec<usize> {
 /// Both views of each picture, as the trainer makes them in `epoch`: all first views, then all second views.
 fn views_of(config: &Config, pictures: &Pictures, indices: &[usize], epoch: usize) -> Pictures {
     let device = cpu();
-    let draws = config.draw_views(|_| pictures.size(), indices, epoch);
+    let draws = config.augmentation.draw_views(
+        config.seed,
+        config.view_size,
+        |_| pictures.size(),
+        indices,
+        epoch,
+    );
     // Without the normalization of the network's input, which would change the colors.
     let views = augment(
         &pictures.upload(&device),

@@ -10,6 +10,8 @@ use eframe::egui;
 use image::imageops::FilterType;
 use image::{ImageReader, Limits};
 
+use barlow_core::data::planes;
+
 use super::Picture;
 use crate::dataset::SIDE;
 
@@ -77,18 +79,11 @@ pub fn decode(name: &str, bytes: &[u8]) -> Result<Vec<u8>, String> {
     let small = picture
         .resize_to_fill(SIDE as u32, SIDE as u32, FilterType::Triangle)
         .to_rgba8();
-    let on_white = |pixel: &image::Rgba<u8>, color: usize| {
-        let (value, alpha) = (u32::from(pixel.0[color]), u32::from(pixel.0[3]));
-        ((value * alpha + 255 * (255 - alpha)) / 255) as u8
+    let on_white = |pixel: &image::Rgba<u8>| {
+        let [red, green, blue, alpha] = pixel.0.map(u32::from);
+        [red, green, blue].map(|value| ((value * alpha + 255 * (255 - alpha)) / 255) as u8)
     };
-    Ok((0..3)
-        .flat_map(|color| {
-            small
-                .pixels()
-                .map(move |pixel| on_white(pixel, color))
-                .collect::<Vec<_>>()
-        })
-        .collect())
+    Ok(planes(small.pixels().map(on_white)))
 }
 
 /// Whether there is a dialog to choose files; they can be dropped in any case.

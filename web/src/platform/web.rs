@@ -10,6 +10,8 @@ use web_sys::{
 };
 use web_time::Duration;
 
+use barlow_core::data::planes;
+
 use super::Picture;
 use crate::dataset::SIDE;
 
@@ -166,16 +168,11 @@ async fn planes_of(file: &Blob) -> Result<Vec<u8>, JsValue> {
         side,
     )?;
     let pixels = context.get_image_data(0.0, 0.0, side, side)?.data();
-    Ok((0..3)
-        .flat_map(|color| {
-            pixels
-                .iter()
-                .skip(color)
-                .step_by(4)
-                .copied()
-                .collect::<Vec<u8>>()
-        })
-        .collect())
+    Ok(planes(
+        pixels
+            .chunks_exact(4)
+            .map(|pixel| [pixel[0], pixel[1], pixel[2]]),
+    ))
 }
 
 /// Fetches `fashion-mnist.png`, which is not embedded in the module.

@@ -11,11 +11,11 @@ use burn::backend::autodiff::{
 use super::*;
 use crate::ops::runtime::measure::{self, Call};
 
-/// Runs and measures a batch normalization or its gradient, which reads and writes `updated` tensors of the size of `x`.
+/// Runs and measures a batch normalization or its gradient, which reads and writes `tensors_moved` tensors of the size of `x`.
 fn measured<B: Backend, R>(
     name: &'static str,
     x: &FloatTensor<B>,
-    updated: usize,
+    tensors_moved: usize,
     has_residual: bool,
     options: BatchNormOptions,
     run: impl Fn() -> R,
@@ -26,7 +26,7 @@ fn measured<B: Backend, R>(
         let with = if has_residual { ", residual" } else { "" };
         let and = if options.relu { ", ReLU" } else { "" };
         let text = format!("{}{with}{and}", extents.join("x"));
-        Call::memory_bound(name, text, updated * shape.num_elements())
+        Call::memory_bound(name, text, tensors_moved * shape.num_elements())
     };
     measure::operation(call, || _ = B::sync(&x.device()), run)
 }
@@ -60,11 +60,12 @@ impl<B: BatchNormalization> Backward<B, 4> for NormalizeBackward {
         let x: FloatTensor<B> = checkpointer.retrieve_node_output(s.x);
         let gamma: FloatTensor<B> = checkpointer.retrieve_node_output(s.gamma);
         // Reads x, y and the gradient, writes x's gradient; with a ReLU the residual's gradient is a separate tensor.
-        let (updated, options) = (4 + usize::from(s.has_residual && s.options.relu), s.options);
+        let (tensors_moved, options) =
+            (4 + usize::from(s.has_residual && s.options.relu), s.options);
         let (grad_x, grad_gamma, grad_beta, grad_residual) = measured::<B, _>(
             "batch norm gradient",
             &x,
-            updated,
+            tensors_moved,
             s.has_residual,
             options,
             || {
@@ -121,9 +122,14 @@ impl<B: BatchNormalization, C: CheckpointStrategy> BatchNormalization for Autodi
                 let (x_id, gamma_id) = (preparation.checkpoint(&x), preparation.checkpoint(&gamma));
                 let (x, gamma) = (x.into_primitive(), gamma.into_primitive());
                 let (beta, residual) = (beta.into_primitive(), residual.into_primitive());
-                let updated = 2 + usize::from(has_residual);
-                let (y, mean, variance, running_mean, running_variance) =
-                    measured::<B, _>("batch norm", &x, updated, has_residual, options, || {
+                let tensors_moved = 2 + usize::from(has_residual);
+                let (y, mean, variance, running_mean, running_variance) = measured::<B, _>(
+                    "batch norm",
+                    &x,
+                    tensors_moved,
+                    has_residual,
+                    options,
+                    || {
                         B::normalize_batch(
                             x.clone(),
                             gamma.clone(),
@@ -134,7 +140,8 @@ impl<B: BatchNormalization, C: CheckpointStrategy> BatchNormalization for Autodi
                             has_residual,
                             options,
                         )
-                    });
+                    },
+                );
                 let state = State {
                     x: x_id,
                     gamma: gamma_id,
