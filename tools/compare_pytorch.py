@@ -5,8 +5,9 @@
     cargo build --release
     python3 tools/compare_pytorch.py [--barlow PATH] [--rounds 3] [--steps 60] [--threads 2]
 
-Both train the small encoder of the emoji recipe (3x3 stride-2 stem to 24 channels, basic blocks of 24, 48 and 96,
-projector 128-128-128) with AdamW on batches of 128 emoji at 32x32, and make both views of every picture: random
+Both train a small encoder like that of the emoji recipe (3x3 stride-2 stem to 24 channels, basic blocks of 24, 48 and 96,
+projector 128-128-128) with AdamW on batches of 128 pictures of
+32x32 (emoji, and random bytes, which cost the same), and make both views of every picture: random
 resized crop (bicubic), flip, color jitter and grayscale with the recipe's probabilities.
 
 PyTorch's augmentation works on whole batches here, which is its fastest way on a CPU: one grid_sample per batch for the

@@ -1,4 +1,4 @@
-//! Dynamic loss scaling for 16-bit floats (Micikevicius et al. 2017, arXiv 1710.03740). Small gradients would
+//! Dynamic loss scaling for 16-bit floats (Micikevicius et al. 2018, arXiv 1710.03740). Small gradients would
 //! underflow, so the loss is multiplied by a factor before the backward pass, and the gradients are divided by it
 //! before the optimizer uses them. The factor is halved when a gradient overflows, and doubled after a number of steps
 //! without an overflow, with the constants of PyTorch's `GradScaler`.
