@@ -195,7 +195,7 @@ fn listen(place: &Element, requests: &Requests) {
             requests
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .push((action, id))
+                .push((action, id));
         }
     };
     let on_click = {

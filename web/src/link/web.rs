@@ -98,7 +98,7 @@ impl Link {
             })
         };
         let on_error = {
-            let (received, wake) = (received.clone(), wake.clone());
+            let received = received.clone();
             Closure::<dyn FnMut(_)>::new(move |event: MessageEvent| {
                 let message = Reflect::get(&event, &"message".into())
                     .ok()
