@@ -151,8 +151,8 @@ mod tests {
 
     #[test]
     fn the_class_names_of_a_pickled_set_are_parsed() {
-        // `{"data": "", "labels": []}` in protocol 2: a batch without pictures.
-        let batch = b"\x80\x02}(U\x04dataU\x00U\x06labels]u.";
+        // `{"data": numpy.zeros((0, 3072), "uint8"), "labels": []}`: a batch without pictures.
+        let batch = include_bytes!("../tests/empty_batch.pickle");
         let place = tempfile::tempdir().unwrap();
         std::fs::write(place.path().join("data_batch_1"), batch).unwrap();
         std::fs::write(place.path().join("batches.meta"), b"\x80\x02garbage").unwrap();

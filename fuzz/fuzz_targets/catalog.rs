@@ -16,8 +16,8 @@ const NAMES: [&str; 9] = [
     "list.csv",
 ];
 
-/// A batch of no pictures: `{b"data": b"", b"labels": []}` in protocol 2.
-const BATCH: &[u8] = b"\x80\x02}(U\x04dataU\x00U\x06labels]u.";
+/// A batch without pictures: `{"data": numpy.zeros((0, 3072), "uint8"), "labels": []}`.
+const BATCH: &[u8] = include_bytes!("../../formats/tests/empty_batch.pickle");
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((kind, bytes)) = bytes.split_first() else {
