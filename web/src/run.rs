@@ -267,11 +267,8 @@ impl PanelRun {
             Message::Inspection(inspection) => self.history.add_inspection(*inspection),
             Message::Weights { bytes } => self.weights = Some(bytes),
             Message::Checkpoint { step, bytes } => self.checkpoint = Some((step, bytes)),
-            Message::Paused { .. } => {
-                if self.activity == Activity::Playing {
-                    self.activity = Activity::Paused;
-                }
-            }
+            // It answers a request that has set the activity already. Where it comes late, the run may be playing again.
+            Message::Paused { .. } => {}
             Message::Finished { .. } => self.activity = Activity::Finished,
             Message::Refused { reason } => self.notice = Some(reason),
             // The panel has inspections instead.
@@ -303,5 +300,48 @@ impl PanelRun {
         if playing {
             self.then = Some(Request::Play);
         }
+    }
+}
+
+#[cfg(all(test, not(target_family = "wasm")))]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_late_answer_to_pause_does_not_stop_a_run_that_plays_again() {
+        // A session that opens nothing, and answers a pause only when the next request has come.
+        let start = || {
+            Link::to(
+                |requests, send| {
+                    let mut pauses = 0;
+                    while let Ok(request) = requests.recv_blocking() {
+                        match request {
+                            Request::Pause => pauses += 1,
+                            Request::Play if pauses > 0 => {
+                                send(Message::Paused { step: 0 });
+                                send(Message::Refused {
+                                    reason: "the end".into(),
+                                });
+                            }
+                            _ => {}
+                        }
+                    }
+                },
+                || {},
+            )
+        };
+        let source = DataSource::Embedded;
+        let mut run = PanelRun::new(Setup::default(), source, Box::new(start));
+        run.activity = Activity::Paused;
+        run.play();
+        run.pause();
+        run.play();
+        while run.notice.is_none() {
+            run.receive();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(run.is_playing());
     }
 }
