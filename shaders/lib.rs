@@ -1,14 +1,21 @@
 //! The WGSL compute kernels of Barlow, one file per kernel.
 //!
-//! Each file is plain WGSL that naga, tint and an editor read as it is. What varies between a kernel's variants is a named
-//! `const` at its top; `barlow-core` replaces their values before it compiles a kernel.
+//! What varies between a kernel's variants is a named `const` at the top of its file; [`expand`] sets their values. Most
+//! files are plain WGSL; `gemm` also has directives, for unrolled loops and parts that a variant leaves out.
 //!
 //! ```
 //! let source = barlow_shaders::source("copy");
-//! assert!(source.contains("@compute"));
+//! let text = barlow_shaders::expand(source, &[("THREADS", "64u".to_owned())]);
+//! assert!(text.contains("const THREADS: u32 = 64u;"));
 //! ```
 
 #![no_std]
+
+extern crate alloc;
+
+mod template;
+
+pub use template::expand;
 
 /// Names the files: their sources, by the names of the kernels.
 macro_rules! kernels {
@@ -30,6 +37,7 @@ kernels! {
     "copy",
     "correlation_terms",
     "correlation_total",
+    "gemm",
     "lars_norms",
     "lars_ratios",
     "lars_update",
@@ -39,8 +47,10 @@ kernels! {
     "mean_pool_gradient",
     "multiply_add",
     "pack",
+    "pack_weight",
     "product",
     "sum_parts",
+    "sum_weight_parts",
 }
 
 /// The source of the kernel of that name.

@@ -9,6 +9,7 @@ mod augment;
 mod batch_norm;
 mod conv2d;
 mod correlation;
+mod gemm;
 mod lars;
 mod pool;
 mod product;

@@ -48,7 +48,7 @@ pub struct Kernel {
     name: &'static str,
     source: &'static str,
     constants: Vec<(&'static str, String)>,
-    narrowed: Option<&'static str>,
+    narrowed: Vec<&'static str>,
 }
 
 impl Kernel {
@@ -58,7 +58,7 @@ impl Kernel {
             name,
             source,
             constants: Vec::new(),
-            narrowed: None,
+            narrowed: Vec::new(),
         }
     }
 
@@ -76,31 +76,22 @@ impl Kernel {
 
     /// Changes the file's `alias name = f32` to `f16`, which the adapter has to support.
     pub fn narrow(mut self, name: &'static str) -> Self {
-        self.narrowed = Some(name);
+        self.narrowed.push(name);
         self
     }
 
-    /// The source with the constants replaced.
+    /// The source with the constants replaced and its directives expanded.
     ///
     /// # Panics
     /// If the file has no constant or alias of that name.
     pub fn text(&self) -> String {
-        let mut text = self.source.to_owned();
-        for (name, value) in &self.constants {
-            let declaration = format!("\nconst {name}: ");
-            let found = text.find(&declaration).and_then(|start| {
-                let equals = start + text[start..].find("= ")? + 2;
-                Some(equals..equals + text[equals..].find(';')?)
-            });
-            let Some(range) = found else {
-                panic!("{}.wgsl has no constant {name}", self.name);
-            };
-            text.replace_range(range, value);
-        }
-        if let Some(name) = self.narrowed {
+        let mut text = barlow_shaders::expand(self.source, &self.constants);
+        for name in &self.narrowed {
             let wide = format!("alias {name} = f32;");
             assert!(text.contains(&wide), "{}.wgsl has no {wide}", self.name);
             text = text.replace(&wide, &format!("alias {name} = f16;"));
+        }
+        if !self.narrowed.is_empty() && !text.contains("enable f16;") {
             text.insert_str(0, "enable f16;\n");
         }
         text
@@ -156,7 +147,7 @@ impl KernelSource for Kernel {
     fn id(&self) -> KernelId {
         // Unchecked: otherwise cubecl adds an iteration counter to every loop, and our loops all terminate.
         KernelId::new::<Self>()
-            .info((self.name, self.constants.clone(), self.narrowed))
+            .info((self.name, self.constants.clone(), self.narrowed.clone()))
             .mode(ExecutionMode::Unchecked)
     }
 

@@ -1,0 +1,162 @@
+//! Tensors whose channels are neighbours in memory (NHWC), on a wgpu device.
+
+use burn::backend::wgpu::CubeTensor;
+use burn::tensor::{DType, Shape};
+use cubecl::Device as CubeDevice;
+use cubecl::client::Client;
+use cubecl::server::Handle;
+
+use super::units::Units;
+use crate::device::is_simulated;
+use crate::ops::runtime::launch::Kernel;
+use crate::ops::runtime::precision;
+
+/// The width of a tensor's numbers in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Storage {
+    /// 32 bits.
+    F32,
+    /// 16 bits.
+    F16,
+}
+
+impl Storage {
+    /// Bytes per number.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => size_of::<f32>(),
+            Self::F16 => size_of::<u16>(),
+        }
+    }
+
+    /// `kernel` with its type `alias` of this width.
+    pub fn set(self, kernel: Kernel, alias: &'static str) -> Kernel {
+        match self {
+            Self::F32 => kernel,
+            Self::F16 => kernel.narrow(alias),
+        }
+    }
+}
+
+/// The shape of a batch of images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// The number of images.
+    pub images: usize,
+    /// Rows of pixels.
+    pub height: usize,
+    /// Columns of pixels.
+    pub width: usize,
+    /// Channels; in memory they are padded with zeros to a multiple of 4.
+    pub channels: usize,
+}
+
+impl Extent {
+    /// Vectors as images of one pixel.
+    pub fn vectors(count: usize, channels: usize) -> Self {
+        Self {
+            images: count,
+            height: 1,
+            width: 1,
+            channels,
+        }
+    }
+
+    /// Pixels of all images.
+    pub fn pixels(&self) -> usize {
+        self.images * self.height * self.width
+    }
+
+    /// Quads of channels.
+    pub fn quads(&self) -> usize {
+        self.channels.div_ceil(4)
+    }
+
+    /// Numbers in memory.
+    pub fn numbers(&self) -> usize {
+        self.pixels() * 4 * self.quads()
+    }
+}
+
+/// A wgpu device, as the kernels for these tensors use it.
+#[derive(Clone)]
+pub struct Gpu {
+    /// The client that launches kernels.
+    pub client: Client,
+    /// The device of new tensors.
+    pub device: CubeDevice,
+    /// Whether the device is software.
+    pub simulated: bool,
+    /// The width of activations, their gradients, and the weights that products multiply.
+    pub storage: Storage,
+    /// The matrix units that products use.
+    pub units: Option<Units>,
+}
+
+impl Gpu {
+    /// The device of `tensor`, for the precision set by `with_precision`.
+    pub fn of(tensor: &CubeTensor) -> Self {
+        let (client, device) = (tensor.client.clone(), tensor.device.clone());
+        let narrow = precision::narrow(&client);
+        let mut gpu = Self {
+            simulated: is_simulated(&device),
+            storage: if narrow { Storage::F16 } else { Storage::F32 },
+            units: None,
+            client,
+            device,
+        };
+        if narrow {
+            gpu.units = Units::of(&gpu);
+        }
+        gpu
+    }
+
+    /// Uninitialized memory for images.
+    pub fn images(&self, extent: Extent, storage: Storage) -> Images {
+        Images {
+            handle: self.client.empty(extent.numbers() * storage.bytes()),
+            extent,
+            storage,
+        }
+    }
+
+    /// Uninitialized memory for 32-bit floats.
+    pub fn floats(&self, count: usize) -> Handle {
+        self.client.empty(count * size_of::<f32>())
+    }
+
+    /// A tensor of 32-bit floats in a buffer.
+    pub fn tensor(&self, handle: Handle, shape: impl Into<Shape>) -> CubeTensor {
+        let (client, device) = (self.client.clone(), self.device.clone());
+        CubeTensor::new_contiguous(client, device, shape.into(), handle, DType::F32)
+    }
+}
+
+/// A batch of images `[images, height, width, channels]` on a wgpu device.
+#[derive(Debug, Clone)]
+pub struct Images {
+    /// The buffer.
+    pub handle: Handle,
+    /// The shape.
+    pub extent: Extent,
+    /// The width of a number.
+    pub storage: Storage,
+}
+
+impl Images {
+    /// The rows of a tensor `[n, d]` of 32-bit floats; d is a multiple of 4.
+    pub fn of_vectors(tensor: &CubeTensor) -> Self {
+        let shape = tensor.meta.shape();
+        assert_eq!(shape[1] % 4, 0, "the kernels read four numbers at once");
+        Self {
+            handle: tensor.handle.clone(),
+            extent: Extent::vectors(shape[0], shape[1]),
+            storage: Storage::F32,
+        }
+    }
+
+    /// Bytes in memory.
+    pub fn bytes(&self) -> usize {
+        self.extent.numbers() * self.storage.bytes()
+    }
+}

@@ -1,0 +1,407 @@
+//! The products of a training step on a wgpu device (`shaders/gemm.wgsl`): the three of a convolution, which are also those
+//! of a linear map, and the cross-correlation's. Tensors have their channels as neighbours in memory.
+
+mod images;
+mod tile;
+mod units;
+
+use cubecl::server::Handle;
+
+pub use images::{Extent, Gpu, Images, Storage};
+pub use tile::{Problem, Tile, UnitTile};
+pub use units::Units;
+
+use super::runtime::launch::{self, Kernel, Number, kernel};
+
+/// A convolution: the shape of its input, and its kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Convolution {
+    /// The input.
+    pub input: Extent,
+    /// Channels of the output.
+    pub out_channels: usize,
+    /// Pixels per side of the kernel.
+    pub kernel: usize,
+    /// Pixels between neighbouring positions of the kernel.
+    pub stride: usize,
+    /// Pixels of zeros around the input.
+    pub padding: usize,
+}
+
+impl Convolution {
+    /// A linear map of `count` vectors.
+    pub fn linear(count: usize, inputs: usize, outputs: usize) -> Self {
+        Self {
+            input: Extent::vectors(count, inputs),
+            out_channels: outputs,
+            kernel: 1,
+            stride: 1,
+            padding: 0,
+        }
+    }
+
+    /// The shape of the output.
+    pub fn output(&self) -> Extent {
+        let side = |side: usize| (side + 2 * self.padding - self.kernel) / self.stride + 1;
+        Extent {
+            images: self.input.images,
+            height: side(self.input.height),
+            width: side(self.input.width),
+            channels: self.out_channels,
+        }
+    }
+
+    /// Positions of the kernel.
+    fn taps(&self) -> usize {
+        self.kernel * self.kernel
+    }
+
+    /// Numbers of the weight `[out_channels, channels, kernel, kernel]`.
+    pub fn weights(&self) -> usize {
+        self.out_channels * self.input.channels * self.taps()
+    }
+
+    /// Multiplications and additions of one of the three products.
+    pub fn operations(&self) -> usize {
+        2 * self.output().pixels() * self.weights()
+    }
+
+    fn is_pointwise(&self) -> bool {
+        self.kernel == 1 && self.stride == 1 && self.padding == 0
+    }
+
+    /// `kernel` for patches of `source` at the positions of a grid of `height x width`.
+    fn patches(&self, kernel: Kernel, source: &Extent, [height, width]: [usize; 2]) -> Kernel {
+        kernel
+            .set("CHANNEL_QUADS", source.quads())
+            .set("HEIGHT", source.height)
+            .set("WIDTH", source.width)
+            .set("GRID_HEIGHT", height)
+            .set("GRID_WIDTH", width)
+            .set("KERNEL_HEIGHT", self.kernel)
+            .set("KERNEL_WIDTH", self.kernel)
+            .set("STRIDE", self.stride)
+            .set("PADDING", self.padding)
+            .choose("POINTWISE", self.is_pointwise())
+    }
+}
+
+/// A convolution's weight as the products read it.
+#[derive(Debug, Clone)]
+pub struct PackedWeight {
+    /// `[(u, v, channel), out_channel]`, for the output.
+    forward: Handle,
+    /// `[(u, v, out_channel), channel]`, for the input's gradient.
+    backward: Handle,
+    storage: Storage,
+}
+
+impl PackedWeight {
+    /// Packs the weight `[out_channels, channels, kernel, kernel]` of 32-bit floats.
+    pub fn new(gpu: &Gpu, weight: &Handle, convolution: &Convolution) -> Self {
+        let (quads, out_quads) = (convolution.input.quads(), convolution.output().quads());
+        let count = convolution.taps() * 16 * quads * out_quads;
+        let [forward, backward] =
+            [(); 2].map(|()| gpu.client.empty(count * gpu.storage.bytes()));
+        let kernel = kernel!("pack_weight")
+            .set("TAPS", convolution.taps())
+            .choose("NARROW", gpu.storage == Storage::F16);
+        gpu.storage.set(kernel, "Packed").launch(
+            &gpu.client,
+            launch::workgroups_for(count),
+            &[weight, &forward, &backward],
+            &[
+                convolution.input.channels.into(),
+                convolution.out_channels.into(),
+                f32::INFINITY.into(),
+            ],
+        );
+        Self {
+            forward,
+            backward,
+            storage: gpu.storage,
+        }
+    }
+}
+
+/// What batch normalization computes from a batch, for each channel of each view.
+#[derive(Debug, Clone)]
+pub struct Normalization {
+    /// `[views, 4, channels]`: scale, shift, mean, and the inverse of the standard deviation; channels are padded to a
+    /// multiple of 4. The normalized value is `scale x + shift`.
+    pub numbers: Handle,
+    /// The number of views.
+    pub views: usize,
+}
+
+/// Sums over the columns of every tile of a product, `[tiles, 2, columns]`.
+#[derive(Debug, Clone)]
+pub struct Sums {
+    /// The buffer.
+    pub handle: Handle,
+    /// Tiles per view.
+    pub tiles: usize,
+    /// Rows of a tile; the last one of a view may have fewer.
+    pub tile_rows: usize,
+}
+
+/// What is done with an input's gradient before it is stored.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Epilogue<'a> {
+    /// Adds to what this tensor holds, instead of writing a new one.
+    pub accumulate: Option<&'a Images>,
+    /// Adds this gradient.
+    pub residual: Option<&'a Images>,
+    /// Multiplies by the slope of a ReLU, and sums for the gradient of the normalization before it.
+    pub activation: Option<Activation<'a>>,
+}
+
+/// A ReLU after a batch normalization.
+#[derive(Debug, Clone, Copy)]
+pub struct Activation<'a> {
+    /// The input of the normalization.
+    pub input: &'a Images,
+    /// The normalization.
+    pub normalization: &'a Normalization,
+    /// The output of the ReLU, where it is stored. If it is not, the ReLU directly follows the normalization.
+    pub output: Option<&'a Images>,
+}
+
+/// Workgroups that keep a large GPU busy: a few for each of about a hundred multiprocessors.
+const BUSY: usize = 512;
+
+/// The length of the inner dimension that is worth a workgroup of its own.
+const MIN_INNER_PER_WORKGROUP: usize = 256;
+
+/// The kernel's numbers.
+struct Sizes {
+    rows: usize,
+    column_quads: usize,
+    views: usize,
+    inner: usize,
+    part_inner: usize,
+    view_parts: usize,
+    starts: [usize; 3],
+    pitches: [usize; 2],
+    scale: f32,
+    lambda: f32,
+}
+
+impl Sizes {
+    /// A product with one view of the inner dimension, that no workgroups share.
+    fn new(rows: usize, column_quads: usize, inner: usize) -> Self {
+        Self {
+            rows,
+            column_quads,
+            views: 1,
+            inner,
+            part_inner: inner,
+            view_parts: 1,
+            starts: [0; 3],
+            pitches: [0; 2],
+            scale: 1.0,
+            lambda: 0.0,
+        }
+    }
+
+    fn view_tiles(&self, tile: &Tile) -> usize {
+        (self.rows / self.views).div_ceil(tile.tile_rows())
+    }
+
+    fn numbers(&self, tile: &Tile, inner_views: usize) -> [Number; 16] {
+        [
+            self.rows.into(),
+            self.column_quads.into(),
+            (self.rows / self.views).into(),
+            self.view_tiles(tile).into(),
+            self.inner.into(),
+            (self.inner / inner_views).into(),
+            self.part_inner.into(),
+            self.view_parts.into(),
+            self.starts[0].into(),
+            self.starts[1].into(),
+            self.starts[2].into(),
+            self.pitches[0].into(),
+            self.pitches[1].into(),
+            self.scale.into(),
+            self.lambda.into(),
+            f32::INFINITY.into(),
+        ]
+    }
+
+    /// One workgroup per tile, for each of `layers` along z.
+    fn workgroups(&self, tile: &Tile, layers: usize) -> [usize; 3] {
+        let rows = self.views * self.view_tiles(tile);
+        let count = rows * self.column_quads.div_ceil(tile.tile_quads());
+        let across = count.clamp(1, launch::WORKGROUPS_PER_AXIS);
+        [across, count.div_ceil(across), layers]
+    }
+}
+
+/// The kernel with the types of its operands and product.
+fn typed(gpu: &Gpu, [left, right, product]: [Storage; 3]) -> Kernel {
+    let kernel = kernel!("gemm")
+        .choose("F16", [left, right, product, gpu.storage].contains(&Storage::F16))
+        .choose("NARROW", gpu.storage == Storage::F16)
+        .choose("NARROW_PRODUCT", product == Storage::F16);
+    let kernel = left.set(kernel, "Left");
+    let kernel = right.set(kernel, "Right");
+    let kernel = product.set(kernel, "Product");
+    gpu.storage.set(kernel, "Entry")
+}
+
+fn problem(gpu: &Gpu, rows: usize, column_quads: usize) -> Problem {
+    Problem {
+        rows,
+        column_quads,
+        entry_bytes: gpu.storage.bytes(),
+    }
+}
+
+/// The output of a convolution, of `storage`, and with `statistics` the sums for the batch normalization that follows. With
+/// `normalized`, the input is first normalized and passed through a ReLU. `views` views are tiled separately.
+pub fn convolve(
+    gpu: &Gpu,
+    convolution: &Convolution,
+    (x, normalized): (&Images, Option<&Normalization>),
+    weight: &PackedWeight,
+    views: usize,
+    statistics: bool,
+    storage: Storage,
+) -> (Images, Option<Sums>) {
+    let output = convolution.output();
+    let inner = convolution.taps() * 4 * x.extent.quads();
+    let sizes = Sizes {
+        views,
+        pitches: [0, output.quads()],
+        ..Sizes::new(output.pixels(), output.quads(), inner)
+    };
+    let tile = Tile::choose(&problem(gpu, sizes.rows / views, sizes.column_quads), gpu);
+    let kernel = typed(gpu, [x.storage, weight.storage, storage]);
+    let kernel = convolution.patches(kernel, &x.extent, [output.height, output.width]);
+    let kernel = tile
+        .set(kernel, false)
+        .choose("NORMALIZED", normalized.is_some())
+        .choose("STATISTICS", statistics);
+    let y = gpu.images(output, storage);
+    let sums = statistics.then(|| Sums {
+        handle: gpu.floats(8 * views * sizes.view_tiles(&tile) * output.quads()),
+        tiles: sizes.view_tiles(&tile),
+        tile_rows: tile.tile_rows(),
+    });
+    let mut buffers = vec![&x.handle, &weight.forward, &y.handle];
+    buffers.extend(normalized.map(|normalization| &normalization.numbers));
+    buffers.extend(sums.as_ref().map(|sums| &sums.handle));
+    let (workgroups, numbers) = (sizes.workgroups(&tile, 1), sizes.numbers(&tile, 1));
+    kernel.launch(&gpu.client, workgroups, &buffers, &numbers);
+    (y, sums)
+}
+
+/// The gradient with respect to a convolution's input, of `storage`, given the one with respect to its output. With an
+/// activation in the epilogue, also the sums for the gradient of its normalization.
+pub fn convolve_input_gradient(
+    gpu: &Gpu,
+    convolution: &Convolution,
+    gradient: &Images,
+    weight: &PackedWeight,
+    epilogue: Epilogue<'_>,
+    storage: Storage,
+) -> (Images, Option<Sums>) {
+    let (input, output) = (convolution.input, gradient.extent);
+    let views = epilogue.activation.map_or(1, |a| a.normalization.views);
+    // A phase is the pixels with the same row and column modulo the stride: the same kernel positions reach them.
+    let stride = convolution.stride;
+    let phase = [input.height.div_ceil(stride), input.width.div_ceil(stride)];
+    let sizes = Sizes {
+        views,
+        pitches: [0, input.quads()],
+        ..Sizes::new(input.images * phase[0] * phase[1], input.quads(), 0)
+    };
+    let tile = Tile::choose(&problem(gpu, sizes.rows / views, sizes.column_quads), gpu);
+    let kernel = typed(gpu, [gradient.storage, weight.storage, storage]);
+    let kernel = convolution.patches(kernel, &output, phase);
+    let stored = epilogue.activation.and_then(|activation| activation.output);
+    let activated = epilogue.activation.is_some();
+    let kernel = tile
+        .set(kernel, false)
+        .choose("REACHED", true)
+        .set("PIXEL_HEIGHT", input.height)
+        .set("PIXEL_WIDTH", input.width)
+        .choose("ACCUMULATE", epilogue.accumulate.is_some())
+        .choose("RESIDUAL", epilogue.residual.is_some())
+        .choose("GRADIENT_SUMS", activated)
+        .choose("MASK_STORED", activated && stored.is_some())
+        .choose("MASK_NORMALIZED", activated && stored.is_none());
+    let accumulated = epilogue.accumulate.cloned();
+    let grad_input = accumulated.unwrap_or_else(|| gpu.images(input, storage));
+    let layers = stride * stride;
+    let sums = activated.then(|| Sums {
+        handle: gpu.floats(8 * views * layers * sizes.view_tiles(&tile) * input.quads()),
+        tiles: layers * sizes.view_tiles(&tile),
+        tile_rows: tile.tile_rows(),
+    });
+    let mut buffers = vec![&gradient.handle, &weight.backward, &grad_input.handle];
+    buffers.extend(epilogue.residual.map(|residual| &residual.handle));
+    buffers.extend(stored.map(|output| &output.handle));
+    if let Some(activation) = &epilogue.activation {
+        buffers.extend([&activation.input.handle, &activation.normalization.numbers]);
+    }
+    buffers.extend(sums.as_ref().map(|sums| &sums.handle));
+    let (workgroups, numbers) = (sizes.workgroups(&tile, layers), sizes.numbers(&tile, 1));
+    kernel.launch(&gpu.client, workgroups, &buffers, &numbers);
+    (grad_input, sums)
+}
+
+/// Writes the gradient with respect to a convolution's weight, `[out_channels, channels, kernel, kernel]` of 32-bit floats,
+/// into `grad_weight`, given the one with respect to its output.
+pub fn convolve_weight_gradient(
+    gpu: &Gpu,
+    convolution: &Convolution,
+    (x, normalized): (&Images, Option<&Normalization>),
+    gradient: &Images,
+    grad_weight: &Handle,
+) {
+    let output = gradient.extent;
+    let column_quads = convolution.taps() * x.extent.quads();
+    let rows = 4 * output.quads();
+    let views = normalized.map_or(1, |normalization| normalization.views);
+    let inner = output.pixels();
+    let tile = Tile::choose(&problem(gpu, rows, column_quads), gpu);
+    let wanted = (BUSY / (views * tile.count(rows, column_quads)).max(1))
+        .clamp(1, (inner / views).div_ceil(MIN_INNER_PER_WORKGROUP).max(1));
+    let part_inner = (inner / views).div_ceil(wanted).next_multiple_of(tile.inner);
+    let view_parts = (inner / views).div_ceil(part_inner).max(1);
+    let sizes = Sizes {
+        part_inner,
+        view_parts,
+        pitches: [output.quads(), 0],
+        ..Sizes::new(rows, column_quads, inner)
+    };
+    let parts = views * view_parts;
+    let partial = gpu.floats(4 * parts * rows * column_quads);
+    let kernel = typed(gpu, [gradient.storage, x.storage, Storage::F32]);
+    let kernel = convolution.patches(kernel, &x.extent, [output.height, output.width]);
+    let kernel = tile
+        .set(kernel, false)
+        .choose("LEFT_PATCHES", false)
+        .choose("RIGHT_PATCHES", true)
+        .choose("NORMALIZED", normalized.is_some());
+    let mut buffers = vec![&gradient.handle, &x.handle, &partial];
+    buffers.extend(normalized.map(|normalization| &normalization.numbers));
+    let (workgroups, numbers) = (sizes.workgroups(&tile, parts), sizes.numbers(&tile, views));
+    kernel.launch(&gpu.client, workgroups, &buffers, &numbers);
+    let count = 4 * rows * column_quads;
+    kernel!("sum_weight_parts").set("TAPS", convolution.taps()).launch(
+        &gpu.client,
+        launch::workgroups_for(count),
+        &[&partial, grad_weight],
+        &[
+            parts.into(),
+            convolution.out_channels.into(),
+            convolution.input.channels.into(),
+        ],
+    );
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,218 @@
+use burn::backend::wgpu::CubeTensor;
+use burn::backend::{BackendTensor, DispatchTensorKind};
+use burn::tensor::{DType, Device, Shape, Tensor};
+
+use super::*;
+use crate::ops::runtime::launch::on_wgpu;
+use crate::ops::runtime::precision::{Precision, with_precision};
+use crate::testing::{assert_close, cpu, each_device, random, values};
+
+/// The tolerance of a product, relative to its largest entry. In 32 bits: sums of n rounded terms differ by about
+/// `sqrt(n) 2^-24`, 4e-6 for the largest n here. In 16 bits each factor and the stored result are rounded by up to 2^-11
+/// = 5e-4 of their size.
+pub fn tolerance(storage: Storage) -> f32 {
+    match storage {
+        Storage::F32 => 1e-5,
+        Storage::F16 => 2e-3,
+    }
+}
+
+/// Runs `check` on each wgpu device, in 32 bits and, where it is supported, in 16.
+pub fn each_gpu(check: impl Fn(&Gpu, &Device)) {
+    each_device(|device| {
+        for precision in [Precision::F32, Precision::F16] {
+            if precision.is_supported_by(device) {
+                with_precision(precision, || {
+                    if let Some(tensor) = on_wgpu(&Tensor::zeros([4], device)) {
+                        check(&Gpu::of(&tensor), device);
+                    }
+                });
+            }
+        }
+    });
+}
+
+fn cube<const D: usize>(tensor: Tensor<D>) -> CubeTensor {
+    match tensor.into_dispatch().kind {
+        DispatchTensorKind::Cube(BackendTensor::Float(tensor)) => tensor,
+        _ => panic!("the tensor is on a wgpu device"),
+    }
+}
+
+/// `[n, c, h, w]` as images, by burn's own operations.
+pub fn images(tensor: Tensor<4>, storage: Storage, gpu: &Gpu) -> Images {
+    let [images, channels, height, width] = tensor.dims();
+    let extent = Extent {
+        images,
+        height,
+        width,
+        channels,
+    };
+    let padding = 4 * extent.quads() - channels;
+    let mut last = tensor.permute([0, 2, 3, 1]);
+    if padding > 0 {
+        let zeros = Tensor::zeros([images, height, width, padding], &last.device());
+        last = Tensor::cat(vec![last, zeros], 3);
+    }
+    let last: Tensor<1> = last.flatten(0, 3);
+    let data = last.into_data();
+    let numbers = data.iter::<f32>();
+    let bytes: Vec<u8> = match storage {
+        Storage::F32 => numbers.flat_map(f32::to_le_bytes).collect(),
+        Storage::F16 => numbers.flat_map(|x| half::f16::from_f32(x).to_le_bytes()).collect(),
+    };
+    Images {
+        handle: gpu.client.create_from_slice(&bytes),
+        extent,
+        storage,
+    }
+}
+
+/// Images as `[n, c, h, w]` on the CPU; fails if the padding is not zero.
+pub fn channels_first(images: &Images, gpu: &Gpu, device: &Device) -> Tensor<4> {
+    let extent = images.extent;
+    let padded = 4 * extent.quads();
+    let shape = [extent.images, extent.height, extent.width, padded];
+    let dtype = match images.storage {
+        Storage::F32 => DType::F32,
+        Storage::F16 => DType::F16,
+    };
+    let mut tensor = gpu.tensor(images.handle.clone(), Shape::from(shape));
+    tensor.dtype = dtype;
+    let mut dispatch = Tensor::<4>::zeros(shape, device).into_dispatch();
+    dispatch.kind = DispatchTensorKind::Cube(BackendTensor::Float(tensor));
+    let data = Tensor::<4>::from_dispatch(dispatch).into_data().convert::<f32>();
+    let all = Tensor::<4>::from_data(data, &cpu()).permute([0, 3, 1, 2]);
+    if padded > extent.channels {
+        let padding = all.clone().slice([0..extent.images, extent.channels..padded]);
+        assert!(values(padding).iter().all(|x| *x == 0.0), "the padding is zero");
+    }
+    all.slice([0..extent.images, 0..extent.channels])
+}
+
+/// The values as 16 bits hold them, for references.
+fn rounded<const D: usize>(tensor: Tensor<D>, storage: Storage) -> Tensor<D> {
+    match storage {
+        Storage::F32 => tensor,
+        Storage::F16 => {
+            let data = tensor.into_data().convert::<half::f16>().convert::<f32>();
+            Tensor::from_data(data, &cpu())
+        }
+    }
+}
+
+/// (images, channels, height, width, out channels, kernel, stride, padding)
+const SHAPES: [[usize; 8]; 12] = [
+    [2, 1, 1, 1, 1, 1, 1, 0],
+    [2, 1, 1, 1, 1, 3, 1, 1],
+    [2, 3, 5, 7, 4, 3, 1, 1],
+    [4, 2, 8, 8, 5, 3, 2, 1],
+    [2, 3, 9, 6, 2, 7, 2, 3],
+    [6, 4, 4, 4, 3, 1, 2, 0],
+    [2, 5, 7, 3, 9, 1, 2, 0],
+    [38, 24, 16, 16, 8, 3, 1, 1],
+    [2, 1, 2, 9, 1, 3, 2, 1],
+    [4, 65, 6, 5, 70, 3, 1, 1],
+    [2, 33, 9, 9, 130, 3, 2, 1],
+    [2, 40, 5, 5, 17, 1, 1, 0],
+];
+
+struct Case {
+    convolution: Convolution,
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    gradient: Tensor<4>,
+}
+
+impl Case {
+    fn new([images, channels, height, width, out_channels, kernel, stride, padding]: [usize; 8]) -> Self {
+        let input = Extent {
+            images,
+            height,
+            width,
+            channels,
+        };
+        let convolution = Convolution {
+            input,
+            out_channels,
+            kernel,
+            stride,
+            padding,
+        };
+        let output = convolution.output();
+        Self {
+            convolution,
+            x: random([images, channels, height, width], 1, &cpu()),
+            weight: random([out_channels, channels, kernel, kernel], 2, &cpu()),
+            gradient: random([images, out_channels, output.height, output.width], 3, &cpu()),
+        }
+    }
+
+    /// The output and the gradients with respect to `x` and the weight, by burn's operations.
+    fn reference(&self, x: Tensor<4>) -> [Tensor<4>; 3] {
+        let Convolution {
+            stride, padding, ..
+        } = self.convolution;
+        let (x, weight) = (
+            x.autodiff().require_grad(),
+            self.weight.clone().autodiff().require_grad(),
+        );
+        let options =
+            burn::tensor::ops::ConvOptions::new([stride; 2], [padding; 2], [1, 1], 1);
+        let y = burn::tensor::module::conv2d(x.clone(), weight.clone(), None, options);
+        let gradients = (y.clone() * self.gradient.clone().autodiff()).sum().backward();
+        [
+            y.inner(),
+            x.grad(&gradients).unwrap(),
+            weight.grad(&gradients).unwrap(),
+        ]
+    }
+
+    fn packed(&self, gpu: &Gpu, device: &Device) -> PackedWeight {
+        let weight = Tensor::<4>::from_data(self.weight.clone().into_data(), device);
+        PackedWeight::new(gpu, &cube(weight).handle, &self.convolution)
+    }
+
+    fn grad_weight(&self, gpu: &Gpu, device: &Device, x: (&Images, Option<&Normalization>), gradient: &Images) -> Tensor<4> {
+        let handle = gpu.floats(self.convolution.weights());
+        convolve_weight_gradient(gpu, &self.convolution, x, gradient, &handle);
+        read(gpu, device, &handle, self.weight.dims())
+    }
+}
+
+/// A buffer of 32-bit floats as a tensor on the CPU.
+fn read<const D: usize>(gpu: &Gpu, device: &Device, handle: &Handle, shape: [usize; D]) -> Tensor<D> {
+    let mut dispatch = Tensor::<1>::zeros([1], device).into_dispatch();
+    let tensor = gpu.tensor(handle.clone(), Shape::from(shape));
+    dispatch.kind = DispatchTensorKind::Cube(BackendTensor::Float(tensor));
+    let data = Tensor::<D>::from_dispatch(dispatch).into_data();
+    Tensor::from_data(data, &cpu())
+}
+
+#[test]
+fn convolutions_agree_with_burn_s() {
+    for shape in SHAPES {
+        let case = Case::new(shape);
+        let [y, grad_x, grad_weight] = case.reference(case.x.clone());
+        each_gpu(|gpu, device| {
+            let t0 = std::time::Instant::now();
+            let within = tolerance(gpu.storage);
+            let packed = case.packed(gpu, device);
+            let x = images(case.x.clone(), gpu.storage, gpu);
+            let (ours, _) =
+                convolve(gpu, &case.convolution, (&x, None), &packed, 1, false, gpu.storage);
+            assert_close(channels_first(&ours, gpu, device), y.clone(), within, &format!("{shape:?}: y"));
+            let gradient = images(case.gradient.clone(), gpu.storage, gpu);
+            let epilogue = Epilogue::default();
+            let (ours, _) = convolve_input_gradient(
+                gpu, &case.convolution, &gradient, &packed, epilogue, gpu.storage,
+            );
+            let name = format!("{shape:?}: by input");
+            assert_close(channels_first(&ours, gpu, device), grad_x.clone(), within, &name);
+            let ours = case.grad_weight(gpu, device, (&x, None), &gradient);
+            let name = format!("{shape:?}: by weight");
+            assert_close(ours, grad_weight.clone(), within, &name);
+            eprintln!("{shape:?} {:?} {:?} {:?}", gpu.storage, t0.elapsed(), Tile::choose(&problem(gpu, case.convolution.output().pixels(), case.convolution.output().quads()), gpu));
+        });
+    }
+}

@@ -1,0 +1,272 @@
+//! How a product is split into the tiles of workgroups and threads.
+
+use super::images::Gpu;
+use super::units::Units;
+use crate::ops::runtime::launch::Kernel;
+
+/// The tile of a workgroup: constants of `gemm.wgsl`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Tile {
+    /// Rows per thread.
+    pub rows: usize,
+    /// Quads of columns per thread.
+    pub column_quads: usize,
+    /// Threads along the rows.
+    pub thread_rows: usize,
+    /// Threads along the columns.
+    pub thread_columns: usize,
+    /// The step along the inner dimension.
+    pub inner: usize,
+    /// Whether a step's values are loaded while the one before is multiplied.
+    pub prefetch: bool,
+    /// How matrix units share the tile, if they compute it.
+    pub units: Option<UnitTile>,
+}
+
+/// How the subgroups of a workgroup share its tile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct UnitTile {
+    /// Rows, columns and depth of a unit.
+    pub unit: usize,
+    /// Units of a subgroup along the rows.
+    pub rows: usize,
+    /// Units of a subgroup along the columns.
+    pub columns: usize,
+    /// Subgroups along the rows.
+    pub subgroup_rows: usize,
+    /// Subgroups along the columns.
+    pub subgroup_columns: usize,
+}
+
+/// What the choice of a tile depends on.
+#[derive(Debug, Clone, Copy)]
+pub struct Problem {
+    /// Rows of the product.
+    pub rows: usize,
+    /// Quads of columns.
+    pub column_quads: usize,
+    /// Bytes of an entry in workgroup memory.
+    pub entry_bytes: usize,
+}
+
+/// WebGPU's default limits, for every kernel without matrix units.
+const WORKGROUP_BYTES: usize = 16 * 1024;
+const MAX_THREADS: usize = 256;
+
+impl Tile {
+    /// Rows of the tile.
+    pub fn tile_rows(&self) -> usize {
+        self.rows * self.thread_rows
+    }
+
+    /// Quads of columns of the tile.
+    pub fn tile_quads(&self) -> usize {
+        self.column_quads * self.thread_columns
+    }
+
+    /// Threads of a workgroup.
+    pub fn threads(&self) -> usize {
+        self.thread_rows * self.thread_columns
+    }
+
+    /// Tiles that cover a product of this size.
+    pub fn count(&self, rows: usize, column_quads: usize) -> usize {
+        rows.div_ceil(self.tile_rows()) * column_quads.div_ceil(self.tile_quads())
+    }
+
+    /// `kernel` with this tile.
+    pub fn set(&self, kernel: Kernel, right_transposed: bool) -> Kernel {
+        let inner_quads = self.inner / 4;
+        let left = (self.tile_rows() * inner_quads).div_ceil(self.threads());
+        let right = match right_transposed {
+            true => (inner_quads * self.tile_quads()).div_ceil(self.threads()),
+            false => (self.inner * self.tile_quads()).div_ceil(self.threads()),
+        };
+        let kernel = kernel
+            .set("ROWS", self.rows)
+            .set("COLUMN_QUADS", self.column_quads)
+            .set("THREAD_ROWS", self.thread_rows)
+            .set("THREAD_COLUMNS", self.thread_columns)
+            .set("TILE_INNER", self.inner)
+            .choose("PREFETCH", self.prefetch)
+            .set("LEFT_LOADS", left)
+            .set("RIGHT_LOADS", right);
+        match self.units {
+            None => kernel,
+            Some(units) => kernel
+                .choose("UNITS", true)
+                .set("UNIT", units.unit)
+                .set("UNIT_ROWS", units.rows)
+                .set("UNIT_COLUMNS", units.columns)
+                .set("SUBGROUP_ROWS", units.subgroup_rows)
+                .set("SUBGROUP_COLUMNS", units.subgroup_columns)
+                .set("INNER_UNITS", self.inner / units.unit),
+        }
+    }
+
+    /// The tile that this model expects to be the fastest.
+    pub fn choose(problem: &Problem, gpu: &Gpu) -> Self {
+        let best = match gpu.units.filter(|_| problem.entry_bytes == 2) {
+            Some(units) => Self::unit_candidates(units).min_by(|a, b| {
+                let cost = |tile: &Self| tile.unit_cost(problem);
+                cost(a).total_cmp(&cost(b))
+            }),
+            None => {
+                let device = Model::of(gpu.simulated);
+                Self::candidates(device.simulated).min_by(|a, b| {
+                    let cost = |tile: &Self| tile.cost(problem, &device);
+                    cost(a).total_cmp(&cost(b))
+                })
+            }
+        };
+        best.expect("there are candidates")
+    }
+
+    /// All tiles without matrix units.
+    pub fn candidates(simulated: bool) -> impl Iterator<Item = Self> {
+        let rows: &[usize] = if simulated { &[8] } else { &[8] };
+        let thread_rows = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32];
+        let thread_columns = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32];
+        let tiles = rows.iter().flat_map(move |rows| {
+            thread_rows.into_iter().flat_map(move |thread_rows| {
+                thread_columns.into_iter().flat_map(move |thread_columns| {
+                    [1, 2].map(|column_quads| Self {
+                        rows: *rows,
+                        column_quads,
+                        thread_rows,
+                        thread_columns,
+                        inner: 16,
+                        // A simulated device computes while it loads in any case, and compiles every load at length.
+                        prefetch: !simulated,
+                        units: None,
+                    })
+                })
+            })
+        });
+        let least = if simulated { 8 } else { 64 };
+        tiles.filter(move |tile| {
+            (least..=MAX_THREADS).contains(&tile.threads())
+                && tile.threads().is_multiple_of(tile.inner / 4)
+                && tile.thread_rows.is_multiple_of(tile.column_quads)
+                && tile.workgroup_bytes(4) <= WORKGROUP_BYTES
+        })
+    }
+
+    /// All tiles with matrix units of this kind.
+    pub fn unit_candidates(units: Units) -> impl Iterator<Item = Self> {
+        const THREADS: usize = 128;
+        let subgroups = (THREADS / units.subgroup).max(1);
+        let shapes = (0..).map(|power| 1 << power).take_while(move |rows| *rows <= subgroups);
+        let tiles = shapes.flat_map(move |subgroup_rows| {
+            [(1, 1), (1, 2), (2, 1), (2, 2), (2, 4), (4, 2), (4, 4)].map(|(rows, columns)| {
+                let unit = UnitTile {
+                    unit: units.size,
+                    rows,
+                    columns,
+                    subgroup_rows,
+                    subgroup_columns: subgroups / subgroup_rows,
+                };
+                Self::of_units(unit, THREADS)
+            })
+        });
+        tiles.flatten().filter(|tile| tile.workgroup_bytes(2) <= 30 * 1024)
+    }
+
+    /// The tile of these units, with an arrangement of the threads that suits its epilogue.
+    fn of_units(units: UnitTile, threads: usize) -> Option<Self> {
+        let tile_rows = units.unit * units.rows * units.subgroup_rows;
+        let quads = units.unit * units.columns * units.subgroup_columns / 4;
+        let slab = units.unit * units.subgroup_rows;
+        [2, 1, 4].into_iter().find_map(|column_quads| {
+            let thread_columns = quads / column_quads;
+            let thread_rows = threads.checked_div(thread_columns)?;
+            let tile = Self {
+                rows: tile_rows.checked_div(thread_rows)?,
+                column_quads,
+                thread_rows,
+                thread_columns,
+                inner: if units.unit == 8 { 16 } else { 32 },
+                prefetch: units.unit != 8,
+                units: Some(units),
+            };
+            let fits = quads.is_multiple_of(column_quads)
+                && thread_rows * thread_columns == threads
+                && slab.is_multiple_of(thread_rows)
+                && tile_rows == tile.rows * thread_rows
+                && thread_rows.is_multiple_of(column_quads);
+            fits.then_some(tile)
+        })
+    }
+
+    /// Workgroup memory with entries of that width.
+    fn workgroup_bytes(&self, entry_bytes: usize) -> usize {
+        let (rows, columns) = (self.tile_rows(), 4 * self.tile_quads());
+        match self.units {
+            None => {
+                let left = rows * (self.inner + 4).max(self.inner * (rows + 4) / rows);
+                entry_bytes * (left + self.inner * (columns + 4))
+            }
+            Some(units) => {
+                let left = (rows * (self.inner + 8)).max(self.inner * (rows + 8));
+                let right = (columns * (self.inner + 8)).max(self.inner * (columns + 8));
+                let stage = units.unit * units.subgroup_rows * (columns + 4);
+                let reduction = self.thread_rows * columns;
+                entry_bytes * (left + right) + size_of::<f32>() * (stage + reduction)
+            }
+        }
+    }
+
+    /// The expected time, in multiply-adds of a thread.
+    fn cost(&self, problem: &Problem, device: &Model) -> f64 {
+        let tiles = self.count(problem.rows, problem.column_quads) as f64;
+        let (rows, columns) = (self.rows as f64, 4.0 * self.column_quads as f64);
+        let shared = (rows + columns) / (rows * columns);
+        let (tile_rows, tile_columns) =
+            (self.tile_rows() as f64, 4.0 * self.tile_quads() as f64);
+        let global = (tile_rows + tile_columns) / (tile_rows * tile_columns);
+        // A subgroup's lanes beyond the last thread idle.
+        let lanes = self.threads().next_multiple_of(device.subgroup) as f64 / self.threads() as f64;
+        tiles * tile_rows * tile_columns * lanes * (1.0 + device.shared * shared + device.global * global)
+    }
+
+    /// The expected time of matrix units, in multiply-adds.
+    fn unit_cost(&self, problem: &Problem) -> f64 {
+        let units = self.units.expect("the tile has units");
+        let tiles = self.count(problem.rows, problem.column_quads) as f64;
+        let (tile_rows, tile_columns) =
+            (self.tile_rows() as f64, 4.0 * self.tile_quads() as f64);
+        let shared = (units.rows + units.columns) as f64 / (units.rows * units.columns) as f64;
+        let global = (tile_rows + tile_columns) / (tile_rows * tile_columns);
+        tiles * tile_rows * tile_columns * (1.0 + shared + 64.0 * global)
+    }
+}
+
+/// What loads cost on a kind of device, in multiply-adds.
+struct Model {
+    simulated: bool,
+    subgroup: usize,
+    /// A load of a number from workgroup memory, per thread.
+    shared: f64,
+    /// A load of a number from memory.
+    global: f64,
+}
+
+impl Model {
+    fn of(simulated: bool) -> Self {
+        match simulated {
+            // Measured on lavapipe 25: products of 8x4 numbers per thread take 1.31 of the time of 8x8, which gives 7.
+            true => Self {
+                simulated,
+                subgroup: 8,
+                shared: 7.0,
+                global: 20.0,
+            },
+            false => Self {
+                simulated,
+                subgroup: 32,
+                shared: 2.0,
+                global: 16.0,
+            },
+        }
+    }
+}

@@ -1,0 +1,894 @@
+// The product of two matrices, product[row, column] = Σ_k left[row, k] right[k, column], whose operands may be the patches
+// of an image that are never stored (implicit GEMM; Chetlur et al. 2014, arXiv 1410.0759). Images are stored with their
+// channels as neighbours in memory (NHWC), in quads of four channels; a count of channels that is no multiple of 4 is
+// padded with zeros.
+//
+//                                     row               k                      column
+// convolution                         output position   (u, v, channel)        output channel
+// gradient with respect to the input  input pixel       (u, v, out channel)    channel
+// gradient with respect to the weight out channel       output position        (u, v, channel)
+//
+// A linear map is a convolution of pictures of one pixel. A workgroup computes one tile of the product. It goes along k in
+// steps of TILE_INNER and loads both operands' part of the step into workgroup memory. With PREFETCH, the next step's values
+// are on their way into registers while it multiplies.
+//
+// The directives (if, for, end) are those of barlow_shaders::expand: unrolled loops, and parts that a variant leaves out.
+
+//# if F16
+enable f16;
+//# end
+//# if UNITS
+enable wgpu_cooperative_matrix;
+//# end
+
+// Whether a step's values are loaded while the one before is multiplied.
+const PREFETCH: bool = true;
+// Whether matrix units multiply (cooperative matrices of UNIT x UNIT, 16-bit factors and 32-bit sums).
+const UNITS: bool = false;
+// Whether the entries in workgroup memory have 16 bits, and whether the product has.
+const NARROW: bool = false;
+const NARROW_PRODUCT: bool = false;
+
+// The types of the operands and the product in memory, and of the operands in workgroup memory.
+alias Left = f32;
+alias Right = f32;
+alias Product = f32;
+alias Entry = f32;
+// Whether any of them has 16 bits.
+const F16: bool = false;
+
+// ---- Where the operands' entries are.
+
+// Whether the left operand's rows are patches, with k along memory; else it is stored as [k, row].
+const LEFT_PATCHES: bool = true;
+// Whether the right operand's rows (k) are positions and its columns places in a patch; else it is a stored matrix.
+const RIGHT_PATCHES: bool = false;
+// Whether the stored right operand is [column, k] instead of [k, column].
+const RIGHT_TRANSPOSED: bool = false;
+// Whether both operands are in the left one's buffer. WebGPU does not allow one buffer in two bindings.
+const RIGHT_IS_LEFT: bool = false;
+// Whether the right operand is C; the gradient of the loss with respect to C is then multiplied instead.
+const RIGHT_IS_LOSS_GRADIENT: bool = false;
+// Whether the patches' source is the input of a normalization: relu(scale * x + shift) is then multiplied instead of x.
+const NORMALIZED: bool = false;
+
+// The geometry of the patches: the source's quads of channels and size, and the grid of positions per picture.
+const CHANNEL_QUADS: u32 = 1u;
+const HEIGHT: u32 = 1u;
+const WIDTH: u32 = 1u;
+const GRID_HEIGHT: u32 = 1u;
+const GRID_WIDTH: u32 = 1u;
+const KERNEL_HEIGHT: u32 = 1u;
+const KERNEL_WIDTH: u32 = 1u;
+const STRIDE: u32 = 1u;
+const PADDING: u32 = 0u;
+// Whether row r of the patches is the source's pixel r: 1x1 kernel, stride 1, no padding.
+const POINTWISE: bool = true;
+// Whether the source is the output's gradient, and the rows are input pixels: those that kernel positions reach from there.
+const REACHED: bool = false;
+// The size of the product's picture where REACHED.
+const PIXEL_HEIGHT: u32 = 1u;
+const PIXEL_WIDTH: u32 = 1u;
+
+// ---- What is done with the product before it is stored.
+
+// Adds what the product's buffer holds.
+const ACCUMULATE: bool = false;
+// Adds the gradient that reached the residual block's shortcut.
+const RESIDUAL: bool = false;
+// Sets gradients to 0 where the ReLU's output, which is stored, is 0...
+const MASK_STORED: bool = false;
+// ... or where the output is to be computed from the input of its normalization.
+const MASK_NORMALIZED: bool = false;
+// Sums for the normalization that follows: of each tile's columns the mean, and the squared distances from it.
+const STATISTICS: bool = false;
+// Sums for the gradient of a normalization: of each tile's columns Σ g and Σ g (x - mean).
+const GRADIENT_SUMS: bool = false;
+
+// ---- The tile: a thread has ROWS rows, and COLUMN_QUADS times 4 columns.
+
+const QUAD: u32 = 4u;
+const ROWS: u32 = 8u;
+const COLUMN_QUADS: u32 = 2u;
+const THREAD_ROWS: u32 = 8u;
+const THREAD_COLUMNS: u32 = 16u;
+const THREADS: u32 = THREAD_ROWS * THREAD_COLUMNS;
+const TILE_ROWS: u32 = ROWS * THREAD_ROWS;
+const TILE_COLUMNS: u32 = 4u * COLUMN_QUADS * THREAD_COLUMNS;
+const TILE_INNER: u32 = 16u;
+// Quads along each side of a tile.
+const ROW_QUADS: u32 = TILE_ROWS / 4u;
+const TILE_QUADS: u32 = TILE_COLUMNS / 4u;
+const INNER_QUADS: u32 = TILE_INNER / 4u;
+// Quads of each operand that a thread loads per step; RIGHT_TRANSPOSED: blocks of four quads.
+const LEFT_LOADS: u32 = 2u;
+const RIGHT_LOADS: u32 = 4u;
+const_assert LEFT_LOADS * THREADS >= TILE_ROWS * INNER_QUADS;
+const_assert RIGHT_LOADS * THREADS * select(1u, 4u, RIGHT_TRANSPOSED) >= TILE_INNER * TILE_QUADS;
+const_assert THREADS % INNER_QUADS == 0u && THREADS % TILE_QUADS == 0u;
+
+// UNITS: a workgroup's SUBGROUP_ROWS x SUBGROUP_COLUMNS subgroups have UNIT_ROWS x UNIT_COLUMNS units of the tile each.
+const UNIT: u32 = 16u;
+const UNIT_ROWS: u32 = 2u;
+const UNIT_COLUMNS: u32 = 4u;
+const SUBGROUP_ROWS: u32 = 2u;
+const SUBGROUP_COLUMNS: u32 = 2u;
+const SUBGROUPS: u32 = SUBGROUP_ROWS * SUBGROUP_COLUMNS;
+const INNER_UNITS: u32 = 1u;
+//# if UNITS
+const_assert UNIT * UNIT_ROWS * SUBGROUP_ROWS == TILE_ROWS;
+const_assert UNIT * UNIT_COLUMNS * SUBGROUP_COLUMNS == TILE_COLUMNS;
+const_assert UNIT * INNER_UNITS == TILE_INNER;
+const_assert ROWS == UNIT_ROWS * ROWS_PER_SLAB;
+const SLAB_ROWS: u32 = UNIT * SUBGROUP_ROWS;
+// A thread's rows in a slab.
+const ROWS_PER_SLAB: u32 = SLAB_ROWS / THREAD_ROWS;
+//# end
+
+struct Sizes {
+    // Of the product; columns in quads.
+    rows: u32,
+    column_quads: u32,
+    // Rows of a view, and their tiles. A tile never has rows of two views.
+    view_rows: u32,
+    view_tiles: u32,
+    // The length of k; of k in a view; and of the part that a workgroup takes (split-K), in so many parts per view.
+    inner: u32,
+    view_inner: u32,
+    part_inner: u32,
+    view_parts: u32,
+    // Where the operands and the product start in their buffers, in quads, and quads between rows of a stored operand.
+    left_start: u32,
+    right_start: u32,
+    product_start: u32,
+    left_pitch: u32,
+    right_pitch: u32,
+    scale: f32,
+    // The weight of the redundancy term, for the gradient of the loss.
+    lambda: f32,
+    // Infinity, which WGSL has no literal for.
+    infinity: f32,
+}
+
+// Tensors share buffers, so that every binding is read_write.
+@group(0) @binding(next) var<storage, read_write> left: array<vec4<Left>>;
+//# if !RIGHT_IS_LEFT
+@group(0) @binding(next) var<storage, read_write> right: array<vec4<Right>>;
+//# end
+@group(0) @binding(next) var<storage, read_write> product: array<vec4<Product>>;
+//# if NORMALIZED
+// Of the patches' source: [view, (scale, shift, mean, 1 / standard deviation), channel quad].
+@group(0) @binding(next) var<storage, read_write> normalization: array<vec4<f32>>;
+//# end
+//# if RESIDUAL
+@group(0) @binding(next) var<storage, read_write> residual: array<vec4<Product>>;
+//# end
+//# if MASK_STORED
+@group(0) @binding(next) var<storage, read_write> outputs: array<vec4<Product>>;
+//# end
+//# if GRADIENT_SUMS
+// The input of the normalization whose gradient this is, and its numbers, as in `normalization`.
+@group(0) @binding(next) var<storage, read_write> inputs: array<vec4<Product>>;
+@group(0) @binding(next) var<storage, read_write> statistics: array<vec4<f32>>;
+//# end
+//# if STATISTICS || GRADIENT_SUMS
+// [tile, 2, column quad].
+@group(0) @binding(next) var<storage, read_write> sums: array<vec4<f32>>;
+//# end
+@group(0) @binding(next) var<uniform> sizes: Sizes;
+
+// One quad of padding puts neighbouring rows into different memory banks.
+//# if UNITS
+// Rows of k along memory, or the transpose of that, as the operand is stored.
+const LEFT_PITCH: u32 = select(TILE_ROWS, TILE_INNER, LEFT_PATCHES) + 8u;
+const RIGHT_PITCH: u32 = select(TILE_COLUMNS, TILE_INNER, RIGHT_TRANSPOSED) + 8u;
+var<workgroup> left_tile: array<Entry, select(TILE_INNER, TILE_ROWS, LEFT_PATCHES) * LEFT_PITCH>;
+var<workgroup> right_tile: array<Entry, select(TILE_INNER, TILE_COLUMNS, RIGHT_TRANSPOSED) * RIGHT_PITCH>;
+//# else
+const LEFT_PITCH: u32 = select(ROW_QUADS, INNER_QUADS, LEFT_PATCHES) + 1u;
+const RIGHT_PITCH: u32 = TILE_QUADS + 1u;
+var<workgroup> left_tile: array<vec4<Entry>, select(TILE_INNER, TILE_ROWS, LEFT_PATCHES) * LEFT_PITCH>;
+var<workgroup> right_tile: array<vec4<Entry>, TILE_INNER * RIGHT_PITCH>;
+//# end
+
+const LARGEST_NARROW: f32 = 65504.0;
+// The gradient of the loss with respect to C is at most 4 in absolute value here, whatever the loss scale, and small
+// off the diagonal. It is multiplied by this power of two before it is narrowed, so that few entries are below the
+// normal numbers of 16 bits. The sum is divided by it.
+const GRADIENT_SCALE: f32 = select(1.0, 4096.0, NARROW && RIGHT_IS_LOSS_GRADIENT);
+
+// What is too large for 16 bits becomes infinite: by themselves, drivers that round toward zero would make it finite.
+fn limited(values: vec4<f32>) -> vec4<f32> {
+    return select(values, sign(values) * sizes.infinity, abs(values) > vec4(LARGEST_NARROW));
+}
+
+fn entries(values: vec4<f32>) -> vec4<Entry> {
+//# if NARROW
+    return vec4<Entry>(limited(values));
+//# else
+    return values;
+//# end
+}
+
+//# if LEFT_PATCHES || RIGHT_PATCHES
+const GRID: u32 = GRID_HEIGHT * GRID_WIDTH;
+
+// REACHED: a workgroup computes only the pixels (y, x) with the y % STRIDE and x % STRIDE of its phase. They are reached by
+// the same few kernel positions: u = first.x + STRIDE * t for t below taps.x, and likewise for v.
+struct Phase {
+    pixel: vec2<u32>,
+    first: vec2<u32>,
+    taps: vec2<u32>,
+}
+
+fn phase_of(number: u32) -> Phase {
+    var phase: Phase;
+    phase.pixel = vec2(number / STRIDE, number % STRIDE);
+    phase.first = (phase.pixel + PADDING) % STRIDE;
+    phase.taps = (max(vec2(KERNEL_HEIGHT, KERNEL_WIDTH) + (STRIDE - 1u), phase.first) - phase.first) / STRIDE;
+    return phase;
+}
+
+// The offset of a position's picture, and the place in the picture of its first kernel position. It may lie outside:
+// unsigned coordinates then wrap around to large ones.
+fn corner_of(position: u32, phase: Phase) -> vec3<u32> {
+    if POINTWISE {
+        return vec3(position, 0u, 0u);
+    }
+    let cell = vec2(position / GRID_WIDTH % GRID_HEIGHT, position % GRID_WIDTH);
+    var place = cell * STRIDE - PADDING;
+    if REACHED {
+        place = (cell * STRIDE + phase.pixel + PADDING - phase.first) / STRIDE;
+    }
+    return vec3(position / GRID * (HEIGHT * WIDTH), place);
+}
+
+// The kernel position of a tap.
+fn tap_place(tap: u32, phase: Phase) -> vec2<u32> {
+    if REACHED && STRIDE > 1u {
+        // A division of small numbers, exact in floating point.
+        let row = u32((f32(tap) + 0.5) / f32(phase.taps.y));
+        return vec2(row, tap - row * phase.taps.y);
+    }
+    return vec2(tap / KERNEL_WIDTH, tap % KERNEL_WIDTH);
+}
+
+fn source(index: u32) -> vec4<f32> {
+//# if LEFT_PATCHES
+    return vec4<f32>(left[sizes.left_start + index]);
+//# else
+//# if RIGHT_IS_LEFT
+    return vec4<f32>(left[sizes.right_start + index]);
+//# else
+    return vec4<f32>(right[sizes.right_start + index]);
+//# end
+//# end
+}
+
+// The quad of a patch at kernel position `tap`, normalized.
+fn patch_quad(corner: vec3<u32>, tap: vec2<u32>, channel: u32, factor: vec4<f32>, shift: vec4<f32>) -> vec4<f32> {
+    var at = corner.yz + tap;
+    if REACHED {
+        at = corner.yz - tap;
+    }
+    var values = vec4(0.0);
+    if POINTWISE || (at.x < HEIGHT && at.y < WIDTH) {
+        values = source((corner.x + at.x * WIDTH + at.y) * CHANNEL_QUADS + channel);
+        if NORMALIZED {
+            values = values * factor + shift;
+            // Not max, which may turn a diverged network's NaN into 0.
+            values = select(values, vec4(0.0), values < vec4(0.0));
+        }
+    }
+    return values;
+}
+//# end
+
+//# if !RIGHT_PATCHES
+fn right_quad(index: u32) -> vec4<f32> {
+//# if RIGHT_IS_LEFT
+    return vec4<f32>(left[sizes.right_start + index]);
+//# else
+    return vec4<f32>(right[sizes.right_start + index]);
+//# end
+}
+
+// The gradient of the loss with respect to C, of the quad at k and the columns from `column` on, or with both exchanged.
+fn loss_gradient(values: vec4<f32>, k: u32, column: u32) -> vec4<f32> {
+    let is_diagonal = vec4(column, column + 1u, column + 2u, column + 3u) == vec4(k);
+    return 2.0 * GRADIENT_SCALE * select(sizes.lambda * values, values - 1.0, is_diagonal);
+}
+//# end
+
+//# if STATISTICS || GRADIENT_SUMS
+// Reused for sums over the tile's columns: [thread row, column quad].
+//# if NARROW
+var<workgroup> reduction: array<vec4<f32>, THREAD_ROWS * TILE_QUADS>;
+//# else
+const_assert THREAD_ROWS * TILE_QUADS <= TILE_INNER * RIGHT_PITCH;
+//# end
+
+fn keep(index: u32, values: vec4<f32>) {
+//# if NARROW
+    reduction[index] = values;
+//# else
+    right_tile[index] = values;
+//# end
+}
+
+fn kept(index: u32) -> vec4<f32> {
+//# if NARROW
+    return reduction[index];
+//# else
+    return right_tile[index];
+//# end
+}
+
+// The sum of a column over all thread rows.
+fn column_sum(quad: u32) -> vec4<f32> {
+    var sum = vec4(0.0);
+    for (var row = 0u; row < THREAD_ROWS; row++) {
+        sum += kept(row * TILE_QUADS + quad);
+    }
+    return sum;
+}
+//# end
+
+//# if UNITS
+alias LeftUnit = coop_mat#UNITx#UNIT<f16, A>;
+alias RightUnit = coop_mat#UNITx#UNIT<f16, B>;
+alias SumUnit = coop_mat#UNITx#UNIT<f32, C>;
+// One row of every subgroup's units, from which the threads take their sums.
+const STAGE_PITCH: u32 = TILE_COLUMNS + 4u;
+var<workgroup> stage: array<f32, SLAB_ROWS * STAGE_PITCH>;
+//# end
+
+// The row in the tile of a thread's row.
+fn tile_row(row: u32, thread_row: u32) -> u32 {
+//# if UNITS
+    let slab_row = row % ROWS_PER_SLAB * THREAD_ROWS + thread_row;
+    return (slab_row / UNIT * UNIT_ROWS + row / ROWS_PER_SLAB) * UNIT + slab_row % UNIT;
+//# else
+    return select((row / 4u * THREAD_ROWS + thread_row) * 4u + row % 4u, row * THREAD_ROWS + thread_row, LEFT_PATCHES);
+//# end
+}
+
+const OUTSIDE: u32 = 0xffffffffu;
+
+// The row of the product's buffer for a row of the product, or OUTSIDE.
+fn stored_row(row: u32, last_row: u32, part: u32, phase_number: u32) -> u32 {
+    if row >= last_row {
+        return OUTSIDE;
+    }
+    if REACHED && STRIDE > 1u {
+        let y = row / GRID_WIDTH % GRID_HEIGHT * STRIDE + phase_number / STRIDE;
+        let x = row % GRID_WIDTH * STRIDE + phase_number % STRIDE;
+        let pixel = (row / (GRID_HEIGHT * GRID_WIDTH) * PIXEL_HEIGHT + y) * PIXEL_WIDTH + x;
+        return select(OUTSIDE, pixel, y < PIXEL_HEIGHT && x < PIXEL_WIDTH);
+    }
+    return part * sizes.rows + row;
+}
+
+fn stored(values: vec4<f32>) -> vec4<Product> {
+//# if NARROW_PRODUCT
+    return vec4<Product>(limited(values));
+//# else
+    return values;
+//# end
+}
+
+// Stores a quad of a tile: the quad with that number of a line of the tile.
+fn put_left(line: u32, quad: u32, values: vec4<f32>) {
+    let put = entries(values);
+//# if UNITS
+    let at = line * LEFT_PITCH + 4u * quad;
+    left_tile[at] = put.x;
+    left_tile[at + 1u] = put.y;
+    left_tile[at + 2u] = put.z;
+    left_tile[at + 3u] = put.w;
+//# else
+    left_tile[line * LEFT_PITCH + quad] = put;
+//# end
+}
+
+fn put_right(line: u32, quad: u32, values: vec4<f32>) {
+    let put = entries(values);
+//# if UNITS
+    let at = line * RIGHT_PITCH + 4u * quad;
+    right_tile[at] = put.x;
+    right_tile[at + 1u] = put.y;
+    right_tile[at + 2u] = put.z;
+    right_tile[at + 3u] = put.w;
+//# else
+    right_tile[line * RIGHT_PITCH + quad] = put;
+//# end
+}
+
+//# if RIGHT_TRANSPOSED
+// Stores a block of 4 columns, of which each has a quad of k: in the order that the multiplication reads.
+fn put_block(inner: u32, quad: u32, a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>) {
+//# if UNITS
+    put_right(4u * quad, inner, a);
+    put_right(4u * quad + 1u, inner, b);
+    put_right(4u * quad + 2u, inner, c);
+    put_right(4u * quad + 3u, inner, d);
+//# else
+    put_right(4u * inner, quad, vec4(a.x, b.x, c.x, d.x));
+    put_right(4u * inner + 1u, quad, vec4(a.y, b.y, c.y, d.y));
+    put_right(4u * inner + 2u, quad, vec4(a.z, b.z, c.z, d.z));
+    put_right(4u * inner + 3u, quad, vec4(a.w, b.w, c.w, d.w));
+//# end
+}
+
+fn transposed_value(k: u32, column: u32) -> vec4<f32> {
+    let values = right_quad(column * sizes.right_pitch + k / 4u);
+    if RIGHT_IS_LOSS_GRADIENT {
+        return loss_gradient(values, column, k);
+    }
+    return values;
+}
+//# end
+
+//# if !RIGHT_TRANSPOSED && !RIGHT_PATCHES
+//# if LEFT_PATCHES
+fn stored_value(k: u32, quad: u32, phase: Phase) -> vec4<f32> {
+    var row = k;
+    if REACHED && STRIDE > 1u {
+        let tap = phase.first + STRIDE * tap_place(k / (4u * CHANNEL_QUADS), phase);
+        row = (tap.x * KERNEL_WIDTH + tap.y) * 4u * CHANNEL_QUADS + k % (4u * CHANNEL_QUADS);
+    }
+//# else
+fn stored_value(row: u32, quad: u32) -> vec4<f32> {
+//# end
+    let values = right_quad(row * sizes.right_pitch + quad);
+    if RIGHT_IS_LOSS_GRADIENT {
+        return loss_gradient(values, row, 4u * quad);
+    }
+    return values;
+}
+//# end
+
+// Loads the values from `next` on.
+//# part loads
+//# if LEFT_PATCHES
+        let quad = next / 4u + left_inner;
+        let left_tap = tap_place(quad / CHANNEL_QUADS, phase);
+        let left_channel = quad % CHANNEL_QUADS;
+        let left_is_inside = 4u * quad < end;
+//# if NORMALIZED
+        if left_is_inside {
+            factor = normalization[4u * patch_view * CHANNEL_QUADS + left_channel];
+            shift = normalization[(4u * patch_view + 1u) * CHANNEL_QUADS + left_channel];
+        }
+//# end
+//# for i in LEFT_LOADS
+        left_#i = vec4(0.0);
+        if left_is_inside && left_inside_#i {
+            left_#i = patch_quad(left_corner_#i, left_tap, left_channel, factor, shift);
+        }
+//# end
+//# else
+//# for i in LEFT_LOADS
+        left_#i = vec4(0.0);
+        if left_inside_#i && next + left_inner_#i < end {
+            let row_quad = first_row / 4u + left_row_quad_#i;
+            left_#i = vec4<f32>(left[sizes.left_start + (next + left_inner_#i) * sizes.left_pitch + row_quad]);
+        }
+//# end
+//# end
+//# if RIGHT_TRANSPOSED
+//# for i in RIGHT_LOADS
+//# for j in QUAD
+        right_#i_#j = vec4(0.0);
+        if right_inside_#i && next + 4u * right_inner_#i < end {
+            right_#i_#j = transposed_value(next + 4u * right_inner_#i, 4u * (first_quad + right_quad_#i) + #ju);
+        }
+//# end
+//# end
+//# else
+//# for i in RIGHT_LOADS
+        right_#i = vec4(0.0);
+        if right_inside && right_inner_#i < TILE_INNER && next + right_inner_#i < end {
+            let k = next + right_inner_#i;
+//# if RIGHT_PATCHES
+            right_#i = patch_quad(corner_of(k, phase), right_tap, right_channel, factor, shift);
+//# else
+//# if LEFT_PATCHES
+            right_#i = stored_value(k, first_quad + right_column, phase);
+//# else
+            right_#i = stored_value(k, first_quad + right_column);
+//# end
+//# end
+        }
+//# end
+//# end
+//# end
+
+@compute @workgroup_size(THREADS, 1, 1)
+fn main(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+//# if UNITS
+    @builtin(subgroup_id) subgroup: u32,
+    @builtin(num_subgroups) subgroups: u32,
+//# end
+) {
+    // Neighbouring workgroups have the same rows, so that the left operand, which is the larger one, is read once.
+    let tile = workgroup.y * workgroups.x + workgroup.x;
+    let column_tiles = (sizes.column_quads + TILE_QUADS - 1u) / TILE_QUADS;
+    let row_tile = tile / column_tiles;
+    let row_view = row_tile / sizes.view_tiles;
+    let first_row = row_view * sizes.view_rows + row_tile % sizes.view_tiles * TILE_ROWS;
+    let last_row = min((row_view + 1u) * sizes.view_rows, sizes.rows);
+    let first_quad = tile % column_tiles * TILE_QUADS;
+    if first_row >= last_row {
+        return;
+    }
+    // Which part of k is multiplied.
+    var start = workgroup.z / sizes.view_parts * sizes.view_inner + workgroup.z % sizes.view_parts * sizes.part_inner;
+    var end = min(start + sizes.part_inner, (workgroup.z / sizes.view_parts + 1u) * sizes.view_inner);
+    var part = workgroup.z;
+//# if LEFT_PATCHES || RIGHT_PATCHES
+    var phase: Phase;
+    if REACHED {
+        phase = phase_of(workgroup.z);
+        part = 0u;
+        start = 0u;
+        end = phase.taps.x * phase.taps.y * CHANNEL_QUADS * 4u;
+    }
+//# end
+
+    let right_column = thread % TILE_QUADS;
+    let right_inside = first_quad + right_column < sizes.column_quads;
+//# if PREFETCH
+    // ---- What a thread loads in every step.
+//# if LEFT_PATCHES
+    let left_inner = thread % INNER_QUADS;
+//# for i in LEFT_LOADS
+    let left_row_#i = thread / INNER_QUADS + #iu * (THREADS / INNER_QUADS);
+    let left_inside_#i = left_row_#i < min(TILE_ROWS, last_row - first_row);
+    let left_corner_#i = corner_of(first_row + left_row_#i, phase);
+//# end
+//# else
+//# for i in LEFT_LOADS
+    let left_inner_#i = (thread + #iu * THREADS) / ROW_QUADS;
+    let left_row_quad_#i = (thread + #iu * THREADS) % ROW_QUADS;
+    let left_inside_#i = left_inner_#i < TILE_INNER && first_row + 4u * left_row_quad_#i < last_row;
+//# end
+//# end
+//# if RIGHT_TRANSPOSED
+    // Blocks of 4 columns and 4 of k.
+//# for i in RIGHT_LOADS
+    let right_inner_#i = (thread + #iu * THREADS) % INNER_QUADS;
+    let right_quad_#i = (thread + #iu * THREADS) / INNER_QUADS;
+    let right_inside_#i = right_quad_#i < TILE_QUADS && first_quad + right_quad_#i < sizes.column_quads;
+//# end
+//# else
+//# for i in RIGHT_LOADS
+    let right_inner_#i = thread / TILE_QUADS + #iu * (THREADS / TILE_QUADS);
+//# end
+//# end
+//# end
+    let patch_view = select(workgroup.z / sizes.view_parts, row_view, LEFT_PATCHES);
+    var factor = vec4(1.0);
+    var shift = vec4(0.0);
+//# if RIGHT_PATCHES
+    let right_tap = tap_place((first_quad + right_column) / CHANNEL_QUADS, phase);
+    let right_channel = (first_quad + right_column) % CHANNEL_QUADS;
+//# if NORMALIZED
+    if right_inside {
+        factor = normalization[4u * patch_view * CHANNEL_QUADS + right_channel];
+        shift = normalization[(4u * patch_view + 1u) * CHANNEL_QUADS + right_channel];
+    }
+//# end
+//# end
+
+//# if PREFETCH
+    // ---- The values of the first step, and later of the next.
+//# for i in LEFT_LOADS
+    var left_#i = vec4(0.0);
+//# end
+//# if RIGHT_TRANSPOSED
+//# for i in RIGHT_LOADS
+//# for j in QUAD
+    var right_#i_#j = vec4(0.0);
+//# end
+//# end
+//# else
+//# for i in RIGHT_LOADS
+    var right_#i = vec4(0.0);
+//# end
+//# end
+//# end
+    let thread_row = thread / THREAD_COLUMNS;
+    let thread_column = thread % THREAD_COLUMNS;
+//# if UNITS
+    // If there are more subgroups than this variant was made for, some compute the same.
+    let place = subgroup % SUBGROUPS;
+    let unit_row = place / SUBGROUP_COLUMNS * UNIT_ROWS;
+    let unit_column = place % SUBGROUP_COLUMNS * UNIT_COLUMNS;
+//# for h in UNIT_ROWS
+//# for q in UNIT_COLUMNS
+    var unit_#h_#q = SumUnit();
+//# end
+//# end
+//# else
+//# for r in ROWS
+//# for q in COLUMN_QUADS
+    var sum_#r_#q = vec4(0.0);
+//# end
+//# end
+//# end
+
+//# if PREFETCH
+    var next = start;
+    {
+//# insert loads
+    }
+//# end
+    for (var step = start; step < end; step += TILE_INNER) {
+//# if PREFETCH
+//# for i in LEFT_LOADS
+//# if LEFT_PATCHES
+        if left_row_#i < TILE_ROWS {
+            put_left(left_row_#i, left_inner, left_#i);
+        }
+//# else
+        if left_inner_#i < TILE_INNER {
+            put_left(left_inner_#i, left_row_quad_#i, left_#i);
+        }
+//# end
+//# end
+//# for i in RIGHT_LOADS
+//# if RIGHT_TRANSPOSED
+        if right_quad_#i < TILE_QUADS {
+            put_block(right_inner_#i, right_quad_#i, right_#i_0, right_#i_1, right_#i_2, right_#i_3);
+        }
+//# else
+        if right_inner_#i < TILE_INNER {
+            put_right(right_inner_#i, right_column, right_#i);
+        }
+//# end
+//# end
+//# else
+        for (var i = thread; i < TILE_ROWS * INNER_QUADS; i += THREADS) {
+            var values = vec4(0.0);
+//# if LEFT_PATCHES
+            let row = first_row + i / INNER_QUADS;
+            let quad = step / 4u + i % INNER_QUADS;
+            if row < last_row && 4u * quad < end {
+                let channel = quad % CHANNEL_QUADS;
+//# if NORMALIZED
+                factor = normalization[4u * patch_view * CHANNEL_QUADS + channel];
+                shift = normalization[(4u * patch_view + 1u) * CHANNEL_QUADS + channel];
+//# end
+                let tap = tap_place(quad / CHANNEL_QUADS, phase);
+                values = patch_quad(corner_of(row, phase), tap, channel, factor, shift);
+            }
+            put_left(i / INNER_QUADS, i % INNER_QUADS, values);
+//# else
+            let k = step + i / ROW_QUADS;
+            let row_quad = first_row / 4u + i % ROW_QUADS;
+            if k < end && 4u * row_quad < last_row {
+                values = vec4<f32>(left[sizes.left_start + k * sizes.left_pitch + row_quad]);
+            }
+            put_left(i / ROW_QUADS, i % ROW_QUADS, values);
+//# end
+        }
+//# if RIGHT_TRANSPOSED
+        for (var i = thread; i < INNER_QUADS * TILE_QUADS; i += THREADS) {
+            let k = step + i % INNER_QUADS * 4u;
+            let quad = first_quad + i / INNER_QUADS;
+//# for j in QUAD
+            var values_#j = vec4(0.0);
+//# end
+            if k < end && quad < sizes.column_quads {
+//# for j in QUAD
+                values_#j = transposed_value(k, 4u * quad + #ju);
+//# end
+            }
+            put_block(i % INNER_QUADS, i / INNER_QUADS, values_0, values_1, values_2, values_3);
+        }
+//# else
+        for (var i = thread; i < TILE_INNER * TILE_QUADS; i += THREADS) {
+            var values = vec4(0.0);
+            let k = step + i / TILE_QUADS;
+            let quad = first_quad + i % TILE_QUADS;
+            if k < end && quad < sizes.column_quads {
+//# if RIGHT_PATCHES
+                values = patch_quad(corner_of(k, phase), right_tap, right_channel, factor, shift);
+//# else
+//# if LEFT_PATCHES
+                values = stored_value(k, quad, phase);
+//# else
+                values = stored_value(k, quad);
+//# end
+//# end
+            }
+            put_right(i / TILE_QUADS, i % TILE_QUADS, values);
+        }
+//# end
+//# end
+        workgroupBarrier();
+//# if PREFETCH
+        next = step + TILE_INNER;
+        if next < end {
+//# insert loads
+        }
+//# end
+//# if UNITS
+//# for k in INNER_UNITS
+//# for h in UNIT_ROWS
+//# if LEFT_PATCHES
+        let left_place_#k_#h = (unit_row + #hu) * UNIT * LEFT_PITCH + #ku * UNIT;
+        let left_unit_#k_#h = coopLoadT<LeftUnit>(&left_tile[left_place_#k_#h], LEFT_PITCH);
+//# else
+        let left_place_#k_#h = #ku * UNIT * LEFT_PITCH + (unit_row + #hu) * UNIT;
+        let left_unit_#k_#h = coopLoad<LeftUnit>(&left_tile[left_place_#k_#h], LEFT_PITCH);
+//# end
+//# end
+//# for q in UNIT_COLUMNS
+//# if RIGHT_TRANSPOSED
+        let right_place_#k_#q = (unit_column + #qu) * UNIT * RIGHT_PITCH + #ku * UNIT;
+        let right_unit_#k_#q = coopLoad<RightUnit>(&right_tile[right_place_#k_#q], RIGHT_PITCH);
+//# else
+        let right_place_#k_#q = #ku * UNIT * RIGHT_PITCH + (unit_column + #qu) * UNIT;
+        let right_unit_#k_#q = coopLoadT<RightUnit>(&right_tile[right_place_#k_#q], RIGHT_PITCH);
+//# end
+//# for h in UNIT_ROWS
+        unit_#h_#q = coopMultiplyAdd(left_unit_#k_#h, right_unit_#k_#q, unit_#h_#q);
+//# end
+//# end
+//# end
+//# else
+        for (var quad = 0u; quad < INNER_QUADS; quad++) {
+//# if LEFT_PATCHES
+//# for r in ROWS
+            let along_#r = vec4<f32>(left_tile[(#ru * THREAD_ROWS + thread_row) * LEFT_PITCH + quad]);
+//# end
+//# end
+//# for j in QUAD
+//# if !LEFT_PATCHES
+//# for h in ROWS / 4
+            let down_#h_#j = vec4<f32>(left_tile[(4u * quad + #ju) * LEFT_PITCH + #hu * THREAD_ROWS + thread_row]);
+//# end
+//# end
+//# for q in COLUMN_QUADS
+            let across_#q_#j = vec4<f32>(right_tile[(4u * quad + #ju) * RIGHT_PITCH + thread_column + #qu * THREAD_COLUMNS]);
+//# for r in ROWS
+//# if LEFT_PATCHES
+            sum_#r_#q += along_#r[#j] * across_#q_#j;
+//# else
+            sum_#r_#q += down_#(r / 4)_#j[#(r % 4)] * across_#q_#j;
+//# end
+//# end
+//# end
+//# end
+        }
+//# end
+        workgroupBarrier();
+    }
+
+//# if UNITS
+//# for h in UNIT_ROWS
+//# for q in UNIT_COLUMNS
+    {
+        let at = place / SUBGROUP_COLUMNS * UNIT * STAGE_PITCH + (unit_column + #qu) * UNIT;
+        let pitch = STAGE_PITCH;
+        coopStoreT(unit_#h_#q, &stage[at], pitch);
+    }
+//# end
+    workgroupBarrier();
+//# for r in ROWS_PER_SLAB
+//# for q in COLUMN_QUADS
+    let stage_#h_#r_#q = (#ru * THREAD_ROWS + thread_row) * STAGE_PITCH + 4u * (thread_column + #qu * THREAD_COLUMNS);
+    let sum_#(h * ROWS_PER_SLAB + r)_#q = vec4(
+        stage[stage_#h_#r_#q],
+        stage[stage_#h_#r_#q + 1u],
+        stage[stage_#h_#r_#q + 2u],
+        stage[stage_#h_#r_#q + 3u],
+    );
+//# end
+//# end
+    workgroupBarrier();
+//# end
+//# end
+
+    // ---- The epilogue.
+    var rescale = sizes.scale / GRADIENT_SCALE;
+//# if UNITS
+    // With fewer subgroups, a part of the tile was not computed: not a number.
+    if subgroups < SUBGROUPS {
+        rescale = sizes.infinity * 0.0;
+    }
+//# end
+//# for q in COLUMN_QUADS
+    let quad_#q = first_quad + thread_column + #qu * THREAD_COLUMNS;
+    let has_quad_#q = quad_#q < sizes.column_quads;
+//# if STATISTICS || GRADIENT_SUMS
+    var first_#q = vec4(0.0);
+    var second_#q = vec4(0.0);
+//# end
+//# if GRADIENT_SUMS
+    var mean_#q = vec4(0.0);
+    var mask_factor_#q = vec4(1.0);
+    var mask_shift_#q = vec4(0.0);
+    if has_quad_#q {
+        let numbers = 4u * row_view * sizes.column_quads + quad_#q;
+        mask_factor_#q = statistics[numbers];
+        mask_shift_#q = statistics[numbers + sizes.column_quads];
+        mean_#q = statistics[numbers + 2u * sizes.column_quads];
+    }
+//# end
+//# end
+//# for r in ROWS
+    let row_#r = stored_row(first_row + tile_row(#ru, thread_row), last_row, part, workgroup.z);
+//# for q in COLUMN_QUADS
+    if row_#r != OUTSIDE && has_quad_#q {
+        let at = row_#r * sizes.column_quads + quad_#q;
+        var values = rescale * sum_#r_#q;
+//# if ACCUMULATE
+        values += vec4<f32>(product[sizes.product_start + at]);
+//# end
+//# if RESIDUAL
+        values += vec4<f32>(residual[at]);
+//# end
+//# if MASK_STORED
+        values = select(values, vec4(0.0), vec4<f32>(outputs[at]) <= vec4(0.0));
+//# end
+//# if GRADIENT_SUMS
+        let input = vec4<f32>(inputs[at]);
+//# if MASK_NORMALIZED
+        values = select(values, vec4(0.0), input * mask_factor_#q + mask_shift_#q <= vec4(0.0));
+//# end
+        first_#q += values;
+        second_#q += values * (input - mean_#q);
+//# end
+//# if STATISTICS
+        first_#q += values;
+//# end
+        product[sizes.product_start + at] = stored(values);
+    }
+//# end
+//# end
+//# if STATISTICS || GRADIENT_SUMS
+
+    // A tile's number among those of its view, over all phases.
+    let phases = select(1u, workgroups.z, REACHED);
+    let sums_start = ((row_view * phases + select(0u, workgroup.z, REACHED)) * sizes.view_tiles
+        + row_tile % sizes.view_tiles) * 2u * sizes.column_quads;
+//# for q in COLUMN_QUADS
+    keep(thread_row * TILE_QUADS + thread_column + #qu * THREAD_COLUMNS, first_#q);
+//# end
+    workgroupBarrier();
+//# for q in COLUMN_QUADS
+    first_#q = column_sum(thread_column + #qu * THREAD_COLUMNS);
+//# end
+    workgroupBarrier();
+//# if STATISTICS
+    let count = f32(min(TILE_ROWS, last_row - first_row));
+//# for q in COLUMN_QUADS
+    first_#q /= count;
+//# end
+//# for r in ROWS
+//# for q in COLUMN_QUADS
+    if row_#r != OUTSIDE {
+        let distance = rescale * sum_#r_#q - first_#q;
+        second_#q += distance * distance;
+    }
+//# end
+//# end
+//# end
+//# for q in COLUMN_QUADS
+    keep(thread_row * TILE_QUADS + thread_column + #qu * THREAD_COLUMNS, second_#q);
+//# end
+    workgroupBarrier();
+//# for q in COLUMN_QUADS
+    if thread_row == 0u && has_quad_#q {
+        sums[sums_start + quad_#q] = first_#q;
+        sums[sums_start + sizes.column_quads + quad_#q] = column_sum(thread_column + #qu * THREAD_COLUMNS);
+    }
+//# end
+//# end
+}
