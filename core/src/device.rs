@@ -156,6 +156,39 @@ impl Adapter {
         self.adapter.features().contains(wgpu::Features::SUBGROUP)
     }
 
+    /// The adapter's matrix units (cooperative matrices) in words: every size and type that its driver lists.
+    pub fn matrix_units(&self) -> Vec<String> {
+        let entries = self.adapter.cooperative_matrix_properties();
+        let entries = entries.iter().map(|entry| {
+            format!(
+                "{}x{}x{} {:?} into {:?}",
+                entry.m_size, entry.n_size, entry.k_size, entry.ab_type, entry.cr_type
+            )
+        });
+        entries.collect::<Vec<_>>()
+    }
+
+    /// The size of the matrix units that products can use: 16-bit factors, 32-bit sums, and the same size in all
+    /// dimensions, 16 or 8. `None` if there are none, or if the environment variable `BARLOW_UNITS` is 0.
+    pub fn unit_size(&self) -> Option<usize> {
+        let features = self.adapter.features();
+        let wanted = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX
+            | wgpu::Features::SHADER_F16
+            | wgpu::Features::SUBGROUP;
+        if !features.contains(wanted) || std::env::var("BARLOW_UNITS").as_deref() == Ok("0") {
+            return None;
+        }
+        // Naga has no other sizes. The feature alone says little: Intel's units are of 8x16x16, for example.
+        let entries = self.adapter.cooperative_matrix_properties();
+        [16, 8].into_iter().find(|size| {
+            entries.iter().any(|entry| {
+                [entry.m_size, entry.n_size, entry.k_size] == [*size as u32; 3]
+                    && entry.ab_type == wgpu::CooperativeScalarType::F16
+                    && entry.cr_type == wgpu::CooperativeScalarType::F32
+            })
+        })
+    }
+
     /// All limits that wgpu reports for the adapter.
     pub fn limits(&self) -> wgpu::Limits {
         self.adapter.limits()
@@ -181,24 +214,34 @@ impl Adapter {
             name: name.clone(),
             reason,
         };
-        let descriptor = wgpu::DeviceDescriptor {
+        // With MAPPABLE_PRIMARY_BUFFERS, cubecl would not pool its buffers.
+        let usual = self
+            .adapter
+            .features()
+            .difference(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS)
+            .difference(wgpu::Features::all_experimental_mask());
+        let mut descriptor = wgpu::DeviceDescriptor {
             label: Some("barlow"),
-            // With MAPPABLE_PRIMARY_BUFFERS, cubecl would not pool its buffers.
-            required_features: self
-                .adapter
-                .features()
-                .difference(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS)
-                .difference(wgpu::Features::all_experimental_mask()),
+            required_features: usual,
             required_limits: self.adapter.limits(),
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             trace: wgpu::Trace::Off,
             experimental_features: wgpu::ExperimentalFeatures::disabled(),
         };
-        let (device, queue) = self
-            .adapter
-            .request_device(&descriptor)
-            .await
-            .map_err(|e| failed(e.to_string()))?;
+        let mut unit_size = self.unit_size();
+        if unit_size.is_some() {
+            descriptor.required_features |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+            // SAFETY: the only experimental feature that is asked for is cooperative matrices. Their kernels are valid by
+            // naga's rules, and are used only after they computed correct products (`ops::gemm::Units`).
+            descriptor.experimental_features = unsafe { wgpu::ExperimentalFeatures::enabled() };
+        }
+        let mut opened = self.adapter.request_device(&descriptor).await;
+        if opened.is_err() && unit_size.take().is_some() {
+            descriptor.required_features = usual;
+            descriptor.experimental_features = wgpu::ExperimentalFeatures::disabled();
+            opened = self.adapter.request_device(&descriptor).await;
+        }
+        let (device, queue) = opened.map_err(|e| failed(e.to_string()))?;
         let backend = self.info().backend;
         let simulated = !self.is_hardware();
         let setup = WgpuSetup {
@@ -216,6 +259,10 @@ impl Adapter {
             let mut simulated = SIMULATED.lock().unwrap_or_else(PoisonError::into_inner);
             simulated.push(opened.as_dispatch().clone());
         }
+        if let Some(size) = unit_size {
+            let mut units = UNIT_SIZES.lock().unwrap_or_else(PoisonError::into_inner);
+            units.push((opened.as_dispatch().clone(), size));
+        }
         // After `init`, because this replaces burn's own handler, which panics on a thread that is never joined.
         listen(&device, |error| {
             let mut errors = UNCAPTURED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -227,6 +274,18 @@ impl Adapter {
 
 /// The opened wgpu devices that are software.
 static SIMULATED: Mutex<Vec<DispatchDevice>> = Mutex::new(Vec::new());
+
+/// The sizes of the matrix units of opened devices.
+static UNIT_SIZES: Mutex<Vec<(DispatchDevice, usize)>> = Mutex::new(Vec::new());
+
+/// The size of the matrix units that a device was opened with.
+pub(crate) fn unit_size(device: &CubeDevice) -> Option<usize> {
+    let units = UNIT_SIZES.lock().unwrap_or_else(PoisonError::into_inner);
+    let of_device = units.iter().find(
+        |(known, _)| matches!(known, DispatchDevice::Cube(known) if known == device),
+    );
+    of_device.map(|(_, size)| *size)
+}
 
 /// Whether a wgpu device is software. It simulates the threads of a workgroup, so barriers between them are expensive.
 pub(crate) fn is_simulated(device: &CubeDevice) -> bool {

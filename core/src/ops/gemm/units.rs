@@ -1,6 +1,15 @@
 //! Matrix units (cooperative matrices): whether a device has them, and whether they compute correctly.
 
-use super::images::Gpu;
+use std::sync::{Mutex, PoisonError};
+
+use cubecl::Device as CubeDevice;
+use cubecl::server::Handle;
+
+use super::images::{Extent, Gpu, Images, Storage};
+use super::{Convolution, Epilogue, PackedWeight};
+use super::{convolve, convolve_input_gradient, convolve_weight_gradient};
+use crate::device::unit_size;
+use crate::random::{Purpose, Rng};
 
 /// The matrix units that products use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -11,9 +20,159 @@ pub struct Units {
     pub subgroup: usize,
 }
 
+/// Threads per subgroup that devices have. A driver may list a range and decide per kernel.
+const SUBGROUPS: [usize; 4] = [8, 16, 32, 64];
+
+/// The largest difference from the exact product of the rounded factors, relative to the largest entry. Sums of up to 180
+/// terms in 32 bits differ by 1e-6; a wrong address differs by 1.
+const TOLERANCE: f64 = 1e-3;
+
 impl Units {
-    /// The matrix units of a device, if it has any that compute correctly.
-    pub fn of(_gpu: &Gpu) -> Option<Self> {
-        None
+    /// The matrix units of a device, if it was opened with them and they compute correctly. The first call multiplies.
+    pub fn of(gpu: &Gpu) -> Option<Self> {
+        static KNOWN: Mutex<Vec<(CubeDevice, Option<Units>)>> = Mutex::new(Vec::new());
+        let size = unit_size(&gpu.device)?;
+        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, units)) = known.iter().find(|(device, _)| *device == gpu.device) {
+            return *units;
+        }
+        // The kernel's product is not a number if it has fewer subgroups than assumed. So the first size that is correct
+        // leaves no subgroup without work.
+        let units = SUBGROUPS
+            .map(|subgroup| Self { size, subgroup })
+            .into_iter()
+            .find(|units| units.are_correct(gpu));
+        known.push((gpu.device.clone(), units));
+        units
     }
+
+    /// Whether three ragged products of each kind are what they should be.
+    fn are_correct(self, gpu: &Gpu) -> bool {
+        let gpu = Gpu {
+            storage: Storage::F16,
+            units: Some(self),
+            ..gpu.clone()
+        };
+        let input = Extent {
+            images: 2,
+            height: 5,
+            width: 7,
+            channels: 20,
+        };
+        let ragged = Convolution {
+            input,
+            out_channels: 36,
+            kernel: 3,
+            stride: 1,
+            padding: 1,
+        };
+        [Convolution::linear(150, 100, 180), ragged, Convolution::linear(16, 16, 16)]
+            .iter()
+            .all(|convolution| Check::new(convolution).passes(&gpu))
+    }
+}
+
+/// The three products of a convolution, with its factors rounded to 16 bits and exact sums.
+struct Check<'a> {
+    convolution: &'a Convolution,
+    x: Vec<half::f16>,
+    weight: Vec<half::f16>,
+    gradient: Vec<half::f16>,
+    y: Vec<f64>,
+    grad_x: Vec<f64>,
+    grad_weight: Vec<f64>,
+}
+
+impl<'a> Check<'a> {
+    fn new(convolution: &'a Convolution) -> Self {
+        let draws = |count: usize, number| {
+            let mut rng = Rng::new(0, Purpose::Sample, number, 0);
+            let numbers = (0..count).map(|_| half::f16::from_f32(rng.normal()));
+            numbers.collect::<Vec<_>>()
+        };
+        let output = convolution.output();
+        let (x, gradient) = (draws(convolution.input.numbers(), 0), draws(output.numbers(), 1));
+        let weight = draws(convolution.weights(), 2);
+        let [mut y, mut grad_x, mut grad_weight] =
+            [output.numbers(), x.len(), weight.len()].map(|count| vec![0.0; count]);
+        let (input, kernel) = (convolution.input, convolution.kernel);
+        let (channels, outs) = (input.channels, output.channels);
+        for position in 0..output.pixels() {
+            let place = [
+                position / output.width % output.height,
+                position % output.width,
+            ];
+            for tap in 0..kernel * kernel {
+                let at = |axis: usize, step: usize, side: usize| {
+                    let at = place[axis] * convolution.stride + step;
+                    at.checked_sub(convolution.padding).filter(|at| *at < side)
+                };
+                let (Some(row), Some(column)) = (
+                    at(0, tap / kernel, input.height),
+                    at(1, tap % kernel, input.width),
+                ) else {
+                    continue;
+                };
+                let image = position / (output.height * output.width);
+                let pixel = (image * input.height + row) * input.width + column;
+                for out in 0..outs {
+                    for channel in 0..channels {
+                        let (i, o) = (pixel * channels + channel, position * outs + out);
+                        let w = (out * channels + channel) * kernel * kernel + tap;
+                        let [a, b, g] = [x[i], weight[w], gradient[o]].map(f64::from);
+                        y[o] += a * b;
+                        grad_x[i] += g * b;
+                        grad_weight[w] += g * a;
+                    }
+                }
+            }
+        }
+        Self {
+            convolution,
+            x,
+            weight,
+            gradient,
+            y,
+            grad_x,
+            grad_weight,
+        }
+    }
+
+    fn passes(&self, gpu: &Gpu) -> bool {
+        let upload = |numbers: &[half::f16], extent| {
+            let bytes: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
+            Images {
+                handle: gpu.client.create_from_slice(&bytes),
+                extent,
+                storage: Storage::F16,
+            }
+        };
+        let x = upload(&self.x, self.convolution.input);
+        let gradient = upload(&self.gradient, self.convolution.output());
+        let weight: Vec<u8> = self.weight.iter().flat_map(|x| x.to_f32().to_le_bytes()).collect();
+        let packed = PackedWeight::new(gpu, &gpu.client.create_from_slice(&weight), self.convolution);
+        let wide = Storage::F32;
+        let (y, _) = convolve(gpu, self.convolution, (&x, None), &packed, 1, false, wide);
+        let epilogue = Epilogue::default();
+        let (grad_x, _) =
+            convolve_input_gradient(gpu, self.convolution, &gradient, &packed, epilogue, wide);
+        let grad_weight = gpu.floats(self.weight.len());
+        convolve_weight_gradient(gpu, self.convolution, (&x, None), &gradient, &grad_weight);
+        is_close(gpu, &y.handle, &self.y)
+            && is_close(gpu, &grad_x.handle, &self.grad_x)
+            && is_close(gpu, &grad_weight, &self.grad_weight)
+    }
+}
+
+/// Whether a buffer of 32-bit floats holds nearly these numbers.
+fn is_close(gpu: &Gpu, handle: &Handle, expected: &[f64]) -> bool {
+    let Ok(bytes) = gpu.client.read_one(handle.clone()) else {
+        return false;
+    };
+    let largest = expected.iter().fold(0.0f64, |largest, x| largest.max(x.abs()));
+    let numbers = bytes.chunks_exact(4).map(|x| f32::from_le_bytes([x[0], x[1], x[2], x[3]]));
+    // Not a number is not close.
+    numbers
+        .zip(expected)
+        .all(|(x, y)| (f64::from(x) - y).abs() <= TOLERANCE * largest)
 }
