@@ -20,9 +20,9 @@ pub enum Mode {
 /// A convolution without bias.
 #[derive(Debug, Clone)]
 pub struct Conv {
-    weight: Tensor<4>,
-    stride: usize,
-    padding: usize,
+    pub(super) weight: Tensor<4>,
+    pub(super) stride: usize,
+    pub(super) padding: usize,
 }
 
 impl Conv {
@@ -79,10 +79,10 @@ impl Network for Conv {
 /// Batch normalization with running statistics.
 #[derive(Debug, Clone)]
 pub struct BatchNorm {
-    weight: Tensor<1>,
-    bias: Tensor<1>,
-    running_mean: Tensor<1>,
-    running_var: Tensor<1>,
+    pub(super) weight: Tensor<1>,
+    pub(super) bias: Tensor<1>,
+    pub(super) running_mean: Tensor<1>,
+    pub(super) running_var: Tensor<1>,
 }
 
 impl BatchNorm {
@@ -148,7 +148,7 @@ impl Network for BatchNorm {
 /// A linear map without bias; the weight is `[out, in]`, as in PyTorch.
 #[derive(Debug, Clone)]
 pub struct Linear {
-    weight: Tensor<2>,
+    pub(super) weight: Tensor<2>,
 }
 
 impl Linear {

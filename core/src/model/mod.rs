@@ -2,6 +2,7 @@
 
 mod layers;
 mod layout;
+mod nhwc;
 mod parameters;
 mod projector;
 mod resnet;
@@ -9,6 +10,7 @@ mod resnet;
 use burn::tensor::{Device, Tensor};
 
 pub use layers::{BatchNorm, Conv, Linear, Mode};
+pub use nhwc::Forward;
 pub use layout::{BlockLayout, ConvLayout, EncoderLayout, tensors};
 pub use parameters::{Initializer, Network, TensorInfo, Visitor, join};
 pub use projector::{MODULES_PER_LAYER, Projector, ProjectorConfig};

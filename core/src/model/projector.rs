@@ -50,8 +50,8 @@ impl ProjectorConfig {
 /// Linear maps without bias, with batch normalization and ReLU after each but the last.
 #[derive(Debug, Clone)]
 pub struct Projector {
-    linear: Vec<Linear>,
-    norms: Vec<BatchNorm>,
+    pub(super) linear: Vec<Linear>,
+    pub(super) norms: Vec<BatchNorm>,
 }
 
 impl Projector {

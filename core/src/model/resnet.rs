@@ -164,12 +164,12 @@ impl EncoderConfig {
 /// A residual network without its classifier.
 #[derive(Debug, Clone)]
 pub struct ResNet {
-    conv1: Conv,
-    bn1: BatchNorm,
+    pub(super) conv1: Conv,
+    pub(super) bn1: BatchNorm,
     /// Whether max pooling follows the first convolution.
-    pooled: bool,
-    stages: Vec<Vec<Block>>,
-    pool_grid: usize,
+    pub(super) pooled: bool,
+    pub(super) stages: Vec<Vec<Block>>,
+    pub(super) pool_grid: usize,
 }
 
 impl ResNet {
@@ -203,9 +203,9 @@ impl Network for ResNet {
 /// A residual block: convolutions with batch normalization, and a shortcut around them, which is the identity, or a 1x1
 /// convolution where the shape changes.
 #[derive(Debug, Clone)]
-struct Block {
-    body: Vec<(Conv, BatchNorm)>,
-    downsample: Option<(Conv, BatchNorm)>,
+pub(super) struct Block {
+    pub(super) body: Vec<(Conv, BatchNorm)>,
+    pub(super) downsample: Option<(Conv, BatchNorm)>,
 }
 
 impl Block {

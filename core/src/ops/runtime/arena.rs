@@ -19,6 +19,44 @@ const CHUNK: usize = 2048;
 /// Tensors that one dispatch copies; with the arena they stay within WebGPU's default limit of bound buffers.
 const SOURCES: usize = 6;
 
+/// Memory for the gradients of a network's parameters, laid out as the optimizer reads them: if all fit into one buffer of the
+/// device, in one.
+pub struct GradientArena {
+    client: Client,
+    arena: Option<Handle>,
+    length: usize,
+    used: usize,
+}
+
+impl GradientArena {
+    /// Memory for tensors of `counts` values, in the order in which the optimizer gets the parameters.
+    pub fn new(client: &Client, counts: impl Iterator<Item = usize>) -> Self {
+        let length: usize = counts.map(|count| count.next_multiple_of(CHUNK)).sum();
+        let bytes = length * size_of::<f32>();
+        let fits = bytes as u64 <= client.properties().memory.max_page_size;
+        Self {
+            arena: fits.then(|| client.empty(bytes)),
+            client: client.clone(),
+            length,
+            used: 0,
+        }
+    }
+
+    /// The memory of the next tensor, of `count` values.
+    pub fn take(&mut self, count: usize) -> Handle {
+        let Some(arena) = &self.arena else {
+            return self.client.empty(count * size_of::<f32>());
+        };
+        let start = self.used;
+        self.used += count.next_multiple_of(CHUNK);
+        let bytes = |values: usize| (values * size_of::<f32>()) as u64;
+        arena
+            .clone()
+            .offset_start(bytes(start))
+            .offset_end(bytes(self.length - start - count))
+    }
+}
+
 /// A parameter of a network, flattened to one dimension, with its gradient and the optimizer's state.
 #[derive(Debug, Clone)]
 pub struct Parameter {

@@ -1,17 +1,11 @@
-//! The products of a training step on a wgpu device (`shaders/gemm.wgsl`): the three of a convolution, which are also those
-//! of a linear map, and the cross-correlation's. Tensors have their channels as neighbours in memory.
-
-mod images;
-mod tile;
-mod units;
+//! The products of a training step (`shaders/gemm.wgsl`): the three of a convolution, which are also those of a linear map.
 
 use cubecl::server::Handle;
 
-pub use images::{Extent, Gpu, Images, Storage};
-pub use tile::{Problem, Tile, UnitTile};
-pub use units::Units;
-
-use super::runtime::launch::{self, Kernel, Number, kernel};
+use super::images::{Extent, Gpu, Images, Storage};
+use super::norm::Normalization;
+use super::tile::{Problem, Tile};
+use crate::ops::runtime::launch::{self, Kernel, Number, kernel};
 
 /// A convolution: the shape of its input, and its kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,16 +116,6 @@ impl PackedWeight {
             storage: gpu.storage,
         }
     }
-}
-
-/// What batch normalization computes from a batch, for each channel of each view.
-#[derive(Debug, Clone)]
-pub struct Normalization {
-    /// `[views, 4, channels]`: scale, shift, mean, and the inverse of the standard deviation; channels are padded to a
-    /// multiple of 4. The normalized value is `scale x + shift`.
-    pub numbers: Handle,
-    /// The number of views.
-    pub views: usize,
 }
 
 /// Sums over the columns of every tile of a product, `[tiles, 2, columns]`.
@@ -402,6 +386,3 @@ pub fn convolve_weight_gradient(
         ],
     );
 }
-
-#[cfg(test)]
-mod tests;

@@ -6,8 +6,8 @@ use cubecl::Device as CubeDevice;
 use cubecl::server::Handle;
 
 use super::images::{Extent, Gpu, Images, Storage};
-use super::{Convolution, Epilogue, PackedWeight};
-use super::{convolve, convolve_input_gradient, convolve_weight_gradient};
+use super::gemm::{Convolution, Epilogue, PackedWeight};
+use super::gemm::{convolve, convolve_input_gradient, convolve_weight_gradient};
 use crate::device::unit_size;
 use crate::random::{Purpose, Rng};
 

@@ -2,6 +2,8 @@ use burn::backend::wgpu::CubeTensor;
 use burn::backend::{BackendTensor, DispatchTensorKind};
 use burn::tensor::{DType, Device, Shape, Tensor};
 
+use cubecl::server::Handle;
+
 use super::*;
 use crate::ops::runtime::launch::on_wgpu;
 use crate::ops::runtime::precision::{Precision, with_precision};
@@ -195,7 +197,6 @@ fn convolutions_agree_with_burn_s() {
         let case = Case::new(shape);
         let [y, grad_x, grad_weight] = case.reference(case.x.clone());
         each_gpu(|gpu, device| {
-            let t0 = std::time::Instant::now();
             let within = tolerance(gpu.storage);
             let packed = case.packed(gpu, device);
             let x = images(case.x.clone(), gpu.storage, gpu);
@@ -212,7 +213,6 @@ fn convolutions_agree_with_burn_s() {
             let ours = case.grad_weight(gpu, device, (&x, None), &gradient);
             let name = format!("{shape:?}: by weight");
             assert_close(ours, grad_weight.clone(), within, &name);
-            eprintln!("{shape:?} {:?} {:?} {:?}", gpu.storage, t0.elapsed(), Tile::choose(&problem(gpu, case.convolution.output().pixels(), case.convolution.output().quads()), gpu));
         });
     }
 }

@@ -8,7 +8,7 @@ use cubecl::server::Handle;
 
 use super::units::Units;
 use crate::device::is_simulated;
-use crate::ops::runtime::launch::Kernel;
+use crate::ops::runtime::launch::{self, Kernel, kernel};
 use crate::ops::runtime::precision;
 
 /// The width of a tensor's numbers in memory.
@@ -132,6 +132,40 @@ impl Gpu {
     }
 }
 
+impl Gpu {
+    /// Images from a tensor `[n, c, h, w]` of 32-bit floats in row-major order.
+    pub fn from_planes(
+        &self,
+        planes: &Handle,
+        [images, channels, height, width]: [usize; 4],
+    ) -> Images {
+        let extent = Extent {
+            images,
+            height,
+            width,
+            channels,
+        };
+        let images = self.images(extent, self.storage);
+        let count = extent.pixels() * extent.quads();
+        let kernel = kernel!("nhwc_from_planes")
+            .set("CHANNELS", extent.channels)
+            .set("POSITIONS", extent.height * extent.width);
+        self.of_values(kernel).launch(
+            &self.client,
+            launch::workgroups_for(count),
+            &[planes, &images.handle],
+            &[count.into(), f32::INFINITY.into()],
+        );
+        images
+    }
+
+    /// `kernel` with activations of this device's width.
+    pub fn of_values(&self, kernel: Kernel) -> Kernel {
+        let kernel = kernel.choose("NARROW", self.storage == Storage::F16);
+        self.storage.set(kernel, "Value")
+    }
+}
+
 /// A batch of images `[images, height, width, channels]` on a wgpu device.
 #[derive(Debug, Clone)]
 pub struct Images {
@@ -144,17 +178,6 @@ pub struct Images {
 }
 
 impl Images {
-    /// The rows of a tensor `[n, d]` of 32-bit floats; d is a multiple of 4.
-    pub fn of_vectors(tensor: &CubeTensor) -> Self {
-        let shape = tensor.meta.shape();
-        assert_eq!(shape[1] % 4, 0, "the kernels read four numbers at once");
-        Self {
-            handle: tensor.handle.clone(),
-            extent: Extent::vectors(shape[0], shape[1]),
-            storage: Storage::F32,
-        }
-    }
-
     /// Bytes in memory.
     pub fn bytes(&self) -> usize {
         self.extent.numbers() * self.storage.bytes()

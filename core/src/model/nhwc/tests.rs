@@ -1,0 +1,192 @@
+//! The pass on NHWC tensors against the networks' forward and burn's backward on the CPU.
+
+use burn::tensor::{Device, Gradients, Tensor};
+
+use crate::model::{
+    Architecture, BarlowTwins, EncoderConfig, Initialization, Mode, Network, ProjectorConfig, Stem,
+    Visitor,
+};
+use crate::ops::precision::{Precision, with_precision};
+use crate::testing::{cpu, each_device, random, values};
+
+/// Two networks with the same weights, on different devices.
+fn network(encoder: &EncoderConfig, projector: &ProjectorConfig, device: &Device) -> BarlowTwins {
+    let mut network = BarlowTwins::new(encoder, projector, 5, device).tracked();
+    // Scales and shifts as after some training: a scale of 0 would hide the blocks' gradients.
+    struct Spread(u64);
+    impl Visitor for Spread {
+        fn parameter<const D: usize>(&mut self, _: &str, tensor: &mut Tensor<D>) {
+            self.0 += 1;
+            if D == 1 {
+                let device = tensor.device().inner();
+                let drawn = random(tensor.dims(), self.0, &device) * 0.3;
+                *tensor = (tensor.clone().inner() + drawn).autodiff().require_grad();
+            }
+        }
+        fn statistic(&mut self, _: &str, _: &mut Tensor<1>) {}
+    }
+    network.visit("", &mut Spread(0));
+    network
+}
+
+/// The name and values of every gradient and running statistic.
+fn results(network: &BarlowTwins, gradients: &Gradients) -> Vec<(String, Vec<f32>)> {
+    struct Collect<'a>(&'a Gradients, Vec<(String, Vec<f32>)>);
+    impl Visitor for Collect<'_> {
+        fn parameter<const D: usize>(&mut self, name: &str, tensor: &mut Tensor<D>) {
+            let gradient = tensor.grad(self.0).expect("every parameter has a gradient");
+            self.1.push((name.to_owned(), values(gradient)));
+        }
+        fn statistic(&mut self, name: &str, tensor: &mut Tensor<1>) {
+            self.1.push((name.to_owned(), values(tensor.clone())));
+        }
+    }
+    let mut collect = Collect(gradients, Vec::new());
+    network.clone().visit("", &mut collect);
+    collect.1
+}
+
+/// The root mean square of the differences over that of the expected values.
+fn difference(ours: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(ours.len(), expected.len());
+    let square = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>();
+    let distance = square(&mut ours.iter().zip(expected).map(|(a, b)| f64::from(a - b)));
+    let size = square(&mut expected.iter().map(|x| f64::from(*x)));
+    (distance / size.max(1e-30)).sqrt()
+}
+
+struct Case {
+    encoder: EncoderConfig,
+    widths: Vec<usize>,
+    images: usize,
+    size: [usize; 2],
+}
+
+fn cases() -> Vec<Case> {
+    let encoder = |architecture, width, stem, pool_grid| EncoderConfig {
+        architecture,
+        width,
+        stem,
+        pool_grid,
+        zero_init: false,
+        stem_padding: None,
+        initialization: Initialization::Torchvision,
+    };
+    let case = |encoder, widths: &[usize], images, size| Case {
+        encoder,
+        widths: widths.to_vec(),
+        images,
+        size,
+    };
+    vec![
+        case(encoder(Architecture::Small, 8, Stem::Small, 2), &[24, 20], 16, [16, 16]),
+        // Nothing is a multiple of 4.
+        case(encoder(Architecture::Small, 5, Stem::Small, 1), &[9, 7, 6], 12, [11, 14]),
+        case(encoder(Architecture::ResNet18, 6, Stem::Cifar, 1), &[16, 16], 16, [12, 9]),
+        case(encoder(Architecture::ResNet50, 4, Stem::ImageNet, 1), &[32], 16, [40, 33]),
+    ]
+}
+
+/// In 32 bits: sums in another order differ by about 1e-6 per layer, which a normalization over few values multiplies.
+const TOLERANCE: f64 = 1e-3;
+
+/// In 16 bits every stored tensor is rounded, of some 20 to 60 in a row. The reference tells how much one such rounding
+/// matters: it is computed again with weights, views and slopes rounded to 16 bits. Independent roundings add up like
+/// their root, here at most 8 times one; an address or a factor that is wrong makes a difference of about 1.
+const ROUNDINGS: f64 = 8.0;
+
+fn rounded<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
+    let data = tensor.clone().into_data().convert::<half::f16>().convert::<f32>();
+    Tensor::from_data(data, &tensor.device())
+}
+
+/// Features, embeddings, and all gradients and running statistics, by the networks' layers and burn's autodiff.
+fn reference(case: &Case, round: bool) -> Vec<(String, Vec<f32>)> {
+    struct Round;
+    impl Visitor for Round {
+        fn parameter<const D: usize>(&mut self, _: &str, tensor: &mut Tensor<D>) {
+            *tensor = rounded(tensor.clone().inner()).autodiff().require_grad();
+        }
+        fn statistic(&mut self, _: &str, _: &mut Tensor<1>) {}
+    }
+    let mut network = network(&case.encoder, &case.projector(), &cpu());
+    let (mut views, mut slopes) = (case.views(&cpu()), case.slopes(&cpu()));
+    if round {
+        network.visit("", &mut Round);
+        (views, slopes) = (rounded(views), rounded(slopes));
+    }
+    let features = network.encoder.forward(views.autodiff(), MODE);
+    let z = network.projector.forward(features.clone(), MODE);
+    let gradients = (z.clone() * slopes.autodiff()).sum().backward();
+    let mut all = vec![
+        ("features".to_owned(), values(features.inner())),
+        ("embeddings".to_owned(), values(z.inner())),
+    ];
+    all.extend(results(&network, &gradients));
+    all
+}
+
+const MODE: Mode = Mode::Train { views: 2 };
+
+impl Case {
+    fn projector(&self) -> ProjectorConfig {
+        ProjectorConfig {
+            widths: self.widths.clone(),
+        }
+    }
+
+    fn views(&self, device: &Device) -> Tensor<4> {
+        random([self.images, 3, self.size[0], self.size[1]], 3, device)
+    }
+
+    /// The gradient with respect to the embeddings.
+    fn slopes(&self, device: &Device) -> Tensor<2> {
+        random([self.images, *self.widths.last().unwrap()], 9, device)
+    }
+}
+
+#[test]
+fn the_pass_agrees_with_autodiff_on_the_cpu() {
+    for case in cases() {
+        let expected = reference(&case, false);
+        let one_rounding = reference(&case, true);
+        let differences = one_rounding.iter().zip(&expected);
+        let one_rounding = differences
+            .map(|((_, rounded), (_, exact))| difference(rounded, exact))
+            .fold(0.0, f64::max);
+        each_device(|device| {
+            for (precision, within) in [
+                (Precision::F32, TOLERANCE),
+                (Precision::F16, ROUNDINGS * one_rounding),
+            ] {
+                if !precision.is_supported_by(device) {
+                    continue;
+                }
+                let mut ours = network(&case.encoder, &case.projector(), device);
+                let views = case.views(device);
+                let forward = with_precision(precision, || ours.forward_nhwc(&views, MODE));
+                let Some(forward) = forward else {
+                    continue;
+                };
+                let mut all = vec![
+                    ("features".to_owned(), values(forward.features.clone())),
+                    ("embeddings".to_owned(), values(forward.embeddings.clone())),
+                ];
+                let leaf = forward.embeddings.clone().autodiff().require_grad();
+                let mut gradients = leaf.sum().backward();
+                forward.backward(&ours, case.slopes(device), &mut gradients);
+                all.extend(results(&ours, &gradients));
+                for ((name, ours), (expected_name, expected)) in all.iter().zip(&expected) {
+                    assert_eq!(name, expected_name);
+                    let difference = difference(ours, expected);
+                    assert!(
+                        difference <= within,
+                        "{:?}, {precision:?}: {name} differs by {difference}, not {within}",
+                        case.encoder
+                    );
+                }
+                assert_eq!(all.len(), expected.len());
+            }
+        });
+    }
+}

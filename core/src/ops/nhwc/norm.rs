@@ -1,0 +1,235 @@
+//! Batch normalization (Ioffe & Szegedy 2015, arXiv 1502.03167) in the parts that products leave to it. The formulas are
+//! those of [`crate::ops::batch_norm_train`].
+
+use cubecl::server::Handle;
+
+use super::gemm::Sums;
+use super::images::{Extent, Gpu, Images, Storage};
+use crate::ops::runtime::launch::{self, kernel};
+
+/// What batch normalization computes from a batch, for each channel of each view.
+#[derive(Debug, Clone)]
+pub struct Normalization {
+    /// `[views, 4, channels]`: scale, shift, mean, and the inverse of the standard deviation; channels are padded to a
+    /// multiple of 4. The normalized value is `scale x + shift`.
+    pub numbers: Handle,
+    /// The number of views.
+    pub views: usize,
+}
+
+/// The parameters of a batch normalization, `[channels]` each.
+#[derive(Debug, Clone, Copy)]
+pub struct Running<'a> {
+    /// The scale.
+    pub gamma: &'a Handle,
+    /// The shift.
+    pub beta: &'a Handle,
+    /// The running mean.
+    pub mean: &'a Handle,
+    /// The running variance.
+    pub variance: &'a Handle,
+    /// Added to the variance.
+    pub epsilon: f64,
+    /// The weight of a view's statistics in the new running ones.
+    pub momentum: f64,
+}
+
+fn empty_numbers(gpu: &Gpu, extent: &Extent, views: usize) -> Normalization {
+    Normalization {
+        numbers: gpu.floats(16 * views * extent.quads()),
+        views,
+    }
+}
+
+/// The normalization of a product of shape `extent` by its own statistics, and the new running mean and variance.
+pub fn normalize(
+    gpu: &Gpu,
+    extent: &Extent,
+    views: usize,
+    sums: &Sums,
+    running: Running<'_>,
+) -> (Normalization, [Handle; 2]) {
+    let normalization = empty_numbers(gpu, extent, views);
+    let new = [(); 2].map(|()| gpu.floats(extent.channels));
+    kernel!("nhwc_norm_finish").launch(
+        &gpu.client,
+        [extent.quads(), 1, 1],
+        &[
+            &sums.handle,
+            running.gamma,
+            running.beta,
+            running.mean,
+            running.variance,
+            &new[0],
+            &new[1],
+            &normalization.numbers,
+        ],
+        &[
+            extent.channels.into(),
+            views.into(),
+            sums.tiles.into(),
+            sums.tile_rows.into(),
+            (extent.pixels() / views).into(),
+            (running.momentum as f32).into(),
+            (running.epsilon as f32).into(),
+        ],
+    );
+    (normalization, new)
+}
+
+/// The normalization by running statistics, as at inference.
+pub fn normalize_frozen(gpu: &Gpu, extent: &Extent, running: Running<'_>) -> Normalization {
+    let normalization = empty_numbers(gpu, extent, 1);
+    kernel!("nhwc_norm_finish").choose("FROZEN", true).launch(
+        &gpu.client,
+        [extent.quads(), 1, 1],
+        &[
+            running.gamma,
+            running.beta,
+            running.mean,
+            running.variance,
+            &normalization.numbers,
+        ],
+        &[
+            extent.channels.into(),
+            1.into(),
+            0.into(),
+            1.into(),
+            extent.pixels().into(),
+            0.0.into(),
+            (running.epsilon as f32).into(),
+        ],
+    );
+    normalization
+}
+
+/// `relu(scale x + shift + shortcut)`, where the shortcut may be normalized too.
+pub fn apply(
+    gpu: &Gpu,
+    (x, normalization): (&Images, &Normalization),
+    shortcut: Option<(&Images, Option<&Normalization>)>,
+) -> Images {
+    let y = gpu.images(x.extent, x.storage);
+    let count = x.extent.pixels() * x.extent.quads();
+    let normalized = shortcut.and_then(|(_, normalization)| normalization);
+    let kernel = kernel!("nhwc_norm_apply")
+        .set("QUADS", x.extent.quads())
+        .choose("SHORTCUT", shortcut.is_some())
+        .choose("SHORTCUT_NORMALIZED", normalized.is_some());
+    let mut buffers = vec![&x.handle, &normalization.numbers];
+    buffers.extend(shortcut.map(|(images, _)| &images.handle));
+    buffers.extend(normalized.map(|normalization| &normalization.numbers));
+    buffers.push(&y.handle);
+    gpu.of_values(kernel).launch(
+        &gpu.client,
+        launch::workgroups_for(count),
+        &buffers,
+        &[
+            count.into(),
+            (count / normalization.views).into(),
+            f32::INFINITY.into(),
+        ],
+    );
+    y
+}
+
+/// The sums for the gradient of a normalization of `x`, given the gradient with respect to its output.
+pub fn norm_gradient_sums(
+    gpu: &Gpu,
+    (x, normalization): (&Images, &Normalization),
+    gradient: &Images,
+) -> Sums {
+    /// Rows of a tile: eight for each of 32 threads.
+    const TILE_ROWS: usize = 256;
+    const LANES: usize = 8;
+    let (quads, views) = (x.extent.quads(), normalization.views);
+    let view_rows = x.extent.pixels() / views;
+    let tiles = view_rows.div_ceil(TILE_ROWS);
+    let sums = gpu.floats(8 * views * tiles * quads);
+    let kernel = kernel!("nhwc_norm_gradient_sums")
+        .set("QUADS", quads)
+        .set("TILE_ROWS", TILE_ROWS)
+        .set("LANES", LANES);
+    let kernel = match gpu.simulated {
+        // Barriers between simulated threads are slow.
+        true => kernel.set("THREADS", 4 * LANES),
+        false => kernel,
+    };
+    gpu.storage.set(kernel, "Value").launch(
+        &gpu.client,
+        [views * tiles, quads.div_ceil(LANES), 1],
+        &[
+            &x.handle,
+            &gradient.handle,
+            &normalization.numbers,
+            &sums,
+        ],
+        &[view_rows.into(), tiles.into()],
+    );
+    Sums {
+        handle: sums,
+        tiles,
+        tile_rows: TILE_ROWS,
+    }
+}
+
+/// Writes the gradients with respect to gamma and beta of a normalization of shape `extent`, and returns the coefficients
+/// for [`norm_gradient`].
+pub fn norm_gradient_finish(
+    gpu: &Gpu,
+    extent: &Extent,
+    normalization: &Normalization,
+    sums: &Sums,
+    [grad_gamma, grad_beta]: [&Handle; 2],
+) -> Handle {
+    let views = normalization.views;
+    let coefficients = gpu.floats(16 * views * extent.quads());
+    kernel!("nhwc_norm_gradient_finish").launch(
+        &gpu.client,
+        [extent.quads(), 1, 1],
+        &[
+            &sums.handle,
+            &normalization.numbers,
+            &coefficients,
+            grad_gamma,
+            grad_beta,
+        ],
+        &[
+            extent.channels.into(),
+            views.into(),
+            sums.tiles.into(),
+            (extent.pixels() / views).into(),
+        ],
+    );
+    coefficients
+}
+
+/// The gradient with respect to the input `x` of a normalization, given the one with respect to its output, which it
+/// overwrites if `in_place` is set.
+pub fn norm_gradient(
+    gpu: &Gpu,
+    (x, normalization): (&Images, &Normalization),
+    gradient: &Images,
+    coefficients: &Handle,
+    in_place: bool,
+) -> Images {
+    assert!(gradient.storage == gpu.storage || gpu.storage == Storage::F32);
+    let count = x.extent.pixels() * x.extent.quads();
+    let kernel = kernel!("nhwc_norm_gradient")
+        .set("QUADS", x.extent.quads())
+        .choose("IN_PLACE", in_place);
+    let written = (!in_place).then(|| gpu.images(x.extent, x.storage));
+    let mut buffers = vec![&x.handle, &gradient.handle, coefficients];
+    buffers.extend(written.as_ref().map(|images| &images.handle));
+    gpu.of_values(kernel).launch(
+        &gpu.client,
+        launch::workgroups_for(count),
+        &buffers,
+        &[
+            count.into(),
+            (count / normalization.views).into(),
+            f32::INFINITY.into(),
+        ],
+    );
+    written.unwrap_or_else(|| gradient.clone())
+}
