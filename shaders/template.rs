@@ -81,13 +81,19 @@ impl Template<'_> {
             let body = at + 1;
             if let Some(condition) = directive.strip_prefix("if ") {
                 let holds = output.is_some() && self.value(condition, variables) != 0;
-                at = self.block(lines, body, variables, output.as_deref_mut().filter(|_| holds));
+                at = self.block(
+                    lines,
+                    body,
+                    variables,
+                    output.as_deref_mut().filter(|_| holds),
+                );
                 if lines.get(at).map(|line| line.trim()) == Some("//# else") {
                     let otherwise = output.as_deref_mut().filter(|_| !holds);
                     at = self.block(lines, at + 1, variables, otherwise);
                 }
-            } else if let Some((variable, count)) =
-                directive.strip_prefix("for ").and_then(|rest| rest.split_once(" in "))
+            } else if let Some((variable, count)) = directive
+                .strip_prefix("for ")
+                .and_then(|rest| rest.split_once(" in "))
             {
                 let count = match &output {
                     Some(_) => self.value(count, variables),
@@ -113,7 +119,11 @@ impl Template<'_> {
             } else {
                 panic!("unknown directive: {}", lines[at]);
             }
-            assert_eq!(lines.get(at).map(|line| line.trim()), Some("//# end"), "line {body} has no end");
+            assert_eq!(
+                lines.get(at).map(|line| line.trim()),
+                Some("//# end"),
+                "line {body} has no end"
+            );
             at += 1;
         }
         at
@@ -125,7 +135,11 @@ impl Template<'_> {
         let mut output = parts.next().unwrap_or_default().to_owned();
         for part in parts {
             let length = match part.strip_prefix('(') {
-                Some(_) => part.find(')').expect("a placeholder's parenthesis is closed") + 1,
+                Some(_) => {
+                    part.find(')')
+                        .expect("a placeholder's parenthesis is closed")
+                        + 1
+                }
                 None if part.starts_with(|c: char| c.is_ascii_uppercase()) => {
                     let name = |c: char| c.is_ascii_uppercase() || c == '_';
                     part.find(|c| !name(c)).unwrap_or(part.len())
@@ -146,7 +160,10 @@ impl Template<'_> {
             rest: expression,
         };
         let value = parser.binary(0);
-        assert!(parser.rest.trim().is_empty(), "not an expression: {expression}");
+        assert!(
+            parser.rest.trim().is_empty(),
+            "not an expression: {expression}"
+        );
         value
     }
 }
@@ -158,7 +175,13 @@ struct Parser<'a> {
 }
 
 /// The operators by ascending precedence.
-const OPERATORS: &[&[&str]] = &[&["||"], &["&&"], &["==", "!="], &["+", "-"], &["*", "/", "%"]];
+const OPERATORS: &[&[&str]] = &[
+    &["||"],
+    &["&&"],
+    &["==", "!="],
+    &["+", "-"],
+    &["*", "/", "%"],
+];
 
 impl<'a> Parser<'a> {
     fn take(&mut self, token: &str) -> bool {
@@ -224,7 +247,8 @@ impl<'a> Parser<'a> {
             _ => {
                 let range = declaration(self.template.text, token);
                 let range = range.unwrap_or_else(|| panic!("the kernel has no constant {token}"));
-                self.template.value(&self.template.text[range], &Variables::new())
+                self.template
+                    .value(&self.template.text[range], &Variables::new())
             }
         }
     }

@@ -281,9 +281,9 @@ static UNIT_SIZES: Mutex<Vec<(DispatchDevice, usize)>> = Mutex::new(Vec::new());
 /// The size of the matrix units that a device was opened with.
 pub(crate) fn unit_size(device: &CubeDevice) -> Option<usize> {
     let units = UNIT_SIZES.lock().unwrap_or_else(PoisonError::into_inner);
-    let of_device = units.iter().find(
-        |(known, _)| matches!(known, DispatchDevice::Cube(known) if known == device),
-    );
+    let of_device = units
+        .iter()
+        .find(|(known, _)| matches!(known, DispatchDevice::Cube(known) if known == device));
     of_device.map(|(_, size)| *size)
 }
 

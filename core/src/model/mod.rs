@@ -10,8 +10,8 @@ mod resnet;
 use burn::tensor::{Device, Tensor};
 
 pub use layers::{BatchNorm, Conv, Linear, Mode};
-pub use nhwc::Forward;
 pub use layout::{BlockLayout, ConvLayout, EncoderLayout, tensors};
+pub use nhwc::Forward;
 pub use parameters::{Initializer, Network, TensorInfo, Visitor, join};
 pub use projector::{MODULES_PER_LAYER, Projector, ProjectorConfig};
 pub use resnet::{Architecture, EncoderConfig, Initialization, ResNet, Stem};
@@ -42,6 +42,12 @@ impl BarlowTwins {
 
     /// Maps views `[n, 3, h, w]` to embeddings `[n, d]`.
     pub fn embed(&mut self, views: Tensor<4>, mode: Mode) -> Tensor<2> {
+        let fused = mode != Mode::Evaluate
+            && !views.device().is_autodiff()
+            && !crate::ops::planar_requested();
+        if let Some(forward) = fused.then(|| self.forward_nhwc(&views, mode)).flatten() {
+            return forward.embeddings;
+        }
         let features = self.encoder.forward(views, mode);
         self.projector.forward(features, mode)
     }

@@ -12,7 +12,8 @@ use burn::tensor::{Gradients, Shape, Tensor};
 use cubecl::server::Handle;
 
 use super::resnet::Block;
-use super::{BarlowTwins, BatchNorm, Conv, Mode, Network, Visitor};
+use super::{BarlowTwins, BatchNorm, Conv, Mode, Network, ResNet, Visitor};
+use crate::ops::measure::Call;
 use crate::ops::nhwc::{
     Activation, Convolution, Epilogue, Extent, Gpu, Images, Normalization, PackedWeight, Pooled,
     Running, Storage, Sums, apply, convolve, convolve_input_gradient, convolve_weight_gradient,
@@ -34,7 +35,8 @@ pub struct Forward {
 struct Layer {
     convolution: Convolution,
     weight: PackedWeight,
-    grad_weight: Handle,
+    /// The number of its weight among the network's parameters.
+    parameter: usize,
 }
 
 /// A layer with batch normalization.
@@ -43,8 +45,8 @@ struct Normalized {
     /// The layer's output.
     output: Images,
     normalization: Normalization,
-    /// With respect to gamma and beta.
-    gradients: [Handle; 2],
+    /// The numbers of gamma and beta among the network's parameters.
+    parameters: [usize; 2],
 }
 
 struct TapedBlock {
@@ -66,8 +68,6 @@ struct Tape {
     features: Images,
     hidden: Vec<Normalized>,
     last: Option<Layer>,
-    /// In the order of the network's parameters.
-    gradients: Vec<Handle>,
 }
 
 /// The buffer of a tensor of 32-bit floats on a wgpu device.
@@ -77,11 +77,18 @@ fn buffer<const D: usize>(tensor: &Tensor<D>) -> Handle {
         false => tensor.clone(),
     };
     let tensor = on_wgpu(&tensor.flatten(0, D - 1));
-    tensor.expect("the networks are on the views' device").handle
+    tensor
+        .expect("the networks are on the views' device")
+        .handle
 }
 
 /// A buffer of 32-bit floats as a tensor on the device of `like`, which is not tracked by autodiff.
-fn tensor<const D: usize>(gpu: &Gpu, handle: Handle, shape: [usize; D], like: &Tensor<1>) -> Tensor<D> {
+fn tensor<const D: usize>(
+    gpu: &Gpu,
+    handle: Handle,
+    shape: [usize; D],
+    like: &Tensor<1>,
+) -> Tensor<D> {
     let mut dispatch = like.clone().into_dispatch();
     let tensor = gpu.tensor(handle, Shape::from(shape));
     dispatch.kind = DispatchTensorKind::Cube(BackendTensor::Float(tensor));
@@ -100,13 +107,22 @@ fn vectors(gpu: &Gpu, images: &Images, like: &Tensor<1>) -> Tensor<2> {
     }
 }
 
+/// An operation that reads and writes this many images of this shape, for reports.
+fn call(name: &'static str, like: &Images, tensors_moved: usize) -> Call {
+    Call {
+        name,
+        shape: like.extent.text(),
+        bytes: tensors_moved * like.bytes(),
+        operations: 0,
+    }
+}
+
 /// A forward pass in progress.
 struct Pass<'a> {
     gpu: &'a Gpu,
     mode: Mode,
-    arena: GradientArena,
-    /// What the arena has given out.
-    gradients: Vec<Handle>,
+    /// The parameters of the layers so far, which are in the network's order.
+    parameters: usize,
     /// A tensor on the device.
     like: &'a Tensor<1>,
 }
@@ -119,16 +135,16 @@ impl Pass<'_> {
         }
     }
 
-    fn take(&mut self, count: usize) -> Handle {
-        let handle = self.arena.take(count);
-        self.gradients.push(handle.clone());
-        handle
+    /// The number of the next parameter.
+    fn next(&mut self) -> usize {
+        self.parameters += 1;
+        self.parameters - 1
     }
 
     fn layer<const D: usize>(&mut self, convolution: Convolution, weight: &Tensor<D>) -> Layer {
         Layer {
             weight: PackedWeight::new(self.gpu, &buffer(weight), &convolution),
-            grad_weight: self.take(convolution.weights()),
+            parameter: self.next(),
             convolution,
         }
     }
@@ -143,10 +159,17 @@ impl Pass<'_> {
         let (gpu, views) = (self.gpu, self.views());
         let trains = self.mode != Mode::Evaluate;
         let convolution = &layer.convolution;
-        let (output, sums) =
-            convolve(gpu, convolution, input, &layer.weight, views, trains, gpu.storage);
+        let (output, sums) = convolve(
+            gpu,
+            convolution,
+            input,
+            &layer.weight,
+            views,
+            trains,
+            gpu.storage,
+        );
         let channels = convolution.out_channels;
-        let gradients = [(); 2].map(|()| self.take(channels));
+        let parameters = [(); 2].map(|()| self.next());
         let buffers = [
             buffer(&norm.weight),
             buffer(&norm.bias),
@@ -164,8 +187,10 @@ impl Pass<'_> {
         let normalization = match sums {
             None => normalize_frozen(gpu, &output.extent, running),
             Some(sums) => {
-                let (normalization, [mean, variance]) =
-                    normalize(gpu, &output.extent, views, &sums, running);
+                let (normalization, [mean, variance]) = gpu.measured(
+                    || call("norm numbers", &output, 0),
+                    || normalize(gpu, &output.extent, views, &sums, running),
+                );
                 norm.running_mean = tensor(gpu, mean, [channels], self.like);
                 norm.running_var = tensor(gpu, variance, [channels], self.like);
                 normalization
@@ -175,7 +200,7 @@ impl Pass<'_> {
             layer,
             output,
             normalization,
-            gradients,
+            parameters,
         }
     }
 
@@ -215,7 +240,16 @@ impl Pass<'_> {
             Some(shortcut) => (&shortcut.output, Some(&shortcut.normalization)),
         };
         let last = body.last().expect("a block has convolutions");
-        let output = apply(self.gpu, (&last.output, &last.normalization), Some(shortcut));
+        let output = self.gpu.measured(
+            || call("norm, shortcut, ReLU", &last.output, 3),
+            || {
+                apply(
+                    self.gpu,
+                    (&last.output, &last.normalization),
+                    Some(shortcut),
+                )
+            },
+        );
         TapedBlock {
             body,
             downsample,
@@ -224,9 +258,82 @@ impl Pass<'_> {
     }
 }
 
+/// The encoder's part of a pass.
+struct EncoderPass {
+    views: Images,
+    stem: Normalized,
+    pooled: Option<Pooled>,
+    input: Images,
+    blocks: Vec<TapedBlock>,
+    features: Images,
+}
+
+impl Pass<'_> {
+    fn encoder(&mut self, encoder: &mut ResNet, views: Images) -> EncoderPass {
+        let gpu = self.gpu;
+        let stem = self.conv((&encoder.conv1, &mut encoder.bn1), (&views, None));
+        let normalized = (&stem.output, &stem.normalization);
+        let pooled = encoder.pooled.then(|| {
+            let call = || call("norm, ReLU, max pool", &stem.output, 1);
+            gpu.measured(call, || max_pool(gpu, normalized))
+        });
+        let input = match &pooled {
+            Some(pooled) => pooled.images.clone(),
+            None => gpu.measured(
+                || call("norm, ReLU", &stem.output, 2),
+                || apply(gpu, normalized, None),
+            ),
+        };
+        let mut blocks: Vec<TapedBlock> = Vec::new();
+        for block in encoder.stages.iter_mut().flatten() {
+            let x = blocks.last().map_or(&input, |last| &last.output).clone();
+            let mut block = self.block(block, &x);
+            if self.mode == Mode::Evaluate {
+                // Nothing goes back through it.
+                block.body.clear();
+                block.downsample = None;
+                blocks.clear();
+            }
+            blocks.push(block);
+        }
+        let output = blocks.last().map_or(&input, |last| &last.output);
+        let features = gpu.measured(
+            || call("mean pool", output, 1),
+            || mean_pool(gpu, output, encoder.pool_grid),
+        );
+        EncoderPass {
+            views,
+            stem,
+            pooled,
+            input,
+            blocks,
+            features,
+        }
+    }
+}
+
+impl ResNet {
+    /// The features `[n, features]` of pictures `[n, 3, h, w]` by the running statistics, if they are on a wgpu device that
+    /// runs our kernels; else `None`.
+    pub(super) fn evaluate_nhwc(&self, pictures: &Tensor<4>) -> Option<Tensor<2>> {
+        let flat: Tensor<1> = pictures.clone().flatten(0, 3);
+        let planes = on_wgpu(&flat)?;
+        let gpu = Gpu::of(&planes);
+        let mut pass = Pass {
+            gpu: &gpu,
+            mode: Mode::Evaluate,
+            parameters: 0,
+            like: &flat,
+        };
+        let images = gpu.from_planes(&planes.handle, pictures.dims());
+        let pass = pass.encoder(&mut self.clone(), images);
+        Some(vectors(&gpu, &pass.features, &flat))
+    }
+}
+
 impl BarlowTwins {
-    /// The forward pass on views `[n, 3, h, w]`, if they are on a wgpu device that runs our kernels; else `None`. In training
-    /// it updates the running statistics.
+    /// The forward pass of training on views `[n, 3, h, w]`, if they are on a wgpu device that runs our kernels; else `None`.
+    /// It updates the running statistics.
     pub fn forward_nhwc(&mut self, views: &Tensor<4>, mode: Mode) -> Option<Forward> {
         let flat: Tensor<1> = views.clone().flatten(0, 3);
         let planes = on_wgpu(&flat)?;
@@ -234,26 +341,18 @@ impl BarlowTwins {
         let mut pass = Pass {
             gpu: &gpu,
             mode,
-            arena: GradientArena::new(&gpu.client, counts(self).into_iter()),
-            gradients: Vec::new(),
+            parameters: 0,
             like: &flat,
         };
         let views = gpu.from_planes(&planes.handle, views.dims());
-        let encoder = &mut self.encoder;
-        let stem = pass.conv((&encoder.conv1, &mut encoder.bn1), (&views, None));
-        let normalized = (&stem.output, &stem.normalization);
-        let pooled = encoder.pooled.then(|| max_pool(&gpu, normalized));
-        let input = match &pooled {
-            Some(pooled) => pooled.images.clone(),
-            None => apply(&gpu, normalized, None),
-        };
-        let mut blocks: Vec<TapedBlock> = Vec::new();
-        for block in encoder.stages.iter_mut().flatten() {
-            let x = blocks.last().map_or(&input, |last| &last.output).clone();
-            blocks.push(pass.block(block, &x));
-        }
-        let output = blocks.last().map_or(&input, |last| &last.output);
-        let features = mean_pool(&gpu, output, encoder.pool_grid);
+        let EncoderPass {
+            views,
+            stem,
+            pooled,
+            input,
+            blocks,
+            features,
+        } = pass.encoder(&mut self.encoder, views);
         let mut hidden: Vec<Normalized> = Vec::new();
         let mut last = None;
         let mut embeddings = features.clone();
@@ -270,15 +369,21 @@ impl BarlowTwins {
             match norms.next() {
                 Some(norm) => hidden.push(pass.normalized(layer, norm, x)),
                 None => {
-                    let views = pass.views();
-                    let wide = Storage::F32;
-                    let z = convolve(&gpu, &layer.convolution, x, &layer.weight, views, false, wide);
+                    let (views, wide) = (pass.views(), Storage::F32);
+                    let z = convolve(
+                        &gpu,
+                        &layer.convolution,
+                        x,
+                        &layer.weight,
+                        views,
+                        false,
+                        wide,
+                    );
                     embeddings = z.0;
                     last = Some(layer);
                 }
             }
         }
-        let Pass { gradients, .. } = pass;
         Some(Forward {
             features: vectors(&gpu, &features, &flat),
             embeddings: vectors(&gpu, &embeddings, &flat),
@@ -288,11 +393,10 @@ impl BarlowTwins {
                 pooled,
                 input,
                 blocks,
-                pool_grid: encoder.pool_grid,
+                pool_grid: self.encoder.pool_grid,
                 features,
                 hidden,
                 last,
-                gradients,
                 gpu,
             },
         })
@@ -316,10 +420,18 @@ fn counts(network: &BarlowTwins) -> Vec<usize> {
 impl Forward {
     /// Adds the gradients with respect to the parameters of `network`, which made this pass in training, to `gradients`,
     /// given the one with respect to the embeddings, `[n, d]`.
-    pub fn backward(self, network: &BarlowTwins, grad_embeddings: Tensor<2>, gradients: &mut Gradients) {
+    pub fn backward(
+        self,
+        network: &BarlowTwins,
+        grad_embeddings: Tensor<2>,
+        gradients: &mut Gradients,
+    ) {
         let like = grad_embeddings.clone().flatten(0, 1);
-        let (gpu, handles) = (self.tape.gpu.clone(), self.tape.gradients.clone());
-        self.tape.backward(grad_embeddings);
+        let gpu = self.tape.gpu.clone();
+        let counts = counts(network);
+        let mut arena = GradientArena::new(&gpu.client, counts.iter().copied());
+        let handles: Vec<Handle> = counts.into_iter().map(|count| arena.take(count)).collect();
+        self.tape.backward(grad_embeddings, &handles);
         let mut register = Register {
             gpu: &gpu,
             handles: handles.into(),
@@ -349,23 +461,39 @@ impl Visitor for Register<'_> {
     fn statistic(&mut self, _: &str, _: &mut Tensor<1>) {}
 }
 
+/// Where a backward pass computes, and the buffers of the parameters' gradients that it writes.
+#[derive(Clone, Copy)]
+struct To<'a> {
+    gpu: &'a Gpu,
+    gradients: &'a [Handle],
+}
+
 /// The input of a layer, as its products read it.
 type Input<'a> = (&'a Images, Option<&'a Normalization>);
 
 impl Normalized {
     /// `d`, and the gradients with respect to gamma and beta, from `g` and its sums.
-    fn norm_backward(&self, gpu: &Gpu, g: &Images, sums: &Sums, in_place: bool) -> Images {
+    fn norm_backward(&self, to: To<'_>, g: &Images, sums: &Sums, in_place: bool) -> Images {
+        let To { gpu, gradients } = to;
         let normalized = (&self.output, &self.normalization);
-        let gradients = [&self.gradients[0], &self.gradients[1]];
+        let gradients = self.parameters.map(|number| &gradients[number]);
         let extent = &self.output.extent;
-        let coefficients =
-            norm_gradient_finish(gpu, extent, &self.normalization, sums, gradients);
-        norm_gradient(gpu, normalized, g, &coefficients, in_place)
+        let coefficients = gpu.measured(
+            || call("norm gradient numbers", g, 0),
+            || norm_gradient_finish(gpu, extent, &self.normalization, sums, gradients),
+        );
+        gpu.measured(
+            || call("norm gradient", g, 3),
+            || norm_gradient(gpu, normalized, g, &coefficients, in_place),
+        )
     }
 
     /// The sums of [`Self::norm_backward`], where no epilogue has made them.
     fn sums(&self, gpu: &Gpu, g: &Images) -> Sums {
-        norm_gradient_sums(gpu, (&self.output, &self.normalization), g)
+        gpu.measured(
+            || call("norm gradient sums", g, 2),
+            || norm_gradient_sums(gpu, (&self.output, &self.normalization), g),
+        )
     }
 
     /// As the ReLU of an epilogue; `output` is the ReLU's output where that is stored.
@@ -385,32 +513,46 @@ impl Normalized {
 
 impl Layer {
     /// The gradient with respect to the weight.
-    fn weight_backward(&self, gpu: &Gpu, input: Input<'_>, d: &Images) {
-        convolve_weight_gradient(gpu, &self.convolution, input, d, &self.grad_weight);
+    fn weight_backward(&self, to: To<'_>, input: Input<'_>, d: &Images) {
+        let gradient = &to.gradients[self.parameter];
+        convolve_weight_gradient(to.gpu, &self.convolution, input, d, gradient);
     }
 
     /// The gradient with respect to the input.
-    fn backward(&self, gpu: &Gpu, d: &Images, epilogue: Epilogue<'_>, storage: Storage) -> (Images, Option<Sums>) {
+    fn backward(
+        &self,
+        gpu: &Gpu,
+        d: &Images,
+        epilogue: Epilogue<'_>,
+        storage: Storage,
+    ) -> (Images, Option<Sums>) {
         convolve_input_gradient(gpu, &self.convolution, d, &self.weight, epilogue, storage)
     }
 }
 
 /// Goes back through layers that follow each other, from `d` of the last one to `d` of the first, which it returns. `last` is
 /// the last layer, and `before` are those before it, in order; `input` is the first one's input.
-fn chain_backward(gpu: &Gpu, before: &[Normalized], last: &Layer, input: Input<'_>, mut d: Images) -> Images {
+fn chain_backward(
+    to: To<'_>,
+    before: &[Normalized],
+    last: &Layer,
+    input: Input<'_>,
+    mut d: Images,
+) -> Images {
+    let gpu = to.gpu;
     let mut layer = last;
     for normalized in before.iter().rev() {
-        layer.weight_backward(gpu, normalized.as_input(), &d);
+        layer.weight_backward(to, normalized.as_input(), &d);
         let epilogue = Epilogue {
             activation: Some(normalized.activation(None)),
             ..Epilogue::default()
         };
         let (g, sums) = layer.backward(gpu, &d, epilogue, gpu.storage);
         let sums = sums.expect("an activation sums");
-        d = normalized.norm_backward(gpu, &g, &sums, true);
+        d = normalized.norm_backward(to, &g, &sums, true);
         layer = &normalized.layer;
     }
-    layer.weight_backward(gpu, input, &d);
+    layer.weight_backward(to, input, &d);
     d
 }
 
@@ -418,16 +560,17 @@ impl TapedBlock {
     /// `g` and its sums for the normalization before the block, if `activation` says which; from `g` of the block.
     fn backward(
         &self,
-        gpu: &Gpu,
+        to: To<'_>,
         input: &Images,
         (g, sums): (Images, Option<Sums>),
         activation: Option<Activation<'_>>,
     ) -> (Images, Option<Sums>) {
         let (last, before) = self.body.split_last().expect("a block has convolutions");
+        let gpu = to.gpu;
         let sums = sums.unwrap_or_else(|| last.sums(gpu, &g));
         // The shortcut needs g too.
-        let d = last.norm_backward(gpu, &g, &sums, false);
-        let d = chain_backward(gpu, before, &last.layer, (input, None), d);
+        let d = last.norm_backward(to, &g, &sums, false);
+        let d = chain_backward(to, before, &last.layer, (input, None), d);
         let first = &self.body[0].layer;
         match &self.downsample {
             None => {
@@ -440,9 +583,9 @@ impl TapedBlock {
             }
             Some(shortcut) => {
                 let sums = shortcut.sums(gpu, &g);
-                let by_shortcut = shortcut.norm_backward(gpu, &g, &sums, true);
+                let by_shortcut = shortcut.norm_backward(to, &g, &sums, true);
                 let layer = &shortcut.layer;
-                layer.weight_backward(gpu, (input, None), &by_shortcut);
+                layer.weight_backward(to, (input, None), &by_shortcut);
                 let none = Epilogue::default();
                 let (partial, _) = layer.backward(gpu, &by_shortcut, none, gpu.storage);
                 let epilogue = Epilogue {
@@ -458,12 +601,16 @@ impl TapedBlock {
 
 impl Tape {
     /// Writes the gradients with respect to all parameters. What a block has stored is freed when the block is done.
-    fn backward(mut self, grad_embeddings: Tensor<2>) {
-        let grad_features = self.projector_backward(grad_embeddings);
+    fn backward(mut self, grad_embeddings: Tensor<2>, gradients: &[Handle]) {
+        let grad_features = self.projector_backward(grad_embeddings, gradients);
         let mut blocks = std::mem::take(&mut self.blocks);
         let gpu = &self.gpu;
+        let to = To { gpu, gradients };
         let output = blocks.last().map_or(&self.input, |last| &last.output);
-        let g = mean_pool_gradient(gpu, output, &grad_features, self.pool_grid);
+        let g = gpu.measured(
+            || call("mean pool gradient", output, 2),
+            || mean_pool_gradient(gpu, output, &grad_features, self.pool_grid),
+        );
         let mut state = (g, None);
         while let Some(block) = blocks.pop() {
             // Before a block is another block, or the stem; if that was pooled, the pooling's gradient knows the slope.
@@ -475,21 +622,25 @@ impl Tape {
                 (None, None) => (&self.input, Some(self.stem.activation(Some(&self.input)))),
                 (None, Some(_)) => (&self.input, None),
             };
-            state = block.backward(gpu, input, state, activation);
+            state = block.backward(to, input, state, activation);
         }
         let (mut g, sums) = state;
         if let Some(pooled) = &self.pooled {
-            g = max_pool_gradient(gpu, pooled, &g);
+            g = gpu.measured(
+                || call("max pool gradient", &self.stem.output, 1),
+                || max_pool_gradient(gpu, pooled, &g),
+            );
         }
         let sums = sums.unwrap_or_else(|| self.stem.sums(gpu, &g));
-        let d = self.stem.norm_backward(gpu, &g, &sums, true);
+        let d = self.stem.norm_backward(to, &g, &sums, true);
         // Pictures need no gradient.
-        self.stem.layer.weight_backward(gpu, (&self.views, None), &d);
+        self.stem.layer.weight_backward(to, (&self.views, None), &d);
     }
 
     /// The gradient with respect to the features, in 32 bits.
-    fn projector_backward(&mut self, grad_embeddings: Tensor<2>) -> Images {
+    fn projector_backward(&mut self, grad_embeddings: Tensor<2>, gradients: &[Handle]) -> Images {
         let gpu = &self.gpu;
+        let to = To { gpu, gradients };
         let [count, width] = grad_embeddings.dims();
         let padding = width.next_multiple_of(4) - width;
         let padded = match padding {
@@ -507,7 +658,7 @@ impl Tape {
         let Some(last) = &self.last else {
             return d;
         };
-        let d = chain_backward(gpu, &self.hidden, last, (&self.features, None), d);
+        let d = chain_backward(to, &self.hidden, last, (&self.features, None), d);
         let first = self.hidden.first().map_or(last, |first| &first.layer);
         let grad_features = first.backward(gpu, &d, Epilogue::default(), Storage::F32).0;
         self.hidden.clear();

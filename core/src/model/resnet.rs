@@ -175,6 +175,13 @@ pub struct ResNet {
 impl ResNet {
     /// Maps pictures `[n, 3, h, w]` to features `[n, features]`.
     pub fn forward(&mut self, pictures: Tensor<4>, mode: Mode) -> Tensor<2> {
+        if mode == Mode::Evaluate
+            && !pictures.device().is_autodiff()
+            && !ops::planar_requested()
+            && let Some(features) = self.evaluate_nhwc(&pictures)
+        {
+            return features;
+        }
         let mut x = self
             .bn1
             .forward(self.conv1.forward(pictures), None, true, mode);

@@ -29,5 +29,6 @@ pub(crate) use runtime::cpu::{Orientation, matrix_product, parallel_blocks};
 pub(crate) use runtime::launch::on_wgpu;
 pub use runtime::limits::{Limits, limits, release_memory, reserved_memory};
 pub(crate) use runtime::read::read;
-pub use runtime::reference::with_reference_ops;
+pub(crate) use runtime::reference::planar_requested;
+pub use runtime::reference::{with_planar_ops, with_reference_ops};
 pub use runtime::{clock, measure, precision};

@@ -6,6 +6,7 @@ use super::images::{Extent, Gpu, Images, Storage};
 use super::norm::Normalization;
 use super::tile::{Problem, Tile};
 use crate::ops::runtime::launch::{self, Kernel, Number, kernel};
+use crate::ops::runtime::measure::Call;
 
 /// A convolution: the shape of its input, and its kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +61,34 @@ impl Convolution {
         2 * self.output().pixels() * self.weights()
     }
 
+    /// One of the three products, for reports; it reads and writes `tensors`.
+    fn call(&self, name: &'static str, tensors: [&Images; 2], epilogue: &str) -> Call {
+        let (input, output) = (self.input, self.output());
+        let is_linear = input.height * input.width == 1;
+        let shape = match is_linear {
+            true => format!("{} to {}{epilogue}", input.text(), output.channels),
+            false => format!(
+                "{} to {}, {kernel}x{kernel} stride {}{epilogue}",
+                input.text(),
+                output.channels,
+                self.stride,
+                kernel = self.kernel,
+            ),
+        };
+        let bytes: usize = tensors.iter().map(|images| images.bytes()).sum();
+        Call {
+            name: match (is_linear, name) {
+                (false, name) => name,
+                (true, "conv2d") => "linear",
+                (true, "conv2d by input") => "linear by input",
+                (true, _) => "linear by weight",
+            },
+            shape,
+            bytes: bytes + self.weights() * tensors[0].storage.bytes(),
+            operations: self.operations(),
+        }
+    }
+
     fn is_pointwise(&self) -> bool {
         self.kernel == 1 && self.stride == 1 && self.padding == 0
     }
@@ -95,20 +124,30 @@ impl PackedWeight {
     pub fn new(gpu: &Gpu, weight: &Handle, convolution: &Convolution) -> Self {
         let (quads, out_quads) = (convolution.input.quads(), convolution.output().quads());
         let count = convolution.taps() * 16 * quads * out_quads;
-        let [forward, backward] =
-            [(); 2].map(|()| gpu.client.empty(count * gpu.storage.bytes()));
+        let [forward, backward] = [(); 2].map(|()| gpu.client.empty(count * gpu.storage.bytes()));
         let kernel = kernel!("pack_weight")
             .set("TAPS", convolution.taps())
             .choose("NARROW", gpu.storage == Storage::F16);
-        gpu.storage.set(kernel, "Packed").launch(
-            &gpu.client,
-            launch::workgroups_for(count),
-            &[weight, &forward, &backward],
-            &[
-                convolution.input.channels.into(),
-                convolution.out_channels.into(),
-                f32::INFINITY.into(),
-            ],
+        let kernel = gpu.storage.set(kernel, "Packed");
+        gpu.measured(
+            || Call {
+                name: "pack weight",
+                shape: format!("{count} numbers"),
+                bytes: count * (size_of::<f32>() + 2 * gpu.storage.bytes()),
+                operations: 0,
+            },
+            || {
+                kernel.clone().launch(
+                    &gpu.client,
+                    launch::workgroups_for(count),
+                    &[weight, &forward, &backward],
+                    &[
+                        convolution.input.channels.into(),
+                        convolution.out_channels.into(),
+                        f32::INFINITY.into(),
+                    ],
+                );
+            },
         );
         Self {
             forward,
@@ -225,7 +264,10 @@ impl Sizes {
 /// The kernel with the types of its operands and product.
 fn typed(gpu: &Gpu, [left, right, product]: [Storage; 3]) -> Kernel {
     let kernel = kernel!("gemm")
-        .choose("F16", [left, right, product, gpu.storage].contains(&Storage::F16))
+        .choose(
+            "F16",
+            [left, right, product, gpu.storage].contains(&Storage::F16),
+        )
         .choose("NARROW", gpu.storage == Storage::F16)
         .choose("NARROW_PRODUCT", product == Storage::F16);
     let kernel = left.set(kernel, "Left");
@@ -277,7 +319,15 @@ pub fn convolve(
     buffers.extend(normalized.map(|normalization| &normalization.numbers));
     buffers.extend(sums.as_ref().map(|sums| &sums.handle));
     let (workgroups, numbers) = (sizes.workgroups(&tile, 1), sizes.numbers(&tile, 1));
-    kernel.launch(&gpu.client, workgroups, &buffers, &numbers);
+    let epilogue = if statistics { ", sums" } else { "" };
+    gpu.measured(
+        || convolution.call("conv2d", [x, &y], epilogue),
+        || {
+            kernel
+                .clone()
+                .launch(&gpu.client, workgroups, &buffers, &numbers)
+        },
+    );
     (y, sums)
 }
 
@@ -332,7 +382,17 @@ pub fn convolve_input_gradient(
     }
     buffers.extend(sums.as_ref().map(|sums| &sums.handle));
     let (workgroups, numbers) = (sizes.workgroups(&tile, layers), sizes.numbers(&tile, 1));
-    kernel.launch(&gpu.client, workgroups, &buffers, &numbers);
+    gpu.measured(
+        || {
+            let epilogue = if activated { ", ReLU and sums" } else { "" };
+            convolution.call("conv2d by input", [gradient, &grad_input], epilogue)
+        },
+        || {
+            kernel
+                .clone()
+                .launch(&gpu.client, workgroups, &buffers, &numbers)
+        },
+    );
     (grad_input, sums)
 }
 
@@ -353,7 +413,9 @@ pub fn convolve_weight_gradient(
     let tile = Tile::choose(&problem(gpu, rows, column_quads), gpu);
     let wanted = (BUSY / (views * tile.count(rows, column_quads)).max(1))
         .clamp(1, (inner / views).div_ceil(MIN_INNER_PER_WORKGROUP).max(1));
-    let part_inner = (inner / views).div_ceil(wanted).next_multiple_of(tile.inner);
+    let part_inner = (inner / views)
+        .div_ceil(wanted)
+        .next_multiple_of(tile.inner);
     let view_parts = (inner / views).div_ceil(part_inner).max(1);
     let sizes = Sizes {
         part_inner,
@@ -373,16 +435,24 @@ pub fn convolve_weight_gradient(
     let mut buffers = vec![&gradient.handle, &x.handle, &partial];
     buffers.extend(normalized.map(|normalization| &normalization.numbers));
     let (workgroups, numbers) = (sizes.workgroups(&tile, parts), sizes.numbers(&tile, views));
-    kernel.launch(&gpu.client, workgroups, &buffers, &numbers);
     let count = 4 * rows * column_quads;
-    kernel!("sum_weight_parts").set("TAPS", convolution.taps()).launch(
-        &gpu.client,
-        launch::workgroups_for(count),
-        &[&partial, grad_weight],
-        &[
-            parts.into(),
-            convolution.out_channels.into(),
-            convolution.input.channels.into(),
-        ],
+    gpu.measured(
+        || convolution.call("conv2d by weight", [gradient, x], ""),
+        || {
+            kernel
+                .clone()
+                .launch(&gpu.client, workgroups, &buffers, &numbers);
+            let sum = kernel!("sum_weight_parts").set("TAPS", convolution.taps());
+            sum.launch(
+                &gpu.client,
+                launch::workgroups_for(count),
+                &[&partial, grad_weight],
+                &[
+                    parts.into(),
+                    convolution.out_channels.into(),
+                    convolution.input.channels.into(),
+                ],
+            );
+        },
     );
 }

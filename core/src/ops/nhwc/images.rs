@@ -1,6 +1,7 @@
 //! Tensors whose channels are neighbours in memory (NHWC), on a wgpu device.
 
-use burn::backend::wgpu::CubeTensor;
+use burn::backend::Backend;
+use burn::backend::wgpu::{CubeBackend, CubeTensor};
 use burn::tensor::{DType, Shape};
 use cubecl::Device as CubeDevice;
 use cubecl::client::Client;
@@ -9,6 +10,7 @@ use cubecl::server::Handle;
 use super::units::Units;
 use crate::device::is_simulated;
 use crate::ops::runtime::launch::{self, Kernel, kernel};
+use crate::ops::runtime::measure::{self, Call};
 use crate::ops::runtime::precision;
 
 /// The width of a tensor's numbers in memory.
@@ -159,6 +161,12 @@ impl Gpu {
         images
     }
 
+    /// Runs an operation, and measures it while a recorder is active.
+    pub fn measured<R>(&self, call: impl FnOnce() -> Call, run: impl Fn() -> R) -> R {
+        let finish = || _ = <CubeBackend as Backend>::sync(&self.device);
+        measure::operation(call, finish, run)
+    }
+
     /// `kernel` with activations of this device's width.
     pub fn of_values(&self, kernel: Kernel) -> Kernel {
         let kernel = kernel.choose("NARROW", self.storage == Storage::F16);
@@ -175,6 +183,16 @@ pub struct Images {
     pub extent: Extent,
     /// The width of a number.
     pub storage: Storage,
+}
+
+impl Extent {
+    /// The shape as text, as burn would write it: `images x channels x height x width`.
+    pub fn text(&self) -> String {
+        match (self.height, self.width) {
+            (1, 1) => format!("{}x{}", self.images, self.channels),
+            (height, width) => format!("{}x{}x{height}x{width}", self.images, self.channels),
+        }
+    }
 }
 
 impl Images {

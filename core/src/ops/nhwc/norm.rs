@@ -158,12 +158,7 @@ pub fn norm_gradient_sums(
     gpu.storage.set(kernel, "Value").launch(
         &gpu.client,
         [views * tiles, quads.div_ceil(LANES), 1],
-        &[
-            &x.handle,
-            &gradient.handle,
-            &normalization.numbers,
-            &sums,
-        ],
+        &[&x.handle, &gradient.handle, &normalization.numbers, &sums],
         &[view_rows.into(), tiles.into()],
     );
     Sums {

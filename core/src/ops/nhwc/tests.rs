@@ -61,7 +61,9 @@ pub fn images(tensor: Tensor<4>, storage: Storage, gpu: &Gpu) -> Images {
     let numbers = data.iter::<f32>();
     let bytes: Vec<u8> = match storage {
         Storage::F32 => numbers.flat_map(f32::to_le_bytes).collect(),
-        Storage::F16 => numbers.flat_map(|x| half::f16::from_f32(x).to_le_bytes()).collect(),
+        Storage::F16 => numbers
+            .flat_map(|x| half::f16::from_f32(x).to_le_bytes())
+            .collect(),
     };
     Images {
         handle: gpu.client.create_from_slice(&bytes),
@@ -83,11 +85,18 @@ pub fn channels_first(images: &Images, gpu: &Gpu, device: &Device) -> Tensor<4> 
     tensor.dtype = dtype;
     let mut dispatch = Tensor::<4>::zeros(shape, device).into_dispatch();
     dispatch.kind = DispatchTensorKind::Cube(BackendTensor::Float(tensor));
-    let data = Tensor::<4>::from_dispatch(dispatch).into_data().convert::<f32>();
+    let data = Tensor::<4>::from_dispatch(dispatch)
+        .into_data()
+        .convert::<f32>();
     let all = Tensor::<4>::from_data(data, &cpu()).permute([0, 3, 1, 2]);
     if padded > extent.channels {
-        let padding = all.clone().slice([0..extent.images, extent.channels..padded]);
-        assert!(values(padding).iter().all(|x| *x == 0.0), "the padding is zero");
+        let padding = all
+            .clone()
+            .slice([0..extent.images, extent.channels..padded]);
+        assert!(
+            values(padding).iter().all(|x| *x == 0.0),
+            "the padding is zero"
+        );
     }
     all.slice([0..extent.images, 0..extent.channels])
 }
@@ -127,7 +136,18 @@ struct Case {
 }
 
 impl Case {
-    fn new([images, channels, height, width, out_channels, kernel, stride, padding]: [usize; 8]) -> Self {
+    fn new(
+        [
+            images,
+            channels,
+            height,
+            width,
+            out_channels,
+            kernel,
+            stride,
+            padding,
+        ]: [usize; 8],
+    ) -> Self {
         let input = Extent {
             images,
             height,
@@ -146,7 +166,11 @@ impl Case {
             convolution,
             x: random([images, channels, height, width], 1, &cpu()),
             weight: random([out_channels, channels, kernel, kernel], 2, &cpu()),
-            gradient: random([images, out_channels, output.height, output.width], 3, &cpu()),
+            gradient: random(
+                [images, out_channels, output.height, output.width],
+                3,
+                &cpu(),
+            ),
         }
     }
 
@@ -159,10 +183,11 @@ impl Case {
             x.autodiff().require_grad(),
             self.weight.clone().autodiff().require_grad(),
         );
-        let options =
-            burn::tensor::ops::ConvOptions::new([stride; 2], [padding; 2], [1, 1], 1);
+        let options = burn::tensor::ops::ConvOptions::new([stride; 2], [padding; 2], [1, 1], 1);
         let y = burn::tensor::module::conv2d(x.clone(), weight.clone(), None, options);
-        let gradients = (y.clone() * self.gradient.clone().autodiff()).sum().backward();
+        let gradients = (y.clone() * self.gradient.clone().autodiff())
+            .sum()
+            .backward();
         [
             y.inner(),
             x.grad(&gradients).unwrap(),
@@ -175,7 +200,13 @@ impl Case {
         PackedWeight::new(gpu, &cube(weight).handle, &self.convolution)
     }
 
-    fn grad_weight(&self, gpu: &Gpu, device: &Device, x: (&Images, Option<&Normalization>), gradient: &Images) -> Tensor<4> {
+    fn grad_weight(
+        &self,
+        gpu: &Gpu,
+        device: &Device,
+        x: (&Images, Option<&Normalization>),
+        gradient: &Images,
+    ) -> Tensor<4> {
         let handle = gpu.floats(self.convolution.weights());
         convolve_weight_gradient(gpu, &self.convolution, x, gradient, &handle);
         read(gpu, device, &handle, self.weight.dims())
@@ -183,7 +214,12 @@ impl Case {
 }
 
 /// A buffer of 32-bit floats as a tensor on the CPU.
-fn read<const D: usize>(gpu: &Gpu, device: &Device, handle: &Handle, shape: [usize; D]) -> Tensor<D> {
+fn read<const D: usize>(
+    gpu: &Gpu,
+    device: &Device,
+    handle: &Handle,
+    shape: [usize; D],
+) -> Tensor<D> {
     let mut dispatch = Tensor::<1>::zeros([1], device).into_dispatch();
     let tensor = gpu.tensor(handle.clone(), Shape::from(shape));
     dispatch.kind = DispatchTensorKind::Cube(BackendTensor::Float(tensor));
@@ -200,16 +236,38 @@ fn convolutions_agree_with_burn_s() {
             let within = tolerance(gpu.storage);
             let packed = case.packed(gpu, device);
             let x = images(case.x.clone(), gpu.storage, gpu);
-            let (ours, _) =
-                convolve(gpu, &case.convolution, (&x, None), &packed, 1, false, gpu.storage);
-            assert_close(channels_first(&ours, gpu, device), y.clone(), within, &format!("{shape:?}: y"));
+            let (ours, _) = convolve(
+                gpu,
+                &case.convolution,
+                (&x, None),
+                &packed,
+                1,
+                false,
+                gpu.storage,
+            );
+            assert_close(
+                channels_first(&ours, gpu, device),
+                y.clone(),
+                within,
+                &format!("{shape:?}: y"),
+            );
             let gradient = images(case.gradient.clone(), gpu.storage, gpu);
             let epilogue = Epilogue::default();
             let (ours, _) = convolve_input_gradient(
-                gpu, &case.convolution, &gradient, &packed, epilogue, gpu.storage,
+                gpu,
+                &case.convolution,
+                &gradient,
+                &packed,
+                epilogue,
+                gpu.storage,
             );
             let name = format!("{shape:?}: by input");
-            assert_close(channels_first(&ours, gpu, device), grad_x.clone(), within, &name);
+            assert_close(
+                channels_first(&ours, gpu, device),
+                grad_x.clone(),
+                within,
+                &name,
+            );
             let ours = case.grad_weight(gpu, device, (&x, None), &gradient);
             let name = format!("{shape:?}: by weight");
             assert_close(ours, grad_weight.clone(), within, &name);

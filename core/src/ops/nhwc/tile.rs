@@ -156,7 +156,9 @@ impl Tile {
     pub fn unit_candidates(units: Units) -> impl Iterator<Item = Self> {
         const THREADS: usize = 128;
         let subgroups = (THREADS / units.subgroup).max(1);
-        let shapes = (0..).map(|power| 1 << power).take_while(move |rows| *rows <= subgroups);
+        let shapes = (0..)
+            .map(|power| 1 << power)
+            .take_while(move |rows| *rows <= subgroups);
         let tiles = shapes.flat_map(move |subgroup_rows| {
             [(1, 1), (1, 2), (2, 1), (2, 2), (2, 4), (4, 2), (4, 4)].map(|(rows, columns)| {
                 let unit = UnitTile {
@@ -169,7 +171,9 @@ impl Tile {
                 Self::of_units(unit, THREADS)
             })
         });
-        tiles.flatten().filter(|tile| tile.workgroup_bytes(2) <= 30 * 1024)
+        tiles
+            .flatten()
+            .filter(|tile| tile.workgroup_bytes(2) <= 30 * 1024)
     }
 
     /// The tile of these units, with an arrangement of the threads that suits its epilogue.
@@ -221,20 +225,22 @@ impl Tile {
         let tiles = self.count(problem.rows, problem.column_quads) as f64;
         let (rows, columns) = (self.rows as f64, 4.0 * self.column_quads as f64);
         let shared = (rows + columns) / (rows * columns);
-        let (tile_rows, tile_columns) =
-            (self.tile_rows() as f64, 4.0 * self.tile_quads() as f64);
+        let (tile_rows, tile_columns) = (self.tile_rows() as f64, 4.0 * self.tile_quads() as f64);
         let global = (tile_rows + tile_columns) / (tile_rows * tile_columns);
         // A subgroup's lanes beyond the last thread idle.
         let lanes = self.threads().next_multiple_of(device.subgroup) as f64 / self.threads() as f64;
-        tiles * tile_rows * tile_columns * lanes * (1.0 + device.shared * shared + device.global * global)
+        tiles
+            * tile_rows
+            * tile_columns
+            * lanes
+            * (1.0 + device.shared * shared + device.global * global)
     }
 
     /// The expected time of matrix units, in multiply-adds.
     fn unit_cost(&self, problem: &Problem) -> f64 {
         let units = self.units.expect("the tile has units");
         let tiles = self.count(problem.rows, problem.column_quads) as f64;
-        let (tile_rows, tile_columns) =
-            (self.tile_rows() as f64, 4.0 * self.tile_quads() as f64);
+        let (tile_rows, tile_columns) = (self.tile_rows() as f64, 4.0 * self.tile_quads() as f64);
         let shared = (units.rows + units.columns) as f64 / (units.rows * units.columns) as f64;
         let global = (tile_rows + tile_columns) / (tile_rows * tile_columns);
         tiles * tile_rows * tile_columns * (1.0 + shared + 64.0 * global)

@@ -5,9 +5,9 @@ use std::sync::{Mutex, PoisonError};
 use cubecl::Device as CubeDevice;
 use cubecl::server::Handle;
 
-use super::images::{Extent, Gpu, Images, Storage};
 use super::gemm::{Convolution, Epilogue, PackedWeight};
 use super::gemm::{convolve, convolve_input_gradient, convolve_weight_gradient};
+use super::images::{Extent, Gpu, Images, Storage};
 use crate::device::unit_size;
 use crate::random::{Purpose, Rng};
 
@@ -66,9 +66,13 @@ impl Units {
             stride: 1,
             padding: 1,
         };
-        [Convolution::linear(150, 100, 180), ragged, Convolution::linear(16, 16, 16)]
-            .iter()
-            .all(|convolution| Check::new(convolution).passes(&gpu))
+        [
+            Convolution::linear(150, 100, 180),
+            ragged,
+            Convolution::linear(16, 16, 16),
+        ]
+        .iter()
+        .all(|convolution| Check::new(convolution).passes(&gpu))
     }
 }
 
@@ -91,7 +95,10 @@ impl<'a> Check<'a> {
             numbers.collect::<Vec<_>>()
         };
         let output = convolution.output();
-        let (x, gradient) = (draws(convolution.input.numbers(), 0), draws(output.numbers(), 1));
+        let (x, gradient) = (
+            draws(convolution.input.numbers(), 0),
+            draws(output.numbers(), 1),
+        );
         let weight = draws(convolution.weights(), 2);
         let [mut y, mut grad_x, mut grad_weight] =
             [output.numbers(), x.len(), weight.len()].map(|count| vec![0.0; count]);
@@ -149,8 +156,16 @@ impl<'a> Check<'a> {
         };
         let x = upload(&self.x, self.convolution.input);
         let gradient = upload(&self.gradient, self.convolution.output());
-        let weight: Vec<u8> = self.weight.iter().flat_map(|x| x.to_f32().to_le_bytes()).collect();
-        let packed = PackedWeight::new(gpu, &gpu.client.create_from_slice(&weight), self.convolution);
+        let weight: Vec<u8> = self
+            .weight
+            .iter()
+            .flat_map(|x| x.to_f32().to_le_bytes())
+            .collect();
+        let packed = PackedWeight::new(
+            gpu,
+            &gpu.client.create_from_slice(&weight),
+            self.convolution,
+        );
         let wide = Storage::F32;
         let (y, _) = convolve(gpu, self.convolution, (&x, None), &packed, 1, false, wide);
         let epilogue = Epilogue::default();
@@ -169,8 +184,12 @@ fn is_close(gpu: &Gpu, handle: &Handle, expected: &[f64]) -> bool {
     let Ok(bytes) = gpu.client.read_one(handle.clone()) else {
         return false;
     };
-    let largest = expected.iter().fold(0.0f64, |largest, x| largest.max(x.abs()));
-    let numbers = bytes.chunks_exact(4).map(|x| f32::from_le_bytes([x[0], x[1], x[2], x[3]]));
+    let largest = expected
+        .iter()
+        .fold(0.0f64, |largest, x| largest.max(x.abs()));
+    let numbers = bytes
+        .chunks_exact(4)
+        .map(|x| f32::from_le_bytes([x[0], x[1], x[2], x[3]]));
     // Not a number is not close.
     numbers
         .zip(expected)

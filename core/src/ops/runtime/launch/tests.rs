@@ -85,7 +85,11 @@ pub fn check(name: &str, text: &str) {
             );
         }
     }
-    let limit = if has_units { UNITS_WORKGROUP_BYTES } else { WORKGROUP_BYTES };
+    let limit = if has_units {
+        UNITS_WORKGROUP_BYTES
+    } else {
+        WORKGROUP_BYTES
+    };
     assert!(
         workgroup <= limit,
         "{name}: {workgroup} bytes of workgroup memory"
