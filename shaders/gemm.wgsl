@@ -21,6 +21,8 @@ enable f16;
 enable wgpu_cooperative_matrix;
 //# end
 
+// Whether the epilogue is a loop: less code, for devices that compile a memory access into much of it.
+const COMPACT: bool = false;
 // Whether a step's values are loaded while the one before is multiplied.
 const PREFETCH: bool = true;
 // Whether matrix units multiply (cooperative matrices of UNIT x UNIT, 16-bit factors and 32-bit sums).
@@ -148,6 +150,9 @@ struct Sizes {
     lambda: f32,
     // Infinity, which WGSL has no literal for.
     infinity: f32,
+    // ROWS and COLUMN_QUADS.
+    thread_rows: u32,
+    thread_quads: u32,
 }
 
 // Tensors share buffers, so that every binding is read_write.
@@ -301,34 +306,52 @@ fn loss_gradient(values: vec4<f32>, k: u32, column: u32) -> vec4<f32> {
 //# end
 
 //# if STATISTICS || GRADIENT_SUMS
-// Reused for sums over the tile's columns: [thread row, column quad].
+// Sums over the tile's columns, [thread row, column quad], in the memory of the tiles where that has the same type.
 //# if NARROW
-var<workgroup> reduction: array<vec4<f32>, THREAD_ROWS * TILE_QUADS>;
+var<workgroup> first_sums: array<vec4<f32>, THREAD_ROWS * TILE_QUADS>;
+var<workgroup> second_sums: array<vec4<f32>, THREAD_ROWS * TILE_QUADS>;
 //# else
+const_assert THREAD_ROWS * TILE_QUADS <= TILE_ROWS * LEFT_PITCH;
 const_assert THREAD_ROWS * TILE_QUADS <= TILE_INNER * RIGHT_PITCH;
 //# end
 
-fn keep(index: u32, values: vec4<f32>) {
+fn keep_first(index: u32, values: vec4<f32>) {
 //# if NARROW
-    reduction[index] = values;
+    first_sums[index] = values;
+//# else
+    left_tile[index] = values;
+//# end
+}
+
+fn keep_second(index: u32, values: vec4<f32>) {
+//# if NARROW
+    second_sums[index] = values;
 //# else
     right_tile[index] = values;
 //# end
 }
 
-fn kept(index: u32) -> vec4<f32> {
+// The sum of a column over all thread rows.
+fn first_sum(quad: u32) -> vec4<f32> {
+    var sum = vec4(0.0);
+    for (var at = quad; at < THREAD_ROWS * TILE_QUADS; at += TILE_QUADS) {
 //# if NARROW
-    return reduction[index];
+        sum += first_sums[at];
 //# else
-    return right_tile[index];
+        sum += left_tile[at];
 //# end
+    }
+    return sum;
 }
 
-// The sum of a column over all thread rows.
-fn column_sum(quad: u32) -> vec4<f32> {
+fn second_sum(quad: u32) -> vec4<f32> {
     var sum = vec4(0.0);
-    for (var row = 0u; row < THREAD_ROWS; row++) {
-        sum += kept(row * TILE_QUADS + quad);
+    for (var at = quad; at < THREAD_ROWS * TILE_QUADS; at += TILE_QUADS) {
+//# if NARROW
+        sum += second_sums[at];
+//# else
+        sum += right_tile[at];
+//# end
     }
     return sum;
 }
@@ -446,6 +469,73 @@ fn stored_value(row: u32, quad: u32) -> vec4<f32> {
     }
     return values;
 }
+//# end
+
+// The epilogue of a thread's column q.
+//# part begin_column
+        let tile_quad = thread_column + q * THREAD_COLUMNS;
+        let quad = first_quad + tile_quad;
+//# if STATISTICS || GRADIENT_SUMS
+        var first = vec4(0.0);
+//# end
+//# if GRADIENT_SUMS
+        var second = vec4(0.0);
+        var mean = vec4(0.0);
+        var mask_factor = vec4(1.0);
+        var mask_shift = vec4(0.0);
+        if quad < sizes.column_quads {
+            let numbers = 4u * row_view * sizes.column_quads + quad;
+            mask_factor = statistics[numbers];
+            mask_shift = statistics[numbers + sizes.column_quads];
+            mean = statistics[numbers + 2u * sizes.column_quads];
+        }
+//# end
+//# end
+
+// Its row r, with the product `sum`.
+//# part store
+            let row = stored_row(first_row + tile_row(r, thread_row), last_row, part, workgroup.z);
+            if row != OUTSIDE && quad < sizes.column_quads {
+                let at = row * sizes.column_quads + quad;
+                var values = sum;
+//# if ACCUMULATE
+                values += vec4<f32>(product[sizes.product_start + at]);
+//# end
+//# if RESIDUAL
+                values += vec4<f32>(residual[at]);
+//# end
+//# if MASK_STORED
+                values = select(values, vec4(0.0), vec4<f32>(outputs[at]) <= vec4(0.0));
+//# end
+//# if GRADIENT_SUMS
+                let input = vec4<f32>(inputs[at]);
+//# if MASK_NORMALIZED
+                values = select(values, vec4(0.0), input * mask_factor + mask_shift <= vec4(0.0));
+//# end
+                second += values * (input - mean);
+//# end
+//# if STATISTICS || GRADIENT_SUMS
+                first += values;
+//# end
+                product[sizes.product_start + at] = stored(values);
+            }
+//# end
+
+//# part end_column
+//# if STATISTICS || GRADIENT_SUMS
+        keep_first(thread_row * TILE_QUADS + tile_quad, first);
+//# end
+//# if GRADIENT_SUMS
+        keep_second(thread_row * TILE_QUADS + tile_quad, second);
+//# end
+//# end
+
+// STATISTICS: its distance from the column's mean.
+//# part distance
+            if first_row + tile_row(r, thread_row) < last_row {
+                let distance = sum - mean;
+                second += distance * distance;
+            }
 //# end
 
 // Loads the values from `next` on.
@@ -803,92 +893,88 @@ fn main(
         rescale = sizes.infinity * 0.0;
     }
 //# end
+//# if COMPACT
+    // Loops whose ends no compiler knows.
+    var thread_sums: array<vec4<f32>, ROWS * COLUMN_QUADS>;
+//# for r in ROWS
 //# for q in COLUMN_QUADS
-    let quad_#q = first_quad + thread_column + #qu * THREAD_COLUMNS;
-    let has_quad_#q = quad_#q < sizes.column_quads;
-//# if STATISTICS || GRADIENT_SUMS
-    var first_#q = vec4(0.0);
-    var second_#q = vec4(0.0);
+    thread_sums[#(r * COLUMN_QUADS + q)] = sum_#r_#q;
 //# end
-//# if GRADIENT_SUMS
-    var mean_#q = vec4(0.0);
-    var mask_factor_#q = vec4(1.0);
-    var mask_shift_#q = vec4(0.0);
-    if has_quad_#q {
-        let numbers = 4u * row_view * sizes.column_quads + quad_#q;
-        mask_factor_#q = statistics[numbers];
-        mask_shift_#q = statistics[numbers + sizes.column_quads];
-        mean_#q = statistics[numbers + 2u * sizes.column_quads];
+//# end
+    for (var q = 0u; q < sizes.thread_quads; q++) {
+//# insert begin_column
+        for (var r = 0u; r < sizes.thread_rows; r++) {
+            let sum = rescale * thread_sums[r * COLUMN_QUADS + q];
+//# insert store
+        }
+//# insert end_column
+    }
+//# else
+//# for q in COLUMN_QUADS
+    {
+        let q = #qu;
+//# insert begin_column
+//# for r in ROWS
+        {
+            let r = #ru;
+            let sum = rescale * sum_#r_#q;
+//# insert store
+        }
+//# end
+//# insert end_column
     }
 //# end
-//# end
-//# for r in ROWS
-    let row_#r = stored_row(first_row + tile_row(#ru, thread_row), last_row, part, workgroup.z);
-//# for q in COLUMN_QUADS
-    if row_#r != OUTSIDE && has_quad_#q {
-        let at = row_#r * sizes.column_quads + quad_#q;
-        var values = rescale * sum_#r_#q;
-//# if ACCUMULATE
-        values += vec4<f32>(product[sizes.product_start + at]);
-//# end
-//# if RESIDUAL
-        values += vec4<f32>(residual[at]);
-//# end
-//# if MASK_STORED
-        values = select(values, vec4(0.0), vec4<f32>(outputs[at]) <= vec4(0.0));
-//# end
-//# if GRADIENT_SUMS
-        let input = vec4<f32>(inputs[at]);
-//# if MASK_NORMALIZED
-        values = select(values, vec4(0.0), input * mask_factor_#q + mask_shift_#q <= vec4(0.0));
-//# end
-        first_#q += values;
-        second_#q += values * (input - mean_#q);
 //# end
 //# if STATISTICS
-        first_#q += values;
-//# end
-        product[sizes.product_start + at] = stored(values);
+
+    workgroupBarrier();
+    let count = f32(min(TILE_ROWS, last_row - first_row));
+//# if COMPACT
+    for (var q = 0u; q < sizes.thread_quads; q++) {
+        let tile_quad = thread_column + q * THREAD_COLUMNS;
+        let mean = first_sum(tile_quad) / count;
+        var second = vec4(0.0);
+        for (var r = 0u; r < sizes.thread_rows; r++) {
+            let sum = rescale * thread_sums[r * COLUMN_QUADS + q];
+//# insert distance
+        }
+        keep_second(thread_row * TILE_QUADS + tile_quad, second);
     }
+//# else
+//# for q in COLUMN_QUADS
+    {
+        let tile_quad = thread_column + #qu * THREAD_COLUMNS;
+        let mean = first_sum(tile_quad) / count;
+        var second = vec4(0.0);
+//# for r in ROWS
+        {
+            let r = #ru;
+            let sum = rescale * sum_#r_#q;
+//# insert distance
+        }
+//# end
+        keep_second(thread_row * TILE_QUADS + tile_quad, second);
+    }
+//# end
 //# end
 //# end
 //# if STATISTICS || GRADIENT_SUMS
 
+    workgroupBarrier();
     // A tile's number among those of its view, over all phases.
     let phases = select(1u, workgroups.z, REACHED);
     let sums_start = ((row_view * phases + select(0u, workgroup.z, REACHED)) * sizes.view_tiles
         + row_tile % sizes.view_tiles) * 2u * sizes.column_quads;
-//# for q in COLUMN_QUADS
-    keep(thread_row * TILE_QUADS + thread_column + #qu * THREAD_COLUMNS, first_#q);
-//# end
-    workgroupBarrier();
-//# for q in COLUMN_QUADS
-    first_#q = column_sum(thread_column + #qu * THREAD_COLUMNS);
-//# end
-    workgroupBarrier();
+    for (var tile_quad = thread; tile_quad < TILE_QUADS; tile_quad += THREADS) {
+        let quad = first_quad + tile_quad;
+        if quad < sizes.column_quads {
 //# if STATISTICS
-    let count = f32(min(TILE_ROWS, last_row - first_row));
-//# for q in COLUMN_QUADS
-    first_#q /= count;
+            sums[sums_start + quad] = first_sum(tile_quad) / count;
+//# else
+            sums[sums_start + quad] = first_sum(tile_quad);
 //# end
-//# for r in ROWS
-//# for q in COLUMN_QUADS
-    if row_#r != OUTSIDE {
-        let distance = rescale * sum_#r_#q - first_#q;
-        second_#q += distance * distance;
+            sums[sums_start + sizes.column_quads + quad] = second_sum(tile_quad);
+        }
     }
-//# end
-//# end
-//# end
-//# for q in COLUMN_QUADS
-    keep(thread_row * TILE_QUADS + thread_column + #qu * THREAD_COLUMNS, second_#q);
-//# end
-    workgroupBarrier();
-//# for q in COLUMN_QUADS
-    if thread_row == 0u && has_quad_#q {
-        sums[sums_start + quad_#q] = first_#q;
-        sums[sums_start + sizes.column_quads + quad_#q] = column_sum(thread_column + #qu * THREAD_COLUMNS);
-    }
-//# end
 //# end
 }

@@ -63,20 +63,37 @@ pub fn use_working_software_vulkan(command: &mut Command) -> Result<()> {
     println!(
         "the software adapter of Mesa {version} computes wrong results: using a later one from Debian's backports"
     );
+    let driver = fetch(include_str!("lavapipe.sh")).with_context(|| {
+        format!("install Mesa {FIRST_CORRECT_MESA} or later, or set BARLOW_TEST_DEVICE=cpu")
+    })?;
+    for name in named {
+        command.env(name, &driver);
+    }
+    Ok(())
+}
+
+/// The program that runs another one on software Vulkan with matrix units (Mesa 26 of Debian unstable), fetched into the cache;
+/// `None` where there is no apt.
+pub fn matrix_unit_runner() -> Result<Option<String>> {
+    if !Path::new("/usr/bin/apt-get").exists() || !cfg!(target_arch = "x86_64") {
+        return Ok(None);
+    }
+    fetch(include_str!("mesa26.sh")).map(Some)
+}
+
+/// Runs a script that fetches a driver; returns the path that it prints.
+fn fetch(script: &str) -> Result<String> {
     let fetched = Command::new("bash")
-        .args(["-c", include_str!("lavapipe.sh")])
+        .args(["-c", script])
         .output()
         .context("bash cannot be started")?;
-    let driver = String::from_utf8_lossy(&fetched.stdout);
-    let driver = driver.lines().last().unwrap_or_default();
-    if !fetched.status.success() || !Path::new(driver).is_file() {
+    let output = String::from_utf8_lossy(&fetched.stdout);
+    let path = output.lines().last().unwrap_or_default();
+    if !fetched.status.success() || !Path::new(path).is_file() {
         bail!(
-            "a later Mesa could not be fetched: {}. Install Mesa {FIRST_CORRECT_MESA} or later, or set BARLOW_TEST_DEVICE=cpu",
+            "a driver could not be fetched: {}",
             String::from_utf8_lossy(&fetched.stderr)
         );
     }
-    for name in named {
-        command.env(name, driver);
-    }
-    Ok(())
+    Ok(path.to_owned())
 }

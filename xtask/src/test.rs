@@ -33,9 +33,32 @@ pub fn test(arguments: &[String]) -> Result<()> {
     }
     run(command.args(["test", "--release"]).args(arguments))?;
     if arguments.is_empty() {
+        if cfg!(target_os = "linux") && !cpu_only {
+            matrix_units()?;
+        }
         browser()?;
     }
     Ok(())
+}
+
+/// Tests operations, networks and training on an adapter with matrix units, where 16-bit products use them.
+fn matrix_units() -> Result<()> {
+    let Some(runner) = debian::matrix_unit_runner()? else {
+        println!("no adapter with matrix units: their tests need Debian's or Ubuntu's apt");
+        return Ok(());
+    };
+    println!("on software Vulkan with matrix units");
+    let mut command = cargo();
+    command
+        .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", runner)
+        .env("BARLOW_TEST_DEVICE", "0")
+        .env("BARLOW_TEST_UNITS", "8")
+        .env("XDG_RUNTIME_DIR", env::temp_dir());
+    let tests = ["ops::", "model::", "train::"];
+    run(command
+        .args(["test", "--release", "--lib", "--"])
+        .args(tests)
+        .args(["--skip", "tint"]))
 }
 
 fn has_vulkan_driver() -> bool {

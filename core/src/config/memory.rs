@@ -1,10 +1,11 @@
 //! An estimate of the device memory that a training step takes, made before anything is allocated. It models what the
-//! trainer keeps today: for each convolution and each linear layer its output and that of its batch normalization,
-//! until the backward pass has used them, and two copies of the optimizer's arenas while they are rewritten. The tests
-//! compare the estimate with what burn's allocator reports.
+//! trainer keeps today, until the backward pass has used it: on a GPU the output of each convolution, linear layer and
+//! residual block; on the CPU that of each convolution, linear layer and batch normalization. The optimizer has two copies
+//! of its state while it is rewritten. The tests compare the estimate with what burn's allocator reports.
 
 use super::Config;
 use crate::model;
+use crate::ops::precision::Precision;
 use crate::optim::OptimizerConfig;
 
 /// Bytes of a 32-bit number.
@@ -20,7 +21,8 @@ pub struct Memory {
     pub weights: u64,
     /// Gradients, the optimizer's state, and the second copies of state and weights while a step updates them.
     pub optimizer: u64,
-    /// What the forward pass keeps for the backward pass, and the largest gradients.
+    /// What the forward pass keeps for the backward pass, with the weights as its products read them, and the largest
+    /// gradients.
     pub activations: u64,
     /// The cross-correlation C, and the gradients with respect to the embeddings.
     pub correlation: u64,
@@ -52,8 +54,8 @@ impl Config {
         ]
     }
 
-    /// Estimates the memory of a step, with `picture_bytes` bytes of pictures on the device.
-    pub fn memory(&self, picture_bytes: u64) -> Memory {
+    /// Estimates the memory of a step on a GPU, or on the CPU, with `picture_bytes` bytes of pictures on the device.
+    pub fn memory(&self, on_cpu: bool, picture_bytes: u64) -> Memory {
         let parameters = self.parameters().into_iter().sum::<usize>() as u64;
         let memories = match self.optimizer {
             OptimizerConfig::Lars { .. } | OptimizerConfig::Sgd { .. } => 1,
@@ -62,10 +64,18 @@ impl Config {
         let (views, width) = (2 * self.batch as u64, self.projector.embedding() as u64);
         Memory {
             weights: NUMBER * parameters,
-            // Gradients, as the backward pass leaves them and in their arena; the optimizer's state, old and new; new
-            // weights.
-            optimizer: NUMBER * parameters * (2 + 2 * memories + 1),
-            activations: self.activation_bytes(),
+            // The gradients' arena; the optimizer's state, old and new; new weights. In 16 bits the gradients are divided
+            // by the loss scale and then copied into an arena.
+            optimizer: NUMBER
+                * parameters
+                * match self.precision {
+                    Precision::F32 => 2 + 2 * memories,
+                    Precision::F16 => 4 + 2 * memories,
+                },
+            activations: match on_cpu {
+                true => self.cpu_activation_bytes(),
+                false => self.activation_bytes() + 2 * parameters * self.precision.bytes(),
+            },
             // C, the gradient with respect to the normalized embeddings, and a scaled copy of that gradient.
             correlation: NUMBER * (width * width + 2 * views * width),
             pictures: picture_bytes,
@@ -75,11 +85,36 @@ impl Config {
     fn activation_bytes(&self) -> u64 {
         let views = 2 * self.batch as u64;
         let maps = self.encoder.activations(self.view_size);
+        let size = |(channels, side): &(usize, usize)| (channels * side * side) as u64;
+        let largest = maps.iter().map(size).max().unwrap_or(0);
+        // The output of each convolution and of each block, and the views, with four channels.
+        let mut kept: u64 = maps.iter().map(size).sum();
+        kept += self
+            .encoder
+            .block_outputs(self.view_size)
+            .iter()
+            .map(size)
+            .sum::<u64>();
+        kept += 4 * (self.view_size * self.view_size) as u64;
+        // The input of the first block.
+        kept += match self.encoder.layout().pooled {
+            true => size(&(maps[0].0, maps[0].1.div_ceil(2))),
+            false => size(&maps[0]),
+        };
+        kept += self.projector.widths.iter().sum::<usize>() as u64;
+        // In 32 bits in any case: the views as they were drawn, and the features.
+        let wide = 3 * (self.view_size * self.view_size) + self.encoder.features();
+        // Gradients with respect to a layer's output, its input, and the shortcut of a block.
+        views * (self.precision.bytes() * (kept + 3 * largest) + NUMBER * wide as u64)
+    }
+
+    fn cpu_activation_bytes(&self) -> u64 {
+        let views = 2 * self.batch as u64;
+        let maps = self.encoder.activations(self.view_size);
         let sizes = maps
             .iter()
             .map(|(channels, side)| (channels * side * side) as u64);
         let (sum, largest) = sizes.fold((0, 0), |(sum, max), size| (sum + size, size.max(max)));
-        // The output of each convolution, and that of its batch normalization.
         let mut kept = 2 * sum + 3 * (self.view_size * self.view_size) as u64;
         if self.encoder.layout().pooled {
             kept += maps[0].0 as u64 * maps[0].1.div_ceil(2).pow(2) as u64;
@@ -92,13 +127,18 @@ impl Config {
 
     /// The largest batch, at most the configured one, whose step takes at most `available` bytes; above 8 it is rounded
     /// down to a multiple of 8. `picture_bytes` maps a batch to the bytes of pictures on the device.
-    pub fn largest_batch(&self, available: u64, picture_bytes: impl Fn(usize) -> u64) -> usize {
+    pub fn largest_batch(
+        &self,
+        on_cpu: bool,
+        available: u64,
+        picture_bytes: impl Fn(usize) -> u64,
+    ) -> usize {
         let fits = |batch: usize| {
             let config = Self {
                 batch,
                 ..self.clone()
             };
-            config.memory(picture_bytes(batch)).total() <= available
+            config.memory(on_cpu, picture_bytes(batch)).total() <= available
         };
         let (mut fitting, mut failing) = (0, self.batch + 1);
         while failing - fitting > 1 {
@@ -134,20 +174,26 @@ mod tests {
         let config = Config::paper();
         // FACTS.md A2: 23.5 million and 151,027,712.
         assert_eq!(config.parameters(), [23_508_032, 151_027_712]);
-        let memory = config.memory(0);
+        let memory = config.memory(false, 0);
         assert_eq!(memory.weights, 4 * 174_535_744);
-        // The convolutions of ResNet-50 output 11.1 million numbers per view of 224 pixels, which are kept twice: 364
-        // GB for 4096 views. The rest is the projector's activations and the largest gradients.
+        // Per view of 224 pixels, the convolutions of ResNet-50 output 11.1 million numbers and its blocks 5.5 million: 272
+        // GB for 4096 views. The rest is the largest gradients, the projector's activations and the packed weights.
         assert!(
-            (364..420).contains(&(memory.activations / 1_000_000_000)),
+            (272..330).contains(&(memory.activations / 1_000_000_000)),
             "{memory:?}"
         );
-        let largest = config.largest_batch(24 << 30, |_| 0);
+        let narrow = Config {
+            precision: Precision::F16,
+            ..config.clone()
+        };
+        let share = narrow.memory(false, 0).activations as f64 / memory.activations as f64;
+        assert!((0.5..0.52).contains(&share), "{share}");
+        let largest = config.largest_batch(false, 24 << 30, |_| 0);
         assert!(
-            (40..100).contains(&largest) && largest.is_multiple_of(8),
+            (60..140).contains(&largest) && largest.is_multiple_of(8),
             "{largest}"
         );
-        assert_eq!(config.largest_batch(1 << 30, |_| 0), 0);
+        assert_eq!(config.largest_batch(false, 1 << 30, |_| 0), 0);
     }
 
     /// Compares with what burn's allocator holds after two steps: for large activations, for many weights, and for our
@@ -181,7 +227,7 @@ mod tests {
                 release_memory(device);
                 let before = reserved_memory(device).unwrap();
                 let pictures = emoji().noto.subset(0..96);
-                let counted = config.memory(96 * 3 * 32 * 32).total();
+                let counted = config.memory(false, 96 * 3 * 32 * 32).total();
                 let mut trainer = Trainer::new(config, &pictures, device).unwrap();
                 for _ in 0..2 {
                     block_on(trainer.advance()).unwrap();

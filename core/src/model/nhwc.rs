@@ -325,7 +325,7 @@ impl ResNet {
             parameters: 0,
             like: &flat,
         };
-        let images = gpu.from_planes(&planes.handle, pictures.dims());
+        let images = gpu.channels_last(&planes.handle, pictures.dims());
         let pass = pass.encoder(&mut self.clone(), images);
         Some(vectors(&gpu, &pass.features, &flat))
     }
@@ -344,7 +344,7 @@ impl BarlowTwins {
             parameters: 0,
             like: &flat,
         };
-        let views = gpu.from_planes(&planes.handle, views.dims());
+        let views = gpu.channels_last(&planes.handle, views.dims());
         let EncoderPass {
             views,
             stem,

@@ -138,6 +138,23 @@ impl EncoderConfig {
         sizes
     }
 
+    /// Channels and pixels per side of every block's output, for one picture of `size` pixels per side.
+    pub(crate) fn block_outputs(&self, size: usize) -> Vec<(usize, usize)> {
+        let layout = self.layout();
+        let mut side = layout.stem.out_side(size);
+        if layout.pooled {
+            side = side.div_ceil(2);
+        }
+        let mut sizes = Vec::new();
+        for block in layout.stages.iter().flatten() {
+            for conv in &block.body {
+                side = conv.out_side(side);
+            }
+            sizes.extend(block.body.last().map(|last| (last.out_channels, side)));
+        }
+        sizes
+    }
+
     /// The network with initial weights.
     pub fn init(&self, initializer: &mut Initializer) -> ResNet {
         let layout = self.layout();

@@ -2,6 +2,8 @@
 
 use anyhow::Result;
 
+use barlow_core::ops::units_in_use;
+
 use crate::device;
 
 /// Lists the adapters with the properties that matter for training, and names the one that training would use.
@@ -36,6 +38,14 @@ pub fn devices() -> Result<()> {
             yes(adapter.has_f16()),
             yes(adapter.has_subgroups()),
         );
+        let entries = adapter.matrix_units();
+        if !entries.is_empty() && adapter.known_fault().is_none() {
+            say!(
+                "   matrix units {}: {}",
+                entries.join(", "),
+                units_of(number)
+            );
+        }
     }
     match preferred {
         Some(number) => say!(
@@ -54,4 +64,25 @@ pub fn devices() -> Result<()> {
         },
     }
     Ok(())
+}
+
+/// Whether 16-bit products use an adapter's matrix units, and why not.
+fn units_of(number: usize) -> String {
+    // Opening takes an adapter, so it is listed again.
+    let Some(adapter) = device::list().into_iter().nth(number) else {
+        return "not used, as the adapter has gone".into();
+    };
+    if std::env::var("BARLOW_UNITS").as_deref() == Ok("0") {
+        return "not used, as BARLOW_UNITS is 0".into();
+    }
+    if adapter.unit_size().is_none() {
+        return "not used, as none multiplies F16 into F32 in units of 16x16x16 or 8x8x8".into();
+    }
+    match pollster::block_on(adapter.open()) {
+        Err(error) => format!("not used: {error}"),
+        Ok(device) => match units_in_use(&device) {
+            Some(size) => format!("precision=f16 uses {size}x{size}x{size}"),
+            None => "not used, as the driver refused them or their products were wrong".into(),
+        },
+    }
 }

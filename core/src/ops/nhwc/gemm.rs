@@ -231,7 +231,7 @@ impl Sizes {
         (self.rows / self.views).div_ceil(tile.tile_rows())
     }
 
-    fn numbers(&self, tile: &Tile, inner_views: usize) -> [Number; 16] {
+    fn numbers(&self, tile: &Tile, inner_views: usize) -> [Number; 18] {
         [
             self.rows.into(),
             self.column_quads.into(),
@@ -249,6 +249,8 @@ impl Sizes {
             self.scale.into(),
             self.lambda.into(),
             f32::INFINITY.into(),
+            tile.rows.into(),
+            tile.column_quads.into(),
         ]
     }
 
@@ -325,7 +327,7 @@ pub fn convolve(
         || {
             kernel
                 .clone()
-                .launch(&gpu.client, workgroups, &buffers, &numbers)
+                .launch(&gpu.client, workgroups, &buffers, &numbers);
         },
     );
     (y, sums)
@@ -390,7 +392,7 @@ pub fn convolve_input_gradient(
         || {
             kernel
                 .clone()
-                .launch(&gpu.client, workgroups, &buffers, &numbers)
+                .launch(&gpu.client, workgroups, &buffers, &numbers);
         },
     );
     (grad_input, sums)

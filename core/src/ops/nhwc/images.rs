@@ -136,7 +136,7 @@ impl Gpu {
 
 impl Gpu {
     /// Images from a tensor `[n, c, h, w]` of 32-bit floats in row-major order.
-    pub fn from_planes(
+    pub fn channels_last(
         &self,
         planes: &Handle,
         [images, channels, height, width]: [usize; 4],

@@ -20,7 +20,7 @@ pub use norm::{
     normalize, normalize_frozen,
 };
 pub use pool::{Pooled, max_pool, max_pool_gradient, mean_pool, mean_pool_gradient};
-pub use units::Units;
+pub use units::units_in_use;
 
 #[cfg(test)]
 mod tests;

@@ -101,17 +101,6 @@ pub fn channels_first(images: &Images, gpu: &Gpu, device: &Device) -> Tensor<4> 
     all.slice([0..extent.images, 0..extent.channels])
 }
 
-/// The values as 16 bits hold them, for references.
-fn rounded<const D: usize>(tensor: Tensor<D>, storage: Storage) -> Tensor<D> {
-    match storage {
-        Storage::F32 => tensor,
-        Storage::F16 => {
-            let data = tensor.into_data().convert::<half::f16>().convert::<f32>();
-            Tensor::from_data(data, &cpu())
-        }
-    }
-}
-
 /// (images, channels, height, width, out channels, kernel, stride, padding)
 const SHAPES: [[usize; 8]; 12] = [
     [2, 1, 1, 1, 1, 1, 1, 0],
@@ -273,4 +262,17 @@ fn convolutions_agree_with_burn_s() {
             assert_close(ours, grad_weight.clone(), within, &name);
         });
     }
+}
+
+/// `BARLOW_TEST_UNITS` is the size of the units that the tests are meant to run on, so that they are not left out silently.
+#[test]
+fn matrix_units_are_used_where_there_are_any() {
+    let wanted = std::env::var("BARLOW_TEST_UNITS").ok();
+    let wanted: Option<usize> = wanted.map(|size| size.parse().unwrap());
+    each_device(|device| {
+        let used = units_in_use(device);
+        if let Some(wanted) = wanted.filter(|_| !crate::device::runs_on_cpu(device)) {
+            assert_eq!(used, Some(wanted));
+        }
+    });
 }

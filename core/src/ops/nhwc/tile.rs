@@ -89,6 +89,7 @@ impl Tile {
             .set("THREAD_COLUMNS", self.thread_columns)
             .set("TILE_INNER", self.inner)
             .choose("PREFETCH", self.prefetch)
+            .choose("COMPACT", !self.prefetch)
             .set("LEFT_LOADS", left)
             .set("RIGHT_LOADS", right);
         match self.units {
@@ -124,8 +125,8 @@ impl Tile {
 
     /// All tiles without matrix units.
     pub fn candidates(simulated: bool) -> impl Iterator<Item = Self> {
-        let rows: &[usize] = if simulated { &[8] } else { &[8] };
-        let thread_rows = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32];
+        let rows: &[usize] = if simulated { &[8, 16] } else { &[8] };
+        let thread_rows = [1, 2, 3, 4, 6, 8, 12, 16];
         let thread_columns = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32];
         let tiles = rows.iter().flat_map(move |rows| {
             thread_rows.into_iter().flat_map(move |thread_rows| {
@@ -148,6 +149,7 @@ impl Tile {
             (least..=MAX_THREADS).contains(&tile.threads())
                 && tile.threads().is_multiple_of(tile.inner / 4)
                 && tile.thread_rows.is_multiple_of(tile.column_quads)
+                && tile.tile_quads() <= 32
                 && tile.workgroup_bytes(4) <= WORKGROUP_BYTES
         })
     }

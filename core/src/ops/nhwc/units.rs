@@ -2,6 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use burn::tensor::{Device, Tensor};
 use cubecl::Device as CubeDevice;
 use cubecl::server::Handle;
 
@@ -9,6 +10,8 @@ use super::gemm::{Convolution, Epilogue, PackedWeight};
 use super::gemm::{convolve, convolve_input_gradient, convolve_weight_gradient};
 use super::images::{Extent, Gpu, Images, Storage};
 use crate::device::unit_size;
+use crate::ops::runtime::launch::on_wgpu;
+use crate::ops::runtime::precision::{Precision, with_precision};
 use crate::random::{Purpose, Rng};
 
 /// The matrix units that products use.
@@ -26,6 +29,15 @@ const SUBGROUPS: [usize; 4] = [8, 16, 32, 64];
 /// The largest difference from the exact product of the rounded factors, relative to the largest entry. Sums of up to 180
 /// terms in 32 bits differ by 1e-6; a wrong address differs by 1.
 const TOLERANCE: f64 = 1e-3;
+
+/// The size of the matrix units that 16-bit products use on `device`: 16, 8, or `None` if it was opened without any, or if
+/// they computed wrong products.
+pub fn units_in_use(device: &Device) -> Option<usize> {
+    with_precision(Precision::F16, || {
+        let tensor = on_wgpu(&Tensor::zeros([4], device))?;
+        Gpu::of(&tensor).units.map(|units| units.size)
+    })
+}
 
 impl Units {
     /// The matrix units of a device, if it was opened with them and they compute correctly. The first call multiplies.

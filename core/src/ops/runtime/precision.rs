@@ -1,6 +1,7 @@
-//! Mixed precision (Micikevicius et al. 2018, arXiv 1710.03740): only the operands of matrix products are converted to
-//! 16 bits. Parameters, activations, gradients and sums stay 32 bits wide. Gradients can be smaller than 16 bits
-//! resolve, so the trainer scales the loss; an operand that is too large for 16 bits makes its products infinite.
+//! Mixed precision (Micikevicius et al. 2018, arXiv 1710.03740): the operands of matrix products, the networks' activations
+//! and the gradients with respect to them have 16 bits. Parameters, their gradients, statistics, sums and the optimizer's
+//! state stay 32 bits wide. Gradients can be smaller than 16 bits resolve, so the trainer scales the loss; a number that is
+//! too large for 16 bits becomes infinite.
 
 use std::cell::Cell;
 
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::device::runs_on_cpu;
 
-/// The width of the numbers that matrix products multiply.
+/// The width of activations and of the numbers that matrix products multiply.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -39,6 +40,14 @@ pub fn with_precision<T>(precision: Precision, task: impl FnOnce() -> T) -> T {
 }
 
 impl Precision {
+    /// Bytes of an activation.
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::F32 => 4,
+            Self::F16 => 2,
+        }
+    }
+
     /// Whether `device` supports this precision.
     pub fn is_supported_by(self, device: &Device) -> bool {
         match self {

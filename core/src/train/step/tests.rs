@@ -363,10 +363,16 @@ fn gradients_at_every_scale_are_right_or_infinite() {
             println!("2^{exponent}: {error:.5}");
             right.push((exponent, error));
         }
-        // Operands have a relative error of 2^-11 = 0.0005. There are about ten products in sequence, and batch
-        // normalization divides their results by their own standard deviation: a few dozen times that error in all.
+        // Every stored activation and gradient has a relative error of 2^-11 = 0.0005, and so has every operand that is
+        // normalized as it is read. There are about ten products in sequence, forward and back, and batch normalization
+        // divides their results by their own standard deviation: about a hundred times that error in all. It is the same
+        // at every scale, or small gradients would be lost at small ones.
         for (exponent, error) in &right {
-            assert!(*error < 0.02, "2^{exponent}: {error}");
+            assert!(*error < 0.05, "2^{exponent}: {error}");
+            assert!(
+                (error / right[0].1 - 1.0).abs() < 0.05,
+                "2^{exponent}: {error}"
+            );
         }
         let finite: Vec<i32> = right.iter().map(|(exponent, _)| *exponent).collect();
         assert_eq!(
