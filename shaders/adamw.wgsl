@@ -15,6 +15,8 @@ struct Sizes {
     decay: f32,
     rate_weights: f32,
     rate_biases: f32,
+    // Multiplies every gradient: 1 / loss scale.
+    unscale: f32,
 }
 
 // Of each chunk: its tensor's index, the end of its values, and 1 if the tensor has two or more dimensions.
@@ -40,7 +42,7 @@ fn main(
         let rate = select(sizes.rate_biases, sizes.rate_weights, is_weight);
         let kept = 1.0 - rate * select(0.0, sizes.decay, is_weight);
         for (var i = chunk * CHUNK + thread; i < entry.y; i += THREADS) {
-            let gradient = gradients[i];
+            let gradient = sizes.unscale * gradients[i];
             let moment_1 = sizes.beta_1 * moments_1[i] + (1.0 - sizes.beta_1) * gradient;
             let moment_2 = sizes.beta_2 * moments_2[i] + (1.0 - sizes.beta_2) * gradient * gradient;
             new_moments_1[i] = moment_1;

@@ -8,6 +8,8 @@ struct Sizes {
     chunks: u32,
     // The multiple of the parameter that is added to its gradient before the norm is taken: weight decay, or 0.
     decay: f32,
+    // Multiplies every gradient: 1 / loss scale.
+    unscale: f32,
 }
 
 // Of each chunk: its tensor's index, the end of its values, and 1 if the tensor has two or more dimensions.
@@ -30,7 +32,7 @@ fn main(
         let end = chunk_table[chunk].y;
         var sum = vec2(0.0);
         for (var i = chunk * CHUNK + thread; i < end; i += THREADS) {
-            let pair = vec2(parameters[i], gradients[i] + sizes.decay * parameters[i]);
+            let pair = vec2(parameters[i], sizes.unscale * gradients[i] + sizes.decay * parameters[i]);
             sum += pair * pair;
         }
         sums[thread] = sum;

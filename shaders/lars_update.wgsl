@@ -15,6 +15,8 @@ struct Sizes {
     decay_biases: f32,
     rate_weights: f32,
     rate_biases: f32,
+    // Multiplies every gradient: 1 / loss scale.
+    unscale: f32,
 }
 
 // Of each chunk: its tensor's index, the end of its values, and 1 if the tensor has two or more dimensions.
@@ -44,7 +46,8 @@ fn main(
         }
         for (var i = chunk * CHUNK + thread; i < entry.y; i += THREADS) {
             let parameter = parameters[i];
-            let momentum = sizes.momentum * momenta[i] + ratio * (gradients[i] + decay * parameter);
+            let gradient = sizes.unscale * gradients[i];
+            let momentum = sizes.momentum * momenta[i] + ratio * (gradient + decay * parameter);
             new_momenta[i] = momentum;
             new_parameters[i] = parameter - rate * momentum;
         }

@@ -37,6 +37,7 @@ kernels! {
     "copy",
     "correlation_terms",
     "correlation_total",
+    "count_not_finite",
     "gemm",
     "lars_norms",
     "lars_ratios",

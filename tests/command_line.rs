@@ -559,7 +559,7 @@ fn a_plan_says_what_a_run_needs_and_keeps_nothing() {
         assert!(said.contains(part), "no `{part}` in: {said}");
     }
     assert!(!place.path().join("run").exists());
-    // A projector wider than the paper's on a card of 24 GiB, with the 40 pictures of this test: it does not fit.
+    // A projector wider than the paper's in 16 GiB, with the 40 pictures of this test: it does not fit.
     fail(
         place.path(),
         &[
@@ -571,13 +571,13 @@ fn a_plan_says_what_a_run_needs_and_keeps_nothing() {
             "--device",
             "cpu",
             "--memory",
-            "24",
+            "16",
             "--batch",
             "40",
             "--set",
             "projector.widths=[16384,16384,16384]",
         ],
-        &["needs about", "24.0 GiB", "--batch"],
+        &["needs about", "16.0 GiB", "--batch"],
     );
 }
 

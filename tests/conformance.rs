@@ -249,7 +249,7 @@ fn lars() {
                 weights: rate("lr_weights"),
                 biases: rate("lr_biases"),
             };
-            lars.update(parameters, rates)
+            lars.update(parameters, rates, 1.0)
         });
     });
 }
@@ -274,11 +274,15 @@ fn optimizers() {
         match case.params["kind"].as_str() {
             Some("sgd") => {
                 let rule = lars(0.0, None);
-                moves(case, device, 1, 1e-6, |p, step| rule.update(p, rates(step)));
+                moves(case, device, 1, 1e-6, |p, step| {
+                    rule.update(p, rates(step), 1.0)
+                });
             }
             Some("lars_clipped") => {
                 let rule = lars(case.number("eta"), Some(TrustRatio::Clipped));
-                moves(case, device, 1, 1e-6, |p, step| rule.update(p, rates(step)));
+                moves(case, device, 1, 1e-6, |p, step| {
+                    rule.update(p, rates(step), 1.0)
+                });
             }
             Some("adamw") => {
                 let beta = |i: usize| case.params["betas"][i].as_f64().unwrap();
@@ -289,7 +293,7 @@ fn optimizers() {
                     weight_decay: case.number("weight_decay"),
                 };
                 moves(case, device, 2, 1e-5, |p, step| {
-                    rule.update(p, rates(step), step as u64 + 1)
+                    rule.update(p, rates(step), step as u64 + 1, 1.0)
                 });
             }
             kind => panic!("{}: {kind:?}", case.name),

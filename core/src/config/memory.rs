@@ -5,7 +5,6 @@
 
 use super::Config;
 use crate::model;
-use crate::ops::precision::Precision;
 use crate::optim::OptimizerConfig;
 
 /// Bytes of a 32-bit number.
@@ -64,14 +63,8 @@ impl Config {
         let (views, width) = (2 * self.batch as u64, self.projector.embedding() as u64);
         Memory {
             weights: NUMBER * parameters,
-            // The gradients' arena; the optimizer's state, old and new; new weights. In 16 bits the gradients are divided
-            // by the loss scale and then copied into an arena.
-            optimizer: NUMBER
-                * parameters
-                * match self.precision {
-                    Precision::F32 => 2 + 2 * memories,
-                    Precision::F16 => 4 + 2 * memories,
-                },
+            // Gradients; the optimizer's state, old and new; new weights.
+            optimizer: NUMBER * parameters * (1 + 2 * memories + 1),
             activations: match on_cpu {
                 true => self.cpu_activation_bytes(),
                 false => self.activation_bytes() + 2 * parameters * self.precision.bytes(),
@@ -165,6 +158,7 @@ mod tests {
     use crate::data::emoji::emoji;
     use crate::device::runs_on_cpu;
     use crate::model::{Architecture, EncoderConfig, Stem};
+    use crate::ops::precision::Precision;
     use crate::ops::{release_memory, reserved_memory};
     use crate::testing::each_device_alone;
     use crate::train::Trainer;

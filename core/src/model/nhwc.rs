@@ -109,10 +109,15 @@ fn vectors(gpu: &Gpu, images: &Images, like: &Tensor<1>) -> Tensor<2> {
 
 /// An operation that reads and writes this many images of this shape, for reports.
 fn call(name: &'static str, like: &Images, tensors_moved: usize) -> Call {
+    call_of(name, like, tensors_moved * like.bytes())
+}
+
+/// An operation that reads and writes so many bytes for images of this shape, for reports.
+fn call_of(name: &'static str, like: &Images, bytes: usize) -> Call {
     Call {
         name,
         shape: like.extent.text(),
-        bytes: tensors_moved * like.bytes(),
+        bytes,
         operations: 0,
     }
 }
@@ -188,7 +193,7 @@ impl Pass<'_> {
             None => normalize_frozen(gpu, &output.extent, running),
             Some(sums) => {
                 let (normalization, [mean, variance]) = gpu.measured(
-                    || call("norm numbers", &output, 0),
+                    || call_of("norm numbers", &output, sums.bytes()),
                     || normalize(gpu, &output.extent, views, &sums, running),
                 );
                 norm.running_mean = tensor(gpu, mean, [channels], self.like);
@@ -479,7 +484,7 @@ impl Normalized {
         let gradients = self.parameters.map(|number| &gradients[number]);
         let extent = &self.output.extent;
         let coefficients = gpu.measured(
-            || call("norm gradient numbers", g, 0),
+            || call_of("norm gradient numbers", g, sums.bytes()),
             || norm_gradient_finish(gpu, extent, &self.normalization, sums, gradients),
         );
         gpu.measured(

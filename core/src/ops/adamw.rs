@@ -37,15 +37,23 @@ struct Factors {
 }
 
 impl AdamW {
-    /// Updates all parameters; the memory of each is its two moments. `step` counts from 1.
-    pub fn update(&self, parameters: &[Parameter], rates: Rates, step: u64) -> Vec<Updated> {
+    /// Updates all parameters; the memory of each is its two moments. `step` counts from 1. The gradients
+    /// are multiplied by `unscale`.
+    pub fn update(
+        &self,
+        parameters: &[Parameter],
+        rates: Rates,
+        step: u64,
+        unscale: f32,
+    ) -> Vec<Updated> {
         if let Some(arenas) = arenas(parameters) {
             return arenas
                 .iter()
-                .flat_map(|arena| self.on_wgpu(arena, rates, step))
+                .flat_map(|arena| self.on_wgpu(arena, rates, step, unscale))
                 .collect();
         }
         let one = |parameter: &Parameter| {
+            let parameter = &parameter.unscaled(unscale);
             let factors = self.factors(parameter.is_weight, rates, step);
             if runs_on_cpu(&parameter.value.device()) && !reference_requested() {
                 self.on_cpu(parameter, factors)
@@ -120,7 +128,7 @@ impl AdamW {
         }
     }
 
-    fn on_wgpu(&self, arena: &Arena<'_>, rates: Rates, step: u64) -> Vec<Updated> {
+    fn on_wgpu(&self, arena: &Arena<'_>, rates: Rates, step: u64, unscale: f32) -> Vec<Updated> {
         let chunks = arena.chunk_table();
         let values = arena.pack(|parameter| &parameter.value);
         let gradients = arena.pack(|parameter| &parameter.gradient);
@@ -129,6 +137,7 @@ impl AdamW {
         let [correction_1, correction_2] = self.factors(true, rates, step).corrections;
         let betas = [self.beta_1, self.beta_2].map(|x| x as f32);
         let rest = [self.epsilon, self.weight_decay, rates.weights, rates.biases].map(|x| x as f32);
+        let rest = [&rest[..], &[unscale]].concat();
         let numbers = [&betas[..], &[correction_1, correction_2], &rest].concat();
         let sizes = [launch::Number::from(arena.chunks())];
         let numbers: Vec<launch::Number> = (sizes.into_iter())
@@ -175,7 +184,7 @@ mod tests {
         each_device(|device| {
             let (mut ours, mut references) = (parameters(2, device), parameters(2, device));
             for step in 1..=3 {
-                let updated = rule.update(&ours, rates, step);
+                let updated = rule.update(&ours, rates, step, 1.0);
                 let expected: Vec<Updated> = with_reference_ops(|| {
                     let one =
                         |p: &Parameter| rule.reference(p, rule.factors(p.is_weight, rates, step));

@@ -61,15 +61,16 @@ impl Rates {
 }
 
 impl Lars {
-    /// Updates all parameters; the memory of each is its momentum.
-    pub fn update(&self, parameters: &[Parameter], rates: Rates) -> Vec<Updated> {
+    /// Updates all parameters; the memory of each is its momentum. The gradients are multiplied by `unscale`.
+    pub fn update(&self, parameters: &[Parameter], rates: Rates, unscale: f32) -> Vec<Updated> {
         if let Some(arenas) = arenas(parameters) {
             return arenas
                 .iter()
-                .flat_map(|arena| self.on_wgpu(arena, rates))
+                .flat_map(|arena| self.on_wgpu(arena, rates, unscale))
                 .collect();
         }
         let one = |parameter: &Parameter| {
+            let parameter = &parameter.unscaled(unscale);
             if runs_on_cpu(&parameter.value.device()) && !reference_requested() {
                 self.on_cpu(parameter, rates.of(parameter.is_weight))
             } else {
@@ -178,7 +179,7 @@ impl Lars {
         }
     }
 
-    fn on_wgpu(&self, arena: &Arena<'_>, rates: Rates) -> Vec<Updated> {
+    fn on_wgpu(&self, arena: &Arena<'_>, rates: Rates, unscale: f32) -> Vec<Updated> {
         let client = arena.client();
         let chunks = arena.chunk_table();
         let values = arena.pack(|parameter| &parameter.value);
@@ -194,7 +195,7 @@ impl Lars {
                 client,
                 arena.workgroups(),
                 &[&chunks, &values, &gradients, &norms],
-                &[arena.chunks().into(), (decay as f32).into()],
+                &[arena.chunks().into(), (decay as f32).into(), unscale.into()],
             );
             kernel!("lars_ratios").choose("CLIPPED", clipped).launch(
                 client,
@@ -218,6 +219,7 @@ impl Lars {
             },
             rates.weights,
             rates.biases,
+            f64::from(unscale),
         ];
         let sizes = [launch::Number::from(arena.chunks())];
         kernel!("lars_update")
@@ -281,7 +283,7 @@ pub mod tests {
             weights: rate,
             biases: 1e9,
         };
-        values(lars.update(&[parameter], rates).remove(0).value)
+        values(lars.update(&[parameter], rates, 1.0).remove(0).value)
     }
 
     #[test]
@@ -332,6 +334,65 @@ pub mod tests {
     }
 
     #[test]
+    fn gradients_of_a_scaled_loss_move_the_same() {
+        let rates = Rates {
+            weights: 0.3,
+            biases: 0.01,
+        };
+        // A power of two scales without rounding, so every number is the same.
+        let scale = 65536.0;
+        each_device(|device| {
+            let plain = parameters(2, device);
+            let mut scaled = parameters(2, device);
+            for parameter in &mut scaled {
+                parameter.gradient = parameter.gradient.clone() * scale;
+            }
+            let adamw = crate::ops::AdamW {
+                beta_1: 0.9,
+                beta_2: 0.999,
+                epsilon: 1e-8,
+                weight_decay: 0.01,
+            };
+            let lars = lars(Some(TrustRatio::Official));
+            for (ours, expected) in [
+                (
+                    lars.update(&scaled, rates, 1.0 / scale),
+                    lars.update(&plain, rates, 1.0),
+                ),
+                (
+                    adamw.update(&scaled, rates, 1, 1.0 / scale),
+                    adamw.update(&plain, rates, 1, 1.0),
+                ),
+            ] {
+                for (ours, expected) in ours.into_iter().zip(expected) {
+                    assert_eq!(values(ours.value), values(expected.value));
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn a_gradient_that_is_not_finite_is_found_anywhere() {
+        let is_finite = |parameters: &[Parameter]| {
+            pollster::block_on(crate::ops::gradients_are_finite(parameters))
+        };
+        each_device(|device| {
+            assert!(is_finite(&parameters(1, device)));
+            for (number, place) in [(0, 0), (5, 2048), (6, 9_999), (12, 512)] {
+                for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                    let mut parameters = parameters(1, device);
+                    let mut gradient = values(parameters[number].gradient.clone());
+                    gradient[place] = value;
+                    let shape = [gradient.len()];
+                    let data = TensorData::new(gradient, shape);
+                    parameters[number].gradient = Tensor::from_data(data, device);
+                    assert!(!is_finite(&parameters), "{value} in {number} at {place}");
+                }
+            }
+        });
+    }
+
+    #[test]
     fn several_steps_agree_with_the_reference() {
         let rates = Rates {
             weights: 0.3,
@@ -351,7 +412,7 @@ pub mod tests {
             each_device(|device| {
                 let (mut ours, mut references) = (parameters(1, device), parameters(1, device));
                 for _ in 0..3 {
-                    let updated = rule.update(&ours, rates);
+                    let updated = rule.update(&ours, rates, 1.0);
                     let expected: Vec<Updated> = with_reference_ops(|| {
                         let one = |p: &Parameter| rule.reference(p, rates.of(p.is_weight));
                         references.iter().map(one).collect()

@@ -24,7 +24,7 @@ pub use lars::{Lars, Rates, TrustRatio};
 pub use nhwc::units_in_use;
 pub use pool::{max_pool, mean_pool};
 pub use product::{linear, product};
-pub(crate) use runtime::arena::GradientArena;
+pub(crate) use runtime::arena::{GradientArena, gradients_are_finite};
 pub use runtime::arena::{Parameter, Updated};
 pub(crate) use runtime::cpu::{Orientation, matrix_product, parallel_blocks};
 pub(crate) use runtime::launch::on_wgpu;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::{Network, Visitor};
 use crate::ops::clock;
 use crate::ops::measure::{self, Call};
-use crate::ops::{AdamW, Lars, Parameter, Rates, TrustRatio, Updated, read};
+use crate::ops::{AdamW, Lars, Parameter, Rates, TrustRatio, Updated, gradients_are_finite, read};
 
 /// The update rule and its hyperparameters. One-dimensional tensors have no weight decay, unless the rule sets it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -215,20 +215,41 @@ pub struct OptimizerState {
 const STEPS: &str = "steps";
 
 impl Optimizer {
-    /// Updates every parameter of `network` that has a gradient. `gradients` are those of `scale` times the loss (loss
-    /// scaling); they are divided by it first.
-    pub fn step(
+    /// Updates every parameter of `network` that has a gradient, if all gradients are finite; returns whether they are. They
+    /// are those of `scale` times the loss (loss scaling), and are divided by it first. This waits for the device.
+    pub async fn step_if_finite(
         &mut self,
         network: &mut impl Network,
         gradients: &mut Gradients,
         rates: Rates,
         scale: f64,
-    ) {
-        self.steps += 1;
+    ) -> bool {
+        let (names, parameters) = self.collect(network, gradients);
+        let finite = gradients_are_finite(&parameters).await;
+        if finite {
+            self.update(network, names, &parameters, rates, scale);
+        } else {
+            let memory = parameters.into_iter().map(|parameter| parameter.memory);
+            self.memory.extend(names.into_iter().zip(memory));
+        }
+        finite
+    }
+
+    /// Updates every parameter of `network` that has a gradient.
+    pub fn step(&mut self, network: &mut impl Network, gradients: &mut Gradients, rates: Rates) {
+        let (names, parameters) = self.collect(network, gradients);
+        self.update(network, names, &parameters, rates, 1.0);
+    }
+
+    /// The names of the parameters that have a gradient, and the parameters with gradients and state.
+    fn collect(
+        &mut self,
+        network: &mut impl Network,
+        gradients: &mut Gradients,
+    ) -> (Vec<String>, Vec<Parameter>) {
         let mut collect = Collect {
             optimizer: self,
             gradients,
-            scale,
             names: Vec::new(),
             parameters: Vec::new(),
         };
@@ -236,6 +257,19 @@ impl Optimizer {
         let Collect {
             names, parameters, ..
         } = collect;
+        (names, parameters)
+    }
+
+    fn update(
+        &mut self,
+        network: &mut impl Network,
+        names: Vec<String>,
+        parameters: &[Parameter],
+        rates: Rates,
+        scale: f64,
+    ) {
+        self.steps += 1;
+        let unscale = (1.0 / scale) as f32;
         let call = || {
             let count: usize = parameters.iter().map(|p| p.value.dims()[0]).sum();
             let shape = format!("{count} numbers in {} tensors", parameters.len());
@@ -249,8 +283,8 @@ impl Optimizer {
             }
         };
         let updated = measure::operation(call, finish, || match &self.rule {
-            Rule::Lars(rule) => rule.update(&parameters, rates),
-            Rule::AdamW(rule) => rule.update(&parameters, rates, self.steps),
+            Rule::Lars(rule) => rule.update(parameters, rates, unscale),
+            Rule::AdamW(rule) => rule.update(parameters, rates, self.steps, unscale),
         });
         let mut updated: BTreeMap<String, Updated> = names.into_iter().zip(updated).collect();
         network.visit(
@@ -296,7 +330,6 @@ impl Optimizer {
 struct Collect<'a> {
     optimizer: &'a mut Optimizer,
     gradients: &'a mut Gradients,
-    scale: f64,
     names: Vec<String>,
     parameters: Vec<Parameter>,
 }
@@ -313,10 +346,6 @@ impl Visitor for Collect<'_> {
             // Separate tensors, not clones of one: no kernel may write to the same buffer twice.
             (0..quantities).map(|_| value.zeros_like()).collect()
         });
-        let gradient = match self.scale {
-            1.0 => gradient,
-            scale => gradient.div_scalar(scale),
-        };
         self.names.push(name.to_owned());
         self.parameters.push(Parameter {
             value,

@@ -5,11 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::{Gradients, Tensor};
-
-use crate::model::{Network, Visitor};
 use crate::ops::precision::Precision;
-use crate::ops::read;
 
 /// The initial factor is 2 to this power.
 const FIRST: u64 = 16;
@@ -93,27 +89,6 @@ impl LossScale {
             skipped: counter(SKIPPED, usual.skipped),
         }
     }
-}
-
-/// Whether every gradient of `network` is finite. Reads from the device once.
-pub(super) async fn are_finite(network: &impl Network, gradients: &Gradients) -> bool {
-    struct Sums<'a>(&'a Gradients, Vec<Tensor<1>>);
-    impl Visitor for Sums<'_> {
-        fn parameter<const D: usize>(&mut self, _: &str, tensor: &mut Tensor<D>) {
-            if let Some(gradient) = tensor.grad(self.0) {
-                // A sum, because the maximum ignores NaN on some devices.
-                self.1.push(gradient.abs().sum().reshape([1]));
-            }
-        }
-        fn statistic(&mut self, _: &str, _: &mut Tensor<1>) {}
-    }
-    let mut sums = Sums(gradients, Vec::new());
-    network.clone().visit("", &mut sums);
-    if sums.1.is_empty() {
-        return true;
-    }
-    let sums = read(Tensor::cat(sums.1, 0)).await;
-    sums.iter().all(|x| x.is_finite())
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use burn::tensor::{Device, Gradients, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::feed::Feed;
-use super::loss_scale::{LossScale, are_finite};
+use super::loss_scale::LossScale;
 use super::online_probe::OnlineProbe;
 use super::resume::{Conversion, resume_point};
 use super::{Checkpoint, CheckpointError, Progress, TrainError};
@@ -318,11 +318,18 @@ impl Trainer {
             return Err(self.diverged(total));
         }
         let is_narrow = self.config.precision != Precision::F32;
-        let finite = !is_narrow || are_finite(&self.model, &gradients).await;
-        if finite {
-            self.optimizer
-                .step(&mut self.model, &mut gradients, rates, scale);
-        } else if self.loss_scale.is_smallest() {
+        let finite = match is_narrow {
+            true => {
+                let (optimizer, model) = (&mut self.optimizer, &mut self.model);
+                let stepped = optimizer.step_if_finite(model, &mut gradients, rates, scale);
+                stepped.await
+            }
+            false => {
+                self.optimizer.step(&mut self.model, &mut gradients, rates);
+                true
+            }
+        };
+        if !finite && self.loss_scale.is_smallest() {
             return Err(self.diverged(f64::INFINITY));
         }
         if is_narrow {

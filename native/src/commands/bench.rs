@@ -8,11 +8,11 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use barlow_core::config::Config;
 use barlow_core::data::Pictures;
 use barlow_core::data::emoji::{SIDE, emoji};
-use barlow_core::device::{Device, DeviceLimits};
+use barlow_core::device::{Device, DeviceLimits, runs_on_cpu};
 use barlow_core::ops::clock::{self, Clock};
 use barlow_core::ops::measure::{self, Measured};
-use barlow_core::ops::with_reference_ops;
 use barlow_core::ops::{Limits, limits, release_memory, reserved_memory};
+use barlow_core::ops::{with_planar_ops, with_reference_ops};
 use barlow_core::train::{TrainError, Trainer};
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
@@ -33,6 +33,10 @@ struct Row {
     burn_ms: Option<f64>,
     /// `burn_ms / ms`
     ratio: Option<f64>,
+    /// The time on the lower rung of the ladder: our kernels on planar tensors, one by one.
+    planar_ms: Option<f64>,
+    /// `planar_ms / ms`
+    ladder: Option<f64>,
     share_of_step: f64,
     /// The minimum time that the device's limits allow, divided by the measured time.
     limit_share: f64,
@@ -40,7 +44,14 @@ struct Row {
     #[serde(skip_serializing_if = "Option::is_none")]
     memory: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    planar_memory: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     burn_memory: Option<u64>,
+    /// Bytes bound by the dispatches of our kernels; only in the row of the step, and not on the CPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes_bound: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    planar_bytes_bound: Option<u64>,
 }
 
 /// Times each operation of a training step, compared with burn's own and with the device's limits.
@@ -87,6 +98,18 @@ pub fn bench(arguments: &Bench) -> Result<()> {
         ours.first_seconds,
         1e3 * ours.step_seconds
     ));
+    let planar = if runs_on_cpu(&bench.device) {
+        None
+    } else {
+        release_memory(&bench.device);
+        let planar = with_planar_ops(|| bench.side())?;
+        note(format!(
+            "the ladder's lower rung: first step after {:.1} s, later steps {:.1} ms each",
+            planar.first_seconds,
+            1e3 * planar.step_seconds
+        ));
+        Some(planar)
+    };
     let burns = if arguments.no_burn {
         None
     } else {
@@ -100,7 +123,7 @@ pub fn bench(arguments: &Bench) -> Result<()> {
         ));
         Some(burns)
     };
-    let rows = rows(preset, &ours, burns.as_ref(), &limits);
+    let rows = rows(preset, &ours, planar.as_ref(), burns.as_ref(), &limits);
     if arguments.json {
         for row in rows {
             say!(
@@ -170,6 +193,8 @@ struct Side {
     first_seconds: f64,
     step_seconds: f64,
     memory: Option<u64>,
+    /// Bytes bound by the dispatches of a step.
+    bytes_bound: u64,
     operations: Vec<Measured>,
 }
 
@@ -197,6 +222,8 @@ impl Bencher {
         seconds.sort_by(f64::total_cmp);
         let step_seconds = seconds[seconds.len() / 2];
         let memory = reserved_memory(&self.device);
+        let (stepped, bytes_bound) = measure::bytes_bound(&mut step);
+        stepped?;
         let clock = self.clock.clone();
         let (result, operations) = measure::record(clock, self.time_budget, || {
             pollster::block_on(trainer.advance())
@@ -206,13 +233,20 @@ impl Bencher {
             first_seconds,
             step_seconds,
             memory,
+            bytes_bound,
             operations,
         })
     }
 }
 
 /// The rows of the operations, in the order of a step with equal ones merged, and then the row of the step.
-fn rows(preset: &str, ours: &Side, burns: Option<&Side>, limits: &Limits) -> Vec<Row> {
+fn rows(
+    preset: &str,
+    ours: &Side,
+    planar: Option<&Side>,
+    burns: Option<&Side>,
+    limits: &Limits,
+) -> Vec<Row> {
     let key = |measured: &Measured| (measured.call.name, measured.call.shape.clone());
     let mut groups: BTreeMap<_, Vec<&Measured>> = BTreeMap::new();
     let mut order = Vec::new();
@@ -223,14 +257,21 @@ fn rows(preset: &str, ours: &Side, burns: Option<&Side>, limits: &Limits) -> Vec
         }
         group.push(measured);
     }
-    let mut of_burn: BTreeMap<_, Vec<f64>> = BTreeMap::new();
-    for measured in burns.iter().flat_map(|burns| &burns.operations) {
-        of_burn
-            .entry(key(measured))
-            .or_default()
-            .push(measured.seconds);
-    }
     let mean = |seconds: &[f64]| seconds.iter().sum::<f64>() / seconds.len() as f64;
+    let means = |side: Option<&Side>| {
+        let mut seconds: BTreeMap<_, Vec<f64>> = BTreeMap::new();
+        for measured in side.iter().flat_map(|side| &side.operations) {
+            seconds
+                .entry(key(measured))
+                .or_default()
+                .push(measured.seconds);
+        }
+        let means = seconds
+            .into_iter()
+            .map(|(key, seconds)| (key, mean(&seconds)));
+        means.collect::<BTreeMap<_, f64>>()
+    };
+    let (of_planar, of_burn) = (means(planar), means(burns));
     let min: f64 = ours
         .operations
         .iter()
@@ -242,7 +283,7 @@ fn rows(preset: &str, ours: &Side, burns: Option<&Side>, limits: &Limits) -> Vec
             let group = &groups[&key];
             let seconds: Vec<f64> = group.iter().map(|m| m.seconds).collect();
             let once = mean(&seconds);
-            let burn = of_burn.get(&key).map(|seconds| mean(seconds));
+            let (planar, burn) = (of_planar.get(&key), of_burn.get(&key));
             Row {
                 name: key.0.to_owned(),
                 shape: key.1,
@@ -250,10 +291,15 @@ fn rows(preset: &str, ours: &Side, burns: Option<&Side>, limits: &Limits) -> Vec
                 ms: 1e3 * once,
                 burn_ms: burn.map(|burn| 1e3 * burn),
                 ratio: burn.map(|burn| burn / once),
+                planar_ms: planar.map(|planar| 1e3 * planar),
+                ladder: planar.map(|planar| planar / once),
                 share_of_step: seconds.iter().sum::<f64>() / ours.step_seconds,
                 limit_share: group[0].call.least_seconds(limits) / once,
                 memory: None,
+                planar_memory: None,
                 burn_memory: None,
+                bytes_bound: None,
+                planar_bytes_bound: None,
             }
         })
         .collect();
@@ -264,10 +310,15 @@ fn rows(preset: &str, ours: &Side, burns: Option<&Side>, limits: &Limits) -> Vec
         ms: 1e3 * ours.step_seconds,
         burn_ms: burns.map(|burns| 1e3 * burns.step_seconds),
         ratio: burns.map(|burns| burns.step_seconds / ours.step_seconds),
+        planar_ms: planar.map(|planar| 1e3 * planar.step_seconds),
+        ladder: planar.map(|planar| planar.step_seconds / ours.step_seconds),
         share_of_step: 1.0,
         limit_share: min / ours.step_seconds,
         memory: ours.memory,
+        planar_memory: planar.and_then(|planar| planar.memory),
         burn_memory: burns.and_then(|burns| burns.memory),
+        bytes_bound: planar.map(|_| ours.bytes_bound),
+        planar_bytes_bound: planar.map(|planar| planar.bytes_bound),
     });
     rows
 }
@@ -282,6 +333,7 @@ fn print(rows: &[Row]) {
         "ms",
         "burn's ms",
         "ratio",
+        "ladder",
         "of step",
         "of limit",
     ]);
@@ -297,6 +349,7 @@ fn print(rows: &[Row]) {
             format!("{:.3}", row.ms),
             or_none(row.burn_ms, 3),
             or_none(row.ratio, 2),
+            or_none(row.ladder, 2),
             share(row.share_of_step),
             share(row.limit_share),
         ]);
@@ -307,11 +360,22 @@ fn print(rows: &[Row]) {
     say!("{table}");
     for row in rows {
         let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
+        let others = |planar: Option<u64>, burns: Option<u64>| {
+            let planar = planar.map(|b| format!(", on the ladder's lower rung {}", mib(b)));
+            let burns = burns.map(|b| format!(", with burn's own operations {}", mib(b)));
+            format!(
+                "{}{}",
+                planar.unwrap_or_default(),
+                burns.unwrap_or_default()
+            )
+        };
         if let Some(memory) = row.memory {
-            let burns = row.burn_memory.map_or(String::new(), |b| {
-                format!(", with burn's own operations {}", mib(b))
-            });
-            say!("device memory held: {}{burns}", mib(memory));
+            let others = others(row.planar_memory, row.burn_memory);
+            say!("device memory held: {}{others}", mib(memory));
+        }
+        if let Some(bytes) = row.bytes_bound {
+            let others = others(row.planar_bytes_bound, None);
+            say!("bound to the dispatches of a step: {}{others}", mib(bytes));
         }
     }
 }

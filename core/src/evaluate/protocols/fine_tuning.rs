@@ -116,8 +116,8 @@ impl FineTuning {
                     weights: rate * factor,
                     biases: rate * factor,
                 };
-                move_head.step(head, &mut gradients, rates(self.rate_classifier), 1.0);
-                move_encoder.step(&mut encoder, &mut gradients, rates(self.rate_encoder), 1.0);
+                move_head.step(head, &mut gradients, rates(self.rate_classifier));
+                move_encoder.step(&mut encoder, &mut gradients, rates(self.rate_encoder));
             }
         }
         let Some(head) = head else {

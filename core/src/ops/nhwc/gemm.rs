@@ -62,13 +62,13 @@ impl Convolution {
     }
 
     /// One of the three products, for reports; it reads and writes `tensors`.
-    fn call(&self, name: &'static str, tensors: [&Images; 2], epilogue: &str) -> Call {
+    fn call(&self, name: &'static str, tensors: [&Images; 2]) -> Call {
         let (input, output) = (self.input, self.output());
         let is_linear = input.height * input.width == 1;
         let shape = match is_linear {
-            true => format!("{} to {}{epilogue}", input.text(), output.channels),
+            true => format!("{} to {}", input.text(), output.channels),
             false => format!(
-                "{} to {}, {kernel}x{kernel} stride {}{epilogue}",
+                "{} to {}, {kernel}x{kernel} stride {}",
                 input.text(),
                 output.channels,
                 self.stride,
@@ -166,6 +166,13 @@ pub struct Sums {
     pub tiles: usize,
     /// Rows of a tile; the last one of a view may have fewer.
     pub tile_rows: usize,
+}
+
+impl Sums {
+    /// Bytes in memory.
+    pub fn bytes(&self) -> usize {
+        self.handle.size_in_used() as usize
+    }
 }
 
 /// What is done with an input's gradient before it is stored.
@@ -321,9 +328,8 @@ pub fn convolve(
     buffers.extend(normalized.map(|normalization| &normalization.numbers));
     buffers.extend(sums.as_ref().map(|sums| &sums.handle));
     let (workgroups, numbers) = (sizes.workgroups(&tile, 1), sizes.numbers(&tile, 1));
-    let epilogue = if statistics { ", sums" } else { "" };
     gpu.measured(
-        || convolution.call("conv2d", [x, &y], epilogue),
+        || convolution.call("conv2d", [x, &y]),
         || {
             kernel
                 .clone()
@@ -385,10 +391,7 @@ pub fn convolve_input_gradient(
     buffers.extend(sums.as_ref().map(|sums| &sums.handle));
     let (workgroups, numbers) = (sizes.workgroups(&tile, layers), sizes.numbers(&tile, 1));
     gpu.measured(
-        || {
-            let epilogue = if activated { ", ReLU and sums" } else { "" };
-            convolution.call("conv2d by input", [gradient, &grad_input], epilogue)
-        },
+        || convolution.call("conv2d by input", [gradient, &grad_input]),
         || {
             kernel
                 .clone()
@@ -439,7 +442,7 @@ pub fn convolve_weight_gradient(
     let (workgroups, numbers) = (sizes.workgroups(&tile, parts), sizes.numbers(&tile, views));
     let count = 4 * rows * column_quads;
     gpu.measured(
-        || convolution.call("conv2d by weight", [gradient, x], ""),
+        || convolution.call("conv2d by weight", [gradient, x]),
         || {
             kernel
                 .clone()

@@ -12,6 +12,7 @@ use cubecl::client::Client;
 use cubecl::server::Handle;
 
 use super::launch::{self, Number, kernel, on_wgpu};
+use super::read::read;
 
 /// Values per chunk, the part of an arena that a workgroup processes at a time; `CHUNK` in the kernels.
 const CHUNK: usize = 2048;
@@ -69,6 +70,44 @@ pub struct Parameter {
     /// Whether the network's tensor has two or more dimensions. One-dimensional tensors have a learning rate of their
     /// own and are not adapted; AdamW never decays them, LARS only with `decay_biases`.
     pub is_weight: bool,
+}
+
+impl Parameter {
+    /// The same parameter with its gradient multiplied by `unscale`.
+    pub(in crate::ops) fn unscaled(&self, unscale: f32) -> Self {
+        let mut parameter = self.clone();
+        if unscale != 1.0 {
+            parameter.gradient = parameter.gradient.mul_scalar(unscale);
+        }
+        parameter
+    }
+}
+
+/// Whether the gradients of all parameters are finite. Reads from the device once.
+pub async fn gradients_are_finite(parameters: &[Parameter]) -> bool {
+    let Some(arenas) = arenas(parameters) else {
+        // A sum, because the maximum ignores NaN on some devices.
+        let sums = parameters.iter().map(|p| p.gradient.clone().abs().sum());
+        let sums: Vec<Tensor<1>> = sums.map(|sum| sum.reshape([1])).collect();
+        return sums.is_empty()
+            || read(Tensor::cat(sums, 0))
+                .await
+                .iter()
+                .all(|x| x.is_finite());
+    };
+    // The count is read as a float: 0 is the only one whose bits are all 0.
+    let count = Tensor::<1>::zeros([1], &parameters[0].value.device());
+    let buffer = on_wgpu(&count).expect("the parameters are on a wgpu device");
+    for arena in &arenas {
+        let gradients = arena.pack(|parameter| &parameter.gradient);
+        kernel!("count_not_finite").launch(
+            arena.client(),
+            arena.workgroups(),
+            &[&arena.chunk_table(), &gradients, &buffer.handle],
+            &[arena.chunks().into()],
+        );
+    }
+    read(count).await[0].to_bits() == 0
 }
 
 /// A parameter after an update.

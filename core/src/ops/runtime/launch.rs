@@ -16,6 +16,7 @@ use cubecl::prelude::{ExecutionMode, KernelId};
 use cubecl::server::{Handle, KernelArguments, MetadataBindingInfo};
 use cubecl::{CubeCount, CubeDim, client::Client};
 
+use super::measure;
 use super::reference::reference_requested;
 use crate::device::is_simulated;
 
@@ -121,6 +122,7 @@ impl Kernel {
             "{}: {workgroups:?} workgroups are more than WebGPU allows",
             self.name
         );
+        measure::count(buffers.iter().map(|handle| handle.size_in_used()).sum());
         let mut words: Vec<u32> = numbers.iter().map(|number| number.0).collect();
         // The size of a uniform buffer is a multiple of 16 bytes.
         words.resize(words.len().next_multiple_of(4), 0);

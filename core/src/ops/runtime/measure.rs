@@ -2,13 +2,27 @@
 //! that it was called with, and the time of one run is recorded. The same step inside [`with_reference_ops`](super::reference::with_reference_ops) shows how long
 //! burn's own operations take for the same work.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use super::clock::Clock;
 use super::limits::Limits;
 
 thread_local! {
     static RECORDER: RefCell<Option<Recorder>> = const { RefCell::new(None) };
+    static BYTES_BOUND: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Counts the bytes of a dispatch's bindings.
+pub(super) fn count(bytes: u64) {
+    BYTES_BOUND.set(BYTES_BOUND.get() + bytes);
+}
+
+/// Runs `task`, and returns the bytes that its dispatches of our kernels had bound: what they moved, if every dispatch reads
+/// or writes what is bound to it once.
+pub fn bytes_bound<T>(task: impl FnOnce() -> T) -> (T, u64) {
+    let before = BYTES_BOUND.get();
+    let result = task();
+    (result, BYTES_BOUND.get() - before)
 }
 
 /// An operation's name, sizes and minimum cost.

@@ -346,8 +346,8 @@ fn gradients_at_every_scale_are_right_or_infinite() {
             let mut trainer = Trainer::new(config, &pictures, device).unwrap();
             let (_, views) = trainer.next_views().unwrap();
             let (_, _, gradients) = trainer.differentiate(views, scale);
-            let finite = block_on(are_finite(&trainer.model, &gradients));
-            (finite, flat(&trainer.model, &gradients, scale))
+            let flat = flat(&trainer.model, &gradients, scale);
+            (flat.iter().all(|x| x.is_finite()), flat)
         };
         let (_, wide) = gradients(Precision::F32, 1.0);
         let norm = |x: &[f32]| x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
