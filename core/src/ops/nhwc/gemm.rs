@@ -2,8 +2,7 @@
 
 use cubecl::server::Handle;
 
-use super::images::{Extent, Gpu, Images, Storage};
-use super::norm::Normalization;
+use super::images::{Extent, Gpu, Images, Normalization, Storage, Sums};
 use super::tile::{Problem, Tile};
 use crate::ops::runtime::launch::{self, Kernel, Number, kernel};
 use crate::ops::runtime::measure::Call;
@@ -154,24 +153,6 @@ impl PackedWeight {
             backward,
             storage: gpu.storage,
         }
-    }
-}
-
-/// Sums over the columns of every tile of a product, `[tiles, 2, columns]`.
-#[derive(Debug, Clone)]
-pub struct Sums {
-    /// The buffer.
-    pub handle: Handle,
-    /// Tiles per view.
-    pub tiles: usize,
-    /// Rows of a tile; the last one of a view may have fewer.
-    pub tile_rows: usize,
-}
-
-impl Sums {
-    /// Bytes in memory.
-    pub fn bytes(&self) -> usize {
-        self.handle.size_in_used() as usize
     }
 }
 

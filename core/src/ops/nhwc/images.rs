@@ -7,11 +7,8 @@ use cubecl::Device as CubeDevice;
 use cubecl::client::Client;
 use cubecl::server::Handle;
 
-use super::units::Units;
-use crate::device::is_simulated;
 use crate::ops::runtime::launch::{self, Kernel, kernel};
 use crate::ops::runtime::measure::{self, Call};
-use crate::ops::runtime::precision;
 
 /// The width of a tensor's numbers in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -96,23 +93,6 @@ pub struct Gpu {
 }
 
 impl Gpu {
-    /// The device of `tensor`, for the precision set by `with_precision`.
-    pub fn of(tensor: &CubeTensor) -> Self {
-        let (client, device) = (tensor.client.clone(), tensor.device.clone());
-        let narrow = precision::narrow(&client);
-        let mut gpu = Self {
-            simulated: is_simulated(&device),
-            storage: if narrow { Storage::F16 } else { Storage::F32 },
-            units: None,
-            client,
-            device,
-        };
-        if narrow {
-            gpu.units = Units::of(&gpu);
-        }
-        gpu
-    }
-
     /// Uninitialized memory for images.
     pub fn images(&self, extent: Extent, storage: Storage) -> Images {
         Images {
@@ -200,4 +180,41 @@ impl Images {
     pub fn bytes(&self) -> usize {
         self.extent.numbers() * self.storage.bytes()
     }
+}
+
+/// What batch normalization computes from a batch, for each channel of each view.
+#[derive(Debug, Clone)]
+pub struct Normalization {
+    /// `[views, 4, channels]`: scale, shift, mean, and the inverse of the standard deviation; channels are padded to a
+    /// multiple of 4. The normalized value is `scale x + shift`.
+    pub numbers: Handle,
+    /// The number of views.
+    pub views: usize,
+}
+
+/// Sums over the columns of every tile of a product, `[tiles, 2, columns]`.
+#[derive(Debug, Clone)]
+pub struct Sums {
+    /// The buffer.
+    pub handle: Handle,
+    /// Tiles per view.
+    pub tiles: usize,
+    /// Rows of a tile; the last one of a view may have fewer.
+    pub tile_rows: usize,
+}
+
+impl Sums {
+    /// Bytes in memory.
+    pub fn bytes(&self) -> usize {
+        self.handle.size_in_used() as usize
+    }
+}
+
+/// The matrix units that products use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Units {
+    /// Rows, columns and depth of a unit: 16 or 8.
+    pub size: usize,
+    /// Threads of a subgroup.
+    pub subgroup: usize,
 }

@@ -11,13 +11,13 @@ mod tile;
 mod units;
 
 pub use gemm::{
-    Activation, Convolution, Epilogue, PackedWeight, Sums, convolve, convolve_input_gradient,
+    Activation, Convolution, Epilogue, PackedWeight, convolve, convolve_input_gradient,
     convolve_weight_gradient,
 };
-pub use images::{Extent, Gpu, Images, Storage};
+pub use images::{Extent, Gpu, Images, Normalization, Storage, Sums};
 pub use norm::{
-    Normalization, Running, apply, norm_gradient, norm_gradient_finish, norm_gradient_sums,
-    normalize, normalize_frozen,
+    Running, apply, norm_gradient, norm_gradient_finish, norm_gradient_sums, normalize,
+    normalize_frozen,
 };
 pub use pool::{Pooled, max_pool, max_pool_gradient, mean_pool, mean_pool_gradient};
 pub use units::units_in_use;

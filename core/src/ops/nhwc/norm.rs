@@ -3,19 +3,8 @@
 
 use cubecl::server::Handle;
 
-use super::gemm::Sums;
-use super::images::{Extent, Gpu, Images, Storage};
+use super::images::{Extent, Gpu, Images, Normalization, Storage, Sums};
 use crate::ops::runtime::launch::{self, kernel};
-
-/// What batch normalization computes from a batch, for each channel of each view.
-#[derive(Debug, Clone)]
-pub struct Normalization {
-    /// `[views, 4, channels]`: scale, shift, mean, and the inverse of the standard deviation; channels are padded to a
-    /// multiple of 4. The normalized value is `scale x + shift`.
-    pub numbers: Handle,
-    /// The number of views.
-    pub views: usize,
-}
 
 /// The parameters of a batch normalization, `[channels]` each.
 #[derive(Debug, Clone, Copy)]

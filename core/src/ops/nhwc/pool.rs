@@ -2,8 +2,7 @@
 
 use cubecl::server::Handle;
 
-use super::images::{Extent, Gpu, Images, Storage};
-use super::norm::Normalization;
+use super::images::{Extent, Gpu, Images, Normalization, Storage};
 use crate::ops::runtime::launch::{self, Kernel, kernel};
 
 /// The largest values of windows.

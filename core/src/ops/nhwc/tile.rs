@@ -1,7 +1,6 @@
 //! How a product is split into the tiles of workgroups and threads.
 
-use super::images::Gpu;
-use super::units::Units;
+use super::images::{Gpu, Units};
 use crate::ops::runtime::launch::Kernel;
 
 /// The tile of a workgroup: constants of `gemm.wgsl`.

@@ -2,26 +2,18 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use burn::backend::wgpu::CubeTensor;
 use burn::tensor::{Device, Tensor};
 use cubecl::Device as CubeDevice;
 use cubecl::server::Handle;
 
 use super::gemm::{Convolution, Epilogue, PackedWeight};
 use super::gemm::{convolve, convolve_input_gradient, convolve_weight_gradient};
-use super::images::{Extent, Gpu, Images, Storage};
-use crate::device::unit_size;
+use super::images::{Extent, Gpu, Images, Storage, Units};
+use crate::device::{is_simulated, unit_size};
 use crate::ops::runtime::launch::on_wgpu;
-use crate::ops::runtime::precision::{Precision, with_precision};
+use crate::ops::runtime::precision::{self, Precision, with_precision};
 use crate::random::{Purpose, Rng};
-
-/// The matrix units that products use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Units {
-    /// Rows, columns and depth of a unit: 16 or 8.
-    pub size: usize,
-    /// Threads of a subgroup.
-    pub subgroup: usize,
-}
 
 /// Threads per subgroup that devices have. A driver may list a range and decide per kernel.
 const SUBGROUPS: [usize; 4] = [8, 16, 32, 64];
@@ -37,6 +29,25 @@ pub fn units_in_use(device: &Device) -> Option<usize> {
         let tensor = on_wgpu(&Tensor::zeros([4], device))?;
         Gpu::of(&tensor).units.map(|units| units.size)
     })
+}
+
+impl Gpu {
+    /// The device of `tensor`, for the precision set by `with_precision`.
+    pub fn of(tensor: &CubeTensor) -> Self {
+        let (client, device) = (tensor.client.clone(), tensor.device.clone());
+        let narrow = precision::narrow(&client);
+        let mut gpu = Self {
+            simulated: is_simulated(&device),
+            storage: if narrow { Storage::F16 } else { Storage::F32 },
+            units: None,
+            client,
+            device,
+        };
+        if narrow {
+            gpu.units = Units::of(&gpu);
+        }
+        gpu
+    }
 }
 
 impl Units {
