@@ -196,16 +196,12 @@ var<workgroup> left_tile: array<vec4<Entry>, select(TILE_INNER, TILE_ROWS, LEFT_
 var<workgroup> right_tile: array<vec4<Entry>, TILE_INNER * RIGHT_PITCH>;
 //# end
 
-const LARGEST_NARROW: f32 = 65504.0;
 // The gradient of the loss with respect to C is at most 4 in absolute value here, whatever the loss scale, and small
 // off the diagonal. It is multiplied by this power of two before it is narrowed, so that few entries are below the
 // normal numbers of 16 bits. The sum is divided by it.
 const GRADIENT_SCALE: f32 = select(1.0, 4096.0, NARROW && RIGHT_IS_LOSS_GRADIENT);
 
-// What is too large for 16 bits becomes infinite: by themselves, drivers that round toward zero would make it finite.
-fn limited(values: vec4<f32>) -> vec4<f32> {
-    return select(values, sign(values) * sizes.infinity, abs(values) > vec4(LARGEST_NARROW));
-}
+//# insert limited
 
 fn entries(values: vec4<f32>) -> vec4<Entry> {
 //# if NARROW

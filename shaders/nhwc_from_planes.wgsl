@@ -22,15 +22,7 @@ struct Sizes {
 
 const QUADS: u32 = (CHANNELS + 3u) / 4u;
 
-const LARGEST_NARROW: f32 = 65504.0;
-
-// What is too large for 16 bits becomes infinite: by themselves, drivers that round toward zero would make it finite.
-fn stored(values: vec4<f32>) -> vec4<Value> {
-    if NARROW {
-        return vec4<Value>(select(values, sign(values) * sizes.infinity, abs(values) > vec4(LARGEST_NARROW)));
-    }
-    return vec4<Value>(values);
-}
+//# insert stored
 
 fn value(image: u32, channel: u32, position: u32) -> f32 {
     if channel >= CHANNELS {

@@ -1,5 +1,6 @@
-// Every large product of the program: matrix products, and the three products of a convolution with patches that are
-// never stored (implicit GEMM). They differ only in where the entries of an operand are read.
+// Products on planar tensors (NCHW): of matrices of any size, and the three of a convolution with patches that are never
+// stored (implicit GEMM). A training step uses gemm.wgsl; this kernel serves fine-tuning, sizes that are no multiple of 4,
+// and the lower rung of the ladder that `bench` measures. They differ only in where the entries of an operand are read.
 //
 // A workgroup computes one tile of the product. It goes along the inner dimension in steps of TILE_INNER and loads both
 // operands' part of the step into workgroup memory; each thread multiplies 8 rows by 4 or 8 columns in registers.

@@ -4,7 +4,7 @@
 //! condition and the count are expressions of the file's `const`s. In a loop's body `#i` stands for the variable's value,
 //! and `#(2 * i + 1)` for that of an expression; `#NAME` stands for a constant's value anywhere. `@binding(next)` is the
 //! binding after the last one, so that a variant can leave bindings out. The lines from `//# part NAME` to its end are left
-//! out where they are, and expanded at every `//# insert NAME`.
+//! out where they are, and expanded at every `//# insert NAME`. Several kernels can insert the files of `parts/`.
 
 use alloc::borrow::ToOwned;
 use alloc::collections::BTreeMap;
@@ -52,6 +52,18 @@ fn number_bindings(text: &str) -> String {
 
 struct Template<'a> {
     text: &'a str,
+}
+
+/// The parts that several kernels have.
+const SHARED: &[(&str, &str)] = &[
+    ("limited", include_str!("parts/limited.wgsl")),
+    ("stored", include_str!("parts/stored.wgsl")),
+    ("total", include_str!("parts/total.wgsl")),
+];
+
+fn shared(name: &str) -> &'static str {
+    let part = SHARED.iter().find(|(known, _)| *known == name);
+    part.unwrap_or_else(|| panic!("there is no part {name}")).1
 }
 
 type Variables = BTreeMap<String, u64>;
@@ -108,9 +120,15 @@ impl Template<'_> {
             } else if let Some(name) = directive.strip_prefix("insert ") {
                 if output.is_some() {
                     let part = format!("//# part {name}");
-                    let first = lines.iter().position(|line| *line == part);
-                    let first = first.unwrap_or_else(|| panic!("there is no part {name}"));
-                    self.block(lines, first + 1, variables, output.as_deref_mut());
+                    match lines.iter().position(|line| *line == part) {
+                        Some(first) => {
+                            self.block(lines, first + 1, variables, output.as_deref_mut());
+                        }
+                        None => {
+                            let file: Vec<&str> = shared(name).lines().collect();
+                            self.block(&file, 0, variables, output.as_deref_mut());
+                        }
+                    }
                 }
                 at += 1;
                 continue;

@@ -232,7 +232,7 @@ impl Adapter {
         if unit_size.is_some() {
             descriptor.required_features |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
             // SAFETY: the only experimental feature that is asked for is cooperative matrices. Their kernels are valid by
-            // naga's rules, and are used only after they computed correct products (`ops::gemm::Units`).
+            // naga's rules, and are used only after they computed correct products (`ops::nhwc::Units`).
             descriptor.experimental_features = unsafe { wgpu::ExperimentalFeatures::enabled() };
         }
         let mut opened = self.adapter.request_device(&descriptor).await;

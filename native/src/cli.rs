@@ -331,7 +331,7 @@ pub struct Bench {
     /// Override any setting of config.toml, such as `encoder.width=8`
     #[arg(long = "set", value_name = "NAME=VALUE")]
     pub set: Vec<String>,
-    /// Precision of the operands of matrix products; burn's own operations always use 32 bits
+    /// Precision of activations and of the numbers that products multiply; burn's own operations always use 32 bits
     #[arg(long, value_enum, default_value_t = PrecisionChoice::F32)]
     pub precision: PrecisionChoice,
     /// Where to compute: auto (a GPU if there is one), cpu, gpu, or an adapter's number from `barlow devices`

@@ -42,9 +42,7 @@ impl BarlowTwins {
 
     /// Maps views `[n, 3, h, w]` to embeddings `[n, d]`.
     pub fn embed(&mut self, views: Tensor<4>, mode: Mode) -> Tensor<2> {
-        let fused = mode != Mode::Evaluate
-            && !views.device().is_autodiff()
-            && !crate::ops::planar_requested();
+        let fused = mode != Mode::Evaluate && !views.device().is_autodiff();
         if let Some(forward) = fused.then(|| self.forward_nhwc(&views, mode)).flatten() {
             return forward.embeddings;
         }

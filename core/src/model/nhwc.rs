@@ -20,7 +20,7 @@ use crate::ops::nhwc::{
     max_pool, max_pool_gradient, mean_pool, mean_pool_gradient, norm_gradient,
     norm_gradient_finish, norm_gradient_sums, normalize, normalize_frozen,
 };
-use crate::ops::{GradientArena, on_wgpu};
+use crate::ops::{GradientArena, on_wgpu, planar_requested};
 
 /// What a forward pass computed, and what its backward pass needs.
 pub struct Forward {
@@ -68,6 +68,14 @@ struct Tape {
     features: Images,
     hidden: Vec<Normalized>,
     last: Option<Layer>,
+}
+
+/// The device of `images [n, 3, h, w]`, their buffer, and the images as one dimension; `None` if they are not on a wgpu device
+/// that runs our kernels, or if the slower ones were asked for.
+fn on_gpu(images: &Tensor<4>) -> Option<(Gpu, Handle, Tensor<1>)> {
+    let flat: Tensor<1> = images.clone().flatten(0, 3);
+    let planes = on_wgpu(&flat).filter(|_| !planar_requested())?;
+    Some((Gpu::of(&planes), planes.handle, flat))
 }
 
 /// The buffer of a tensor of 32-bit floats on a wgpu device.
@@ -321,16 +329,14 @@ impl ResNet {
     /// The features `[n, features]` of pictures `[n, 3, h, w]` by the running statistics, if they are on a wgpu device that
     /// runs our kernels; else `None`.
     pub(super) fn evaluate_nhwc(&self, pictures: &Tensor<4>) -> Option<Tensor<2>> {
-        let flat: Tensor<1> = pictures.clone().flatten(0, 3);
-        let planes = on_wgpu(&flat)?;
-        let gpu = Gpu::of(&planes);
+        let (gpu, planes, flat) = on_gpu(pictures)?;
         let mut pass = Pass {
             gpu: &gpu,
             mode: Mode::Evaluate,
             parameters: 0,
             like: &flat,
         };
-        let images = gpu.channels_last(&planes.handle, pictures.dims());
+        let images = gpu.channels_last(&planes, pictures.dims());
         let pass = pass.encoder(&mut self.clone(), images);
         Some(vectors(&gpu, &pass.features, &flat))
     }
@@ -340,16 +346,14 @@ impl BarlowTwins {
     /// The forward pass of training on views `[n, 3, h, w]`, if they are on a wgpu device that runs our kernels; else `None`.
     /// It updates the running statistics.
     pub fn forward_nhwc(&mut self, views: &Tensor<4>, mode: Mode) -> Option<Forward> {
-        let flat: Tensor<1> = views.clone().flatten(0, 3);
-        let planes = on_wgpu(&flat)?;
-        let gpu = Gpu::of(&planes);
+        let (gpu, planes, flat) = on_gpu(views)?;
         let mut pass = Pass {
             gpu: &gpu,
             mode,
             parameters: 0,
             like: &flat,
         };
-        let views = gpu.channels_last(&planes.handle, views.dims());
+        let views = gpu.channels_last(&planes, views.dims());
         let EncoderPass {
             views,
             stem,

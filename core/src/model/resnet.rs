@@ -194,7 +194,6 @@ impl ResNet {
     pub fn forward(&mut self, pictures: Tensor<4>, mode: Mode) -> Tensor<2> {
         if mode == Mode::Evaluate
             && !pictures.device().is_autodiff()
-            && !ops::planar_requested()
             && let Some(features) = self.evaluate_nhwc(&pictures)
         {
             return features;

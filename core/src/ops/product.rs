@@ -1,5 +1,5 @@
-//! Matrix products in all four orientations, and what every user of `shaders/product.wgsl` shares: the choice of its
-//! tiles, and the sum over workgroups that each took a part of a long inner dimension (split-K).
+//! Matrix products in all four orientations. `shaders/gemm.wgsl` multiplies where all sizes are multiples of 4, else
+//! `shaders/product.wgsl`. This file also has what every user of the latter shares: the choice of its tiles, and the sum over workgroups that each took a part of a long inner dimension (split-K).
 //!
 //! `product = a b`; by the chain rule `∂a = ∂product bᵀ` and `∂b = aᵀ ∂product`, so that one kernel computes all three.
 
@@ -17,9 +17,11 @@ use burn::tensor::Tensor;
 use cubecl::client::Client;
 use cubecl::server::Handle;
 
+use super::nhwc::{Gpu, Matrix, Product};
 use super::runtime::launch::{self, Kernel, kernel};
 use super::runtime::measure::{self, Call};
 use super::runtime::precision;
+use super::runtime::reference::planar_requested;
 
 /// `x weightᵀ`: `x [n, inputs]` and `weight [outputs, inputs]` to `[n, outputs]`, like
 /// `nn.Linear(bias=False)` in PyTorch.
@@ -234,6 +236,22 @@ impl Matrices<'_> {
 
     /// Writes the product into `product`, from its index `start` on.
     pub fn multiply_into(self, product: &CubeTensor, start: usize) {
+        let operand = |operand: &Operand<'_>| (operand.start, operand.transposed);
+        let matrix = |handle, (start, transposed)| Matrix {
+            handle,
+            start,
+            transposed,
+        };
+        let fast = Product {
+            size: [self.rows, self.columns, self.inner],
+            left: matrix(&self.left.tensor.handle, operand(&self.left)),
+            right: matrix(&self.right.tensor.handle, operand(&self.right)),
+            scale: self.scale,
+            loss_gradient: self.loss_gradient,
+        };
+        if fast.fits(start) && !planar_requested() {
+            return fast.multiply(&Gpu::of(product), &product.handle, start);
+        }
         let kernel = kernel!("product")
             .choose("RIGHT_IS_LEFT", self.left.shares_buffer(&self.right))
             .choose("LEFT_TRANSPOSED", self.left.transposed)
@@ -446,6 +464,10 @@ mod tests {
             (2, 3, 5),
             (33, 70, 17),
             (64, 64, 16),
+            // Multiples of 4, which the other kernel multiplies.
+            (4, 8, 4),
+            (36, 72, 20),
+            (132, 12, 1100),
             (130, 9, 1100),
         ] {
             for (a_transposed, b_transposed) in

@@ -14,7 +14,7 @@ use crate::device::uncaptured_errors;
 use crate::evaluate::{Classifier, Embedder, Role};
 use crate::model::{BarlowTwins, Mode, Network};
 use crate::ops::precision::{Precision, with_precision};
-use crate::ops::{LossOutput, planar_requested, read};
+use crate::ops::{LossOutput, read};
 use crate::optim::{Optimizer, Rates};
 
 /// The numbers of one step.
@@ -368,11 +368,7 @@ impl Trainer {
         let weight = self.config.loss_weight * scale;
         with_precision(self.config.precision, || {
             let mode = Mode::Train { views: 2 };
-            let forward = match planar_requested() {
-                false => self.model.forward_nhwc(&views, mode),
-                true => None,
-            };
-            if let Some(forward) = forward {
+            if let Some(forward) = self.model.forward_nhwc(&views, mode) {
                 let z = forward.embeddings.clone().autodiff().require_grad();
                 let loss = self.config.objective.loss(z.clone(), self.config.lambda);
                 let mut gradients = loss.loss.clone().mul_scalar(weight).backward();

@@ -274,6 +274,93 @@ fn problem(gpu: &Gpu, rows: usize, column_quads: usize) -> Problem {
     }
 }
 
+/// How many parts a long inner dimension is split into, so that the workgroups keep a device busy, and a part's length.
+fn split(tile: &Tile, workgroups: usize, inner: usize) -> (usize, usize) {
+    let most = inner.div_ceil(MIN_INNER_PER_WORKGROUP).max(1);
+    let wanted = (BUSY / workgroups.max(1)).clamp(1, most);
+    let part = inner.div_ceil(wanted).next_multiple_of(tile.inner);
+    (inner.div_ceil(part).max(1), part)
+}
+
+/// An operand of [`multiply`]: a row-major matrix of 32-bit floats from `start` on, or the transpose of one.
+#[derive(Debug, Clone, Copy)]
+pub struct Matrix<'a> {
+    /// The buffer.
+    pub handle: &'a Handle,
+    /// The index of its first value in the buffer.
+    pub start: usize,
+    /// Whether the stored matrix is the operand's transpose.
+    pub transposed: bool,
+}
+
+/// The product of two matrices.
+#[derive(Debug, Clone, Copy)]
+pub struct Product<'a> {
+    /// Rows, columns and the inner dimension.
+    pub size: [usize; 3],
+    /// The left operand, `[rows, inner]`.
+    pub left: Matrix<'a>,
+    /// The right operand, `[inner, columns]`.
+    pub right: Matrix<'a>,
+    /// The factor of the product.
+    pub scale: f32,
+    /// If set (to λ), the right operand is C, and the loss's gradient with respect to C is multiplied in its place.
+    pub loss_gradient: Option<f32>,
+}
+
+impl Product<'_> {
+    /// Whether the kernel, which reads and writes four numbers at once, can compute this, from index `start` on.
+    pub fn fits(&self, start: usize) -> bool {
+        let starts = [self.left.start, self.right.start, start];
+        let numbers = self.size.iter().chain(&starts);
+        numbers.into_iter().all(|number| number.is_multiple_of(4))
+    }
+
+    /// Writes the product into `product`, 32-bit floats, from index `start` on.
+    pub fn multiply(&self, gpu: &Gpu, product: &Handle, start: usize) {
+        let [rows, columns, inner] = self.size;
+        let (left, right) = (&self.left, &self.right);
+        let column_quads = columns / 4;
+        let tile = Tile::choose(&problem(gpu, rows, column_quads), gpu);
+        let (parts, part_inner) = split(&tile, tile.count(rows, column_quads), inner);
+        let partial = (parts > 1).then(|| gpu.floats(parts * rows * columns));
+        let sizes = Sizes {
+            part_inner,
+            view_parts: parts,
+            starts: [
+                left.start / 4,
+                right.start / 4,
+                if parts > 1 { 0 } else { start / 4 },
+            ],
+            pitches: [rows / 4, if right.transposed { inner } else { columns } / 4],
+            scale: self.scale,
+            lambda: self.loss_gradient.unwrap_or(0.0),
+            ..Sizes::new(rows, column_quads, inner)
+        };
+        let one_buffer = launch::overlap(left.handle, right.handle);
+        let kernel = tile
+            .set(typed(gpu, [Storage::F32; 3]), right.transposed)
+            .choose("LEFT_PATCHES", !left.transposed)
+            .choose("RIGHT_TRANSPOSED", right.transposed)
+            .choose("RIGHT_IS_LEFT", one_buffer)
+            .choose("RIGHT_IS_LOSS_GRADIENT", self.loss_gradient.is_some())
+            .set("CHANNEL_QUADS", inner / 4);
+        let mut buffers = vec![left.handle];
+        buffers.extend((!one_buffer).then_some(right.handle));
+        buffers.push(partial.as_ref().unwrap_or(product));
+        let (workgroups, numbers) = (sizes.workgroups(&tile, parts), sizes.numbers(&tile, 1));
+        kernel.launch(&gpu.client, workgroups, &buffers, &numbers);
+        if let Some(partial) = &partial {
+            kernel!("sum_parts").launch(
+                &gpu.client,
+                launch::workgroups_for(rows * columns),
+                &[partial, product],
+                &[(rows * columns).into(), parts.into(), start.into()],
+            );
+        }
+    }
+}
+
 /// The output of a convolution, of `storage`, and with `statistics` the sums for the batch normalization that follows. With
 /// `normalized`, the input is first normalized and passed through a ReLU. `views` views are tiled separately.
 pub fn convolve(
@@ -397,12 +484,8 @@ pub fn convolve_weight_gradient(
     let views = normalized.map_or(1, |normalization| normalization.views);
     let inner = output.pixels();
     let tile = Tile::choose(&problem(gpu, rows, column_quads), gpu);
-    let wanted = (BUSY / (views * tile.count(rows, column_quads)).max(1))
-        .clamp(1, (inner / views).div_ceil(MIN_INNER_PER_WORKGROUP).max(1));
-    let part_inner = (inner / views)
-        .div_ceil(wanted)
-        .next_multiple_of(tile.inner);
-    let view_parts = (inner / views).div_ceil(part_inner).max(1);
+    let workgroups = views * tile.count(rows, column_quads);
+    let (view_parts, part_inner) = split(&tile, workgroups, inner / views);
     let sizes = Sizes {
         part_inner,
         view_parts,

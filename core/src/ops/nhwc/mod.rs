@@ -11,8 +11,8 @@ mod tile;
 mod units;
 
 pub use gemm::{
-    Activation, Convolution, Epilogue, PackedWeight, convolve, convolve_input_gradient,
-    convolve_weight_gradient,
+    Activation, Convolution, Epilogue, Matrix, PackedWeight, Product, convolve,
+    convolve_input_gradient, convolve_weight_gradient,
 };
 pub use images::{Extent, Gpu, Images, Normalization, Storage, Sums};
 pub use norm::{

@@ -4,8 +4,10 @@ use burn::tensor::{DType, Device, Shape, Tensor};
 
 use cubecl::server::Handle;
 
+use super::images::Units;
+use super::tile::{Problem, Tile};
 use super::*;
-use crate::ops::runtime::launch::on_wgpu;
+use crate::ops::runtime::launch::{self, Kernel, kernel, on_wgpu};
 use crate::ops::runtime::precision::{Precision, with_precision};
 use crate::testing::{assert_close, cpu, each_device, random, values};
 
@@ -216,51 +218,109 @@ fn read<const D: usize>(
     Tensor::from_data(data, &cpu())
 }
 
+fn check(shape: [usize; 8], gpu: &Gpu, device: &Device, case: &Case, expected: &[Tensor<4>; 3]) {
+    let [y, grad_x, grad_weight] = expected;
+    let within = tolerance(gpu.storage);
+    let packed = case.packed(gpu, device);
+    let (convolution, storage) = (&case.convolution, gpu.storage);
+    let name = |product| format!("{shape:?}, {storage:?}: {product}");
+    let x = images(case.x.clone(), storage, gpu);
+    let (ours, _) = convolve(gpu, convolution, (&x, None), &packed, 1, false, storage);
+    let ours = channels_first(&ours, gpu, device);
+    assert_close(ours, y.clone(), within, &name("y"));
+    let gradient = images(case.gradient.clone(), storage, gpu);
+    let epilogue = Epilogue::default();
+    let (ours, _) =
+        convolve_input_gradient(gpu, convolution, &gradient, &packed, epilogue, storage);
+    let ours = channels_first(&ours, gpu, device);
+    assert_close(ours, grad_x.clone(), within, &name("by input"));
+    let ours = case.grad_weight(gpu, device, (&x, None), &gradient);
+    assert_close(ours, grad_weight.clone(), within, &name("by weight"));
+}
+
 #[test]
 fn convolutions_agree_with_burn_s() {
     for shape in SHAPES {
         let case = Case::new(shape);
-        let [y, grad_x, grad_weight] = case.reference(case.x.clone());
+        let expected = case.reference(case.x.clone());
+        each_gpu(|gpu, device| check(shape, gpu, device, &case, &expected));
+    }
+}
+
+/// The variants for hardware: other tiles, values that are loaded ahead, epilogues without loops.
+#[test]
+fn variants_for_hardware_agree_with_burn_s() {
+    for shape in [SHAPES[2], SHAPES[9], SHAPES[10]] {
+        let case = Case::new(shape);
+        let expected = case.reference(case.x.clone());
         each_gpu(|gpu, device| {
-            let within = tolerance(gpu.storage);
-            let packed = case.packed(gpu, device);
-            let x = images(case.x.clone(), gpu.storage, gpu);
-            let (ours, _) = convolve(
-                gpu,
-                &case.convolution,
-                (&x, None),
-                &packed,
-                1,
-                false,
-                gpu.storage,
-            );
-            assert_close(
-                channels_first(&ours, gpu, device),
-                y.clone(),
-                within,
-                &format!("{shape:?}: y"),
-            );
-            let gradient = images(case.gradient.clone(), gpu.storage, gpu);
-            let epilogue = Epilogue::default();
-            let (ours, _) = convolve_input_gradient(
-                gpu,
-                &case.convolution,
-                &gradient,
-                &packed,
-                epilogue,
-                gpu.storage,
-            );
-            let name = format!("{shape:?}: by input");
-            assert_close(
-                channels_first(&ours, gpu, device),
-                grad_x.clone(),
-                within,
-                &name,
-            );
-            let ours = case.grad_weight(gpu, device, (&x, None), &gradient);
-            let name = format!("{shape:?}: by weight");
-            assert_close(ours, grad_weight.clone(), within, &name);
+            let gpu = Gpu {
+                simulated: false,
+                ..gpu.clone()
+            };
+            check(shape, &gpu, device, &case, &expected);
         });
+    }
+}
+
+/// Most of these devices are not here: their variants have to be valid WGSL within their limits.
+#[test]
+fn variants_for_every_kind_of_device_are_valid() {
+    let kinds = [
+        (true, None),
+        (false, None),
+        (true, Some((8, 8))),
+        (false, Some((8, 32))),
+        (false, Some((16, 32))),
+        (false, Some((16, 64))),
+    ];
+    for (simulated, units) in kinds {
+        let units = units.map(|(size, subgroup)| Units { size, subgroup });
+        for (rows, column_quads) in [(1, 1), (24, 54), (512, 1152), (2048, 16), (131_072, 6)] {
+            for narrow in [false, true] {
+                if units.is_some() && !narrow {
+                    continue;
+                }
+                let problem = Problem {
+                    rows,
+                    column_quads,
+                    entry_bytes: if narrow { 2 } else { 4 },
+                };
+                let tile = Tile::choose_for(&problem, simulated, units);
+                let kernel = |transposed| {
+                    let kernel = tile.set(kernel!("gemm"), transposed);
+                    match narrow {
+                        false => kernel,
+                        true => ["Left", "Right", "Product", "Entry"].into_iter().fold(
+                            ["F16", "NARROW", "NARROW_PRODUCT"]
+                                .into_iter()
+                                .fold(kernel, |kernel, name| kernel.choose(name, true)),
+                            Kernel::narrow,
+                        ),
+                    }
+                };
+                let forward = kernel(false)
+                    .choose("NORMALIZED", true)
+                    .choose("STATISTICS", true);
+                let by_input = kernel(false)
+                    .choose("POINTWISE", false)
+                    .choose("REACHED", true)
+                    .set("STRIDE", 2)
+                    .choose("RESIDUAL", true)
+                    .choose("GRADIENT_SUMS", true)
+                    .choose("MASK_STORED", true);
+                let by_weight = kernel(false)
+                    .choose("LEFT_PATCHES", false)
+                    .choose("RIGHT_PATCHES", true)
+                    .choose("NORMALIZED", true);
+                let of_c = kernel(true)
+                    .choose("RIGHT_TRANSPOSED", true)
+                    .choose("RIGHT_IS_LOSS_GRADIENT", true);
+                for kernel in [forward, by_input, by_weight, of_c] {
+                    launch::tests::check_once(&kernel);
+                }
+            }
+        }
     }
 }
 

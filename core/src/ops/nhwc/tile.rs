@@ -106,13 +106,18 @@ impl Tile {
 
     /// The tile that this model expects to be the fastest.
     pub fn choose(problem: &Problem, gpu: &Gpu) -> Self {
-        let best = match gpu.units.filter(|_| problem.entry_bytes == 2) {
-            Some(units) => Self::unit_candidates(units).min_by(|a, b| {
+        Self::choose_for(problem, gpu.simulated, gpu.units)
+    }
+
+    /// [`Self::choose`] for a device that is software or not, with these matrix units.
+    pub(super) fn choose_for(problem: &Problem, simulated: bool, units: Option<Units>) -> Self {
+        let best = match units.filter(|_| problem.entry_bytes == 2) {
+            Some(units) => Self::unit_candidates(units, simulated).min_by(|a, b| {
                 let cost = |tile: &Self| tile.unit_cost(problem);
                 cost(a).total_cmp(&cost(b))
             }),
             None => {
-                let device = Model::of(gpu.simulated);
+                let device = Model::of(simulated);
                 Self::candidates(device.simulated).min_by(|a, b| {
                     let cost = |tile: &Self| tile.cost(problem, &device);
                     cost(a).total_cmp(&cost(b))
@@ -154,7 +159,7 @@ impl Tile {
     }
 
     /// All tiles with matrix units of this kind.
-    pub fn unit_candidates(units: Units) -> impl Iterator<Item = Self> {
+    pub fn unit_candidates(units: Units, simulated: bool) -> impl Iterator<Item = Self> {
         const THREADS: usize = 128;
         let subgroups = (THREADS / units.subgroup).max(1);
         let shapes = (0..)
@@ -169,7 +174,7 @@ impl Tile {
                     subgroup_rows,
                     subgroup_columns: subgroups / subgroup_rows,
                 };
-                Self::of_units(unit, THREADS)
+                Self::of_units(unit, THREADS, simulated)
             })
         });
         tiles
@@ -178,7 +183,7 @@ impl Tile {
     }
 
     /// The tile of these units, with an arrangement of the threads that suits its epilogue.
-    fn of_units(units: UnitTile, threads: usize) -> Option<Self> {
+    fn of_units(units: UnitTile, threads: usize, simulated: bool) -> Option<Self> {
         let tile_rows = units.unit * units.rows * units.subgroup_rows;
         let quads = units.unit * units.columns * units.subgroup_columns / 4;
         let slab = units.unit * units.subgroup_rows;
@@ -191,7 +196,7 @@ impl Tile {
                 thread_rows,
                 thread_columns,
                 inner: if units.unit == 8 { 16 } else { 32 },
-                prefetch: units.unit != 8,
+                prefetch: !simulated,
                 units: Some(units),
             };
             let fits = quads.is_multiple_of(column_quads)

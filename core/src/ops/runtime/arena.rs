@@ -2,8 +2,8 @@
 //! there are.
 //!
 //! Each tensor starts at a multiple of a chunk, so that a workgroup's chunk belongs to one tensor. The results of an
-//! update stay in their arena: the tensors it returns are slices of it, and the next update reads them in place. Only
-//! gradients, which a backward pass leaves in separate buffers, are copied in, six per dispatch.
+//! update stay in their arena: the tensors it returns are slices of it, and the next update reads them in place. So are
+//! gradients that a backward pass wrote into a [`GradientArena`]; from separate buffers they are copied in, six per dispatch.
 
 use burn::backend::wgpu::CubeTensor;
 use burn::backend::{BackendTensor, DispatchTensorKind};
