@@ -282,7 +282,7 @@ fn split(tile: &Tile, workgroups: usize, inner: usize) -> (usize, usize) {
     (inner.div_ceil(part).max(1), part)
 }
 
-/// An operand of [`multiply`]: a row-major matrix of 32-bit floats from `start` on, or the transpose of one.
+/// An operand of a [`Product`]: a row-major matrix of 32-bit floats from `start` on, or the transpose of one.
 #[derive(Debug, Clone, Copy)]
 pub struct Matrix<'a> {
     /// The buffer.
