@@ -27,6 +27,15 @@ pub struct DeviceLimits {
     pub binding_bytes: u64,
 }
 
+/// Matrix units that 16-bit products use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Units {
+    /// Rows, columns and depth of a unit: 16 or 8.
+    pub size: usize,
+    /// Threads of a subgroup.
+    pub subgroup: usize,
+}
+
 /// A wgpu adapter: a GPU, or a software implementation of one.
 pub struct Adapter {
     instance: wgpu::Instance,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use barlow_core::config::Config;
+use barlow_core::device::Units;
 use barlow_core::ops::precision::Precision;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -126,6 +127,18 @@ pub struct Evaluate {
     /// Print the metrics as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+fn units(text: &str) -> Result<Units, String> {
+    let numbers = text.split_once('x').and_then(|(size, subgroup)| {
+        let (size, subgroup) = (size.parse().ok()?, subgroup.parse().ok()?);
+        Some(Units { size, subgroup })
+    });
+    numbers
+        .filter(|units| matches!(units.size, 8 | 16) && matches!(units.subgroup, 8 | 16 | 32 | 64))
+        .ok_or_else(|| {
+            format!("{text} is not the size of units (8 or 16), x, and the threads of a subgroup (8, 16, 32 or 64)")
+        })
 }
 
 fn protocol(name: &str) -> Result<String, String> {
@@ -343,6 +356,14 @@ pub struct Bench {
     /// Skip burn's own operations, which may spend minutes on tuning before their first step
     #[arg(long)]
     pub no_burn: bool,
+    /// Instead of timing, write every variant of a kernel that a step launches on a GPU into this folder, and report what
+    /// the step moves and holds. No such GPU is needed: the kernels do not run
+    #[arg(long, value_name = "FOLDER")]
+    pub kernels: Option<PathBuf>,
+    /// Size of the GPU's matrix units and threads of its subgroups, such as 16x64, for --kernels with --precision f16
+    /// [default: no matrix units]
+    #[arg(long, value_name = "SIZExTHREADS", requires = "kernels", value_parser = units)]
+    pub units: Option<Units>,
     /// Print one JSON object per line
     #[arg(long)]
     pub json: bool,

@@ -20,7 +20,7 @@ use crate::ops::nhwc::{
     max_pool, max_pool_gradient, mean_pool, mean_pool_gradient, norm_gradient,
     norm_gradient_finish, norm_gradient_sums, normalize, normalize_frozen,
 };
-use crate::ops::{GradientArena, on_wgpu, planar_requested};
+use crate::ops::{gradient_buffers, on_wgpu, planar_requested};
 
 /// What a forward pass computed, and what its backward pass needs.
 pub struct Forward {
@@ -437,9 +437,7 @@ impl Forward {
     ) {
         let like = grad_embeddings.clone().flatten(0, 1);
         let gpu = self.tape.gpu.clone();
-        let counts = counts(network);
-        let mut arena = GradientArena::new(&gpu.client, counts.iter().copied());
-        let handles: Vec<Handle> = counts.into_iter().map(|count| arena.take(count)).collect();
+        let handles = gradient_buffers(&gpu.client, &counts(network));
         self.tape.backward(grad_embeddings, &handles);
         let mut register = Register {
             gpu: &gpu,

@@ -18,6 +18,7 @@ use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
 use super::advice::advised;
+use super::kernels;
 use crate::cli::Bench;
 use crate::device;
 use crate::settings::Settings;
@@ -77,6 +78,13 @@ pub fn bench(arguments: &Bench) -> Result<()> {
         clock,
         time_budget: arguments.seconds,
     };
+    if let Some(folder) = &arguments.kernels {
+        return kernels::write(
+            (&bench.config, &bench.pictures, &bench.device),
+            arguments.units,
+            folder,
+        );
+    }
     let note = |text: String| {
         if arguments.json {
             eprintln!("{text}");

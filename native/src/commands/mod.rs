@@ -8,6 +8,7 @@ mod embed;
 mod evaluate;
 mod export;
 mod import;
+mod kernels;
 #[cfg(feature = "lab")]
 mod lab;
 mod resume;

@@ -7,6 +7,7 @@ use cubecl::Device as CubeDevice;
 use cubecl::client::Client;
 use cubecl::server::Handle;
 
+use crate::device::Units;
 use crate::ops::runtime::launch::{self, Kernel, kernel};
 use crate::ops::runtime::measure::{self, Call};
 
@@ -208,13 +209,4 @@ impl Sums {
     pub fn bytes(&self) -> usize {
         self.handle.size_in_used() as usize
     }
-}
-
-/// The matrix units that products use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Units {
-    /// Rows, columns and depth of a unit: 16 or 8.
-    pub size: usize,
-    /// Threads of a subgroup.
-    pub subgroup: usize,
 }

@@ -4,9 +4,9 @@ use burn::tensor::{DType, Device, Shape, Tensor};
 
 use cubecl::server::Handle;
 
-use super::images::Units;
 use super::tile::{Problem, Tile};
 use super::*;
+use crate::device::Units;
 use crate::ops::runtime::launch::{self, Kernel, kernel, on_wgpu};
 use crate::ops::runtime::precision::{Precision, with_precision};
 use crate::testing::{assert_close, cpu, each_device, random, values};

@@ -1,6 +1,7 @@
 //! How a product is split into the tiles of workgroups and threads.
 
-use super::images::{Gpu, Units};
+use super::images::Gpu;
+use crate::device::Units;
 use crate::ops::runtime::launch::Kernel;
 
 /// The tile of a workgroup: constants of `gemm.wgsl`.

@@ -9,8 +9,9 @@ use cubecl::server::Handle;
 
 use super::gemm::{Convolution, Epilogue, PackedWeight};
 use super::gemm::{convolve, convolve_input_gradient, convolve_weight_gradient};
-use super::images::{Extent, Gpu, Images, Storage, Units};
-use crate::device::{is_simulated, unit_size};
+use super::images::{Extent, Gpu, Images, Storage};
+use crate::device::{Units, is_simulated, unit_size};
+use crate::ops::runtime::dry_run;
 use crate::ops::runtime::launch::on_wgpu;
 use crate::ops::runtime::precision::{self, Precision, with_precision};
 use crate::random::{Purpose, Rng};
@@ -43,7 +44,9 @@ impl Gpu {
             client,
             device,
         };
-        if narrow {
+        if let Some(units) = dry_run::assumed() {
+            (gpu.simulated, gpu.units) = (false, units.filter(|_| narrow));
+        } else if narrow {
             gpu.units = Units::of(&gpu);
         }
         gpu

@@ -3,7 +3,7 @@
 //!
 //! Each tensor starts at a multiple of a chunk, so that a workgroup's chunk belongs to one tensor. The results of an
 //! update stay in their arena: the tensors it returns are slices of it, and the next update reads them in place. So are
-//! gradients that a backward pass wrote into a [`GradientArena`]; from separate buffers they are copied in, six per dispatch.
+//! gradients that a backward pass wrote into [`gradient_buffers`]; from separate buffers they are copied in, six per dispatch.
 
 use burn::backend::wgpu::CubeTensor;
 use burn::backend::{BackendTensor, DispatchTensorKind};
@@ -20,42 +20,42 @@ const CHUNK: usize = 2048;
 /// Tensors that one dispatch copies; with the arena they stay within WebGPU's default limit of bound buffers.
 const SOURCES: usize = 6;
 
-/// Memory for the gradients of a network's parameters, laid out as the optimizer reads them: if all fit into one buffer of the
-/// device, in one.
-pub struct GradientArena {
-    client: Client,
-    arena: Option<Handle>,
-    length: usize,
-    used: usize,
+/// How many of the first tensors of `counts` values share an arena of at most `max` values, at least one; and its length.
+fn first_arena(counts: impl Iterator<Item = usize>, max: usize) -> (usize, usize) {
+    let (mut tensors, mut length) = (0, 0);
+    for count in counts {
+        let more = count.next_multiple_of(CHUNK);
+        if tensors > 0 && length + more > max {
+            break;
+        }
+        (tensors, length) = (tensors + 1, length + more);
+    }
+    (tensors, length)
 }
 
-impl GradientArena {
-    /// Memory for tensors of `counts` values, in the order in which the optimizer gets the parameters.
-    pub fn new(client: &Client, counts: impl Iterator<Item = usize>) -> Self {
-        let length: usize = counts.map(|count| count.next_multiple_of(CHUNK)).sum();
-        let bytes = length * size_of::<f32>();
-        let fits = bytes as u64 <= client.properties().memory.max_page_size;
-        Self {
-            arena: fits.then(|| client.empty(bytes)),
-            client: client.clone(),
-            length,
-            used: 0,
+/// Values that a buffer of the device can hold.
+fn most_values(client: &Client) -> usize {
+    client.properties().memory.max_page_size as usize / size_of::<f32>()
+}
+
+/// Memory for the gradients of a network's parameters of `counts` values, in the order in which the optimizer gets them, laid
+/// out as it reads them.
+pub fn gradient_buffers(client: &Client, counts: &[usize]) -> Vec<Handle> {
+    let max = most_values(client);
+    let bytes = |values: usize| (values * size_of::<f32>()) as u64;
+    let mut buffers = Vec::new();
+    while let counts @ [_, ..] = &counts[buffers.len()..] {
+        let (tensors, length) = first_arena(counts.iter().copied(), max);
+        let arena = client.empty(length * size_of::<f32>());
+        let mut start = 0;
+        for count in &counts[..tensors] {
+            let rest = length - start - count;
+            let buffer = arena.clone().offset_start(bytes(start));
+            buffers.push(buffer.offset_end(bytes(rest)));
+            start += count.next_multiple_of(CHUNK);
         }
     }
-
-    /// The memory of the next tensor, of `count` values.
-    pub fn take(&mut self, count: usize) -> Handle {
-        let Some(arena) = &self.arena else {
-            return self.client.empty(count * size_of::<f32>());
-        };
-        let start = self.used;
-        self.used += count.next_multiple_of(CHUNK);
-        let bytes = |values: usize| (values * size_of::<f32>()) as u64;
-        arena
-            .clone()
-            .offset_start(bytes(start))
-            .offset_end(bytes(self.length - start - count))
-    }
+    buffers
 }
 
 /// A parameter of a network, flattened to one dimension, with its gradient and the optimizer's state.
@@ -122,18 +122,14 @@ pub struct Updated {
 /// Splits the parameters into arenas that each fit in one buffer of the device; `None` where our kernels do not run.
 pub fn arenas(parameters: &[Parameter]) -> Option<Vec<Arena<'_>>> {
     let first = on_wgpu(&parameters.first()?.value)?;
-    let max = first.client.properties().memory.max_page_size as usize / size_of::<f32>();
-    let mut arenas = Vec::new();
-    let (mut start, mut length) = (0, 0);
-    for (number, parameter) in parameters.iter().enumerate() {
-        let more = parameter.value.dims()[0].next_multiple_of(CHUNK);
-        if number > start && length + more > max {
-            arenas.push(Arena::new(&parameters[start..number], &first));
-            (start, length) = (number, 0);
-        }
-        length += more;
+    let max = most_values(&first.client);
+    let (mut rest, mut arenas) = (parameters, Vec::new());
+    while !rest.is_empty() {
+        let counts = rest.iter().map(|parameter| parameter.value.dims()[0]);
+        let (group, others) = rest.split_at(first_arena(counts, max).0);
+        arenas.push(Arena::new(group, &first));
+        rest = others;
     }
-    arenas.push(Arena::new(&parameters[start..], &first));
     Some(arenas)
 }
 

@@ -16,6 +16,7 @@ use cubecl::prelude::{ExecutionMode, KernelId};
 use cubecl::server::{Handle, KernelArguments, MetadataBindingInfo};
 use cubecl::{CubeCount, CubeDim, client::Client};
 
+use super::dry_run;
 use super::measure;
 use super::reference::reference_requested;
 use crate::device::is_simulated;
@@ -122,7 +123,11 @@ impl Kernel {
             "{}: {workgroups:?} workgroups are more than WebGPU allows",
             self.name
         );
-        measure::count(buffers.iter().map(|handle| handle.size_in_used()).sum());
+        let bytes = buffers.iter().map(|handle| handle.size_in_used()).sum();
+        if dry_run::record(client, self.name, || self.text(), workgroups, bytes) {
+            return;
+        }
+        measure::count(bytes);
         let mut words: Vec<u32> = numbers.iter().map(|number| number.0).collect();
         // The size of a uniform buffer is a multiple of 16 bytes.
         words.resize(words.len().next_multiple_of(4), 0);
@@ -219,7 +224,7 @@ pub fn empty(like: &CubeTensor, shape: impl Into<Shape>) -> CubeTensor {
 /// simulated device, where barriers are slow.
 pub fn reduction_threads(tensor: &CubeTensor) -> usize {
     const SIMULATED: usize = 32;
-    if is_simulated(&tensor.device) {
+    if dry_run::assumed().is_none() && is_simulated(&tensor.device) {
         SIMULATED
     } else {
         THREADS
