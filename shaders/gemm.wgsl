@@ -30,6 +30,9 @@ const UNITS: bool = false;
 // Whether the entries in workgroup memory have 16 bits, and whether the product has.
 const NARROW: bool = false;
 const NARROW_PRODUCT: bool = false;
+// Whether the operands in memory have 16 bits.
+const NARROW_LEFT: bool = false;
+const NARROW_RIGHT: bool = false;
 
 // The types of the operands and the product in memory, and of the operands in workgroup memory.
 alias Left = f32;
@@ -102,11 +105,12 @@ const TILE_INNER: u32 = 16u;
 const ROW_QUADS: u32 = TILE_ROWS / 4u;
 const TILE_QUADS: u32 = TILE_COLUMNS / 4u;
 const INNER_QUADS: u32 = TILE_INNER / 4u;
-// Quads of each operand that a thread loads per step; RIGHT_TRANSPOSED: blocks of four quads.
+// Quads of each operand that a thread loads per step; or blocks of four quads, which are transposed in registers: where the
+// right operand is RIGHT_TRANSPOSED, and where UNITS want k along workgroup memory but it is not along memory.
 const LEFT_LOADS: u32 = 2u;
 const RIGHT_LOADS: u32 = 4u;
-const_assert LEFT_LOADS * THREADS >= TILE_ROWS * INNER_QUADS;
-const_assert RIGHT_LOADS * THREADS * select(1u, 4u, RIGHT_TRANSPOSED) >= TILE_INNER * TILE_QUADS;
+const_assert LEFT_LOADS * THREADS * select(1u, 4u, UNITS && !LEFT_PATCHES) >= TILE_ROWS * INNER_QUADS;
+const_assert RIGHT_LOADS * THREADS * select(1u, 4u, UNITS || RIGHT_TRANSPOSED) >= TILE_INNER * TILE_QUADS;
 const_assert THREADS % INNER_QUADS == 0u && THREADS % TILE_QUADS == 0u;
 
 // UNITS: a workgroup's SUBGROUP_ROWS x SUBGROUP_COLUMNS subgroups have UNIT_ROWS x UNIT_COLUMNS units of the tile each.
@@ -182,13 +186,13 @@ struct Sizes {
 //# end
 @group(0) @binding(next) var<uniform> sizes: Sizes;
 
-// One quad of padding puts neighbouring rows into different memory banks.
+// Padding puts neighbouring rows into different memory banks.
 //# if UNITS
-// Rows of k along memory, or the transpose of that, as the operand is stored.
-const LEFT_PITCH: u32 = select(TILE_ROWS, TILE_INNER, LEFT_PATCHES) + 8u;
-const RIGHT_PITCH: u32 = select(TILE_COLUMNS, TILE_INNER, RIGHT_TRANSPOSED) + 8u;
-var<workgroup> left_tile: array<Entry, select(TILE_INNER, TILE_ROWS, LEFT_PATCHES) * LEFT_PITCH>;
-var<workgroup> right_tile: array<Entry, select(TILE_INNER, TILE_COLUMNS, RIGHT_TRANSPOSED) * RIGHT_PITCH>;
+// Lines of k along memory.
+const LEFT_PITCH: u32 = TILE_INNER + 8u;
+const RIGHT_PITCH: u32 = TILE_INNER + 8u;
+var<workgroup> left_tile: array<Entry, TILE_ROWS * LEFT_PITCH>;
+var<workgroup> right_tile: array<Entry, TILE_COLUMNS * RIGHT_PITCH>;
 //# else
 const LEFT_PITCH: u32 = select(ROW_QUADS, INNER_QUADS, LEFT_PATCHES) + 1u;
 const RIGHT_PITCH: u32 = TILE_QUADS + 1u;
@@ -203,11 +207,28 @@ const GRADIENT_SCALE: f32 = select(1.0, 4096.0, NARROW && RIGHT_IS_LOSS_GRADIENT
 
 //# insert limited
 
+// Entries of the tiles from 32-bit numbers, and from numbers of each operand.
 fn entries(values: vec4<f32>) -> vec4<Entry> {
 //# if NARROW
     return vec4<Entry>(limited(values));
 //# else
     return values;
+//# end
+}
+
+fn left_entries(values: vec4<Left>) -> vec4<Entry> {
+//# if NARROW_LEFT && NARROW
+    return values;
+//# else
+    return entries(vec4<f32>(values));
+//# end
+}
+
+fn right_entries(values: vec4<Right>) -> vec4<Entry> {
+//# if NARROW_RIGHT && NARROW
+    return values;
+//# else
+    return entries(vec4<f32>(values));
 //# end
 }
 
@@ -254,50 +275,87 @@ fn tap_place(tap: u32, phase: Phase) -> vec2<u32> {
     return vec2(tap / KERNEL_WIDTH, tap % KERNEL_WIDTH);
 }
 
-fn source(index: u32) -> vec4<f32> {
-//# if LEFT_PATCHES
-    return vec4<f32>(left[sizes.left_start + index]);
-//# else
-//# if RIGHT_IS_LEFT
-    return vec4<f32>(left[sizes.right_start + index]);
-//# else
-    return vec4<f32>(right[sizes.right_start + index]);
-//# end
-//# end
+// The offset of a tap's quad from the quad at a corner. A negative one wraps around.
+fn tap_offset(tap: vec2<u32>, channel: u32) -> u32 {
+    if POINTWISE {
+        return channel;
+    }
+    let offset = (tap.x * WIDTH + tap.y) * CHANNEL_QUADS;
+    return select(offset, 0u - offset, REACHED) + channel;
 }
 
-// The quad of a patch at kernel position `tap`, normalized.
-fn patch_quad(corner: vec3<u32>, tap: vec2<u32>, channel: u32, factor: vec4<f32>, shift: vec4<f32>) -> vec4<f32> {
+// The index of the first quad of a position's corner, to which a tap's offset is added.
+fn corner_index(corner: vec3<u32>) -> u32 {
+    if POINTWISE {
+        return corner.x * CHANNEL_QUADS;
+    }
+    return (corner.x + corner.y * WIDTH + corner.z) * CHANNEL_QUADS;
+}
+
+// Whether a tap of a position is inside the picture.
+fn is_inside(corner: vec3<u32>, tap: vec2<u32>) -> bool {
     var at = corner.yz + tap;
     if REACHED {
         at = corner.yz - tap;
     }
-    var values = vec4(0.0);
-    if POINTWISE || (at.x < HEIGHT && at.y < WIDTH) {
-        values = source((corner.x + at.x * WIDTH + at.y) * CHANNEL_QUADS + channel);
-        if NORMALIZED {
-            values = values * factor + shift;
-            // Not max, which may turn a diverged network's NaN into 0.
-            values = select(values, vec4(0.0), values < vec4(0.0));
-        }
-    }
-    return values;
+    return POINTWISE || (at.x < HEIGHT && at.y < WIDTH);
+}
+
+//# if LEFT_PATCHES
+alias Source = Left;
+//# else
+alias Source = Right;
+//# end
+
+// A quad of the patches' source.
+fn source(index: u32) -> vec4<Source> {
+//# if LEFT_PATCHES
+    return left[sizes.left_start + index];
+//# else
+//# if RIGHT_IS_LEFT
+    return left[sizes.right_start + index];
+//# else
+    return right[sizes.right_start + index];
+//# end
+//# end
+}
+
+// What is multiplied for a quad of the source; zeros outside the picture.
+fn patch_entries(values: vec4<Source>, inside: bool, factor: vec4<f32>, shift: vec4<f32>) -> vec4<Entry> {
+//# if NORMALIZED
+    // Within ±√n gamma + beta for n values per channel: far from what is too large for 16 bits.
+    let x = vec4<f32>(values) * factor + shift;
+    // Not max, which may turn a diverged network's NaN into 0.
+    let put = vec4<Entry>(select(x, vec4(0.0), x < vec4(0.0)));
+//# else
+//# if LEFT_PATCHES
+    let put = left_entries(values);
+//# else
+    let put = right_entries(values);
+//# end
+//# end
+    return select(vec4<Entry>(), put, inside);
 }
 //# end
 
 //# if !RIGHT_PATCHES
-fn right_quad(index: u32) -> vec4<f32> {
+fn right_value(index: u32) -> vec4<Right> {
 //# if RIGHT_IS_LEFT
-    return vec4<f32>(left[sizes.right_start + index]);
+    return left[sizes.right_start + index];
 //# else
-    return vec4<f32>(right[sizes.right_start + index]);
+    return right[sizes.right_start + index];
 //# end
 }
 
-// The gradient of the loss with respect to C, of the quad at k and the columns from `column` on, or with both exchanged.
-fn loss_gradient(values: vec4<f32>, k: u32, column: u32) -> vec4<f32> {
+// What is multiplied for a quad of the right operand: at k and the columns from `column` on, or with both exchanged.
+fn right_prepared(values: vec4<Right>, k: u32, column: u32) -> vec4<Entry> {
+//# if RIGHT_IS_LOSS_GRADIENT
     let is_diagonal = vec4(column, column + 1u, column + 2u, column + 3u) == vec4(k);
-    return 2.0 * GRADIENT_SCALE * select(sizes.lambda * values, values - 1.0, is_diagonal);
+    let c = vec4<f32>(values);
+    return entries(2.0 * GRADIENT_SCALE * select(sizes.lambda * c, c - 1.0, is_diagonal));
+//# else
+    return right_entries(values);
+//# end
 }
 //# end
 
@@ -397,8 +455,7 @@ fn stored(values: vec4<f32>) -> vec4<Product> {
 }
 
 // Stores a quad of a tile: the quad with that number of a line of the tile.
-fn put_left(line: u32, quad: u32, values: vec4<f32>) {
-    let put = entries(values);
+fn put_left(line: u32, quad: u32, put: vec4<Entry>) {
 //# if UNITS
     let at = line * LEFT_PITCH + 4u * quad;
     left_tile[at] = put.x;
@@ -410,8 +467,7 @@ fn put_left(line: u32, quad: u32, values: vec4<f32>) {
 //# end
 }
 
-fn put_right(line: u32, quad: u32, values: vec4<f32>) {
-    let put = entries(values);
+fn put_right(line: u32, quad: u32, put: vec4<Entry>) {
 //# if UNITS
     let at = line * RIGHT_PITCH + 4u * quad;
     right_tile[at] = put.x;
@@ -423,48 +479,32 @@ fn put_right(line: u32, quad: u32, values: vec4<f32>) {
 //# end
 }
 
-//# if RIGHT_TRANSPOSED
-// Stores a block of 4 columns, of which each has a quad of k: in the order that the multiplication reads.
-fn put_block(inner: u32, quad: u32, a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>) {
-//# if UNITS
-    put_right(4u * quad, inner, a);
-    put_right(4u * quad + 1u, inner, b);
-    put_right(4u * quad + 2u, inner, c);
-    put_right(4u * quad + 3u, inner, d);
-//# else
-    put_right(4u * inner, quad, vec4(a.x, b.x, c.x, d.x));
-    put_right(4u * inner + 1u, quad, vec4(a.y, b.y, c.y, d.y));
-    put_right(4u * inner + 2u, quad, vec4(a.z, b.z, c.z, d.z));
-    put_right(4u * inner + 3u, quad, vec4(a.w, b.w, c.w, d.w));
-//# end
+// Stores the transpose of a block of four quads: into the lines from `line` on.
+fn put_left_block(line: u32, quad: u32, a: vec4<Entry>, b: vec4<Entry>, c: vec4<Entry>, d: vec4<Entry>) {
+    put_left(line, quad, vec4(a.x, b.x, c.x, d.x));
+    put_left(line + 1u, quad, vec4(a.y, b.y, c.y, d.y));
+    put_left(line + 2u, quad, vec4(a.z, b.z, c.z, d.z));
+    put_left(line + 3u, quad, vec4(a.w, b.w, c.w, d.w));
 }
 
-fn transposed_value(k: u32, column: u32) -> vec4<f32> {
-    let values = right_quad(column * sizes.right_pitch + k / 4u);
-    if RIGHT_IS_LOSS_GRADIENT {
-        return loss_gradient(values, column, k);
-    }
-    return values;
+fn put_right_block(line: u32, quad: u32, a: vec4<Entry>, b: vec4<Entry>, c: vec4<Entry>, d: vec4<Entry>) {
+    put_right(line, quad, vec4(a.x, b.x, c.x, d.x));
+    put_right(line + 1u, quad, vec4(a.y, b.y, c.y, d.y));
+    put_right(line + 2u, quad, vec4(a.z, b.z, c.z, d.z));
+    put_right(line + 3u, quad, vec4(a.w, b.w, c.w, d.w));
 }
-//# end
 
-//# if !RIGHT_TRANSPOSED && !RIGHT_PATCHES
+//# if !RIGHT_PATCHES
 //# if LEFT_PATCHES
-fn stored_value(k: u32, quad: u32, phase: Phase) -> vec4<f32> {
-    var row = k;
+// The row of the stored right operand for k.
+fn stored_k(k: u32, phase: Phase) -> u32 {
     if REACHED && STRIDE > 1u {
         let tap = phase.first + STRIDE * tap_place(k / (4u * CHANNEL_QUADS), phase);
-        row = (tap.x * KERNEL_WIDTH + tap.y) * 4u * CHANNEL_QUADS + k % (4u * CHANNEL_QUADS);
+        return (tap.x * KERNEL_WIDTH + tap.y) * 4u * CHANNEL_QUADS + k % (4u * CHANNEL_QUADS);
     }
-//# else
-fn stored_value(row: u32, quad: u32) -> vec4<f32> {
-//# end
-    let values = right_quad(row * sizes.right_pitch + quad);
-    if RIGHT_IS_LOSS_GRADIENT {
-        return loss_gradient(values, row, 4u * quad);
-    }
-    return values;
+    return k;
 }
+//# end
 //# end
 
 // The epilogue of a thread's column q.
@@ -534,58 +574,83 @@ fn stored_value(row: u32, quad: u32) -> vec4<f32> {
             }
 //# end
 
-// Loads the values from `next` on.
+// Loads the values from `next` on: as they are, so that nothing waits for them yet. What is outside is read from index 0, and
+// replaced by zeros later.
 //# part loads
 //# if LEFT_PATCHES
         let quad = next / 4u + left_inner;
         let left_tap = tap_place(quad / CHANNEL_QUADS, phase);
         let left_channel = quad % CHANNEL_QUADS;
+        let left_offset = tap_offset(left_tap, left_channel);
         let left_is_inside = 4u * quad < end;
 //# if NORMALIZED
-        if left_is_inside {
-            factor = normalization[4u * patch_view * CHANNEL_QUADS + left_channel];
-            shift = normalization[(4u * patch_view + 1u) * CHANNEL_QUADS + left_channel];
-        }
+        factor = normalization[4u * patch_view * CHANNEL_QUADS + left_channel];
+        shift = normalization[(4u * patch_view + 1u) * CHANNEL_QUADS + left_channel];
 //# end
 //# for i in LEFT_LOADS
-        left_#i = vec4(0.0);
-        if left_is_inside && left_inside_#i {
-            left_#i = patch_quad(left_corner_#i, left_tap, left_channel, factor, shift);
-        }
+        left_inside_#i = left_is_inside && left_row_#i < rows_inside && is_inside(left_corner_#i, left_tap);
+        left_#i = source(select(0u, left_index_#i + left_offset, left_inside_#i));
 //# end
 //# else
 //# for i in LEFT_LOADS
-        left_#i = vec4(0.0);
-        if left_inside_#i && next + left_inner_#i < end {
-            let row_quad = first_row / 4u + left_row_quad_#i;
-            left_#i = vec4<f32>(left[sizes.left_start + (next + left_inner_#i) * sizes.left_pitch + row_quad]);
-        }
+//# if UNITS
+//# for j in QUAD
+        left_inside_#i_#j = left_row_inside_#i && next + 4u * left_inner_#i + #ju < end;
+        left_#i_#j = left[sizes.left_start + select(0u, (next + 4u * left_inner_#i + #ju) * sizes.left_pitch + left_row_quad_#i, left_inside_#i_#j)];
+//# end
+//# else
+        left_inside_#i = left_row_inside_#i && next + left_inner_#i < end;
+        left_#i = left[sizes.left_start + select(0u, (next + left_inner_#i) * sizes.left_pitch + left_row_quad_#i, left_inside_#i)];
+//# end
 //# end
 //# end
 //# if RIGHT_TRANSPOSED
 //# for i in RIGHT_LOADS
+        right_inside_#i = right_column_inside_#i && next + 4u * right_inner_#i < end;
+//# if LEFT_PATCHES
+        let right_k_#i = stored_k(next + 4u * right_inner_#i, phase) / 4u;
+//# else
+        let right_k_#i = (next + 4u * right_inner_#i) / 4u;
+//# end
 //# for j in QUAD
-        right_#i_#j = vec4(0.0);
-        if right_inside_#i && next + 4u * right_inner_#i < end {
-            right_#i_#j = transposed_value(next + 4u * right_inner_#i, 4u * (first_quad + right_quad_#i) + #ju);
-        }
+        right_#i_#j = right_value(select(0u, (4u * (first_quad + right_quad_#i) + #ju) * sizes.right_pitch + right_k_#i, right_inside_#i));
 //# end
 //# end
 //# else
 //# for i in RIGHT_LOADS
-        right_#i = vec4(0.0);
-        if right_inside && right_inner_#i < TILE_INNER && next + right_inner_#i < end {
-            let k = next + right_inner_#i;
+//# if UNITS
+//# for j in QUAD
+        let right_k_#i_#j = next + 4u * right_inner_#i + #ju;
+        right_inside_#i_#j = right_inside && right_inner_#i < INNER_QUADS && right_k_#i_#j < end;
 //# if RIGHT_PATCHES
-            right_#i = patch_quad(corner_of(k, phase), right_tap, right_channel, factor, shift);
+        let right_corner_#i_#j = corner_of(right_k_#i_#j, phase);
+        right_inside_#i_#j &= is_inside(right_corner_#i_#j, right_tap);
+        right_#i_#j = source(select(0u, corner_index(right_corner_#i_#j) + right_offset, right_inside_#i_#j));
 //# else
 //# if LEFT_PATCHES
-            right_#i = stored_value(k, first_quad + right_column, phase);
+        let right_row_#i_#j = stored_k(right_k_#i_#j, phase);
 //# else
-            right_#i = stored_value(k, first_quad + right_column);
+        let right_row_#i_#j = right_k_#i_#j;
+//# end
+        right_#i_#j = right_value(select(0u, right_row_#i_#j * sizes.right_pitch + first_quad + right_column, right_inside_#i_#j));
 //# end
 //# end
-        }
+//# else
+        let right_k_#i = next + right_inner_#i;
+        right_inside_#i = right_inside && right_inner_#i < TILE_INNER && right_k_#i < end;
+//# if RIGHT_PATCHES
+        let right_corner_#i = corner_of(right_k_#i, phase);
+        right_inside_#i &= is_inside(right_corner_#i, right_tap);
+        right_#i = source(select(0u, corner_index(right_corner_#i) + right_offset, right_inside_#i));
+//# else
+//# if LEFT_PATCHES
+        let right_row_#i = stored_k(right_k_#i, phase);
+//# else
+        let right_row_#i = right_k_#i;
+//# end
+        right_#i = right_value(select(0u, right_row_#i * sizes.right_pitch + first_quad + right_column, right_inside_#i));
+//# end
+//# end
 //# end
 //# end
 //# end
@@ -629,18 +694,23 @@ fn main(
     let right_inside = first_quad + right_column < sizes.column_quads;
 //# if PREFETCH
     // ---- What a thread loads in every step.
+    let rows_inside = min(TILE_ROWS, last_row - first_row);
 //# if LEFT_PATCHES
     let left_inner = thread % INNER_QUADS;
 //# for i in LEFT_LOADS
     let left_row_#i = thread / INNER_QUADS + #iu * (THREADS / INNER_QUADS);
-    let left_inside_#i = left_row_#i < min(TILE_ROWS, last_row - first_row);
     let left_corner_#i = corner_of(first_row + left_row_#i, phase);
+    let left_index_#i = corner_index(left_corner_#i);
 //# end
 //# else
 //# for i in LEFT_LOADS
     let left_inner_#i = (thread + #iu * THREADS) / ROW_QUADS;
-    let left_row_quad_#i = (thread + #iu * THREADS) % ROW_QUADS;
-    let left_inside_#i = left_inner_#i < TILE_INNER && first_row + 4u * left_row_quad_#i < last_row;
+    let left_row_quad_#i = first_row / 4u + (thread + #iu * THREADS) % ROW_QUADS;
+//# if UNITS
+    let left_row_inside_#i = left_inner_#i < INNER_QUADS && 4u * left_row_quad_#i < last_row;
+//# else
+    let left_row_inside_#i = left_inner_#i < TILE_INNER && 4u * left_row_quad_#i < last_row;
+//# end
 //# end
 //# end
 //# if RIGHT_TRANSPOSED
@@ -648,7 +718,7 @@ fn main(
 //# for i in RIGHT_LOADS
     let right_inner_#i = (thread + #iu * THREADS) % INNER_QUADS;
     let right_quad_#i = (thread + #iu * THREADS) / INNER_QUADS;
-    let right_inside_#i = right_quad_#i < TILE_QUADS && first_quad + right_quad_#i < sizes.column_quads;
+    let right_column_inside_#i = right_quad_#i < TILE_QUADS && first_quad + right_quad_#i < sizes.column_quads;
 //# end
 //# else
 //# for i in RIGHT_LOADS
@@ -662,6 +732,7 @@ fn main(
 //# if RIGHT_PATCHES
     let right_tap = tap_place((first_quad + right_column) / CHANNEL_QUADS, phase);
     let right_channel = (first_quad + right_column) % CHANNEL_QUADS;
+    let right_offset = tap_offset(right_tap, right_channel);
 //# if NORMALIZED
     if right_inside {
         factor = normalization[4u * patch_view * CHANNEL_QUADS + right_channel];
@@ -671,19 +742,31 @@ fn main(
 //# end
 
 //# if PREFETCH
-    // ---- The values of the first step, and later of the next.
+    // ---- The values of the first step, and later of the next; whether they are inside.
 //# for i in LEFT_LOADS
-    var left_#i = vec4(0.0);
-//# end
-//# if RIGHT_TRANSPOSED
-//# for i in RIGHT_LOADS
+//# if UNITS && !LEFT_PATCHES
 //# for j in QUAD
-    var right_#i_#j = vec4(0.0);
+    var left_#i_#j = vec4<Left>();
+    var left_inside_#i_#j = false;
+//# end
+//# else
+    var left_#i = vec4<Left>();
+    var left_inside_#i = false;
+//# end
+//# end
+//# for i in RIGHT_LOADS
+//# if UNITS || RIGHT_TRANSPOSED
+//# for j in QUAD
+    var right_#i_#j = vec4<Right>();
+//# if !RIGHT_TRANSPOSED
+    var right_inside_#i_#j = false;
 //# end
 //# end
 //# else
-//# for i in RIGHT_LOADS
-    var right_#i = vec4(0.0);
+    var right_#i = vec4<Right>();
+//# end
+//# if RIGHT_TRANSPOSED || !UNITS
+    var right_inside_#i = false;
 //# end
 //# end
 //# end
@@ -718,48 +801,96 @@ fn main(
 //# for i in LEFT_LOADS
 //# if LEFT_PATCHES
         if left_row_#i < TILE_ROWS {
-            put_left(left_row_#i, left_inner, left_#i);
+            put_left(left_row_#i, left_inner, patch_entries(left_#i, left_inside_#i, factor, shift));
+        }
+//# else
+//# if UNITS
+        if left_inner_#i < INNER_QUADS {
+//# for j in QUAD
+            let put_#j = select(vec4<Entry>(), left_entries(left_#i_#j), left_inside_#i_#j);
+//# end
+            put_left_block(4u * ((thread + #iu * THREADS) % ROW_QUADS), left_inner_#i, put_0, put_1, put_2, put_3);
         }
 //# else
         if left_inner_#i < TILE_INNER {
-            put_left(left_inner_#i, left_row_quad_#i, left_#i);
+            let put = select(vec4<Entry>(), left_entries(left_#i), left_inside_#i);
+            put_left(left_inner_#i, (thread + #iu * THREADS) % ROW_QUADS, put);
         }
+//# end
 //# end
 //# end
 //# for i in RIGHT_LOADS
 //# if RIGHT_TRANSPOSED
         if right_quad_#i < TILE_QUADS {
-            put_block(right_inner_#i, right_quad_#i, right_#i_0, right_#i_1, right_#i_2, right_#i_3);
+//# for j in QUAD
+            let value_#j = right_prepared(right_#i_#j, 4u * (first_quad + right_quad_#i) + #ju, step + 4u * right_inner_#i);
+            let put_#j = select(vec4<Entry>(), value_#j, right_inside_#i);
+//# if UNITS
+            put_right(4u * right_quad_#i + #ju, right_inner_#i, put_#j);
+//# end
+//# end
+//# if !UNITS
+            put_right_block(4u * right_inner_#i, right_quad_#i, put_0, put_1, put_2, put_3);
+//# end
+        }
+//# else
+//# if UNITS
+        if right_inner_#i < INNER_QUADS {
+//# for j in QUAD
+//# if RIGHT_PATCHES
+            let put_#j = patch_entries(right_#i_#j, right_inside_#i_#j, factor, shift);
+//# else
+            let value_#j = right_prepared(right_#i_#j, step + 4u * right_inner_#i + #ju, 4u * (first_quad + right_column));
+            let put_#j = select(vec4<Entry>(), value_#j, right_inside_#i_#j);
+//# end
+//# end
+            put_right_block(4u * right_column, right_inner_#i, put_0, put_1, put_2, put_3);
         }
 //# else
         if right_inner_#i < TILE_INNER {
-            put_right(right_inner_#i, right_column, right_#i);
+//# if RIGHT_PATCHES
+            let put = patch_entries(right_#i, right_inside_#i, factor, shift);
+//# else
+            let value = right_prepared(right_#i, step + right_inner_#i, 4u * (first_quad + right_column));
+            let put = select(vec4<Entry>(), value, right_inside_#i);
+//# end
+            put_right(right_inner_#i, right_column, put);
         }
+//# end
 //# end
 //# end
 //# else
         for (var i = thread; i < TILE_ROWS * INNER_QUADS; i += THREADS) {
-            var values = vec4(0.0);
+            var put = vec4<Entry>();
 //# if LEFT_PATCHES
             let row = first_row + i / INNER_QUADS;
             let quad = step / 4u + i % INNER_QUADS;
             if row < last_row && 4u * quad < end {
                 let channel = quad % CHANNEL_QUADS;
-//# if NORMALIZED
-                factor = normalization[4u * patch_view * CHANNEL_QUADS + channel];
-                shift = normalization[(4u * patch_view + 1u) * CHANNEL_QUADS + channel];
-//# end
                 let tap = tap_place(quad / CHANNEL_QUADS, phase);
-                values = patch_quad(corner_of(row, phase), tap, channel, factor, shift);
+                let corner = corner_of(row, phase);
+                if is_inside(corner, tap) {
+//# if NORMALIZED
+                    factor = normalization[4u * patch_view * CHANNEL_QUADS + channel];
+                    shift = normalization[(4u * patch_view + 1u) * CHANNEL_QUADS + channel];
+//# end
+                    put = patch_entries(source(corner_index(corner) + tap_offset(tap, channel)), true, factor, shift);
+                }
             }
-            put_left(i / INNER_QUADS, i % INNER_QUADS, values);
+            put_left(i / INNER_QUADS, i % INNER_QUADS, put);
 //# else
             let k = step + i / ROW_QUADS;
             let row_quad = first_row / 4u + i % ROW_QUADS;
             if k < end && 4u * row_quad < last_row {
-                values = vec4<f32>(left[sizes.left_start + k * sizes.left_pitch + row_quad]);
+                put = left_entries(left[sizes.left_start + k * sizes.left_pitch + row_quad]);
             }
-            put_left(i / ROW_QUADS, i % ROW_QUADS, values);
+//# if UNITS
+//# for j in QUAD
+            left_tile[(i % ROW_QUADS * 4u + #ju) * LEFT_PITCH + i / ROW_QUADS] = put[#j];
+//# end
+//# else
+            put_left(i / ROW_QUADS, i % ROW_QUADS, put);
+//# end
 //# end
         }
 //# if RIGHT_TRANSPOSED
@@ -767,32 +898,53 @@ fn main(
             let k = step + i % INNER_QUADS * 4u;
             let quad = first_quad + i / INNER_QUADS;
 //# for j in QUAD
-            var values_#j = vec4(0.0);
+            var put_#j = vec4<Entry>();
 //# end
             if k < end && quad < sizes.column_quads {
+//# if LEFT_PATCHES
+                let stored = stored_k(k, phase) / 4u;
+//# else
+                let stored = k / 4u;
+//# end
 //# for j in QUAD
-                values_#j = transposed_value(k, 4u * quad + #ju);
+                put_#j = right_prepared(right_value((4u * quad + #ju) * sizes.right_pitch + stored), 4u * quad + #ju, k);
 //# end
             }
-            put_block(i % INNER_QUADS, i / INNER_QUADS, values_0, values_1, values_2, values_3);
+//# if UNITS
+//# for j in QUAD
+            put_right(i / INNER_QUADS * 4u + #ju, i % INNER_QUADS, put_#j);
+//# end
+//# else
+            put_right_block(4u * (i % INNER_QUADS), i / INNER_QUADS, put_0, put_1, put_2, put_3);
+//# end
         }
 //# else
         for (var i = thread; i < TILE_INNER * TILE_QUADS; i += THREADS) {
-            var values = vec4(0.0);
+            var put = vec4<Entry>();
             let k = step + i / TILE_QUADS;
             let quad = first_quad + i % TILE_QUADS;
             if k < end && quad < sizes.column_quads {
 //# if RIGHT_PATCHES
-                values = patch_quad(corner_of(k, phase), right_tap, right_channel, factor, shift);
+                let corner = corner_of(k, phase);
+                if is_inside(corner, right_tap) {
+                    put = patch_entries(source(corner_index(corner) + right_offset), true, factor, shift);
+                }
 //# else
 //# if LEFT_PATCHES
-                values = stored_value(k, quad, phase);
+                let stored = stored_k(k, phase);
 //# else
-                values = stored_value(k, quad);
+                let stored = k;
 //# end
+                put = right_prepared(right_value(stored * sizes.right_pitch + quad), k, 4u * quad);
 //# end
             }
-            put_right(i / TILE_QUADS, i % TILE_QUADS, values);
+//# if UNITS
+//# for j in QUAD
+            right_tile[(i % TILE_QUADS * 4u + #ju) * RIGHT_PITCH + i / TILE_QUADS] = put[#j];
+//# end
+//# else
+            put_right(i / TILE_QUADS, i % TILE_QUADS, put);
+//# end
         }
 //# end
 //# end
@@ -806,22 +958,12 @@ fn main(
 //# if UNITS
 //# for k in INNER_UNITS
 //# for h in UNIT_ROWS
-//# if LEFT_PATCHES
         let left_place_#k_#h = (unit_row + #hu) * UNIT * LEFT_PITCH + #ku * UNIT;
         let left_unit_#k_#h = coopLoadT<LeftUnit>(&left_tile[left_place_#k_#h], LEFT_PITCH);
-//# else
-        let left_place_#k_#h = #ku * UNIT * LEFT_PITCH + (unit_row + #hu) * UNIT;
-        let left_unit_#k_#h = coopLoad<LeftUnit>(&left_tile[left_place_#k_#h], LEFT_PITCH);
-//# end
 //# end
 //# for q in UNIT_COLUMNS
-//# if RIGHT_TRANSPOSED
         let right_place_#k_#q = (unit_column + #qu) * UNIT * RIGHT_PITCH + #ku * UNIT;
         let right_unit_#k_#q = coopLoad<RightUnit>(&right_tile[right_place_#k_#q], RIGHT_PITCH);
-//# else
-        let right_place_#k_#q = #ku * UNIT * RIGHT_PITCH + (unit_column + #qu) * UNIT;
-        let right_unit_#k_#q = coopLoadT<RightUnit>(&right_tile[right_place_#k_#q], RIGHT_PITCH);
-//# end
 //# for h in UNIT_ROWS
         unit_#h_#q = coopMultiplyAdd(left_unit_#k_#h, right_unit_#k_#q, unit_#h_#q);
 //# end

@@ -1,4 +1,4 @@
-// A convolution's weight in the two layouts that products read: rows of k, with the columns along memory in quads.
+// A convolution's weight in the two layouts that products read: rows of k, with the columns along memory in quads; or transposed.
 
 const THREADS: u32 = 256u;
 // Positions of the kernel.
@@ -6,6 +6,8 @@ const TAPS: u32 = 1u;
 
 alias Packed = f32;
 const NARROW: bool = false;
+// Whether k is along memory instead of the columns.
+const TRANSPOSED: bool = false;
 
 struct Sizes {
     channels: u32,
@@ -16,9 +18,9 @@ struct Sizes {
 
 // [out_channels, channels, TAPS]
 @group(0) @binding(0) var<storage, read_write> weight: array<f32>;
-// [TAPS, channels, out_channels], channels and out_channels padded to a multiple of 4
+// [TAPS, channels, out_channels], or TRANSPOSED [out_channels, TAPS, channels]; channels and out_channels padded to a multiple of 4
 @group(0) @binding(1) var<storage, read_write> forward: array<Packed>;
-// [TAPS, out_channels, channels]
+// [TAPS, out_channels, channels], or TRANSPOSED [channels, TAPS, out_channels]
 @group(0) @binding(2) var<storage, read_write> backward: array<Packed>;
 @group(0) @binding(3) var<uniform> sizes: Sizes;
 
@@ -44,7 +46,14 @@ fn main(
         if NARROW && abs(value) > LARGEST_NARROW {
             value = sign(value) * sizes.infinity;
         }
-        forward[i] = Packed(value);
-        backward[(tap * out_channels + out_channel) * channels + channel] = Packed(value);
+        var places = vec2(i, (tap * out_channels + out_channel) * channels + channel);
+        if TRANSPOSED {
+            places = vec2(
+                (out_channel * TAPS + tap) * channels + channel,
+                (channel * TAPS + tap) * out_channels + out_channel,
+            );
+        }
+        forward[places.x] = Packed(value);
+        backward[places.y] = Packed(value);
     }
 }

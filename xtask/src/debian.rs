@@ -1,7 +1,7 @@
 //! Installs the Debian packages that the tests need.
 
 use std::env;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -79,6 +79,16 @@ pub fn matrix_unit_runner() -> Result<Option<String>> {
         return Ok(None);
     }
     fetch(include_str!("mesa26.sh")).map(Some)
+}
+
+/// The description of AMD's Vulkan driver (Mesa 25 of Debian 12's backports), fetched into the cache; `None` where there is no
+/// apt.
+pub fn amd_driver() -> Result<Option<PathBuf>> {
+    if !Path::new("/usr/bin/apt-get").exists() || !cfg!(target_arch = "x86_64") {
+        return Ok(None);
+    }
+    let path = fetch(include_str!("radv25.sh"))?;
+    Ok(Some(path.into()))
 }
 
 /// Runs a script that fetches a driver; returns the path that it prints.

@@ -8,6 +8,8 @@
 //! - `cargo xtask package` packages the crates for crates.io, and checks that they compile by themselves;
 //! - `cargo xtask dist TARGET` builds the program for a release, with a checksum;
 //! - `cargo xtask recipe [SEED]` runs the default recipe, and fails if it learned clearly less than it should;
+//! - `cargo xtask kernels [--gpu NAME]` compiles the kernels of training steps for a GPU that need not be there (by default
+//!   AMD's navi31), and fails if one spills registers or has too few waves;
 //! - `cargo xtask arrows` prints which module imports which.
 
 mod arrows;
@@ -15,6 +17,7 @@ mod check;
 mod debian;
 mod dist;
 mod fuzz;
+mod kernels;
 mod lab;
 mod package;
 mod recipe;
@@ -28,7 +31,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, bail};
 
 const USAGE: &str = "cargo xtask check | test [ARGUMENTS OF cargo test] | wasm | lab [--build] [--port PORT] | fuzz [SECONDS] | \
-                     package | dist TARGET | recipe [SEED] | arrows";
+                     package | dist TARGET | recipe [SEED] | kernels [--gpu NAME] | arrows";
 
 /// Default seconds per fuzz target.
 const DEFAULT_FUZZ_SECONDS: u32 = 30;
@@ -54,6 +57,9 @@ fn main() -> ExitCode {
         ["arrows"] => arrows::check(),
         ["package"] => package::package(),
         ["dist", target] => dist::dist(target),
+        ["kernels"] => kernels::kernels(kernels::GPU),
+        ["kernels", "--gpu", gpu] => kernels::kernels(gpu),
+        ["compile-for-amd", folder] => kernels::compile_for_amd(Path::new(folder)),
         ["recipe"] => recipe::recipe(0),
         ["recipe", seed] => seed
             .parse()

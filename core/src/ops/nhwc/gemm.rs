@@ -111,7 +111,7 @@ impl Convolution {
 /// A convolution's weight as the products read it.
 #[derive(Debug, Clone)]
 pub struct PackedWeight {
-    /// `[(u, v, channel), out_channel]`, for the output.
+    /// `[(u, v, channel), out_channel]`, for the output; for matrix units transposed, as is the other one.
     forward: Handle,
     /// `[(u, v, out_channel), channel]`, for the input's gradient.
     backward: Handle,
@@ -126,6 +126,7 @@ impl PackedWeight {
         let [forward, backward] = [(); 2].map(|()| gpu.client.empty(count * gpu.storage.bytes()));
         let kernel = kernel!("pack_weight")
             .set("TAPS", convolution.taps())
+            .choose("TRANSPOSED", gpu.multiplies_by_units())
             .choose("NARROW", gpu.storage == Storage::F16);
         let kernel = gpu.storage.set(kernel, "Packed");
         gpu.measured(
@@ -251,6 +252,14 @@ impl Sizes {
     }
 }
 
+/// Quads between the rows of a packed weight with so many rows, of so many quads.
+fn weight_pitch(gpu: &Gpu, rows: usize, quads: usize) -> usize {
+    match gpu.multiplies_by_units() {
+        true => rows / 4,
+        false => quads,
+    }
+}
+
 /// The kernel with the types of its operands and product.
 fn typed(gpu: &Gpu, [left, right, product]: [Storage; 3]) -> Kernel {
     let kernel = kernel!("gemm")
@@ -259,7 +268,9 @@ fn typed(gpu: &Gpu, [left, right, product]: [Storage; 3]) -> Kernel {
             [left, right, product, gpu.storage].contains(&Storage::F16),
         )
         .choose("NARROW", gpu.storage == Storage::F16)
-        .choose("NARROW_PRODUCT", product == Storage::F16);
+        .choose("NARROW_PRODUCT", product == Storage::F16)
+        .choose("NARROW_LEFT", left == Storage::F16)
+        .choose("NARROW_RIGHT", right == Storage::F16);
     let kernel = left.set(kernel, "Left");
     let kernel = right.set(kernel, "Right");
     let kernel = product.set(kernel, "Product");
@@ -339,9 +350,11 @@ impl Product<'_> {
         };
         let one_buffer = launch::overlap(left.handle, right.handle);
         let kernel = tile
-            .set(typed(gpu, [Storage::F32; 3]), right.transposed)
-            .choose("LEFT_PATCHES", !left.transposed)
-            .choose("RIGHT_TRANSPOSED", right.transposed)
+            .set(
+                typed(gpu, [Storage::F32; 3]),
+                !left.transposed,
+                right.transposed,
+            )
             .choose("RIGHT_IS_LEFT", one_buffer)
             .choose("RIGHT_IS_LOSS_GRADIENT", self.loss_gradient.is_some())
             .set("CHANNEL_QUADS", inner / 4);
@@ -376,14 +389,14 @@ pub fn convolve(
     let inner = convolution.taps() * 4 * x.extent.quads();
     let sizes = Sizes {
         views,
-        pitches: [0, output.quads()],
+        pitches: [0, weight_pitch(gpu, inner, output.quads())],
         ..Sizes::new(output.pixels(), output.quads(), inner)
     };
     let tile = Tile::choose(&problem(gpu, sizes.rows / views, sizes.column_quads), gpu);
     let kernel = typed(gpu, [x.storage, weight.storage, storage]);
     let kernel = convolution.patches(kernel, &x.extent, [output.height, output.width]);
     let kernel = tile
-        .set(kernel, false)
+        .set(kernel, true, gpu.multiplies_by_units())
         .choose("NORMALIZED", normalized.is_some())
         .choose("STATISTICS", statistics);
     let y = gpu.images(output, storage);
@@ -424,7 +437,10 @@ pub fn convolve_input_gradient(
     let phase = [input.height.div_ceil(stride), input.width.div_ceil(stride)];
     let sizes = Sizes {
         views,
-        pitches: [0, input.quads()],
+        pitches: [
+            0,
+            weight_pitch(gpu, convolution.taps() * 4 * output.quads(), input.quads()),
+        ],
         ..Sizes::new(input.images * phase[0] * phase[1], input.quads(), 0)
     };
     let tile = Tile::choose(&problem(gpu, sizes.rows / views, sizes.column_quads), gpu);
@@ -433,7 +449,7 @@ pub fn convolve_input_gradient(
     let stored = epilogue.activation.and_then(|activation| activation.output);
     let activated = epilogue.activation.is_some();
     let kernel = tile
-        .set(kernel, false)
+        .set(kernel, true, gpu.multiplies_by_units())
         .choose("REACHED", true)
         .set("PIXEL_HEIGHT", input.height)
         .set("PIXEL_WIDTH", input.width)
@@ -497,8 +513,7 @@ pub fn convolve_weight_gradient(
     let kernel = typed(gpu, [gradient.storage, x.storage, Storage::F32]);
     let kernel = convolution.patches(kernel, &x.extent, [output.height, output.width]);
     let kernel = tile
-        .set(kernel, false)
-        .choose("LEFT_PATCHES", false)
+        .set(kernel, false, false)
         .choose("RIGHT_PATCHES", true)
         .choose("NORMALIZED", normalized.is_some());
     let mut buffers = vec![&gradient.handle, &x.handle, &partial];

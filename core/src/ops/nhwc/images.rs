@@ -108,6 +108,11 @@ impl Gpu {
         self.client.empty(count * size_of::<f32>())
     }
 
+    /// Whether products are computed by matrix units.
+    pub fn multiplies_by_units(&self) -> bool {
+        self.units.is_some() && self.storage == Storage::F16
+    }
+
     /// A tensor of 32-bit floats in a buffer.
     pub fn tensor(&self, handle: Handle, shape: impl Into<Shape>) -> CubeTensor {
         let (client, device) = (self.client.clone(), self.device.clone());

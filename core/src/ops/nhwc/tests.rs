@@ -287,36 +287,40 @@ fn variants_for_every_kind_of_device_are_valid() {
                     entry_bytes: if narrow { 2 } else { 4 },
                 };
                 let tile = Tile::choose_for(&problem, simulated, units);
-                let kernel = |transposed| {
-                    let kernel = tile.set(kernel!("gemm"), transposed);
+                let kernel = |left_patches, transposed| {
+                    let kernel = tile.set(kernel!("gemm"), left_patches, transposed);
                     match narrow {
                         false => kernel,
                         true => ["Left", "Right", "Product", "Entry"].into_iter().fold(
-                            ["F16", "NARROW", "NARROW_PRODUCT"]
-                                .into_iter()
-                                .fold(kernel, |kernel, name| kernel.choose(name, true)),
+                            [
+                                "F16",
+                                "NARROW",
+                                "NARROW_PRODUCT",
+                                "NARROW_LEFT",
+                                "NARROW_RIGHT",
+                            ]
+                            .into_iter()
+                            .fold(kernel, |kernel, name| kernel.choose(name, true)),
                             Kernel::narrow,
                         ),
                     }
                 };
-                let forward = kernel(false)
+                let forward = kernel(true, units.is_some())
                     .choose("NORMALIZED", true)
                     .choose("STATISTICS", true);
-                let by_input = kernel(false)
+                let by_input = kernel(true, units.is_some())
                     .choose("POINTWISE", false)
                     .choose("REACHED", true)
                     .set("STRIDE", 2)
                     .choose("RESIDUAL", true)
                     .choose("GRADIENT_SUMS", true)
                     .choose("MASK_STORED", true);
-                let by_weight = kernel(false)
-                    .choose("LEFT_PATCHES", false)
+                let by_weight = kernel(false, false)
                     .choose("RIGHT_PATCHES", true)
                     .choose("NORMALIZED", true);
-                let of_c = kernel(true)
-                    .choose("RIGHT_TRANSPOSED", true)
-                    .choose("RIGHT_IS_LOSS_GRADIENT", true);
-                for kernel in [forward, by_input, by_weight, of_c] {
+                let of_c = kernel(true, true).choose("RIGHT_IS_LOSS_GRADIENT", true);
+                let by_columns = kernel(false, false).choose("RIGHT_IS_LOSS_GRADIENT", true);
+                for kernel in [forward, by_input, by_weight, of_c, by_columns] {
                     launch::tests::check_once(&kernel);
                 }
             }

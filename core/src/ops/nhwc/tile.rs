@@ -74,14 +74,13 @@ impl Tile {
         rows.div_ceil(self.tile_rows()) * column_quads.div_ceil(self.tile_quads())
     }
 
-    /// `kernel` with this tile.
-    pub fn set(&self, kernel: Kernel, right_transposed: bool) -> Kernel {
+    /// `kernel` with this tile, for a left operand with k along memory or not, and a right operand.
+    pub fn set(&self, kernel: Kernel, left_patches: bool, right_transposed: bool) -> Kernel {
         let inner_quads = self.inner / 4;
-        let left = (self.tile_rows() * inner_quads).div_ceil(self.threads());
-        let right = match right_transposed {
-            true => (inner_quads * self.tile_quads()).div_ceil(self.threads()),
-            false => (self.inner * self.tile_quads()).div_ceil(self.threads()),
-        };
+        let has_units = self.units.is_some();
+        let block = |is_transposed: bool| if is_transposed { 4 } else { 1 };
+        let left = self.tile_rows() * inner_quads / block(has_units && !left_patches);
+        let right = self.inner * self.tile_quads() / block(has_units || right_transposed);
         let kernel = kernel
             .set("ROWS", self.rows)
             .set("COLUMN_QUADS", self.column_quads)
@@ -90,8 +89,10 @@ impl Tile {
             .set("TILE_INNER", self.inner)
             .choose("PREFETCH", self.prefetch)
             .choose("COMPACT", !self.prefetch)
-            .set("LEFT_LOADS", left)
-            .set("RIGHT_LOADS", right);
+            .choose("LEFT_PATCHES", left_patches)
+            .choose("RIGHT_TRANSPOSED", right_transposed)
+            .set("LEFT_LOADS", left.div_ceil(self.threads()))
+            .set("RIGHT_LOADS", right.div_ceil(self.threads()));
         match self.units {
             None => kernel,
             Some(units) => kernel
