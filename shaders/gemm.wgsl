@@ -119,8 +119,8 @@ const UNIT_ROWS: u32 = 2u;
 const UNIT_COLUMNS: u32 = 4u;
 const SUBGROUP_ROWS: u32 = 2u;
 const SUBGROUP_COLUMNS: u32 = 2u;
-const SUBGROUPS: u32 = SUBGROUP_ROWS * SUBGROUP_COLUMNS;
 const INNER_UNITS: u32 = 1u;
+const SUBGROUPS: u32 = SUBGROUP_ROWS * SUBGROUP_COLUMNS;
 //# if UNITS
 const_assert UNIT * UNIT_ROWS * SUBGROUP_ROWS == TILE_ROWS;
 const_assert UNIT * UNIT_COLUMNS * SUBGROUP_COLUMNS == TILE_COLUMNS;
@@ -359,8 +359,28 @@ fn right_prepared(values: vec4<Right>, k: u32, column: u32) -> vec4<Entry> {
 }
 //# end
 
+//# if UNITS
+alias LeftUnit = coop_mat#UNITx#UNIT<f16, A>;
+alias RightUnit = coop_mat#UNITx#UNIT<f16, B>;
+alias SumUnit = coop_mat#UNITx#UNIT<f32, C>;
+// One row of every subgroup's units, from which the threads take their sums.
+const STAGE_PITCH: u32 = TILE_COLUMNS + 4u;
+var<workgroup> stage: array<f32, SLAB_ROWS * STAGE_PITCH>;
+//# end
+
 //# if STATISTICS || GRADIENT_SUMS
-// Sums over the tile's columns, [thread row, column quad], in the memory of the tiles where that has the same type.
+// Sums over the tile's columns, [thread row, column quad], in memory that has been read by then where its type is the same.
+//# if UNITS
+const SECOND_SUMS: u32 = 4u * THREAD_ROWS * TILE_QUADS;
+const_assert 2u * SECOND_SUMS <= SLAB_ROWS * STAGE_PITCH;
+
+fn keep(at: u32, values: vec4<f32>) {
+    stage[at] = values.x;
+    stage[at + 1u] = values.y;
+    stage[at + 2u] = values.z;
+    stage[at + 3u] = values.w;
+}
+//# else
 //# if NARROW
 var<workgroup> first_sums: array<vec4<f32>, THREAD_ROWS * TILE_QUADS>;
 var<workgroup> second_sums: array<vec4<f32>, THREAD_ROWS * TILE_QUADS>;
@@ -368,20 +388,29 @@ var<workgroup> second_sums: array<vec4<f32>, THREAD_ROWS * TILE_QUADS>;
 const_assert THREAD_ROWS * TILE_QUADS <= TILE_ROWS * LEFT_PITCH;
 const_assert THREAD_ROWS * TILE_QUADS <= TILE_INNER * RIGHT_PITCH;
 //# end
+//# end
 
 fn keep_first(index: u32, values: vec4<f32>) {
+//# if UNITS
+    keep(4u * index, values);
+//# else
 //# if NARROW
     first_sums[index] = values;
 //# else
     left_tile[index] = values;
 //# end
+//# end
 }
 
 fn keep_second(index: u32, values: vec4<f32>) {
+//# if UNITS
+    keep(SECOND_SUMS + 4u * index, values);
+//# else
 //# if NARROW
     second_sums[index] = values;
 //# else
     right_tile[index] = values;
+//# end
 //# end
 }
 
@@ -389,10 +418,14 @@ fn keep_second(index: u32, values: vec4<f32>) {
 fn first_sum(quad: u32) -> vec4<f32> {
     var sum = vec4(0.0);
     for (var at = quad; at < THREAD_ROWS * TILE_QUADS; at += TILE_QUADS) {
+//# if UNITS
+        sum += vec4(stage[4u * at], stage[4u * at + 1u], stage[4u * at + 2u], stage[4u * at + 3u]);
+//# else
 //# if NARROW
         sum += first_sums[at];
 //# else
         sum += left_tile[at];
+//# end
 //# end
     }
     return sum;
@@ -401,23 +434,19 @@ fn first_sum(quad: u32) -> vec4<f32> {
 fn second_sum(quad: u32) -> vec4<f32> {
     var sum = vec4(0.0);
     for (var at = quad; at < THREAD_ROWS * TILE_QUADS; at += TILE_QUADS) {
+//# if UNITS
+        let place = SECOND_SUMS + 4u * at;
+        sum += vec4(stage[place], stage[place + 1u], stage[place + 2u], stage[place + 3u]);
+//# else
 //# if NARROW
         sum += second_sums[at];
 //# else
         sum += right_tile[at];
 //# end
+//# end
     }
     return sum;
 }
-//# end
-
-//# if UNITS
-alias LeftUnit = coop_mat#UNITx#UNIT<f16, A>;
-alias RightUnit = coop_mat#UNITx#UNIT<f16, B>;
-alias SumUnit = coop_mat#UNITx#UNIT<f32, C>;
-// One row of every subgroup's units, from which the threads take their sums.
-const STAGE_PITCH: u32 = TILE_COLUMNS + 4u;
-var<workgroup> stage: array<f32, SLAB_ROWS * STAGE_PITCH>;
 //# end
 
 // The row in the tile of a thread's row.

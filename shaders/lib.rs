@@ -28,6 +28,7 @@ macro_rules! kernels {
 kernels! {
     "adamw",
     "augment",
+    "augment_large",
     "batch_norm_apply",
     "batch_norm_finish",
     "batch_norm_gradient",

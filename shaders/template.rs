@@ -56,6 +56,7 @@ struct Template<'a> {
 
 /// The parts that several kernels have.
 const SHARED: &[(&str, &str)] = &[
+    ("augmentation", include_str!("parts/augmentation.wgsl")),
     ("limited", include_str!("parts/limited.wgsl")),
     ("stored", include_str!("parts/stored.wgsl")),
     ("total", include_str!("parts/total.wgsl")),

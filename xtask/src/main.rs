@@ -8,7 +8,7 @@
 //! - `cargo xtask package` packages the crates for crates.io, and checks that they compile by themselves;
 //! - `cargo xtask dist TARGET` builds the program for a release, with a checksum;
 //! - `cargo xtask recipe [SEED]` runs the default recipe, and fails if it learned clearly less than it should;
-//! - `cargo xtask kernels [--gpu NAME]` compiles the kernels of training steps for a GPU that need not be there (by default
+//! - `cargo xtask kernels [--gpu NAME] [STEP...]` compiles the kernels of training steps for a GPU that need not be there (by default
 //!   AMD's navi31), and fails if one spills registers or has too few waves;
 //! - `cargo xtask arrows` prints which module imports which.
 
@@ -31,7 +31,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, bail};
 
 const USAGE: &str = "cargo xtask check | test [ARGUMENTS OF cargo test] | wasm | lab [--build] [--port PORT] | fuzz [SECONDS] | \
-                     package | dist TARGET | recipe [SEED] | kernels [--gpu NAME] | arrows";
+                     package | dist TARGET | recipe [SEED] | kernels [--gpu NAME] [STEP...] | arrows";
 
 /// Default seconds per fuzz target.
 const DEFAULT_FUZZ_SECONDS: u32 = 30;
@@ -57,8 +57,8 @@ fn main() -> ExitCode {
         ["arrows"] => arrows::check(),
         ["package"] => package::package(),
         ["dist", target] => dist::dist(target),
-        ["kernels"] => kernels::kernels(kernels::GPU),
-        ["kernels", "--gpu", gpu] => kernels::kernels(gpu),
+        ["kernels", "--gpu", gpu, steps @ ..] => kernels::kernels(gpu, steps),
+        ["kernels", steps @ ..] => kernels::kernels(kernels::GPU, steps),
         ["compile-for-amd", folder] => kernels::compile_for_amd(Path::new(folder)),
         ["recipe"] => recipe::recipe(0),
         ["recipe", seed] => seed

@@ -1,4 +1,4 @@
-//! `cargo xtask kernels [--gpu NAME]`: what compilers make of the kernels of training steps, without a GPU.
+//! `cargo xtask kernels [--gpu NAME] [STEP...]`: what compilers make of the kernels of training steps, without a GPU.
 //!
 //! `barlow bench --kernels` writes the variants that a step launches on a GPU. Each is translated to SPIR-V, MSL and HLSL,
 //! and compiled by AMD's compiler where Debian's radv 25 can be had. Its registers, spills and instructions are reported, and
@@ -69,9 +69,9 @@ const STEPS: [(&str, &[&str]); 4] = [
     ),
 ];
 
-/// Compiles the kernels of all [`STEPS`], prints tables, and fails if a kernel spills registers, a product has too few waves
+/// Compiles the kernels of `steps`, or of all [`STEPS`], prints tables, and fails if a kernel spills registers, a product has too few waves
 /// in flight, or matrix units are not used where they should be.
-pub fn kernels(gpu: &str) -> Result<()> {
+pub fn kernels(gpu: &str, steps: &[&str]) -> Result<()> {
     let target =
         env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
     let folder = target.join("kernels");
@@ -80,7 +80,19 @@ pub fn kernels(gpu: &str) -> Result<()> {
         println!("no compiler of AMD's: it needs Debian 12 with apt");
     }
     let mut faults = Vec::new();
+    if let Some(unknown) = steps
+        .iter()
+        .find(|step| STEPS.iter().all(|(name, _)| name != *step))
+    {
+        bail!(
+            "there is no step {unknown}: they are {}",
+            STEPS.map(|(name, _)| name).join(", ")
+        );
+    }
     for (name, arguments) in STEPS {
+        if !steps.is_empty() && !steps.contains(&name) {
+            continue;
+        }
         let folder = folder.join(name);
         if folder.exists() {
             fs::remove_dir_all(&folder)?;
@@ -98,6 +110,10 @@ pub fn kernels(gpu: &str) -> Result<()> {
             "--kernels",
         ]);
         debian::use_working_software_vulkan(&mut bench)?;
+        if env::var_os("XDG_RUNTIME_DIR").is_none() {
+            // Without a desktop session, Mesa prints a warning to standard error.
+            bench.env("XDG_RUNTIME_DIR", env::temp_dir());
+        }
         run(bench.arg(&folder).args(arguments))?;
         faults.extend(report(&folder, driver.as_deref(), gpu)?);
     }

@@ -138,6 +138,8 @@ mod tests {
             ((64, 48), 40),
             ((33, 32), 32),
             ((7, 5), 1),
+            // More scratch space than the views may share at a time.
+            ((1200, 16), 208),
         ];
         for ((height, width), size) in sizes {
             for policy in &policies {

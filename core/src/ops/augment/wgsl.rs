@@ -1,14 +1,23 @@
-//! Augmentation on a wgpu device: one dispatch for all views (`shaders/augment.wgsl`).
+//! Augmentation on a wgpu device: one dispatch for all views if they are small (`shaders/augment.wgsl`), else a few passes
+//! (`shaders/augment_large.wgsl`).
 
 use burn::backend::wgpu::CubeTensor;
 use burn::backend::{BackendTensor, DispatchTensorKind};
 use burn::tensor::{DType, Int, Tensor};
+use cubecl::server::Handle;
 
 use crate::augment::{Draw, Interpolation, Jitter, Normalization};
 use crate::ops::runtime::launch::{self, kernel};
 
 /// 32-bit numbers that fit in workgroup memory, by WebGPU's default limit of 16 KiB.
 const WORKGROUP_NUMBERS: usize = 4096;
+
+/// Numbers of the scratch space of large views: those that do not fit together take turns, so that it stays in a GPU's cache.
+const MOST_SCRATCH: usize = 8 << 20;
+
+/// Workgroups that share a large view: as many as give each thread a few pixels, but not more.
+const PIXELS_PER_THREAD: usize = 4;
+const MOST_PARTS: usize = 64;
 
 /// Maximum steps of color jitter.
 const JITTERS: usize = 4;
@@ -74,27 +83,8 @@ pub fn augment(
         .flat_map(u32::to_le_bytes)
         .collect();
     let described = client.create_from_slice(&bytes);
-    let plane = size * size;
-    // Room for one color resized in one direction, one color blurred in one direction, or the threads' sums.
-    let threads = launch::reduction_threads(pictures);
-    let scratch = (height * size).max(plane).max(threads);
-    let in_workgroup = 3 * plane + scratch <= WORKGROUP_NUMBERS;
-    let scratch_space = if in_workgroup {
-        launch::placeholder_buffer(client)
-    } else {
-        client.empty(draws.len() * scratch * size_of::<f32>())
-    };
     let views = launch::empty(pictures, [draws.len(), 3, size, size]);
-    let one_if_unused = |numbers| if in_workgroup { numbers } else { 1 };
-    let kernel = kernel!("augment")
-        .set("THREADS", threads)
-        .set("HEIGHT", height)
-        .set("WIDTH", width)
-        .set("SIZE", size)
-        .choose("IN_WORKGROUP", in_workgroup)
-        .set("PLANES_IN_WORKGROUP", one_if_unused(3 * plane))
-        .set("SCRATCH_IN_WORKGROUP", one_if_unused(scratch))
-        .set("SCRATCH", scratch);
+    let threads = launch::reduction_threads(pictures);
     let [mean, std] = [normalization.mean, normalization.std];
     let mut numbers: Vec<launch::Number> = Vec::new();
     for values in [mean, std.map(|d| 1.0 / d)] {
@@ -102,14 +92,68 @@ pub fn augment(
         numbers.push(0.into());
     }
     numbers.push(pictures.meta.shape()[1].into());
-    numbers.push(draws.len().into());
-    let across = draws.len().clamp(1, launch::WORKGROUPS_PER_AXIS);
-    kernel.launch(
-        client,
-        [across, draws.len().div_ceil(across), 1],
-        &[&pictures.handle, &described, &scratch_space, &views.handle],
-        &numbers,
-    );
+    let sized = |kernel: launch::Kernel| {
+        kernel
+            .set("THREADS", threads)
+            .set("HEIGHT", height)
+            .set("WIDTH", width)
+            .set("SIZE", size)
+    };
+    let plane = size * size;
+    // Room for one color resized in one direction, one color blurred in one direction, or the threads' sums.
+    let scratch = (height * size).max(plane).max(threads);
+    if 3 * plane + scratch <= WORKGROUP_NUMBERS {
+        numbers.push(draws.len().into());
+        let across = draws.len().clamp(1, launch::WORKGROUPS_PER_AXIS);
+        sized(kernel!("augment")).set("SCRATCH", scratch).launch(
+            client,
+            [across, draws.len().div_ceil(across), 1],
+            &[&pictures.handle, &described, &views.handle],
+            &numbers,
+        );
+        return views;
+    }
+
+    // The weights that one pixel may have: the filter reaches 2 pixels to each side, stretched where the picture shrinks.
+    let stretch = (height.max(width) as f32 / size as f32).max(1.0);
+    let room = 2 + 2 * (2.0 * stretch).ceil() as usize + 2;
+    let largest_blur = draws.iter().filter_map(|(_, draw)| draw.blur);
+    let largest_blur = largest_blur.map(|blur| blur.kernel).max().unwrap_or(0);
+    let blur = largest_blur.max(1);
+    let words = 2 * size * room + blur;
+    let scratch = 3 * size * height.max(size);
+    let together = (MOST_SCRATCH / scratch).clamp(1, draws.len().max(1));
+    let together = together.min(launch::WORKGROUPS_PER_AXIS);
+    let floats = |count: usize| client.empty(count * size_of::<f32>());
+    let (weights, scratch_space) = (floats(together * words), floats(together * scratch));
+    let parts = (plane / (PIXELS_PER_THREAD * threads)).clamp(1, MOST_PARTS);
+    let sums = floats(draws.len() * parts);
+    for first in (0..draws.len()).step_by(together) {
+        let pass = |number: usize, parts: usize, buffers: &[&Handle]| {
+            let mut numbers = numbers.clone();
+            numbers.push(first.into());
+            let kernel = sized(kernel!("augment_large"))
+                .set("PASS", number)
+                .set("ROOM", room)
+                .set("BLUR", blur)
+                .set("SCRATCH", scratch);
+            let workgroups = [parts, together.min(draws.len() - first), 1];
+            kernel.launch(client, workgroups, buffers, &numbers);
+        };
+        let (pictures, views) = (&pictures.handle, &views.handle);
+        pass(0, (2 * size).div_ceil(threads), &[&described, &weights]);
+        pass(1, parts, &[&described, pictures, &weights, &scratch_space]);
+        pass(
+            2,
+            parts,
+            &[&described, &weights, &scratch_space, views, &sums],
+        );
+        pass(3, parts, &[&described, views, &sums]);
+        if largest_blur > 0 {
+            pass(4, parts, &[&described, &weights, &scratch_space, views]);
+            pass(5, parts, &[&described, &weights, &scratch_space, views]);
+        }
+    }
     views
 }
 

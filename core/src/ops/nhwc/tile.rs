@@ -53,6 +53,10 @@ pub struct Problem {
 const WORKGROUP_BYTES: usize = 16 * 1024;
 const MAX_THREADS: usize = 256;
 
+/// Workgroup memory per thread on hardware: the waves that hide the latency of memory on AMD's four SIMDs (8 each of 32 threads)
+/// share 128 KiB. For 256 threads this is 32 KiB, as much as Apple's GPUs have.
+const BYTES_PER_THREAD: usize = 128;
+
 impl Tile {
     /// Rows of the tile.
     pub fn tile_rows(&self) -> usize {
@@ -157,31 +161,33 @@ impl Tile {
                 && tile.thread_rows.is_multiple_of(tile.column_quads)
                 && tile.tile_quads() <= 32
                 && tile.workgroup_bytes(4) <= WORKGROUP_BYTES
+                && (simulated || tile.workgroup_bytes(4) <= BYTES_PER_THREAD * tile.threads())
         })
     }
 
     /// All tiles with matrix units of this kind.
     pub fn unit_candidates(units: Units, simulated: bool) -> impl Iterator<Item = Self> {
-        const THREADS: usize = 128;
-        let subgroups = (THREADS / units.subgroup).max(1);
-        let shapes = (0..)
-            .map(|power| 1 << power)
-            .take_while(move |rows| *rows <= subgroups);
-        let tiles = shapes.flat_map(move |subgroup_rows| {
-            [(1, 1), (1, 2), (2, 1), (2, 2), (2, 4), (4, 2), (4, 4)].map(|(rows, columns)| {
-                let unit = UnitTile {
-                    unit: units.size,
-                    rows,
-                    columns,
-                    subgroup_rows,
-                    subgroup_columns: subgroups / subgroup_rows,
-                };
-                Self::of_units(unit, THREADS, simulated)
-            })
-        });
-        tiles
-            .flatten()
-            .filter(|tile| tile.workgroup_bytes(2) <= 30 * 1024)
+        let threads: &[usize] = if simulated { &[128] } else { &[128, 256] };
+        threads.iter().flat_map(move |threads| {
+            let subgroups = (threads / units.subgroup).max(1);
+            let shapes = (0..)
+                .map(|power| 1 << power)
+                .take_while(move |rows| *rows <= subgroups);
+            let tiles = shapes.flat_map(move |subgroup_rows| {
+                [(1, 1), (1, 2), (2, 1), (2, 2), (2, 4), (4, 2), (4, 4)].map(|(rows, columns)| {
+                    let unit = UnitTile {
+                        unit: units.size,
+                        rows,
+                        columns,
+                        subgroup_rows,
+                        subgroup_columns: subgroups / subgroup_rows,
+                    };
+                    Self::of_units(unit, *threads, simulated)
+                })
+            });
+            let fits = move |tile: &Self| tile.workgroup_bytes(2) <= BYTES_PER_THREAD * threads;
+            tiles.flatten().filter(fits)
+        })
     }
 
     /// The tile of these units, with an arrangement of the threads that suits its epilogue.
@@ -189,7 +195,12 @@ impl Tile {
         let tile_rows = units.unit * units.rows * units.subgroup_rows;
         let quads = units.unit * units.columns * units.subgroup_columns / 4;
         let slab = units.unit * units.subgroup_rows;
-        [2, 1, 4].into_iter().find_map(|column_quads| {
+        // Two units deep, unless that takes too many registers: AMD's compiler loads all of them before it multiplies, and each
+        // thread has a step's quads on their way.
+        let is_large = units.rows * units.columns > 8
+            || 2 * units.unit * (tile_rows + 4 * quads) / 4 > 8 * threads;
+        let depth = if is_large { 1 } else { 2 };
+        [1, 2, 4].into_iter().find_map(|column_quads| {
             let thread_columns = quads / column_quads;
             let thread_rows = threads.checked_div(thread_columns)?;
             let tile = Self {
@@ -197,7 +208,7 @@ impl Tile {
                 column_quads,
                 thread_rows,
                 thread_columns,
-                inner: if units.unit == 8 { 16 } else { 32 },
+                inner: depth * units.unit,
                 prefetch: !simulated,
                 units: Some(units),
             };
@@ -219,11 +230,14 @@ impl Tile {
                 entry_bytes * (left + self.inner * (columns + 4))
             }
             Some(units) => {
-                let left = (rows * (self.inner + 8)).max(self.inner * (rows + 8));
-                let right = (columns * (self.inner + 8)).max(self.inner * (columns + 8));
+                let tiles = entry_bytes * (rows + columns) * (self.inner + 8);
+                // The sums of all thread rows share the stage's memory.
                 let stage = units.unit * units.subgroup_rows * (columns + 4);
-                let reduction = self.thread_rows * columns;
-                entry_bytes * (left + right) + size_of::<f32>() * (stage + reduction)
+                let sums = 2 * self.thread_rows * columns;
+                match sums <= stage {
+                    true => tiles + size_of::<f32>() * stage,
+                    false => usize::MAX,
+                }
             }
         }
     }
