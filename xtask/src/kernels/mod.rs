@@ -218,6 +218,21 @@ fn report(folder: &Path, driver: Option<&Path>, gpu: &str) -> Result<Vec<String>
             },
         );
     }
+    let products = compiled.iter().filter(|kernel| kernel.is_product);
+    let mut shares: Vec<f64> = products
+        .filter_map(|kernel| Some(kernel.hot.as_ref()?.share()))
+        .collect();
+    shares.sort_by(f64::total_cmp);
+    if let [least, .., most] = shares[..] {
+        println!(
+            "share of the multiply-add peak of {} products: {:.0}% to {:.0}%, median {:.0}%; {} of them below 50%",
+            shares.len(),
+            100.0 * least,
+            100.0 * most,
+            100.0 * shares[shares.len() / 2],
+            shares.iter().filter(|share| **share < 0.5).count(),
+        );
+    }
     Ok(compiled.iter().flat_map(Compiled::faults).collect())
 }
 
