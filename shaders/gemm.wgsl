@@ -536,56 +536,6 @@ fn stored_k(k: u32, phase: Phase) -> u32 {
 //# end
 //# end
 
-// The epilogue of a thread's column q.
-//# part begin_column
-        let tile_quad = thread_column + q * THREAD_COLUMNS;
-        let quad = first_quad + tile_quad;
-//# if STATISTICS || GRADIENT_SUMS
-        var first = vec4(0.0);
-//# end
-//# if GRADIENT_SUMS
-        var second = vec4(0.0);
-        var mean = vec4(0.0);
-        var mask_factor = vec4(1.0);
-        var mask_shift = vec4(0.0);
-        if quad < sizes.column_quads {
-            let numbers = 4u * row_view * sizes.column_quads + quad;
-            mask_factor = statistics[numbers];
-            mask_shift = statistics[numbers + sizes.column_quads];
-            mean = statistics[numbers + 2u * sizes.column_quads];
-        }
-//# end
-//# end
-
-// Its row r, with the product `sum`.
-//# part store
-            let row = stored_row(first_row + tile_row(r, thread_row), last_row, part, workgroup.z);
-            if row != OUTSIDE && quad < sizes.column_quads {
-                let at = row * sizes.column_quads + quad;
-                var values = sum;
-//# if ACCUMULATE
-                values += vec4<f32>(product[sizes.product_start + at]);
-//# end
-//# if RESIDUAL
-                values += vec4<f32>(residual[at]);
-//# end
-//# if MASK_STORED
-                values = select(values, vec4(0.0), vec4<f32>(outputs[at]) <= vec4(0.0));
-//# end
-//# if GRADIENT_SUMS
-                let input = vec4<f32>(inputs[at]);
-//# if MASK_NORMALIZED
-                values = select(values, vec4(0.0), input * mask_factor + mask_shift <= vec4(0.0));
-//# end
-                second += values * (input - mean);
-//# end
-//# if STATISTICS || GRADIENT_SUMS
-                first += values;
-//# end
-                product[sizes.product_start + at] = stored(values);
-            }
-//# end
-
 //# part end_column
 //# if STATISTICS || GRADIENT_SUMS
         keep_first(thread_row * TILE_QUADS + tile_quad, first);

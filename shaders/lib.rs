@@ -40,6 +40,7 @@ kernels! {
     "correlation_total",
     "count_not_finite",
     "gemm",
+    "gemm_alone",
     "lars_norms",
     "lars_ratios",
     "lars_update",

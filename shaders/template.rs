@@ -57,7 +57,9 @@ struct Template<'a> {
 /// The parts that several kernels have.
 const SHARED: &[(&str, &str)] = &[
     ("augmentation", include_str!("parts/augmentation.wgsl")),
+    ("begin_column", include_str!("parts/begin_column.wgsl")),
     ("limited", include_str!("parts/limited.wgsl")),
+    ("store", include_str!("parts/store.wgsl")),
     ("stored", include_str!("parts/stored.wgsl")),
     ("total", include_str!("parts/total.wgsl")),
 ];

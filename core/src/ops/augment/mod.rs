@@ -80,7 +80,15 @@ fn make_views(
         } => {
             let picture = (*height, *width);
             if let Some(pictures) = wgsl::on_wgpu(words) {
-                let views = wgsl::augment(&pictures, picture, draws, size, normalization);
+                let in_workgroups = wgsl::prefers_workgroups(&pictures);
+                let views = wgsl::augment(
+                    &pictures,
+                    picture,
+                    draws,
+                    size,
+                    normalization,
+                    in_workgroups,
+                );
                 return wgsl::tensor(views, words);
             }
             fall_back(|| {
@@ -164,18 +172,38 @@ mod tests {
                         true => words_of(&pictures, device),
                         false => pictures.upload(device),
                     };
-                    let found = values(augment(&on_device, &draws, size, &normalization, device));
-                    let close = found
-                        .iter()
-                        .zip(&expected)
-                        .filter(|(a, b)| (**a - **b).abs() < 2e-3)
-                        .count();
-                    // Solarization is discontinuous: a value within rounding of the threshold may fall on either side.
-                    let share = close as f32 / expected.len() as f32;
-                    assert!(
-                        share > 0.998,
-                        "{share} at {height}x{width} to {size}, {policy:?}"
-                    );
+                    let check = |found: Tensor<4>| {
+                        let close = values(found)
+                            .iter()
+                            .zip(&expected)
+                            .filter(|(a, b)| (**a - **b).abs() < 2e-3)
+                            .count();
+                        // Solarization is discontinuous: a value within rounding of the threshold may fall on either side.
+                        let share = close as f32 / expected.len() as f32;
+                        assert!(
+                            share > 0.998,
+                            "{share} at {height}x{width} to {size}, {policy:?}"
+                        );
+                    };
+                    check(augment(&on_device, &draws, size, &normalization, device));
+                    // In workgroup memory and not, whatever the device prefers.
+                    let DevicePictures::Words { words, .. } = &on_device else {
+                        return;
+                    };
+                    let Some(pictures) = wgsl::on_wgpu(words) else {
+                        return;
+                    };
+                    for in_workgroups in [true, false] {
+                        let views = wgsl::augment(
+                            &pictures,
+                            (height, width),
+                            &draws,
+                            size,
+                            &normalization,
+                            in_workgroups,
+                        );
+                        check(wgsl::tensor(views, words));
+                    }
                 });
             }
         }

@@ -33,6 +33,12 @@ pub fn on_wgpu(words: &Tensor<2, Int>) -> Option<CubeTensor> {
     }
 }
 
+/// Whether small views should be made in workgroup memory: not on devices that simulate threads, which gain nothing from it. In
+/// browsers, these take two seconds to compile the memory's zeros.
+pub fn prefers_workgroups(pictures: &CubeTensor) -> bool {
+    launch::reduction_threads(pictures) == launch::THREADS
+}
+
 /// The words of a draw, in the layout of the kernel's `Draw`.
 fn words_of(index: usize, draw: &Draw) -> Vec<u32> {
     let mut jitter = [0; JITTERS];
@@ -68,13 +74,14 @@ fn words_of(index: usize, draw: &Draw) -> Vec<u32> {
     words
 }
 
-/// The views that `draws` describes, `[draws, 3, size, size]`.
+/// The views that `draws` describes, `[draws, 3, size, size]`; made in workgroup memory if that is wished and they fit.
 pub fn augment(
     pictures: &CubeTensor,
     (height, width): (usize, usize),
     draws: &[(usize, Draw)],
     size: usize,
     normalization: &Normalization,
+    in_workgroups: bool,
 ) -> CubeTensor {
     let client = &pictures.client;
     let bytes: Vec<u8> = draws
@@ -102,7 +109,7 @@ pub fn augment(
     let plane = size * size;
     // Room for one color resized in one direction, one color blurred in one direction, or the threads' sums.
     let scratch = (height * size).max(plane).max(threads);
-    if 3 * plane + scratch <= WORKGROUP_NUMBERS {
+    if 3 * plane + scratch <= WORKGROUP_NUMBERS && in_workgroups {
         numbers.push(draws.len().into());
         let across = draws.len().clamp(1, launch::WORKGROUPS_PER_AXIS);
         sized(kernel!("augment")).set("SCRATCH", scratch).launch(

@@ -92,20 +92,125 @@ impl Convolution {
         self.kernel == 1 && self.stride == 1 && self.padding == 0
     }
 
-    /// `kernel` for patches of `source` at the positions of a grid of `height x width`.
-    fn patches(&self, kernel: Kernel, source: &Extent, [height, width]: [usize; 2]) -> Kernel {
+    /// The tile of one of the products. On devices that simulate the threads of a workgroup, these compute alone; but not for the
+    /// outputs and inputs of linear maps, whose many columns would read the same rows again and again.
+    fn tile(&self, problem: &Problem, gpu: &Gpu, by: By) -> Tile {
+        let is_linear = self.input.height * self.input.width == 1;
+        let is_alone = !is_linear || by == By::Weight;
+        match gpu.simulated && !gpu.multiplies_by_units() && is_alone {
+            true => Tile::alone(problem, gpu, by == By::Weight),
+            false => Tile::choose(problem, gpu),
+        }
+    }
+
+    /// The geometry of the patches of `source` at the positions of a grid of `height x width`.
+    fn patches(&self, source: &Extent, [height, width]: [usize; 2]) -> Geometry {
+        Geometry {
+            channel_quads: source.quads(),
+            height: source.height,
+            width: source.width,
+            grid_height: height,
+            grid_width: width,
+            kernel: self.kernel,
+            stride: self.stride,
+            padding: self.padding,
+            is_pointwise: self.is_pointwise(),
+            pixel_height: self.input.height,
+            pixel_width: self.input.width,
+        }
+    }
+}
+
+/// Where the patches of a product are.
+struct Geometry {
+    channel_quads: usize,
+    height: usize,
+    width: usize,
+    grid_height: usize,
+    grid_width: usize,
+    kernel: usize,
+    stride: usize,
+    padding: usize,
+    is_pointwise: bool,
+    pixel_height: usize,
+    pixel_width: usize,
+}
+
+impl Geometry {
+    /// `kernel` with this geometry, in constants.
+    fn set(&self, kernel: Kernel) -> Kernel {
         kernel
-            .set("CHANNEL_QUADS", source.quads())
-            .set("HEIGHT", source.height)
-            .set("WIDTH", source.width)
-            .set("GRID_HEIGHT", height)
-            .set("GRID_WIDTH", width)
+            .set("CHANNEL_QUADS", self.channel_quads)
+            .set("HEIGHT", self.height)
+            .set("WIDTH", self.width)
+            .set("GRID_HEIGHT", self.grid_height)
+            .set("GRID_WIDTH", self.grid_width)
             .set("KERNEL_HEIGHT", self.kernel)
             .set("KERNEL_WIDTH", self.kernel)
             .set("STRIDE", self.stride)
             .set("PADDING", self.padding)
-            .choose("POINTWISE", self.is_pointwise())
+            .choose("POINTWISE", self.is_pointwise)
+            .set("PIXEL_HEIGHT", self.pixel_height)
+            .set("PIXEL_WIDTH", self.pixel_width)
     }
+
+    /// The geometry as numbers of `gemm_alone.wgsl`.
+    fn numbers(&self) -> [Number; 11] {
+        [
+            self.channel_quads,
+            self.height,
+            self.width,
+            self.grid_height,
+            self.grid_width,
+            self.kernel,
+            self.kernel,
+            self.stride,
+            self.padding,
+            self.pixel_height,
+            self.pixel_width,
+        ]
+        .map(Number::from)
+    }
+}
+
+/// Which of a convolution's products is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    Output,
+    Input,
+    Weight,
+}
+
+/// The kernel of a convolution's product, and its numbers.
+fn of_convolution(
+    gpu: &Gpu,
+    by: By,
+    (tile, sizes, inner_views): (&Tile, &Sizes, usize),
+    geometry: &Geometry,
+    types: [Storage; 3],
+) -> (Kernel, Vec<Number>) {
+    let mut numbers = sizes.numbers(tile, inner_views).to_vec();
+    if tile.alone {
+        numbers.extend(geometry.numbers());
+        let kernel = typed(kernel!("gemm_alone"), gpu, types)
+            .set("THREADS", tile.threads())
+            .set("ROWS", tile.rows)
+            .set("COLUMN_QUADS", tile.column_quads)
+            .choose("BY_WEIGHT", by == By::Weight)
+            .choose("REACHED", by == By::Input);
+        return (kernel, numbers);
+    }
+    let reads_patches = by != By::Weight;
+    let is_transposed = reads_patches && gpu.multiplies_by_units();
+    let kernel = tile
+        .set(
+            geometry.set(shared(gpu, types)),
+            reads_patches,
+            is_transposed,
+        )
+        .choose("RIGHT_PATCHES", !reads_patches)
+        .choose("REACHED", by == By::Input);
+    (kernel, numbers)
 }
 
 /// A convolution's weight as the products read it.
@@ -260,20 +365,28 @@ fn weight_pitch(gpu: &Gpu, rows: usize, quads: usize) -> usize {
     }
 }
 
-/// The kernel with the types of its operands and product.
-fn typed(gpu: &Gpu, [left, right, product]: [Storage; 3]) -> Kernel {
-    let kernel = kernel!("gemm")
+/// A kernel with the types of its operands and product.
+fn typed(kernel: Kernel, gpu: &Gpu, [left, right, product]: [Storage; 3]) -> Kernel {
+    let is_narrow = |storage| storage == Storage::F16;
+    let kernel = kernel
         .choose(
             "F16",
-            [left, right, product, gpu.storage].contains(&Storage::F16),
+            [left, right, product, gpu.storage]
+                .into_iter()
+                .any(is_narrow),
         )
-        .choose("NARROW", gpu.storage == Storage::F16)
-        .choose("NARROW_PRODUCT", product == Storage::F16)
-        .choose("NARROW_LEFT", left == Storage::F16)
-        .choose("NARROW_RIGHT", right == Storage::F16);
+        .choose("NARROW_PRODUCT", is_narrow(product));
     let kernel = left.set(kernel, "Left");
     let kernel = right.set(kernel, "Right");
-    let kernel = product.set(kernel, "Product");
+    product.set(kernel, "Product")
+}
+
+/// The kernel with tiles in workgroup memory.
+fn shared(gpu: &Gpu, types: [Storage; 3]) -> Kernel {
+    let kernel = typed(kernel!("gemm"), gpu, types)
+        .choose("NARROW", gpu.storage == Storage::F16)
+        .choose("NARROW_LEFT", types[0] == Storage::F16)
+        .choose("NARROW_RIGHT", types[1] == Storage::F16);
     gpu.storage.set(kernel, "Entry")
 }
 
@@ -351,7 +464,7 @@ impl Product<'_> {
         let one_buffer = launch::overlap(left.handle, right.handle);
         let kernel = tile
             .set(
-                typed(gpu, [Storage::F32; 3]),
+                shared(gpu, [Storage::F32; 3]),
                 !left.transposed,
                 right.transposed,
             )
@@ -392,11 +505,12 @@ pub fn convolve(
         pitches: [0, weight_pitch(gpu, inner, output.quads())],
         ..Sizes::new(output.pixels(), output.quads(), inner)
     };
-    let tile = Tile::choose(&problem(gpu, sizes.rows / views, sizes.column_quads), gpu);
-    let kernel = typed(gpu, [x.storage, weight.storage, storage]);
-    let kernel = convolution.patches(kernel, &x.extent, [output.height, output.width]);
-    let kernel = tile
-        .set(kernel, true, gpu.multiplies_by_units())
+    let problem = problem(gpu, sizes.rows / views, sizes.column_quads);
+    let tile = convolution.tile(&problem, gpu, By::Output);
+    let geometry = convolution.patches(&x.extent, [output.height, output.width]);
+    let types = [x.storage, weight.storage, storage];
+    let (kernel, numbers) = of_convolution(gpu, By::Output, (&tile, &sizes, 1), &geometry, types);
+    let kernel = kernel
         .choose("NORMALIZED", normalized.is_some())
         .choose("STATISTICS", statistics);
     let y = gpu.images(output, storage);
@@ -408,7 +522,7 @@ pub fn convolve(
     let mut buffers = vec![&x.handle, &weight.forward, &y.handle];
     buffers.extend(normalized.map(|normalization| &normalization.numbers));
     buffers.extend(sums.as_ref().map(|sums| &sums.handle));
-    let (workgroups, numbers) = (sizes.workgroups(&tile, 1), sizes.numbers(&tile, 1));
+    let workgroups = sizes.workgroups(&tile, 1);
     gpu.measured(
         || convolution.call("conv2d", [x, &y]),
         || {
@@ -443,16 +557,14 @@ pub fn convolve_input_gradient(
         ],
         ..Sizes::new(input.images * phase[0] * phase[1], input.quads(), 0)
     };
-    let tile = Tile::choose(&problem(gpu, sizes.rows / views, sizes.column_quads), gpu);
-    let kernel = typed(gpu, [gradient.storage, weight.storage, storage]);
-    let kernel = convolution.patches(kernel, &output, phase);
+    let problem = problem(gpu, sizes.rows / views, sizes.column_quads);
+    let tile = convolution.tile(&problem, gpu, By::Input);
+    let geometry = convolution.patches(&output, phase);
+    let types = [gradient.storage, weight.storage, storage];
+    let (kernel, numbers) = of_convolution(gpu, By::Input, (&tile, &sizes, 1), &geometry, types);
     let stored = epilogue.activation.and_then(|activation| activation.output);
     let activated = epilogue.activation.is_some();
-    let kernel = tile
-        .set(kernel, true, gpu.multiplies_by_units())
-        .choose("REACHED", true)
-        .set("PIXEL_HEIGHT", input.height)
-        .set("PIXEL_WIDTH", input.width)
+    let kernel = kernel
         .choose("ACCUMULATE", epilogue.accumulate.is_some())
         .choose("RESIDUAL", epilogue.residual.is_some())
         .choose("GRADIENT_SUMS", activated)
@@ -473,7 +585,7 @@ pub fn convolve_input_gradient(
         buffers.extend([&activation.input.handle, &activation.normalization.numbers]);
     }
     buffers.extend(sums.as_ref().map(|sums| &sums.handle));
-    let (workgroups, numbers) = (sizes.workgroups(&tile, layers), sizes.numbers(&tile, 1));
+    let workgroups = sizes.workgroups(&tile, layers);
     gpu.measured(
         || convolution.call("conv2d by input", [gradient, &grad_input]),
         || {
@@ -499,7 +611,7 @@ pub fn convolve_weight_gradient(
     let rows = 4 * output.quads();
     let views = normalized.map_or(1, |normalization| normalization.views);
     let inner = output.pixels();
-    let tile = Tile::choose(&problem(gpu, rows, column_quads), gpu);
+    let tile = convolution.tile(&problem(gpu, rows, column_quads), gpu, By::Weight);
     let workgroups = views * tile.count(rows, column_quads);
     let (view_parts, part_inner) = split(&tile, workgroups, inner / views);
     let sizes = Sizes {
@@ -510,15 +622,14 @@ pub fn convolve_weight_gradient(
     };
     let parts = views * view_parts;
     let partial = gpu.floats(4 * parts * rows * column_quads);
-    let kernel = typed(gpu, [gradient.storage, x.storage, Storage::F32]);
-    let kernel = convolution.patches(kernel, &x.extent, [output.height, output.width]);
-    let kernel = tile
-        .set(kernel, false, false)
-        .choose("RIGHT_PATCHES", true)
-        .choose("NORMALIZED", normalized.is_some());
+    let geometry = convolution.patches(&x.extent, [output.height, output.width]);
+    let types = [gradient.storage, x.storage, Storage::F32];
+    let (kernel, numbers) =
+        of_convolution(gpu, By::Weight, (&tile, &sizes, views), &geometry, types);
+    let kernel = kernel.choose("NORMALIZED", normalized.is_some());
     let mut buffers = vec![&gradient.handle, &x.handle, &partial];
     buffers.extend(normalized.map(|normalization| &normalization.numbers));
-    let (workgroups, numbers) = (sizes.workgroups(&tile, parts), sizes.numbers(&tile, views));
+    let workgroups = sizes.workgroups(&tile, parts);
     let count = 4 * rows * column_quads;
     gpu.measured(
         || convolution.call("conv2d by weight", [gradient, x]),

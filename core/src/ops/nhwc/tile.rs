@@ -21,6 +21,8 @@ pub struct Tile {
     pub prefetch: bool,
     /// How matrix units share the tile, if they compute it.
     pub units: Option<UnitTile>,
+    /// Whether each thread computes its part alone (`gemm_alone.wgsl`).
+    pub alone: bool,
 }
 
 /// How the subgroups of a workgroup share its tile.
@@ -49,9 +51,25 @@ pub struct Problem {
     pub entry_bytes: usize,
 }
 
+/// Rows and quads of columns of the threads of `gemm_alone.wgsl`: few sums, which stay in registers, and few variants, as such devices compile slowly.
+/// Measured on SwiftShader (vectors of 4 lanes), and on lavapipe with vectors of 8.
+const TILES_ALONE: [(usize, usize); 2] = [(8, 2), (8, 1)];
+const LONG_TILES_ALONE: [(usize, usize); 2] = [(4, 2), (8, 1)];
+const LONG_VECTOR: u32 = 8;
+
+/// The same for the gradient with respect to the weight.
+const WEIGHT_TILES_ALONE: [(usize, usize); 6] = [(24, 1), (16, 1), (8, 2), (8, 1), (4, 2), (4, 1)];
+
+/// The loads of a thread for each quad of k, in multiply-adds of quads.
+const LOADS_ALONE: usize = 12;
+
 /// WebGPU's default limits, for every kernel without matrix units.
 const WORKGROUP_BYTES: usize = 16 * 1024;
 const MAX_THREADS: usize = 256;
+
+/// The same on devices that are software. In a browser, workgroup memory is filled with zeros, for which SwiftShader compiles an
+/// instruction per number: 12 KiB take a second per kernel.
+const SIMULATED_BYTES: usize = 5 * 1024;
 
 /// Workgroup memory per thread on hardware: the waves that hide the latency of memory on AMD's four SIMDs (8 each of 32 threads)
 /// share 128 KiB. For 256 threads this is 32 KiB, as much as Apple's GPUs have.
@@ -110,6 +128,35 @@ impl Tile {
         }
     }
 
+    /// The tile of one of a convolution's products whose threads compute alone, on a device that simulates them.
+    pub fn alone(problem: &Problem, gpu: &Gpu, by_weight: bool) -> Self {
+        let lanes = gpu.client.properties().hardware.plane_size_min;
+        let tiles: &[_] = match by_weight {
+            true => &WEIGHT_TILES_ALONE,
+            false if lanes == LONG_VECTOR => &LONG_TILES_ALONE,
+            false => &TILES_ALONE,
+        };
+        // For the gradient with respect to the weight, threads share rows, and there may be few columns.
+        let threads: &[usize] = if by_weight { &[32, 16, 8] } else { &[32] };
+        let tiles = tiles.iter().flat_map(|(rows, column_quads)| {
+            threads.iter().map(|threads| Self {
+                rows: *rows,
+                column_quads: *column_quads,
+                thread_rows: if by_weight { 1 } else { *threads },
+                thread_columns: if by_weight { *threads } else { 1 },
+                inner: 4,
+                prefetch: false,
+                units: None,
+                alone: true,
+            })
+        });
+        let cost = |tile: &Self| {
+            let threads = tile.count(problem.rows, problem.column_quads) * tile.threads();
+            threads * (tile.rows * tile.column_quads + LOADS_ALONE)
+        };
+        tiles.min_by_key(cost).expect("there are tiles")
+    }
+
     /// The tile that this model expects to be the fastest.
     pub fn choose(problem: &Problem, gpu: &Gpu) -> Self {
         Self::choose_for(problem, gpu.simulated, gpu.units)
@@ -150,6 +197,7 @@ impl Tile {
                         // A simulated device computes while it loads in any case, and compiles every load at length.
                         prefetch: !simulated,
                         units: None,
+                        alone: false,
                     })
                 })
             })
@@ -161,7 +209,10 @@ impl Tile {
                 && tile.thread_rows.is_multiple_of(tile.column_quads)
                 && tile.tile_quads() <= 32
                 && tile.workgroup_bytes(4) <= WORKGROUP_BYTES
-                && (simulated || tile.workgroup_bytes(4) <= BYTES_PER_THREAD * tile.threads())
+                && match simulated {
+                    true => tile.workgroup_bytes(4) <= SIMULATED_BYTES,
+                    false => tile.workgroup_bytes(4) <= BYTES_PER_THREAD * tile.threads(),
+                }
         })
     }
 
@@ -211,6 +262,7 @@ impl Tile {
                 inner: depth * units.unit,
                 prefetch: !simulated,
                 units: Some(units),
+                alone: false,
             };
             let fits = quads.is_multiple_of(column_quads)
                 && thread_rows * thread_columns == threads

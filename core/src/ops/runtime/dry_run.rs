@@ -50,7 +50,8 @@ impl DryRun {
 }
 
 /// Runs `task` dry on this thread, as on a GPU (not software) with 16-bit floats and these matrix units. Barlow's kernels do
-/// not run, and what is read from a wgpu device is 0; burn's own operations run.
+/// not run, and what is read from a wgpu device is 0; burn's own operations run. Tensors
+/// that `task` leaves behind have no meaning.
 pub fn dry_run<T>(units: Option<Units>, task: impl FnOnce() -> T) -> (T, DryRun) {
     struct End;
     impl Drop for End {

@@ -6,8 +6,9 @@ use super::*;
 use crate::augment::{Draw, Normalization};
 use crate::data::emoji::emoji;
 use crate::data::{Batch, Cut, PictureLoader, Pictures};
+use crate::device::Units;
 use crate::model::Visitor;
-use crate::ops::{TrustRatio, augment};
+use crate::ops::{TrustRatio, augment, dry_run};
 use crate::optim::OptimizerConfig;
 use crate::testing::{cpu, each_device, each_f16_device, values};
 use crate::train::{encoder_weights, named_tensors};
@@ -458,6 +459,33 @@ fn a_run_goes_on_with_other_settings() {
     };
     assert!(trainer.retune(wrong).is_err());
     assert_eq!(trainer.config().lambda, 1.0);
+}
+
+/// A dry run launches nothing, and records the kernels of the GPU that is assumed.
+#[test]
+fn a_dry_run_records_the_kernels_of_another_gpu() {
+    each_f16_device(|device| {
+        let (mut config, pictures) = tiny();
+        config.precision = Precision::F16;
+        let mut trainer = Trainer::new(config.clone(), &pictures, device).unwrap();
+        let units = Units {
+            size: 16,
+            subgroup: 64,
+        };
+        let (report, run) = dry_run(Some(units), || block_on(trainer.advance()));
+        assert_eq!(report.unwrap().loss, 0.0);
+        let products = run.variants.iter().filter(|known| known.kernel == "gemm");
+        assert!(
+            products
+                .clone()
+                .any(|known| known.text.contains("coop_mat16x16<f16, A>"))
+        );
+        assert!(products.clone().all(|known| known.dispatches > 0));
+        assert!(run.dispatches() > 60 && run.bytes_bound() > 0 && run.memory > 0);
+        // Afterwards, kernels run again.
+        let mut trainer = Trainer::new(config, &pictures, device).unwrap();
+        assert!(block_on(trainer.advance()).unwrap().loss > 0.0);
+    });
 }
 
 #[test]
