@@ -149,10 +149,16 @@ var<workgroup> partial: array<vec4<f32>, THREADS>;
 fn total(thread: u32, value: vec4<f32>) -> vec4<f32> {
     partial[thread] = value;
     workgroupBarrier();
-    var sum = vec4(0.0);
-    for (var other = 0u; other < THREADS; other++) {
-        sum += partial[other];
+    // By one thread: the others' vectors of threads wait without work.
+    if thread == 0u {
+        var sum = value;
+        for (var other = 1u; other < THREADS; other++) {
+            sum += partial[other];
+        }
+        partial[0] = sum;
     }
+    workgroupBarrier();
+    let sum = partial[0];
     workgroupBarrier();
     return sum;
 }
