@@ -135,9 +135,11 @@ fn units(text: &str) -> Result<Units, String> {
         Some(Units { size, subgroup })
     });
     numbers
-        .filter(|units| matches!(units.size, 8 | 16) && matches!(units.subgroup, 8 | 16 | 32 | 64))
+        .filter(|units| matches!((units.size, units.subgroup), (16, 16 | 32 | 64) | (8, 8 | 16 | 32)))
         .ok_or_else(|| {
-            format!("{text} is not the size of units (8 or 16), x, and the threads of a subgroup (8, 16, 32 or 64)")
+            format!(
+                "{text} is not the size of units, x, and the threads of a subgroup: 16x16, 16x32, 16x64, 8x8, 8x16 or 8x32"
+            )
         })
 }
 

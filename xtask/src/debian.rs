@@ -81,10 +81,10 @@ pub fn matrix_unit_runner() -> Result<Option<String>> {
     fetch(include_str!("mesa26.sh")).map(Some)
 }
 
-/// The description of AMD's Vulkan driver (Mesa 25 of Debian 12's backports), fetched into the cache; `None` where there is no
-/// apt.
+/// The description of AMD's Vulkan driver (Mesa 25 of Debian 12's backports), fetched into the cache; `None` on other systems.
 pub fn amd_driver() -> Result<Option<PathBuf>> {
-    if !Path::new("/usr/bin/apt-get").exists() || !cfg!(target_arch = "x86_64") {
+    let system = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    if !system.contains("VERSION_CODENAME=bookworm") || !cfg!(target_arch = "x86_64") {
         return Ok(None);
     }
     let path = fetch(include_str!("radv25.sh"))?;

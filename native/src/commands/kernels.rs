@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use barlow_core::config::Config;
 use barlow_core::data::Pictures;
-use barlow_core::device::{Device, Units};
+use barlow_core::device::{Device, Units, runs_on_cpu};
 use barlow_core::ops::precision::Precision;
 use barlow_core::ops::{DryRun, dry_run, release_memory, with_planar_ops};
 use barlow_core::train::Trainer;
@@ -17,6 +17,11 @@ type Run<'a> = (&'a Config, &'a Pictures, &'a Device);
 /// Writes the variants of a step's kernels into `folder`, and reports what the step moves and holds: beside it, the same for
 /// the ladder's lower rung in 32 bits.
 pub fn write(run: Run<'_>, units: Option<Units>, folder: &Path) -> Result<()> {
+    if runs_on_cpu(run.2) {
+        bail!(
+            "--kernels records what is launched on an adapter, and the CPU is none: choose one from `barlow devices`, such as --device 0"
+        );
+    }
     let ours = step(run, run.0.precision, units)?;
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     for (number, variant) in ours.variants.iter().enumerate() {

@@ -143,10 +143,13 @@ impl Compiled {
     /// What is wrong with it.
     fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
-        let spilled =
-            ["Spilled SGPRs", "Spilled VGPRs", "Scratch size"].map(|name| self.number(name));
-        if spilled.iter().any(|count| *count > 0) {
-            faults.push(format!("{}: spills registers: {spilled:?}", self.name));
+        const SPILLED: [&str; 3] = ["Spilled SGPRs", "Spilled VGPRs", "Scratch size"];
+        let known = SPILLED.map(|name| self.numbers.get(name));
+        if known.iter().any(|count| count != &Some(&0)) {
+            faults.push(format!(
+                "{}: spills registers: {SPILLED:?} {known:?}",
+                self.name
+            ));
         }
         let waves = self.number("Subgroups per SIMD");
         if self.is_product && waves < MIN_WAVES {
@@ -253,6 +256,12 @@ fn compile(folder: &Path, files: &[PathBuf], driver: &Path, gpu: &str) -> Result
         );
     }
     let lines = String::from_utf8(output.stdout)?;
+    if lines.lines().count() != files.len() {
+        bail!(
+            "AMD's compiler told of other kernels than the {} given:\n{lines}",
+            files.len()
+        );
+    }
     let mut compiled = Vec::new();
     for (path, line) in files.iter().zip(lines.lines()) {
         let text = fs::read_to_string(path)?;

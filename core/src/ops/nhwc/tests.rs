@@ -5,6 +5,7 @@ use burn::tensor::{DType, Device, Shape, Tensor};
 use cubecl::server::Handle;
 
 use super::tile::{Problem, Tile};
+use super::units::SUBGROUPS;
 use super::*;
 use crate::device::Units;
 use crate::ops::runtime::launch::{self, Kernel, kernel, on_wgpu};
@@ -266,17 +267,31 @@ fn variants_for_hardware_agree_with_burn_s() {
 /// Most of these devices are not here: their variants have to be valid WGSL within their limits.
 #[test]
 fn variants_for_every_kind_of_device_are_valid() {
-    let kinds = [
-        (true, None),
-        (false, None),
-        (true, Some((8, 8))),
-        (false, Some((8, 32))),
-        (false, Some((16, 32))),
-        (false, Some((16, 64))),
-    ];
+    let mut kinds = vec![(true, None), (false, None)];
+    for (size, subgroup) in [8, 16]
+        .into_iter()
+        .flat_map(|size| SUBGROUPS.map(|n| (size, n)))
+    {
+        for simulated in [true, false] {
+            let units = Units { size, subgroup };
+            // Tiles of too many or too few subgroups do not fit; devices with those subgroups are not used with units.
+            let has_tiles = Tile::unit_candidates(units, simulated).next().is_some();
+            let is_common = matches!((size, subgroup), (16, 16 | 32 | 64) | (8, 8 | 16 | 32));
+            assert!(has_tiles || simulated || !is_common, "{units:?}");
+            if has_tiles {
+                kinds.push((simulated, Some(units)));
+            }
+        }
+    }
     for (simulated, units) in kinds {
-        let units = units.map(|(size, subgroup)| Units { size, subgroup });
-        for (rows, column_quads) in [(1, 1), (24, 54), (512, 1152), (2048, 16), (131_072, 6)] {
+        for (rows, column_quads) in [
+            (1, 1),
+            (24, 54),
+            (512, 1152),
+            (2048, 16),
+            (65_536, 32),
+            (131_072, 6),
+        ] {
             for narrow in [false, true] {
                 if units.is_some() && !narrow {
                     continue;

@@ -171,7 +171,11 @@ impl Tile {
             }),
             None => {
                 let device = Model::of(simulated);
-                Self::candidates(device.simulated).min_by(|a, b| {
+                let tiles = Self::candidates(device.simulated);
+                let tiles = tiles.filter(|tile| {
+                    problem.entry_bytes == 4 || tile.narrow_bytes() <= WORKGROUP_BYTES
+                });
+                tiles.min_by(|a, b| {
                     let cost = |tile: &Self| tile.cost(problem, &device);
                     cost(a).total_cmp(&cost(b))
                 })
@@ -292,6 +296,12 @@ impl Tile {
                 }
             }
         }
+    }
+
+    /// Workgroup memory without matrix units but with 16-bit entries, which do not share their memory with the sums.
+    fn narrow_bytes(&self) -> usize {
+        let sums = 2 * self.thread_rows * 4 * self.tile_quads();
+        self.workgroup_bytes(2) + size_of::<f32>() * sums
     }
 
     /// The expected time, in multiply-adds of a thread.

@@ -10,6 +10,7 @@ use cubecl::server::Handle;
 use super::gemm::{Convolution, Epilogue, PackedWeight};
 use super::gemm::{convolve, convolve_input_gradient, convolve_weight_gradient};
 use super::images::{Extent, Gpu, Images, Storage};
+use super::tile::Tile;
 use crate::device::{Units, is_simulated, unit_size};
 use crate::ops::runtime::dry_run;
 use crate::ops::runtime::launch::on_wgpu;
@@ -17,7 +18,7 @@ use crate::ops::runtime::precision::{self, Precision, with_precision};
 use crate::random::{Purpose, Rng};
 
 /// Threads per subgroup that devices have. A driver may list a range and decide per kernel.
-const SUBGROUPS: [usize; 4] = [8, 16, 32, 64];
+pub(super) const SUBGROUPS: [usize; 4] = [8, 16, 32, 64];
 
 /// The largest difference from the exact product of the rounded factors, relative to the largest entry. Sums of up to 180
 /// terms in 32 bits differ by 1e-6; a wrong address differs by 1.
@@ -67,7 +68,12 @@ impl Units {
         let units = SUBGROUPS
             .map(|subgroup| Self { size, subgroup })
             .into_iter()
-            .find(|units| units.are_correct(gpu));
+            .find(|units| {
+                let has_tiles = Tile::unit_candidates(*units, gpu.simulated)
+                    .next()
+                    .is_some();
+                has_tiles && units.are_correct(gpu)
+            });
         known.push((gpu.device.clone(), units));
         units
     }
