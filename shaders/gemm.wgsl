@@ -132,31 +132,7 @@ const ROWS_PER_SLAB: u32 = SLAB_ROWS / THREAD_ROWS;
 //# end
 
 struct Sizes {
-    // Of the product; columns in quads.
-    rows: u32,
-    column_quads: u32,
-    // Rows of a view, and their tiles. A tile never has rows of two views.
-    view_rows: u32,
-    view_tiles: u32,
-    // The length of k; of k in a view; and of the part that a workgroup takes (split-K), in so many parts per view.
-    inner: u32,
-    view_inner: u32,
-    part_inner: u32,
-    view_parts: u32,
-    // Where the operands and the product start in their buffers, in quads, and quads between rows of a stored operand.
-    left_start: u32,
-    right_start: u32,
-    product_start: u32,
-    left_pitch: u32,
-    right_pitch: u32,
-    scale: f32,
-    // The weight of the redundancy term, for the gradient of the loss.
-    lambda: f32,
-    // Infinity, which WGSL has no literal for.
-    infinity: f32,
-    // ROWS and COLUMN_QUADS.
-    thread_rows: u32,
-    thread_quads: u32,
+//# insert product_sizes
 }
 
 // Tensors share buffers, so that every binding is read_write.
@@ -165,25 +141,7 @@ struct Sizes {
 @group(0) @binding(next) var<storage, read_write> right: array<vec4<Right>>;
 //# end
 @group(0) @binding(next) var<storage, read_write> product: array<vec4<Product>>;
-//# if NORMALIZED
-// Of the patches' source: [view, (scale, shift, mean, 1 / standard deviation), channel quad].
-@group(0) @binding(next) var<storage, read_write> normalization: array<vec4<f32>>;
-//# end
-//# if RESIDUAL
-@group(0) @binding(next) var<storage, read_write> residual: array<vec4<Product>>;
-//# end
-//# if MASK_STORED
-@group(0) @binding(next) var<storage, read_write> outputs: array<vec4<Product>>;
-//# end
-//# if GRADIENT_SUMS
-// The input of the normalization whose gradient this is, and its numbers, as in `normalization`.
-@group(0) @binding(next) var<storage, read_write> inputs: array<vec4<Product>>;
-@group(0) @binding(next) var<storage, read_write> statistics: array<vec4<f32>>;
-//# end
-//# if STATISTICS || GRADIENT_SUMS
-// [tile, 2, column quad].
-@group(0) @binding(next) var<storage, read_write> sums: array<vec4<f32>>;
-//# end
+//# insert product_bindings
 @group(0) @binding(next) var<uniform> sizes: Sizes;
 
 // Padding puts neighbouring rows into different memory banks.
@@ -475,13 +433,7 @@ fn stored_row(row: u32, last_row: u32, part: u32, phase_number: u32) -> u32 {
     return part * sizes.rows + row;
 }
 
-fn stored(values: vec4<f32>) -> vec4<Product> {
-//# if NARROW_PRODUCT
-    return vec4<Product>(limited(values));
-//# else
-    return values;
-//# end
-}
+//# insert stored_product
 
 // Stores a quad of a tile: the quad with that number of a line of the tile.
 fn put_left(line: u32, quad: u32, put: vec4<Entry>) {

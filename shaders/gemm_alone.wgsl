@@ -40,26 +40,8 @@ const THREAD_COLUMNS: u32 = select(1u, THREADS, BY_WEIGHT);
 const TILE_ROWS: u32 = select(ROWS * THREADS, ROWS, BY_WEIGHT);
 const TILE_QUADS: u32 = COLUMN_QUADS * THREAD_COLUMNS;
 
-// The first numbers are those of `gemm`.
 struct Sizes {
-    rows: u32,
-    column_quads: u32,
-    view_rows: u32,
-    view_tiles: u32,
-    inner: u32,
-    view_inner: u32,
-    part_inner: u32,
-    view_parts: u32,
-    left_start: u32,
-    right_start: u32,
-    product_start: u32,
-    left_pitch: u32,
-    right_pitch: u32,
-    scale: f32,
-    lambda: f32,
-    infinity: f32,
-    thread_rows: u32,
-    thread_quads: u32,
+//# insert product_sizes
     // The patches' source, the grid of positions per picture, and the kernel.
     channel_quads: u32,
     height: u32,
@@ -79,35 +61,14 @@ struct Sizes {
 @group(0) @binding(next) var<storage, read_write> left: array<vec4<Left>>;
 @group(0) @binding(next) var<storage, read_write> right: array<vec4<Right>>;
 @group(0) @binding(next) var<storage, read_write> product: array<vec4<Product>>;
-//# if NORMALIZED
-@group(0) @binding(next) var<storage, read_write> normalization: array<vec4<f32>>;
-//# end
-//# if RESIDUAL
-@group(0) @binding(next) var<storage, read_write> residual: array<vec4<Product>>;
-//# end
-//# if MASK_STORED
-@group(0) @binding(next) var<storage, read_write> outputs: array<vec4<Product>>;
-//# end
-//# if GRADIENT_SUMS
-@group(0) @binding(next) var<storage, read_write> inputs: array<vec4<Product>>;
-@group(0) @binding(next) var<storage, read_write> statistics: array<vec4<f32>>;
-//# end
-//# if STATISTICS || GRADIENT_SUMS
-@group(0) @binding(next) var<storage, read_write> sums: array<vec4<f32>>;
-//# end
+//# insert product_bindings
 @group(0) @binding(next) var<uniform> sizes: Sizes;
 
 //# if NARROW_PRODUCT
 //# insert limited
 //# end
 
-fn stored(values: vec4<f32>) -> vec4<Product> {
-//# if NARROW_PRODUCT
-    return vec4<Product>(limited(values));
-//# else
-    return values;
-//# end
-}
+//# insert stored_product
 
 fn activated(x: vec4<f32>) -> vec4<f32> {
     // Not max, which may turn a diverged network's NaN into 0.

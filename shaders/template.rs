@@ -59,8 +59,14 @@ const SHARED: &[(&str, &str)] = &[
     ("augmentation", include_str!("parts/augmentation.wgsl")),
     ("begin_column", include_str!("parts/begin_column.wgsl")),
     ("limited", include_str!("parts/limited.wgsl")),
+    (
+        "product_bindings",
+        include_str!("parts/product_bindings.wgsl"),
+    ),
+    ("product_sizes", include_str!("parts/product_sizes.wgsl")),
     ("store", include_str!("parts/store.wgsl")),
     ("stored", include_str!("parts/stored.wgsl")),
+    ("stored_product", include_str!("parts/stored_product.wgsl")),
     ("total", include_str!("parts/total.wgsl")),
 ];
 

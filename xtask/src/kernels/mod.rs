@@ -28,49 +28,21 @@ const MIN_WAVES: u64 = 8;
 
 /// Steps whose kernels are compiled: a name, and the arguments of `barlow bench`. The paper's network has a narrower projector
 /// and a smaller batch than the paper's, so that its tensors fit into the bindings of software Vulkan.
-const STEPS: [(&str, &[&str]); 4] = [
-    ("emoji-f32", &["--preset", "emoji"]),
-    (
-        "emoji-f16",
-        &[
-            "--preset",
-            "emoji",
-            "--precision",
-            "f16",
-            "--units",
-            "16x64",
-        ],
-    ),
+const STEPS: [(&str, &str); 4] = [
+    ("emoji-f32", "--preset emoji"),
+    ("emoji-f16", "--preset emoji --precision f16 --units 16x64"),
     (
         "paper-f32",
-        &[
-            "--preset",
-            "paper",
-            "--batch",
-            "16",
-            "--set",
-            "projector.widths=[4096,4096,4096]",
-        ],
+        "--preset paper --batch 16 --set projector.widths=[4096,4096,4096]",
     ),
     (
         "paper-f16",
-        &[
-            "--preset",
-            "paper",
-            "--batch",
-            "16",
-            "--set",
-            "projector.widths=[4096,4096,4096]",
-            "--precision",
-            "f16",
-            "--units",
-            "16x64",
-        ],
+        "--preset paper --batch 16 --set projector.widths=[4096,4096,4096] --precision f16 --units 16x64",
     ),
 ];
 
-/// Compiles the kernels of `steps`, or of all [`STEPS`], prints tables, and fails if a kernel spills registers, a product has too few waves
-/// in flight, or matrix units are not used where they should be.
+/// Compiles the kernels of `steps`, or of all [`STEPS`], prints tables, and fails if a kernel spills registers, a product has
+/// too few waves in flight, or matrix units are not used where they should be.
 pub fn kernels(gpu: &str, steps: &[&str]) -> Result<()> {
     let target =
         env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
@@ -114,7 +86,7 @@ pub fn kernels(gpu: &str, steps: &[&str]) -> Result<()> {
             // Without a desktop session, Mesa prints a warning to standard error.
             bench.env("XDG_RUNTIME_DIR", env::temp_dir());
         }
-        run(bench.arg(&folder).args(arguments))?;
+        run(bench.arg(&folder).args(arguments.split_whitespace()))?;
         faults.extend(report(&folder, driver.as_deref(), gpu)?);
     }
     if !faults.is_empty() {

@@ -51,8 +51,8 @@ pub struct Problem {
     pub entry_bytes: usize,
 }
 
-/// Rows and quads of columns of the threads of `gemm_alone.wgsl`: few sums, which stay in registers, and few variants, as such devices compile slowly.
-/// Measured on SwiftShader (vectors of 4 lanes), and on lavapipe with vectors of 8.
+/// Rows and quads of columns of the threads of `gemm_alone.wgsl`: few sums, which stay in registers, and few variants, as such
+/// devices compile slowly. Measured on SwiftShader (vectors of 4 lanes), and on lavapipe with vectors of 8.
 const TILES_ALONE: [(usize, usize); 2] = [(8, 2), (8, 1)];
 const LONG_TILES_ALONE: [(usize, usize); 2] = [(4, 2), (8, 1)];
 const LONG_VECTOR: u32 = 8;
