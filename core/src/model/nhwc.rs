@@ -1,5 +1,5 @@
-//! The networks on a wgpu device: forward and backward, arranged by hand from [`crate::ops::nhwc`], so that neighbouring
-//! operations share their passes over memory.
+//! The networks on tensors whose channels are neighbours in memory: forward and backward, arranged by hand from
+//! [`crate::ops::nhwc`], so that neighbouring operations share their passes over memory.
 //!
 //! Of a residual block, the outputs of its convolutions and its own output are stored; what lies between them is computed
 //! again where it is read. In the backward pass, `g` is the gradient with respect to the input of a ReLU, and `d` the one with
@@ -7,20 +7,16 @@
 
 use std::collections::VecDeque;
 
-use burn::backend::{BackendTensor, DispatchTensorKind};
-use burn::tensor::{Gradients, Shape, Tensor};
-use cubecl::server::Handle;
+use burn::tensor::{Gradients, Tensor};
 
 use super::resnet::Block;
 use super::{BarlowTwins, BatchNorm, Conv, Mode, Network, ResNet, Visitor};
+use crate::device::runs_on_cpu;
 use crate::ops::measure::Call;
-use crate::ops::nhwc::{
-    Activation, Convolution, Epilogue, Extent, Gpu, Images, Normalization, PackedWeight, Pooled,
-    Running, Storage, Sums, apply, convolve, convolve_input_gradient, convolve_weight_gradient,
-    max_pool, max_pool_gradient, mean_pool, mean_pool_gradient, norm_gradient,
-    norm_gradient_finish, norm_gradient_sums, normalize, normalize_frozen,
-};
-use crate::ops::{gradient_buffers, on_wgpu, planar_requested};
+use crate::ops::nhwc::cpu::Cpu;
+use crate::ops::nhwc::gpu::Gpu;
+use crate::ops::nhwc::{Activation, Convolution, Epilogue, Extent, Operations, Running, Storage};
+use crate::ops::{fused_requested, on_wgpu};
 
 /// What a forward pass computed, and what its backward pass needs.
 pub struct Forward {
@@ -28,111 +24,101 @@ pub struct Forward {
     pub features: Tensor<2>,
     /// The projector's output, `[n, d]`, without gradients.
     pub embeddings: Tensor<2>,
-    tape: Tape,
+    tape: AnyTape,
+}
+
+/// A tape on one of the devices.
+enum AnyTape {
+    Gpu(Tape<Gpu>),
+    Cpu(Tape<Cpu>),
 }
 
 /// A product whose weight is learned.
-struct Layer {
+struct Layer<D: Operations> {
     convolution: Convolution,
-    weight: PackedWeight,
+    weight: D::Weight,
     /// The number of its weight among the network's parameters.
     parameter: usize,
 }
 
 /// A layer with batch normalization.
-struct Normalized {
-    layer: Layer,
+struct Normalized<D: Operations> {
+    layer: Layer<D>,
     /// The layer's output.
-    output: Images,
-    normalization: Normalization,
+    output: D::Images,
+    normalization: D::Normalization,
     /// The numbers of gamma and beta among the network's parameters.
     parameters: [usize; 2],
 }
 
-struct TapedBlock {
-    body: Vec<Normalized>,
-    downsample: Option<Normalized>,
+struct TapedBlock<D: Operations> {
+    body: Vec<Normalized<D>>,
+    downsample: Option<Normalized<D>>,
     /// The input of the next block.
-    output: Images,
+    output: D::Images,
 }
 
-struct Tape {
-    gpu: Gpu,
-    views: Images,
-    stem: Normalized,
-    pooled: Option<Pooled>,
+struct Tape<D: Operations> {
+    device: D,
+    views: D::Images,
+    stem: Normalized<D>,
+    pooled: Option<D::Pooled>,
     /// The input of the first block.
-    input: Images,
-    blocks: Vec<TapedBlock>,
+    input: D::Images,
+    blocks: Vec<TapedBlock<D>>,
     pool_grid: usize,
-    features: Images,
-    hidden: Vec<Normalized>,
-    last: Option<Layer>,
+    features: D::Images,
+    hidden: Vec<Normalized<D>>,
+    last: Option<Layer<D>>,
 }
 
-/// The device of `images [n, 3, h, w]`, their buffer, and the images as one dimension; `None` if they are not on a wgpu device
-/// that runs our kernels, or if the slower ones were asked for.
-fn on_gpu(images: &Tensor<4>) -> Option<(Gpu, Handle, Tensor<1>)> {
+/// Where images `[n, 3, h, w]` are, if our fused operations run there.
+enum Place {
+    Gpu(Gpu),
+    Cpu(Cpu),
+}
+
+/// Where `images` are, and their values; `None` if they are on a wgpu device that does not run our kernels, or if slower
+/// operations were asked for.
+fn place(images: &Tensor<4>) -> Option<(Place, Tensor<1>)> {
     let flat: Tensor<1> = images.clone().flatten(0, 3);
-    let planes = on_wgpu(&flat).filter(|_| !planar_requested())?;
-    Some((Gpu::of(&planes), planes.handle, flat))
+    if !fused_requested() {
+        return None;
+    }
+    let place = match runs_on_cpu(&flat.device()) {
+        true => Place::Cpu(Cpu),
+        false => Place::Gpu(Gpu::of(&on_wgpu(&flat)?)),
+    };
+    Some((place, flat))
 }
 
-/// The buffer of a tensor of 32-bit floats on a wgpu device.
-fn buffer<const D: usize>(tensor: &Tensor<D>) -> Handle {
+/// The buffer of a tensor of 32-bit floats on the device.
+fn buffer<D: Operations, const N: usize>(device: &D, tensor: &Tensor<N>) -> D::Buffer {
     let tensor = match tensor.device().is_autodiff() {
         true => tensor.clone().inner(),
         false => tensor.clone(),
     };
-    let tensor = on_wgpu(&tensor.flatten(0, D - 1));
-    tensor
-        .expect("the networks are on the views' device")
-        .handle
-}
-
-/// A buffer of 32-bit floats as a tensor on the device of `like`, which is not tracked by autodiff.
-fn tensor<const D: usize>(
-    gpu: &Gpu,
-    handle: Handle,
-    shape: [usize; D],
-    like: &Tensor<1>,
-) -> Tensor<D> {
-    let mut dispatch = like.clone().into_dispatch();
-    let tensor = gpu.tensor(handle, Shape::from(shape));
-    dispatch.kind = DispatchTensorKind::Cube(BackendTensor::Float(tensor));
-    Tensor::from_dispatch(dispatch)
-}
-
-/// The rows of images of one pixel as a tensor `[n, channels]`.
-fn vectors(gpu: &Gpu, images: &Images, like: &Tensor<1>) -> Tensor<2> {
-    assert_eq!(images.storage, Storage::F32);
-    let (count, channels) = (images.extent.images, images.extent.channels);
-    let padded = [count, 4 * images.extent.quads()];
-    let rows = tensor::<2>(gpu, images.handle.clone(), padded, like);
-    match padded[1] == channels {
-        true => rows,
-        false => rows.slice([0..count, 0..channels]),
-    }
+    device.buffer(tensor.flatten(0, N - 1))
 }
 
 /// An operation that reads and writes this many images of this shape, for reports.
-fn call(name: &'static str, like: &Images, tensors_moved: usize) -> Call {
-    call_of(name, like, tensors_moved * like.bytes())
+fn call<D: Operations>(name: &'static str, like: &D::Images, tensors_moved: usize) -> Call {
+    call_of(name, &D::extent(like), tensors_moved * D::bytes(like))
 }
 
 /// An operation that reads and writes so many bytes for images of this shape, for reports.
-fn call_of(name: &'static str, like: &Images, bytes: usize) -> Call {
+fn call_of(name: &'static str, like: &Extent, bytes: usize) -> Call {
     Call {
         name,
-        shape: like.extent.text(),
+        shape: like.text(),
         bytes,
         operations: 0,
     }
 }
 
 /// A forward pass in progress.
-struct Pass<'a> {
-    gpu: &'a Gpu,
+struct Pass<'a, D> {
+    device: &'a D,
     mode: Mode,
     /// The parameters of the layers so far, which are in the network's order.
     parameters: usize,
@@ -140,7 +126,7 @@ struct Pass<'a> {
     like: &'a Tensor<1>,
 }
 
-impl Pass<'_> {
+impl<D: Operations> Pass<'_, D> {
     fn views(&self) -> usize {
         match self.mode {
             Mode::Train { views } => views,
@@ -154,9 +140,11 @@ impl Pass<'_> {
         self.parameters - 1
     }
 
-    fn layer<const D: usize>(&mut self, convolution: Convolution, weight: &Tensor<D>) -> Layer {
+    fn layer<const N: usize>(&mut self, convolution: Convolution, weight: &Tensor<N>) -> Layer<D> {
         Layer {
-            weight: PackedWeight::new(self.gpu, &buffer(weight), &convolution),
+            weight: self
+                .device
+                .pack_weight(buffer(self.device, weight), &convolution),
             parameter: self.next(),
             convolution,
         }
@@ -165,30 +153,31 @@ impl Pass<'_> {
     /// The layer's output, and its normalization. The input is normalized first if that is given.
     fn normalized(
         &mut self,
-        layer: Layer,
+        layer: Layer<D>,
         norm: &mut BatchNorm,
-        input: (&Images, Option<&Normalization>),
-    ) -> Normalized {
-        let (gpu, views) = (self.gpu, self.views());
+        input: (&D::Images, Option<&D::Normalization>),
+    ) -> Normalized<D> {
+        let (device, views) = (self.device, self.views());
         let trains = self.mode != Mode::Evaluate;
         let convolution = &layer.convolution;
-        let (output, sums) = convolve(
-            gpu,
+        let (output, sums) = device.convolve(
             convolution,
             input,
             &layer.weight,
             views,
             trains,
-            gpu.storage,
+            device.storage(),
         );
+        let extent = convolution.output();
         let channels = convolution.out_channels;
         let parameters = [(); 2].map(|()| self.next());
         let buffers = [
-            buffer(&norm.weight),
-            buffer(&norm.bias),
-            buffer(&norm.running_mean),
-            buffer(&norm.running_var),
-        ];
+            &norm.weight,
+            &norm.bias,
+            &norm.running_mean,
+            &norm.running_var,
+        ]
+        .map(|tensor| buffer(device, tensor));
         let running = Running {
             gamma: &buffers[0],
             beta: &buffers[1],
@@ -198,14 +187,14 @@ impl Pass<'_> {
             momentum: BatchNorm::MOMENTUM,
         };
         let normalization = match sums {
-            None => normalize_frozen(gpu, &output.extent, running),
+            None => device.normalize_frozen(&extent, running),
             Some(sums) => {
-                let (normalization, [mean, variance]) = gpu.measured(
-                    || call_of("norm numbers", &output, sums.bytes()),
-                    || normalize(gpu, &output.extent, views, &sums, running),
+                let (normalization, [mean, variance]) = device.measured(
+                    || call_of("norm numbers", &extent, D::sums_bytes(&sums)),
+                    || device.normalize(&extent, views, &sums, running),
                 );
-                norm.running_mean = tensor(gpu, mean, [channels], self.like);
-                norm.running_var = tensor(gpu, variance, [channels], self.like);
+                norm.running_mean = device.tensor(mean, [channels], self.like);
+                norm.running_var = device.tensor(variance, [channels], self.like);
                 normalization
             }
         };
@@ -220,11 +209,11 @@ impl Pass<'_> {
     fn conv(
         &mut self,
         (conv, norm): (&Conv, &mut BatchNorm),
-        (x, normalization): (&Images, Option<&Normalization>),
-    ) -> Normalized {
+        (x, normalization): (&D::Images, Option<&D::Normalization>),
+    ) -> Normalized<D> {
         let [out_channels, _, kernel, _] = conv.weight.dims();
         let convolution = Convolution {
-            input: x.extent,
+            input: D::extent(x),
             out_channels,
             kernel,
             stride: conv.stride,
@@ -234,8 +223,8 @@ impl Pass<'_> {
         self.normalized(layer, norm, (x, normalization))
     }
 
-    fn block(&mut self, block: &mut Block, input: &Images) -> TapedBlock {
-        let mut body: Vec<Normalized> = Vec::new();
+    fn block(&mut self, block: &mut Block, input: &D::Images) -> TapedBlock<D> {
+        let mut body: Vec<Normalized<D>> = Vec::new();
         for (conv, norm) in &mut block.body {
             let next = match body.last() {
                 None => self.conv((conv, norm), (input, None)),
@@ -253,14 +242,11 @@ impl Pass<'_> {
             Some(shortcut) => (&shortcut.output, Some(&shortcut.normalization)),
         };
         let last = body.last().expect("a block has convolutions");
-        let output = self.gpu.measured(
-            || call("norm, shortcut, ReLU", &last.output, 3),
+        let output = self.device.measured(
+            || call::<D>("norm, shortcut, ReLU", &last.output, 3),
             || {
-                apply(
-                    self.gpu,
-                    (&last.output, &last.normalization),
-                    Some(shortcut),
-                )
+                self.device
+                    .apply((&last.output, &last.normalization), Some(shortcut))
             },
         );
         TapedBlock {
@@ -272,32 +258,32 @@ impl Pass<'_> {
 }
 
 /// The encoder's part of a pass.
-struct EncoderPass {
-    views: Images,
-    stem: Normalized,
-    pooled: Option<Pooled>,
-    input: Images,
-    blocks: Vec<TapedBlock>,
-    features: Images,
+struct EncoderPass<D: Operations> {
+    views: D::Images,
+    stem: Normalized<D>,
+    pooled: Option<D::Pooled>,
+    input: D::Images,
+    blocks: Vec<TapedBlock<D>>,
+    features: D::Images,
 }
 
-impl Pass<'_> {
-    fn encoder(&mut self, encoder: &mut ResNet, views: Images) -> EncoderPass {
-        let gpu = self.gpu;
+impl<D: Operations> Pass<'_, D> {
+    fn encoder(&mut self, encoder: &mut ResNet, views: D::Images) -> EncoderPass<D> {
+        let device = self.device;
         let stem = self.conv((&encoder.conv1, &mut encoder.bn1), (&views, None));
         let normalized = (&stem.output, &stem.normalization);
         let pooled = encoder.pooled.then(|| {
-            let call = || call("norm, ReLU, max pool", &stem.output, 1);
-            gpu.measured(call, || max_pool(gpu, normalized))
+            let call = || call::<D>("norm, ReLU, max pool", &stem.output, 1);
+            device.measured(call, || device.max_pool(normalized))
         });
         let input = match &pooled {
-            Some(pooled) => pooled.images.clone(),
-            None => gpu.measured(
-                || call("norm, ReLU", &stem.output, 2),
-                || apply(gpu, normalized, None),
+            Some(pooled) => D::pooled_images(pooled).clone(),
+            None => device.measured(
+                || call::<D>("norm, ReLU", &stem.output, 2),
+                || device.apply(normalized, None),
             ),
         };
-        let mut blocks: Vec<TapedBlock> = Vec::new();
+        let mut blocks: Vec<TapedBlock<D>> = Vec::new();
         for block in encoder.stages.iter_mut().flatten() {
             let x = blocks.last().map_or(&input, |last| &last.output).clone();
             let mut block = self.block(block, &x);
@@ -310,9 +296,9 @@ impl Pass<'_> {
             blocks.push(block);
         }
         let output = blocks.last().map_or(&input, |last| &last.output);
-        let features = gpu.measured(
-            || call("mean pool", output, 1),
-            || mean_pool(gpu, output, encoder.pool_grid),
+        let features = device.measured(
+            || call::<D>("mean pool", output, 1),
+            || device.mean_pool(output, encoder.pool_grid),
         );
         EncoderPass {
             views,
@@ -326,34 +312,76 @@ impl Pass<'_> {
 }
 
 impl ResNet {
-    /// The features `[n, features]` of pictures `[n, 3, h, w]` by the running statistics, if they are on a wgpu device that
-    /// runs our kernels; else `None`.
+    /// The features `[n, features]` of pictures `[n, 3, h, w]` by the running statistics, where our fused operations run; else
+    /// `None`.
     pub(super) fn evaluate_nhwc(&self, pictures: &Tensor<4>) -> Option<Tensor<2>> {
-        let (gpu, planes, flat) = on_gpu(pictures)?;
+        let (place, planes) = place(pictures)?;
+        let shape = pictures.dims();
+        Some(match place {
+            Place::Gpu(device) => self.evaluate_on(&device, planes, shape),
+            Place::Cpu(device) => self.evaluate_on(&device, planes, shape),
+        })
+    }
+
+    fn evaluate_on<D: Operations>(
+        &self,
+        device: &D,
+        planes: Tensor<1>,
+        shape: [usize; 4],
+    ) -> Tensor<2> {
+        let images = device.channels_last(planes.clone(), shape);
         let mut pass = Pass {
-            gpu: &gpu,
+            device,
             mode: Mode::Evaluate,
             parameters: 0,
-            like: &flat,
+            like: &planes,
         };
-        let images = gpu.channels_last(&planes, pictures.dims());
         let pass = pass.encoder(&mut self.clone(), images);
-        Some(vectors(&gpu, &pass.features, &flat))
+        device.vectors(&pass.features, &planes)
     }
 }
 
 impl BarlowTwins {
-    /// The forward pass of training on views `[n, 3, h, w]`, if they are on a wgpu device that runs our kernels; else `None`.
-    /// It updates the running statistics.
+    /// The forward pass of training on views `[n, 3, h, w]`, where our fused operations run; else `None`. It updates the running
+    /// statistics.
     pub fn forward_nhwc(&mut self, views: &Tensor<4>, mode: Mode) -> Option<Forward> {
-        let (gpu, planes, flat) = on_gpu(views)?;
+        let (place, planes) = place(views)?;
+        let shape = views.dims();
+        Some(match place {
+            Place::Gpu(device) => {
+                let (tape, [features, embeddings]) = self.forward_on(device, planes, shape, mode);
+                Forward {
+                    features,
+                    embeddings,
+                    tape: AnyTape::Gpu(tape),
+                }
+            }
+            Place::Cpu(device) => {
+                let (tape, [features, embeddings]) = self.forward_on(device, planes, shape, mode);
+                Forward {
+                    features,
+                    embeddings,
+                    tape: AnyTape::Cpu(tape),
+                }
+            }
+        })
+    }
+
+    /// The tape, the features and the embeddings.
+    fn forward_on<D: Operations>(
+        &mut self,
+        device: D,
+        planes: Tensor<1>,
+        shape: [usize; 4],
+        mode: Mode,
+    ) -> (Tape<D>, [Tensor<2>; 2]) {
+        let views = device.channels_last(planes.clone(), shape);
         let mut pass = Pass {
-            gpu: &gpu,
+            device: &device,
             mode,
             parameters: 0,
-            like: &flat,
+            like: &planes,
         };
-        let views = gpu.channels_last(&planes, views.dims());
         let EncoderPass {
             views,
             stem,
@@ -362,7 +390,7 @@ impl BarlowTwins {
             blocks,
             features,
         } = pass.encoder(&mut self.encoder, views);
-        let mut hidden: Vec<Normalized> = Vec::new();
+        let mut hidden: Vec<Normalized<D>> = Vec::new();
         let mut last = None;
         let mut embeddings = features.clone();
         let mut norms = self.projector.norms.iter_mut();
@@ -372,43 +400,35 @@ impl BarlowTwins {
                 Some(last) => (last.output.clone(), Some(last.normalization.clone())),
             };
             let [outputs, inputs] = linear.weight.dims();
-            let convolution = Convolution::linear(x.extent.images, inputs, outputs);
+            let convolution = Convolution::linear(D::extent(&x).images, inputs, outputs);
             let layer = pass.layer(convolution, &linear.weight);
             let x = (&x, normalization.as_ref());
             match norms.next() {
                 Some(norm) => hidden.push(pass.normalized(layer, norm, x)),
                 None => {
                     let (views, wide) = (pass.views(), Storage::F32);
-                    let z = convolve(
-                        &gpu,
-                        &layer.convolution,
-                        x,
-                        &layer.weight,
-                        views,
-                        false,
-                        wide,
-                    );
-                    embeddings = z.0;
+                    let (convolution, weight) = (&layer.convolution, &layer.weight);
+                    embeddings = device
+                        .convolve(convolution, x, weight, views, false, wide)
+                        .0;
                     last = Some(layer);
                 }
             }
         }
-        Some(Forward {
-            features: vectors(&gpu, &features, &flat),
-            embeddings: vectors(&gpu, &embeddings, &flat),
-            tape: Tape {
-                views,
-                stem,
-                pooled,
-                input,
-                blocks,
-                pool_grid: self.encoder.pool_grid,
-                features,
-                hidden,
-                last,
-                gpu,
-            },
-        })
+        let tensors = [&features, &embeddings].map(|images| device.vectors(images, &planes));
+        let tape = Tape {
+            views,
+            stem,
+            pooled,
+            input,
+            blocks,
+            pool_grid: self.encoder.pool_grid,
+            features,
+            hidden,
+            last,
+            device,
+        };
+        (tape, tensors)
     }
 }
 
@@ -435,13 +455,27 @@ impl Forward {
         grad_embeddings: Tensor<2>,
         gradients: &mut Gradients,
     ) {
+        match self.tape {
+            AnyTape::Gpu(tape) => tape.add_gradients(network, grad_embeddings, gradients),
+            AnyTape::Cpu(tape) => tape.add_gradients(network, grad_embeddings, gradients),
+        }
+    }
+}
+
+impl<D: Operations> Tape<D> {
+    fn add_gradients(
+        self,
+        network: &BarlowTwins,
+        grad_embeddings: Tensor<2>,
+        gradients: &mut Gradients,
+    ) {
         let like = grad_embeddings.clone().flatten(0, 1);
-        let gpu = self.tape.gpu.clone();
-        let handles = gradient_buffers(&gpu.client, &counts(network));
-        self.tape.backward(grad_embeddings, &handles);
+        let device = self.device.clone();
+        let of_parameters = device.gradients(&counts(network));
+        self.backward(grad_embeddings, &of_parameters);
         let mut register = Register {
-            gpu: &gpu,
-            handles: handles.into(),
+            device: &device,
+            of_parameters: of_parameters.into(),
             gradients,
             like: &like,
         };
@@ -450,18 +484,19 @@ impl Forward {
 }
 
 /// Registers the gradients of the parameters.
-struct Register<'a> {
-    gpu: &'a Gpu,
-    handles: VecDeque<Handle>,
+struct Register<'a, D: Operations> {
+    device: &'a D,
+    of_parameters: VecDeque<D::Gradient>,
     gradients: &'a mut Gradients,
     like: &'a Tensor<1>,
 }
 
-impl Visitor for Register<'_> {
-    fn parameter<const D: usize>(&mut self, _: &str, parameter: &mut Tensor<D>) {
-        let handle = self.handles.pop_front();
-        let handle = handle.expect("every parameter has a gradient");
-        let gradient = tensor(self.gpu, handle, parameter.dims(), self.like);
+impl<D: Operations> Visitor for Register<'_, D> {
+    fn parameter<const N: usize>(&mut self, _: &str, parameter: &mut Tensor<N>) {
+        let gradient = self.of_parameters.pop_front();
+        let gradient = gradient.expect("every parameter has a gradient");
+        let buffer = self.device.written(gradient);
+        let gradient = self.device.tensor(buffer, parameter.dims(), self.like);
         parameter.grad_replace(self.gradients, gradient);
     }
 
@@ -469,42 +504,58 @@ impl Visitor for Register<'_> {
 }
 
 /// Where a backward pass computes, and the buffers of the parameters' gradients that it writes.
-#[derive(Clone, Copy)]
-struct To<'a> {
-    gpu: &'a Gpu,
-    gradients: &'a [Handle],
+struct To<'a, D: Operations> {
+    device: &'a D,
+    gradients: &'a [D::Gradient],
 }
 
-/// The input of a layer, as its products read it.
-type Input<'a> = (&'a Images, Option<&'a Normalization>);
+impl<D: Operations> Clone for To<'_, D> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
 
-impl Normalized {
+impl<D: Operations> Copy for To<'_, D> {}
+
+/// The input of a layer, as its products read it.
+type Input<'a, D> = (
+    &'a <D as Operations>::Images,
+    Option<&'a <D as Operations>::Normalization>,
+);
+
+impl<D: Operations> Normalized<D> {
     /// `d`, and the gradients with respect to gamma and beta, from `g` and its sums.
-    fn norm_backward(&self, to: To<'_>, g: &Images, sums: &Sums, in_place: bool) -> Images {
-        let To { gpu, gradients } = to;
+    fn norm_backward(
+        &self,
+        to: To<'_, D>,
+        g: &D::Images,
+        sums: &D::Sums,
+        in_place: bool,
+    ) -> D::Images {
+        let To { device, gradients } = to;
         let normalized = (&self.output, &self.normalization);
         let gradients = self.parameters.map(|number| &gradients[number]);
-        let extent = &self.output.extent;
-        let coefficients = gpu.measured(
-            || call_of("norm gradient numbers", g, sums.bytes()),
-            || norm_gradient_finish(gpu, extent, &self.normalization, sums, gradients),
+        let extent = D::extent(&self.output);
+        let coefficients = device.measured(
+            || call_of("norm gradient numbers", &extent, D::sums_bytes(sums)),
+            || device.norm_gradient_finish(&extent, &self.normalization, sums, gradients),
         );
-        gpu.measured(
-            || call("norm gradient", g, 3),
-            || norm_gradient(gpu, normalized, g, &coefficients, in_place),
+        device.measured(
+            || call::<D>("norm gradient", g, 3),
+            || device.norm_gradient(normalized, g, &coefficients, in_place),
         )
     }
 
     /// The sums of [`Self::norm_backward`], where no epilogue has made them.
-    fn sums(&self, gpu: &Gpu, g: &Images) -> Sums {
-        gpu.measured(
-            || call("norm gradient sums", g, 2),
-            || norm_gradient_sums(gpu, (&self.output, &self.normalization), g),
+    fn sums(&self, device: &D, g: &D::Images) -> D::Sums {
+        device.measured(
+            || call::<D>("norm gradient sums", g, 2),
+            || device.norm_gradient_sums((&self.output, &self.normalization), g),
         )
     }
 
     /// As the ReLU of an epilogue; `output` is the ReLU's output where that is stored.
-    fn activation<'a>(&'a self, output: Option<&'a Images>) -> Activation<'a> {
+    fn activation<'a>(&'a self, output: Option<&'a D::Images>) -> Activation<'a, D> {
         Activation {
             input: &self.output,
             normalization: &self.normalization,
@@ -513,40 +564,41 @@ impl Normalized {
     }
 
     /// As the input of the next layer.
-    fn as_input(&self) -> Input<'_> {
+    fn as_input(&self) -> Input<'_, D> {
         (&self.output, Some(&self.normalization))
     }
 }
 
-impl Layer {
+impl<D: Operations> Layer<D> {
     /// The gradient with respect to the weight.
-    fn weight_backward(&self, to: To<'_>, input: Input<'_>, d: &Images) {
+    fn weight_backward(&self, to: To<'_, D>, input: Input<'_, D>, d: &D::Images) {
         let gradient = &to.gradients[self.parameter];
-        convolve_weight_gradient(to.gpu, &self.convolution, input, d, gradient);
+        to.device
+            .convolve_weight_gradient(&self.convolution, input, d, gradient);
     }
 
     /// The gradient with respect to the input.
     fn backward(
         &self,
-        gpu: &Gpu,
-        d: &Images,
-        epilogue: Epilogue<'_>,
+        device: &D,
+        d: &D::Images,
+        epilogue: Epilogue<'_, D>,
         storage: Storage,
-    ) -> (Images, Option<Sums>) {
-        convolve_input_gradient(gpu, &self.convolution, d, &self.weight, epilogue, storage)
+    ) -> (D::Images, Option<D::Sums>) {
+        device.convolve_input_gradient(&self.convolution, d, &self.weight, epilogue, storage)
     }
 }
 
 /// Goes back through layers that follow each other, from `d` of the last one to `d` of the first, which it returns. `last` is
 /// the last layer, and `before` are those before it, in order; `input` is the first one's input.
-fn chain_backward(
-    to: To<'_>,
-    before: &[Normalized],
-    last: &Layer,
-    input: Input<'_>,
-    mut d: Images,
-) -> Images {
-    let gpu = to.gpu;
+fn chain_backward<D: Operations>(
+    to: To<'_, D>,
+    before: &[Normalized<D>],
+    last: &Layer<D>,
+    input: Input<'_, D>,
+    mut d: D::Images,
+) -> D::Images {
+    let device = to.device;
     let mut layer = last;
     for normalized in before.iter().rev() {
         layer.weight_backward(to, normalized.as_input(), &d);
@@ -554,7 +606,7 @@ fn chain_backward(
             activation: Some(normalized.activation(None)),
             ..Epilogue::default()
         };
-        let (g, sums) = layer.backward(gpu, &d, epilogue, gpu.storage);
+        let (g, sums) = layer.backward(device, &d, epilogue, device.storage());
         let sums = sums.expect("an activation sums");
         d = normalized.norm_backward(to, &g, &sums, true);
         layer = &normalized.layer;
@@ -563,18 +615,18 @@ fn chain_backward(
     d
 }
 
-impl TapedBlock {
+impl<D: Operations> TapedBlock<D> {
     /// `g` and its sums for the normalization before the block, if `activation` says which; from `g` of the block.
     fn backward(
         &self,
-        to: To<'_>,
-        input: &Images,
-        (g, sums): (Images, Option<Sums>),
-        activation: Option<Activation<'_>>,
-    ) -> (Images, Option<Sums>) {
+        to: To<'_, D>,
+        input: &D::Images,
+        (g, sums): (D::Images, Option<D::Sums>),
+        activation: Option<Activation<'_, D>>,
+    ) -> (D::Images, Option<D::Sums>) {
         let (last, before) = self.body.split_last().expect("a block has convolutions");
-        let gpu = to.gpu;
-        let sums = sums.unwrap_or_else(|| last.sums(gpu, &g));
+        let device = to.device;
+        let sums = sums.unwrap_or_else(|| last.sums(device, &g));
         // The shortcut needs g too.
         let d = last.norm_backward(to, &g, &sums, false);
         let d = chain_backward(to, before, &last.layer, (input, None), d);
@@ -586,37 +638,37 @@ impl TapedBlock {
                     activation,
                     ..Epilogue::default()
                 };
-                first.backward(gpu, &d, epilogue, gpu.storage)
+                first.backward(device, &d, epilogue, device.storage())
             }
             Some(shortcut) => {
-                let sums = shortcut.sums(gpu, &g);
+                let sums = shortcut.sums(device, &g);
                 let by_shortcut = shortcut.norm_backward(to, &g, &sums, true);
                 let layer = &shortcut.layer;
                 layer.weight_backward(to, (input, None), &by_shortcut);
                 let none = Epilogue::default();
-                let (partial, _) = layer.backward(gpu, &by_shortcut, none, gpu.storage);
+                let (partial, _) = layer.backward(device, &by_shortcut, none, device.storage());
                 let epilogue = Epilogue {
                     accumulate: Some(&partial),
                     activation,
                     ..Epilogue::default()
                 };
-                first.backward(gpu, &d, epilogue, gpu.storage)
+                first.backward(device, &d, epilogue, device.storage())
             }
         }
     }
 }
 
-impl Tape {
+impl<D: Operations> Tape<D> {
     /// Writes the gradients with respect to all parameters. What a block has stored is freed when the block is done.
-    fn backward(mut self, grad_embeddings: Tensor<2>, gradients: &[Handle]) {
+    fn backward(mut self, grad_embeddings: Tensor<2>, gradients: &[D::Gradient]) {
         let grad_features = self.projector_backward(grad_embeddings, gradients);
         let mut blocks = std::mem::take(&mut self.blocks);
-        let gpu = &self.gpu;
-        let to = To { gpu, gradients };
+        let device = &self.device;
+        let to = To { device, gradients };
         let output = blocks.last().map_or(&self.input, |last| &last.output);
-        let g = gpu.measured(
-            || call("mean pool gradient", output, 2),
-            || mean_pool_gradient(gpu, output, &grad_features, self.pool_grid),
+        let g = device.measured(
+            || call::<D>("mean pool gradient", output, 2),
+            || device.mean_pool_gradient(output, &grad_features, self.pool_grid),
         );
         let mut state = (g, None);
         while let Some(block) = blocks.pop() {
@@ -633,41 +685,34 @@ impl Tape {
         }
         let (mut g, sums) = state;
         if let Some(pooled) = &self.pooled {
-            g = gpu.measured(
-                || call("max pool gradient", &self.stem.output, 1),
-                || max_pool_gradient(gpu, pooled, &g),
+            g = device.measured(
+                || call::<D>("max pool gradient", &self.stem.output, 1),
+                || device.max_pool_gradient(pooled, &g),
             );
         }
-        let sums = sums.unwrap_or_else(|| self.stem.sums(gpu, &g));
+        let sums = sums.unwrap_or_else(|| self.stem.sums(device, &g));
         let d = self.stem.norm_backward(to, &g, &sums, true);
         // Pictures need no gradient.
         self.stem.layer.weight_backward(to, (&self.views, None), &d);
     }
 
     /// The gradient with respect to the features, in 32 bits.
-    fn projector_backward(&mut self, grad_embeddings: Tensor<2>, gradients: &[Handle]) -> Images {
-        let gpu = &self.gpu;
-        let to = To { gpu, gradients };
-        let [count, width] = grad_embeddings.dims();
-        let padding = width.next_multiple_of(4) - width;
-        let padded = match padding {
-            0 => grad_embeddings,
-            _ => {
-                let zeros = Tensor::zeros([count, padding], &grad_embeddings.device());
-                Tensor::cat(vec![grad_embeddings, zeros], 1)
-            }
-        };
-        let d = Images {
-            handle: buffer(&padded),
-            extent: Extent::vectors(count, width),
-            storage: Storage::F32,
-        };
+    fn projector_backward(
+        &mut self,
+        grad_embeddings: Tensor<2>,
+        gradients: &[D::Gradient],
+    ) -> D::Images {
+        let device = &self.device;
+        let to = To { device, gradients };
+        let d = device.from_vectors(grad_embeddings);
         let Some(last) = &self.last else {
             return d;
         };
         let d = chain_backward(to, &self.hidden, last, (&self.features, None), d);
         let first = self.hidden.first().map_or(last, |first| &first.layer);
-        let grad_features = first.backward(gpu, &d, Epilogue::default(), Storage::F32).0;
+        let grad_features = first
+            .backward(device, &d, Epilogue::default(), Storage::F32)
+            .0;
         self.hidden.clear();
         grad_features
     }

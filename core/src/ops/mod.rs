@@ -21,7 +21,7 @@ pub use batch_norm::{BatchNormOptions, Statistics, batch_norm_frozen, batch_norm
 pub use conv2d::conv2d;
 pub use correlation::{LossOutput, correlate};
 pub use lars::{Lars, Rates, TrustRatio};
-pub use nhwc::units_in_use;
+pub use nhwc::gpu::units_in_use;
 pub use pool::{max_pool, mean_pool};
 pub use product::{linear, product};
 pub use runtime::arena::{Parameter, Updated};
@@ -31,6 +31,6 @@ pub use runtime::dry_run::{DryRun, Variant, dry_run};
 pub(crate) use runtime::launch::on_wgpu;
 pub use runtime::limits::{Limits, limits, release_memory, reserved_memory};
 pub(crate) use runtime::read::read;
-pub(crate) use runtime::reference::planar_requested;
+pub(crate) use runtime::reference::fused_requested;
 pub use runtime::reference::{with_planar_ops, with_reference_ops};
 pub use runtime::{clock, measure, precision};

@@ -17,7 +17,7 @@ use burn::tensor::Tensor;
 use cubecl::client::Client;
 use cubecl::server::Handle;
 
-use super::nhwc::{Gpu, Matrix, Product};
+use super::nhwc::gpu::{Gpu, Matrix, Product};
 use super::runtime::launch::{self, Kernel, kernel};
 use super::runtime::measure::{self, Call};
 use super::runtime::precision;

@@ -46,6 +46,11 @@ pub fn reference_requested() -> bool {
     !cfg!(target_family = "wasm") && RUNG.get() == Rung::Reference
 }
 
+/// Whether the caller is neither inside [`with_planar_ops`] nor inside [`with_reference_ops`].
+pub fn fused_requested() -> bool {
+    cfg!(target_family = "wasm") || RUNG.get() == Rung::Fastest
+}
+
 /// Whether the caller is inside [`with_planar_ops`].
 pub fn planar_requested() -> bool {
     !cfg!(target_family = "wasm") && RUNG.get() == Rung::Planar

@@ -7,11 +7,12 @@ use burn::tensor::{Device, Tensor};
 use cubecl::Device as CubeDevice;
 use cubecl::server::Handle;
 
-use super::gemm::{Convolution, Epilogue, PackedWeight};
+use super::gemm::PackedWeight;
 use super::gemm::{convolve, convolve_input_gradient, convolve_weight_gradient};
-use super::images::{Extent, Gpu, Images, Storage};
+use super::images::{Gpu, Images};
 use super::tile::Tile;
 use crate::device::{Units, is_simulated, unit_size};
+use crate::ops::nhwc::{Convolution, Epilogue, Extent, Storage};
 use crate::ops::runtime::dry_run;
 use crate::ops::runtime::launch::on_wgpu;
 use crate::ops::runtime::precision::{self, Precision, with_precision};

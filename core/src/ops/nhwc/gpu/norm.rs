@@ -3,25 +3,9 @@
 
 use cubecl::server::Handle;
 
-use super::images::{Extent, Gpu, Images, Normalization, Storage, Sums};
+use super::images::{Gpu, Images, Normalization, Sums};
+use crate::ops::nhwc::{Extent, Running, Storage};
 use crate::ops::runtime::launch::{self, kernel};
-
-/// The parameters of a batch normalization, `[channels]` each.
-#[derive(Debug, Clone, Copy)]
-pub struct Running<'a> {
-    /// The scale.
-    pub gamma: &'a Handle,
-    /// The shift.
-    pub beta: &'a Handle,
-    /// The running mean.
-    pub mean: &'a Handle,
-    /// The running variance.
-    pub variance: &'a Handle,
-    /// Added to the variance.
-    pub epsilon: f64,
-    /// The weight of a view's statistics in the new running ones.
-    pub momentum: f64,
-}
 
 fn empty_numbers(gpu: &Gpu, extent: &Extent, views: usize) -> Normalization {
     Normalization {
@@ -36,7 +20,7 @@ pub fn normalize(
     extent: &Extent,
     views: usize,
     sums: &Sums,
-    running: Running<'_>,
+    running: Running<'_, Gpu>,
 ) -> (Normalization, [Handle; 2]) {
     let normalization = empty_numbers(gpu, extent, views);
     let new = [(); 2].map(|()| gpu.floats(extent.channels));
@@ -67,7 +51,7 @@ pub fn normalize(
 }
 
 /// The normalization by running statistics, as at inference.
-pub fn normalize_frozen(gpu: &Gpu, extent: &Extent, running: Running<'_>) -> Normalization {
+pub fn normalize_frozen(gpu: &Gpu, extent: &Extent, running: Running<'_, Gpu>) -> Normalization {
     let normalization = empty_numbers(gpu, extent, 1);
     kernel!("nhwc_norm_finish").choose("FROZEN", true).launch(
         &gpu.client,

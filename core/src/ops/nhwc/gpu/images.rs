@@ -1,34 +1,16 @@
 //! Tensors whose channels are neighbours in memory (NHWC), on a wgpu device.
 
-use burn::backend::Backend;
-use burn::backend::wgpu::{CubeBackend, CubeTensor};
+use burn::backend::wgpu::CubeTensor;
 use burn::tensor::{DType, Shape};
 use cubecl::Device as CubeDevice;
 use cubecl::client::Client;
 use cubecl::server::Handle;
 
 use crate::device::Units;
+use crate::ops::nhwc::{Extent, Storage};
 use crate::ops::runtime::launch::{self, Kernel, kernel};
-use crate::ops::runtime::measure::{self, Call};
-
-/// The width of a tensor's numbers in memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Storage {
-    /// 32 bits.
-    F32,
-    /// 16 bits.
-    F16,
-}
 
 impl Storage {
-    /// Bytes per number.
-    pub fn bytes(self) -> usize {
-        match self {
-            Self::F32 => size_of::<f32>(),
-            Self::F16 => size_of::<u16>(),
-        }
-    }
-
     /// `kernel` with its type `alias` of this width.
     pub fn set(self, kernel: Kernel, alias: &'static str) -> Kernel {
         match self {
@@ -38,36 +20,8 @@ impl Storage {
     }
 }
 
-/// The shape of a batch of images.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Extent {
-    /// The number of images.
-    pub images: usize,
-    /// Rows of pixels.
-    pub height: usize,
-    /// Columns of pixels.
-    pub width: usize,
-    /// Channels; in memory they are padded with zeros to a multiple of 4.
-    pub channels: usize,
-}
-
 impl Extent {
-    /// Vectors as images of one pixel.
-    pub fn vectors(count: usize, channels: usize) -> Self {
-        Self {
-            images: count,
-            height: 1,
-            width: 1,
-            channels,
-        }
-    }
-
-    /// Pixels of all images.
-    pub fn pixels(&self) -> usize {
-        self.images * self.height * self.width
-    }
-
-    /// Quads of channels.
+    /// Quads of channels: in memory, channels are padded with zeros to a multiple of 4.
     pub fn quads(&self) -> usize {
         self.channels.div_ceil(4)
     }
@@ -147,12 +101,6 @@ impl Gpu {
         images
     }
 
-    /// Runs an operation, and measures it while a recorder is active.
-    pub fn measured<R>(&self, call: impl FnOnce() -> Call, run: impl Fn() -> R) -> R {
-        let finish = || _ = <CubeBackend as Backend>::sync(&self.device);
-        measure::operation(call, finish, run)
-    }
-
     /// `kernel` with activations of this device's width.
     pub fn of_values(&self, kernel: Kernel) -> Kernel {
         let kernel = kernel.choose("NARROW", self.storage == Storage::F16);
@@ -169,16 +117,6 @@ pub struct Images {
     pub extent: Extent,
     /// The width of a number.
     pub storage: Storage,
-}
-
-impl Extent {
-    /// The shape as text, as burn would write it: `images x channels x height x width`.
-    pub fn text(&self) -> String {
-        match (self.height, self.width) {
-            (1, 1) => format!("{}x{}", self.images, self.channels),
-            (height, width) => format!("{}x{}x{height}x{width}", self.images, self.channels),
-        }
-    }
 }
 
 impl Images {

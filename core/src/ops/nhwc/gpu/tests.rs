@@ -4,13 +4,17 @@ use burn::tensor::{DType, Device, Shape, Tensor};
 
 use cubecl::server::Handle;
 
+use super::gemm::{PackedWeight, convolve, convolve_input_gradient, convolve_weight_gradient};
+use super::images::{Images, Normalization};
 use super::tile::{Problem, Tile};
 use super::units::SUBGROUPS;
 use super::*;
 use crate::device::Units;
+use crate::ops::nhwc::cases::{Case, SHAPES};
+use crate::ops::nhwc::{Epilogue, Extent, Storage};
 use crate::ops::runtime::launch::{self, Kernel, kernel, on_wgpu};
 use crate::ops::runtime::precision::{Precision, with_precision};
-use crate::testing::{assert_close, cpu, each_device, random, values};
+use crate::testing::{assert_close, cpu, each_device, values};
 
 /// The tolerance of a product, relative to its largest entry. In 32 bits: sums of n rounded terms differ by about
 /// `sqrt(n) 2^-24`, 4e-6 for the largest n here. In 16 bits each factor and the stored result are rounded by up to 2^-11
@@ -104,89 +108,7 @@ pub fn channels_first(images: &Images, gpu: &Gpu, device: &Device) -> Tensor<4> 
     all.slice([0..extent.images, 0..extent.channels])
 }
 
-/// (images, channels, height, width, out channels, kernel, stride, padding)
-const SHAPES: [[usize; 8]; 12] = [
-    [2, 1, 1, 1, 1, 1, 1, 0],
-    [2, 1, 1, 1, 1, 3, 1, 1],
-    [2, 3, 5, 7, 4, 3, 1, 1],
-    [4, 2, 8, 8, 5, 3, 2, 1],
-    [2, 3, 9, 6, 2, 7, 2, 3],
-    [6, 4, 4, 4, 3, 1, 2, 0],
-    [2, 5, 7, 3, 9, 1, 2, 0],
-    [38, 24, 16, 16, 8, 3, 1, 1],
-    [2, 1, 2, 9, 1, 3, 2, 1],
-    [4, 65, 6, 5, 70, 3, 1, 1],
-    [2, 33, 9, 9, 130, 3, 2, 1],
-    [2, 40, 5, 5, 17, 1, 1, 0],
-];
-
-struct Case {
-    convolution: Convolution,
-    x: Tensor<4>,
-    weight: Tensor<4>,
-    gradient: Tensor<4>,
-}
-
 impl Case {
-    fn new(
-        [
-            images,
-            channels,
-            height,
-            width,
-            out_channels,
-            kernel,
-            stride,
-            padding,
-        ]: [usize; 8],
-    ) -> Self {
-        let input = Extent {
-            images,
-            height,
-            width,
-            channels,
-        };
-        let convolution = Convolution {
-            input,
-            out_channels,
-            kernel,
-            stride,
-            padding,
-        };
-        let output = convolution.output();
-        Self {
-            convolution,
-            x: random([images, channels, height, width], 1, &cpu()),
-            weight: random([out_channels, channels, kernel, kernel], 2, &cpu()),
-            gradient: random(
-                [images, out_channels, output.height, output.width],
-                3,
-                &cpu(),
-            ),
-        }
-    }
-
-    /// The output and the gradients with respect to `x` and the weight, by burn's operations.
-    fn reference(&self, x: Tensor<4>) -> [Tensor<4>; 3] {
-        let Convolution {
-            stride, padding, ..
-        } = self.convolution;
-        let (x, weight) = (
-            x.autodiff().require_grad(),
-            self.weight.clone().autodiff().require_grad(),
-        );
-        let options = burn::tensor::ops::ConvOptions::new([stride; 2], [padding; 2], [1, 1], 1);
-        let y = burn::tensor::module::conv2d(x.clone(), weight.clone(), None, options);
-        let gradients = (y.clone() * self.gradient.clone().autodiff())
-            .sum()
-            .backward();
-        [
-            y.inner(),
-            x.grad(&gradients).unwrap(),
-            weight.grad(&gradients).unwrap(),
-        ]
-    }
-
     fn packed(&self, gpu: &Gpu, device: &Device) -> PackedWeight {
         let weight = Tensor::<4>::from_data(self.weight.clone().into_data(), device);
         PackedWeight::new(gpu, &cube(weight).handle, &self.convolution)

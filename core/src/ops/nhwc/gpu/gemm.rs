@@ -2,92 +2,13 @@
 
 use cubecl::server::Handle;
 
-use super::images::{Extent, Gpu, Images, Normalization, Storage, Sums};
+use super::images::{Gpu, Images, Normalization, Sums};
 use super::tile::{Problem, Tile};
+use crate::ops::nhwc::{Convolution, Epilogue, Extent, Operations as _, Storage};
 use crate::ops::runtime::launch::{self, Kernel, Number, kernel};
 use crate::ops::runtime::measure::Call;
 
-/// A convolution: the shape of its input, and its kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Convolution {
-    /// The input.
-    pub input: Extent,
-    /// Channels of the output.
-    pub out_channels: usize,
-    /// Pixels per side of the kernel.
-    pub kernel: usize,
-    /// Pixels between neighbouring positions of the kernel.
-    pub stride: usize,
-    /// Pixels of zeros around the input.
-    pub padding: usize,
-}
-
 impl Convolution {
-    /// A linear map of `count` vectors.
-    pub fn linear(count: usize, inputs: usize, outputs: usize) -> Self {
-        Self {
-            input: Extent::vectors(count, inputs),
-            out_channels: outputs,
-            kernel: 1,
-            stride: 1,
-            padding: 0,
-        }
-    }
-
-    /// The shape of the output.
-    pub fn output(&self) -> Extent {
-        let side = |side: usize| (side + 2 * self.padding - self.kernel) / self.stride + 1;
-        Extent {
-            images: self.input.images,
-            height: side(self.input.height),
-            width: side(self.input.width),
-            channels: self.out_channels,
-        }
-    }
-
-    /// Positions of the kernel.
-    fn taps(&self) -> usize {
-        self.kernel * self.kernel
-    }
-
-    /// Numbers of the weight `[out_channels, channels, kernel, kernel]`.
-    pub fn weights(&self) -> usize {
-        self.out_channels * self.input.channels * self.taps()
-    }
-
-    /// Multiplications and additions of one of the three products.
-    pub fn operations(&self) -> usize {
-        2 * self.output().pixels() * self.weights()
-    }
-
-    /// One of the three products, for reports; it reads and writes `tensors`.
-    fn call(&self, name: &'static str, tensors: [&Images; 2]) -> Call {
-        let (input, output) = (self.input, self.output());
-        let is_linear = input.height * input.width == 1;
-        let shape = match is_linear {
-            true => format!("{} to {}", input.text(), output.channels),
-            false => format!(
-                "{} to {}, {kernel}x{kernel} stride {}",
-                input.text(),
-                output.channels,
-                self.stride,
-                kernel = self.kernel,
-            ),
-        };
-        let bytes: usize = tensors.iter().map(|images| images.bytes()).sum();
-        Call {
-            name: match (is_linear, name) {
-                (false, name) => name,
-                (true, "conv2d") => "linear",
-                (true, "conv2d by input") => "linear by input",
-                (true, _) => "linear by weight",
-            },
-            shape,
-            bytes: bytes + self.weights() * tensors[0].storage.bytes(),
-            operations: self.operations(),
-        }
-    }
-
     fn is_pointwise(&self) -> bool {
         self.kernel == 1 && self.stride == 1 && self.padding == 0
     }
@@ -262,33 +183,15 @@ impl PackedWeight {
     }
 }
 
-/// What is done with an input's gradient before it is stored.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Epilogue<'a> {
-    /// Adds to what this tensor holds, instead of writing a new one.
-    pub accumulate: Option<&'a Images>,
-    /// Adds this gradient.
-    pub residual: Option<&'a Images>,
-    /// Multiplies by the slope of a ReLU, and sums for the gradient of the normalization before it.
-    pub activation: Option<Activation<'a>>,
-}
-
-/// A ReLU after a batch normalization.
-#[derive(Debug, Clone, Copy)]
-pub struct Activation<'a> {
-    /// The input of the normalization.
-    pub input: &'a Images,
-    /// The normalization.
-    pub normalization: &'a Normalization,
-    /// The output of the ReLU, where it is stored. If it is not, the ReLU directly follows the normalization.
-    pub output: Option<&'a Images>,
-}
-
 /// Workgroups that keep a large GPU busy: a few for each of about a hundred multiprocessors.
 const BUSY: usize = 512;
 
 /// The length of the inner dimension that is worth a workgroup of its own.
 const MIN_INNER_PER_WORKGROUP: usize = 256;
+
+fn bytes(images: &[&Images]) -> usize {
+    images.iter().map(|images| images.bytes()).sum()
+}
 
 /// The kernel's numbers.
 struct Sizes {
@@ -524,7 +427,7 @@ pub fn convolve(
     buffers.extend(sums.as_ref().map(|sums| &sums.handle));
     let workgroups = sizes.workgroups(&tile, 1);
     gpu.measured(
-        || convolution.call("conv2d", [x, &y]),
+        || convolution.call("conv2d", bytes(&[x, &y]), gpu.storage),
         || {
             kernel
                 .clone()
@@ -541,7 +444,7 @@ pub fn convolve_input_gradient(
     convolution: &Convolution,
     gradient: &Images,
     weight: &PackedWeight,
-    epilogue: Epilogue<'_>,
+    epilogue: Epilogue<'_, Gpu>,
     storage: Storage,
 ) -> (Images, Option<Sums>) {
     let (input, output) = (convolution.input, gradient.extent);
@@ -587,7 +490,13 @@ pub fn convolve_input_gradient(
     buffers.extend(sums.as_ref().map(|sums| &sums.handle));
     let workgroups = sizes.workgroups(&tile, layers);
     gpu.measured(
-        || convolution.call("conv2d by input", [gradient, &grad_input]),
+        || {
+            convolution.call(
+                "conv2d by input",
+                bytes(&[gradient, &grad_input]),
+                gpu.storage,
+            )
+        },
         || {
             kernel
                 .clone()
@@ -632,7 +541,7 @@ pub fn convolve_weight_gradient(
     let workgroups = sizes.workgroups(&tile, parts);
     let count = 4 * rows * column_quads;
     gpu.measured(
-        || convolution.call("conv2d by weight", [gradient, x]),
+        || convolution.call("conv2d by weight", bytes(&[gradient, x]), gpu.storage),
         || {
             kernel
                 .clone()

@@ -2,7 +2,8 @@
 
 use cubecl::server::Handle;
 
-use super::images::{Extent, Gpu, Images, Normalization, Storage};
+use super::images::{Gpu, Images, Normalization};
+use crate::ops::nhwc::{Extent, Storage};
 use crate::ops::runtime::launch::{self, Kernel, kernel};
 
 /// The largest values of windows.

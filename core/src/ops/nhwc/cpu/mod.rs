@@ -1,0 +1,15 @@
+//! The operations on the CPU, in 32 bits. Images that are read together stay in a core's cache: a task pads and normalizes a few,
+//! multiplies, and finishes what the epilogue asks for, before it goes on to the next few.
+
+mod convolve;
+mod images;
+mod norm;
+mod operations;
+mod pool;
+mod product;
+mod weight;
+
+pub use images::Cpu;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,16 @@
+//! The operations on a wgpu device.
+
+mod gemm;
+mod images;
+mod norm;
+mod operations;
+mod pool;
+mod tile;
+mod units;
+
+pub use gemm::{Matrix, Product};
+pub use images::Gpu;
+pub use units::units_in_use;
+
+#[cfg(test)]
+mod tests;
