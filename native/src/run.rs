@@ -45,6 +45,7 @@ pub fn run(session: &mut Session, mut record: Record<'_>, mut terminal: Terminal
                         }
                     };
                     let rest = async |duration| thread::sleep(duration);
+                    let _pool = compute_from_here();
                     block_on(session.serve(&receiver, &tell, &rest))
                 })?;
         let mut drawn = Instant::now();
@@ -73,6 +74,16 @@ pub fn run(session: &mut Session, mut record: Record<'_>, mut terminal: Terminal
         }
         failure.map_or(Ok(()), Err)
     })
+}
+
+/// Makes this thread one of those that the CPU's operations run on, until the result is dropped: a thread outside of the pool
+/// would have to be woken after each operation, of which a step has about a hundred.
+pub fn compute_from_here() -> Option<rayon::ThreadPool> {
+    // Without such a pool, operations run in the global one.
+    rayon::ThreadPoolBuilder::new()
+        .use_current_thread()
+        .build()
+        .ok()
 }
 
 /// Asks a session to stop when its readers are gone.

@@ -29,8 +29,8 @@ pub struct Forward {
 
 /// A tape on one of the devices.
 enum AnyTape {
-    Gpu(Tape<Gpu>),
-    Cpu(Tape<Cpu>),
+    Gpu(Box<Tape<Gpu>>),
+    Cpu(Box<Tape<Cpu>>),
 }
 
 /// A product whose weight is learned.
@@ -86,7 +86,7 @@ fn place(images: &Tensor<4>) -> Option<(Place, Tensor<1>)> {
         return None;
     }
     let place = match runs_on_cpu(&flat.device()) {
-        true => Place::Cpu(Cpu),
+        true => Place::Cpu(Cpu::begin_pass()),
         false => Place::Gpu(Gpu::of(&on_wgpu(&flat)?)),
     };
     Some((place, flat))
@@ -353,7 +353,7 @@ impl BarlowTwins {
                 Forward {
                     features,
                     embeddings,
-                    tape: AnyTape::Gpu(tape),
+                    tape: AnyTape::Gpu(Box::new(tape)),
                 }
             }
             Place::Cpu(device) => {
@@ -361,7 +361,7 @@ impl BarlowTwins {
                 Forward {
                     features,
                     embeddings,
-                    tape: AnyTape::Cpu(tape),
+                    tape: AnyTape::Cpu(Box::new(tape)),
                 }
             }
         })
@@ -704,7 +704,7 @@ impl<D: Operations> Tape<D> {
     ) -> D::Images {
         let device = &self.device;
         let to = To { device, gradients };
-        let d = device.from_vectors(grad_embeddings);
+        let d = device.images_of(grad_embeddings);
         let Some(last) = &self.last else {
             return d;
         };

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use barlow_core::config::Config;
 use barlow_core::data::Pictures;
 use barlow_core::data::emoji::{SIDE, emoji};
-use barlow_core::device::{Device, DeviceLimits, runs_on_cpu};
+use barlow_core::device::{Device, DeviceLimits};
 use barlow_core::ops::clock::{self, Clock};
 use barlow_core::ops::measure::{self, Measured};
 use barlow_core::ops::{Limits, limits, release_memory, reserved_memory};
@@ -21,6 +21,7 @@ use super::advice::advised;
 use super::kernels;
 use crate::cli::Bench;
 use crate::device;
+use crate::run::compute_from_here;
 use crate::settings::Settings;
 
 /// A row of the table: an operation of a step, or the whole step.
@@ -57,6 +58,7 @@ struct Row {
 
 /// Times each operation of a training step, compared with burn's own and with the device's limits.
 pub fn bench(arguments: &Bench) -> Result<()> {
+    let _pool = compute_from_here();
     let opened = device::open(arguments.device)?;
     let mut config = Settings::changed(arguments.preset.config(), &arguments.set)?;
     if let Some(batch) = arguments.batch {
@@ -106,18 +108,13 @@ pub fn bench(arguments: &Bench) -> Result<()> {
         ours.first_seconds,
         1e3 * ours.step_seconds
     ));
-    let planar = if runs_on_cpu(&bench.device) {
-        None
-    } else {
-        release_memory(&bench.device);
-        let planar = with_planar_ops(|| bench.side())?;
-        note(format!(
-            "the ladder's lower rung: first step after {:.1} s, later steps {:.1} ms each",
-            planar.first_seconds,
-            1e3 * planar.step_seconds
-        ));
-        Some(planar)
-    };
+    release_memory(&bench.device);
+    let planar = with_planar_ops(|| bench.side())?;
+    note(format!(
+        "the ladder's lower rung: first step after {:.1} s, later steps {:.1} ms each",
+        planar.first_seconds,
+        1e3 * planar.step_seconds
+    ));
     let burns = if arguments.no_burn {
         None
     } else {
@@ -131,7 +128,7 @@ pub fn bench(arguments: &Bench) -> Result<()> {
         ));
         Some(burns)
     };
-    let rows = rows(preset, &ours, planar.as_ref(), burns.as_ref(), &limits);
+    let rows = rows(preset, &ours, &planar, burns.as_ref(), &limits);
     if arguments.json {
         for row in rows {
             say!(
@@ -251,7 +248,7 @@ impl Bencher {
 fn rows(
     preset: &str,
     ours: &Side,
-    planar: Option<&Side>,
+    planar: &Side,
     burns: Option<&Side>,
     limits: &Limits,
 ) -> Vec<Row> {
@@ -279,7 +276,7 @@ fn rows(
             .map(|(key, seconds)| (key, mean(&seconds)));
         means.collect::<BTreeMap<_, f64>>()
     };
-    let (of_planar, of_burn) = (means(planar), means(burns));
+    let (of_planar, of_burn) = (means(Some(planar)), means(burns));
     let min: f64 = ours
         .operations
         .iter()
@@ -311,6 +308,8 @@ fn rows(
             }
         })
         .collect();
+    // The CPU binds nothing.
+    let has_bindings = ours.bytes_bound > 0;
     rows.push(Row {
         name: "step".into(),
         shape: preset.into(),
@@ -318,15 +317,15 @@ fn rows(
         ms: 1e3 * ours.step_seconds,
         burn_ms: burns.map(|burns| 1e3 * burns.step_seconds),
         ratio: burns.map(|burns| burns.step_seconds / ours.step_seconds),
-        planar_ms: planar.map(|planar| 1e3 * planar.step_seconds),
-        ladder: planar.map(|planar| planar.step_seconds / ours.step_seconds),
+        planar_ms: Some(1e3 * planar.step_seconds),
+        ladder: Some(planar.step_seconds / ours.step_seconds),
         share_of_step: 1.0,
         limit_share: min / ours.step_seconds,
         memory: ours.memory,
-        planar_memory: planar.and_then(|planar| planar.memory),
+        planar_memory: planar.memory,
         burn_memory: burns.and_then(|burns| burns.memory),
-        bytes_bound: planar.map(|_| ours.bytes_bound),
-        planar_bytes_bound: planar.map(|planar| planar.bytes_bound),
+        bytes_bound: has_bindings.then_some(ours.bytes_bound),
+        planar_bytes_bound: has_bindings.then_some(planar.bytes_bound),
     });
     rows
 }

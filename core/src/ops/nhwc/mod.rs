@@ -4,8 +4,6 @@
 //! that normalized outputs are stored only where a residual block ends. [`crate::model`] arranges the operations for any device
 //! that computes [`Operations`]: [`gpu`] launches WGSL kernels, [`cpu`] has vector instructions.
 
-#[cfg(test)]
-mod cases;
 pub mod cpu;
 pub mod gpu;
 mod shape;
@@ -128,7 +126,7 @@ pub trait Operations: Clone {
     fn channels_last(&self, planes: Tensor<1>, shape: [usize; 4]) -> Self::Images;
 
     /// The vectors of a tensor `[n, channels]` as images of one pixel, in 32 bits.
-    fn from_vectors(&self, vectors: Tensor<2>) -> Self::Images;
+    fn images_of(&self, vectors: Tensor<2>) -> Self::Images;
 
     /// Images of one pixel, which are stored in 32 bits, as a tensor `[n, channels]` on the device of `like`.
     fn vectors(&self, images: &Self::Images, like: &Tensor<1>) -> Tensor<2>;
@@ -250,3 +248,6 @@ pub trait Operations: Clone {
         cells: usize,
     ) -> Self::Images;
 }
+
+#[cfg(test)]
+mod tests;

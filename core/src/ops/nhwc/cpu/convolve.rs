@@ -1,7 +1,9 @@
 //! The three products of a convolution, which are also those of a linear map.
 
+use super::buffer::Buffer;
 use super::images::{Group, Groups, Images, Normalization, Numbers, Sums};
 use super::norm::{self, Moments};
+use super::phase::Phase;
 use super::product::{OuterProduct, Panels, PatchProduct, Patches};
 use super::weight;
 use crate::ops::nhwc::{Convolution, Extent};
@@ -154,7 +156,7 @@ pub fn convolve(
     let numbers = numbers_of(normalized);
     let x = x.values();
     let x = x.as_slice();
-    let mut y = vec![0.0; output.images * out_size];
+    let mut y = Buffer::new(output.images * out_size);
     let moments = geometry.groups.map_parts(&mut y, out_size, |group, y| {
         cpu::with_scratch(|[framed, ..]| {
             let numbers = numbers.map(|views| &views[group.view]);
@@ -174,46 +176,6 @@ pub fn convolve(
     let moments: Option<Vec<_>> = moments.into_iter().collect();
     let sums = moments.map(|moments| Moments::sums(moments, views));
     (Images::new(y, output), sums)
-}
-
-/// The pixels along an axis with the same index modulo the stride: the same positions of the kernel reach them.
-#[derive(Debug)]
-pub struct Phase {
-    /// The first pixel.
-    start: usize,
-    /// The number of pixels.
-    count: usize,
-    /// The positions of the kernel that reach them, from the last one on, which reaches the first output.
-    pub taps: Vec<usize>,
-    /// The output that the last position of the kernel has at the first pixel.
-    first: isize,
-}
-
-impl Phase {
-    fn new(start: usize, side: usize, convolution: &Convolution) -> Self {
-        let (stride, padding) = (convolution.stride, convolution.padding);
-        let taps = (0..convolution.kernel).rev();
-        let reaches =
-            |tap: &usize| (start + padding + convolution.kernel * stride - tap) % stride == 0;
-        let taps: Vec<usize> = taps.filter(reaches).collect();
-        let last = taps.first().map_or(0, |tap| *tap as isize);
-        Self {
-            start,
-            count: side.saturating_sub(start).div_ceil(stride),
-            first: ((start + padding) as isize - last).div_euclid(stride as isize),
-            taps,
-        }
-    }
-
-    /// Outputs that lie before and after the `side` outputs that there are.
-    fn beyond(&self, side: usize) -> [usize; 2] {
-        let end = self.first + (self.count + self.taps.len()) as isize - 1;
-        let beyond = |distance: isize| usize::try_from(distance).unwrap_or(0);
-        match self.taps.len() {
-            0 => [0; 2],
-            _ => [beyond(-self.first), beyond(end - side as isize)],
-        }
-    }
 }
 
 /// What is done with the input's gradient before it is stored.
@@ -261,7 +223,7 @@ pub fn convolve_input_gradient(
         length: usize,
         /// Pixels of an image.
         pixels: usize,
-        matrix: Vec<f32>,
+        matrix: Buffer,
     }
     let products = rows.iter().flat_map(|row| {
         let columns = columns.iter();
@@ -314,7 +276,7 @@ pub fn convolve_input_gradient(
     let stored = stored.map(Images::values);
     let stored = stored.as_ref().map(|values| values.as_slice());
 
-    let mut grad_input = vec![0.0; input.images * size];
+    let mut grad_input = Buffer::new(input.images * size);
     let sums = groups.map_parts(&mut grad_input, size, |group, product| {
         cpu::with_scratch(|[framed, ..]| {
             let source = frame.fill(group.of(gradient, out_size), None, framed);
@@ -403,11 +365,15 @@ pub fn convolve_weight_gradient(
     let groups = geometry.groups.count();
     let parts = (PART_FLOATS / (rows * pitch)).clamp(1, TASKS).min(groups);
     let splits = (TASKS / parts).clamp(1, panels.count());
-    let mut sums: Vec<Vec<f32>> = vec![vec![0.0; rows * pitch]; parts];
+    let mut sums: Vec<Buffer> = (0..parts).map(|_| Buffer::new(rows * pitch)).collect();
     let shared: Vec<_> = sums.iter_mut().map(|sum| cpu::Shared::new(sum)).collect();
     cpu::parallel_map(parts * splits, |task| {
         let (part, split) = (task / splits, task % splits);
         let computed = split * panels.count() / splits..(split + 1) * panels.count() / splits;
+        let panel = rows * panels.width;
+        // SAFETY: every panel of a part belongs to one task.
+        let sums = unsafe { shared[part].part(computed.start * panel, computed.len() * panel) };
+        sums.fill(0.0);
         for number in part * groups / parts..(part + 1) * groups / parts {
             let group = geometry.groups.get(number);
             cpu::with_scratch(|[framed, padded, _]| {
@@ -431,15 +397,12 @@ pub fn convolve_weight_gradient(
                     gradient,
                     panels,
                     computed: computed.clone(),
-                    // SAFETY: every panel of a part belongs to one task.
-                    sums: unsafe {
-                        let panel = rows * panels.width;
-                        shared[part].part(computed.start * panel, computed.len() * panel)
-                    },
+                    sums: &mut *sums,
                 };
                 product.compute();
             });
         }
     });
+    let sums: Vec<&[f32]> = sums.iter().map(|sum| &**sum).collect();
     weight::add_parts(&sums, convolution, panels, grad_weight);
 }

@@ -3,12 +3,21 @@
 use std::cell::{Ref, RefCell};
 use std::rc::Rc;
 
+use super::buffer::{self, Buffer};
 use crate::ops::nhwc::Extent;
 use crate::ops::runtime::cpu::{Shared, parallel_map};
 
 /// The CPU.
 #[derive(Debug, Clone, Copy)]
 pub struct Cpu;
+
+impl Cpu {
+    /// Begins a pass through the networks.
+    pub fn begin_pass() -> Self {
+        buffer::begin_pass();
+        Self
+    }
+}
 
 /// A batch of images `[images, height, width, channels]`. Clones share their values, as on a GPU.
 #[derive(Debug, Clone)]
@@ -19,11 +28,11 @@ pub struct Images {
 }
 
 /// Values that clones share.
-pub type Values = Rc<RefCell<Vec<f32>>>;
+pub type Values = Rc<RefCell<Buffer>>;
 
 impl Images {
     /// Images of these values.
-    pub fn new(values: Vec<f32>, extent: Extent) -> Self {
+    pub fn new(values: Buffer, extent: Extent) -> Self {
         assert_eq!(values.len(), extent.pixels() * extent.channels);
         Self {
             values: Rc::new(RefCell::new(values)),
@@ -32,7 +41,7 @@ impl Images {
     }
 
     /// The values.
-    pub fn values(&self) -> Ref<'_, Vec<f32>> {
+    pub fn values(&self) -> Ref<'_, Buffer> {
         self.values.borrow()
     }
 

@@ -2,9 +2,25 @@
 
 use std::rc::Rc;
 
+use super::buffer::Buffer;
 use super::images::{Groups, Images, Normalization, Numbers, Sums};
 use crate::ops::nhwc::Extent;
 use crate::ops::runtime::cpu::vectorized;
+
+/// Neighbouring pixels with sums of their own: one pixel's sum would wait for that of the pixel before.
+const ABREAST: usize = 4;
+
+/// The sums of each channel, from those of [`ABREAST`] pixels.
+fn folded(sums: &[f32], channels: usize) -> Vec<f32> {
+    let mut total = vec![0.0; channels];
+    for sums in sums.chunks_exact(channels) {
+        total
+            .iter_mut()
+            .zip(sums)
+            .for_each(|(total, x)| *total += x);
+    }
+    total
+}
 
 /// The mean and the sum of squared differences from it, for each channel of some pixels.
 #[derive(Debug)]
@@ -19,28 +35,30 @@ impl Moments {
     /// channels whose mean is large beside it.
     pub fn of(pixels: &[f32], channels: usize) -> Self {
         let count = (pixels.len() / channels) as f64;
-        let mut sums = vec![0.0f32; channels];
-        let mut squares = vec![0.0f32; channels];
-        let mut differences = vec![0.0f32; channels];
+        let width = ABREAST * channels;
+        let [mut sums, mut differences, mut squares] = [(); 3].map(|()| vec![0.0f32; width]);
+        let mut about = Vec::new();
         vectorized(|| {
-            for pixel in pixels.chunks_exact(channels) {
-                sums.iter_mut().zip(pixel).for_each(|(sum, x)| *sum += x);
+            for pixels in pixels.chunks(width) {
+                sums.iter_mut().zip(pixels).for_each(|(sum, x)| *sum += x);
             }
-            let about: Vec<f32> = sums.iter().map(|sum| sum / count as f32).collect();
-            for pixel in pixels.chunks_exact(channels) {
+            about = folded(&sums, channels);
+            about.iter_mut().for_each(|sum| *sum /= count as f32);
+            let about = about.repeat(ABREAST);
+            for pixels in pixels.chunks(width) {
                 let sums = differences.iter_mut().zip(&mut squares);
-                for ((difference, square), (x, about)) in sums.zip(pixel.iter().zip(&about)) {
+                for ((difference, square), (x, about)) in sums.zip(pixels.iter().zip(&about)) {
                     let from = x - about;
                     *difference += from;
                     *square += from * from;
                 }
             }
-            sums = about;
         });
+        let [differences, squares] = [differences, squares].map(|sums| folded(&sums, channels));
         // What rounding left between the mean and what the differences were taken from.
         let rests = differences.iter().map(|sum| f64::from(*sum) / count);
         let rests: Vec<f64> = rests.collect();
-        let means = sums.iter().zip(&rests);
+        let means = about.iter().zip(&rests);
         let squares = squares.iter().zip(&rests);
         Self {
             count,
@@ -186,7 +204,7 @@ pub fn apply(
     let shortcut = shortcut.as_ref().map(|values| values.as_slice());
     let x = x.as_slice();
     let of_views = [Some(normalization), normalized].map(|n| n.map(|n| n.views.as_slice()));
-    let mut y = vec![0.0; x.len()];
+    let mut y = Buffer::new(x.len());
     let groups = Groups::of(&extent, normalization.views.len());
     groups.map_parts(&mut y, floats, |group, y| {
         let [numbers, normalized] = of_views.map(|n| n.map(|views| &views[group.view]));
@@ -224,21 +242,20 @@ pub fn apply(
 
 /// The sums for the gradient of a normalization: of `g`, and of `g (x - mean)`.
 pub fn gradient_sums(pixels: &[f32], gradients: &[f32], mean: &[f32]) -> [Vec<f32>; 2] {
-    let channels = mean.len();
-    let mut sums = [(); 2].map(|()| vec![0.0f32; channels]);
-    let [of_gradients, of_products] = &mut sums;
+    let (channels, width) = (mean.len(), ABREAST * mean.len());
+    let [mut sums, mut products] = [(); 2].map(|()| vec![0.0f32; width]);
+    let mean = mean.repeat(ABREAST);
     vectorized(|| {
-        let pixels = pixels.chunks_exact(channels);
-        for (pixel, gradient) in pixels.zip(gradients.chunks_exact(channels)) {
-            let sums = of_gradients.iter_mut().zip(&mut *of_products);
-            let values = pixel.iter().zip(gradient).zip(mean);
+        for (pixels, gradients) in pixels.chunks(width).zip(gradients.chunks(width)) {
+            let sums = sums.iter_mut().zip(&mut products);
+            let values = pixels.iter().zip(gradients).zip(&mean);
             for ((sum, product), ((x, g), mean)) in sums.zip(values) {
                 *sum += g;
                 *product += g * (x - mean);
             }
         }
     });
-    sums
+    [sums, products].map(|sums| folded(&sums, channels))
 }
 
 /// [`gradient_sums`] of all images.
@@ -343,7 +360,7 @@ pub fn norm_gradient(
     }
     let g = gradient.values();
     let g = g.as_slice();
-    let mut d = vec![0.0; x.len()];
+    let mut d = Buffer::new(x.len());
     groups.map_parts(&mut d, floats, |group, d| {
         d.copy_from_slice(group.of(g, floats));
         coefficients[group.view].apply(group.of(x, floats), d);

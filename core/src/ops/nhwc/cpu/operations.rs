@@ -1,14 +1,13 @@
 //! The operations by this processor's vector instructions.
 
 use std::cell::RefCell;
-use std::rc::Rc;
 
 use burn::backend::flex::FlexTensor;
 use burn::backend::{BackendTensor, DispatchTensorKind};
 use burn::tensor::Tensor;
 
 use super::convolve::{self, Finish};
-use super::images::{Cpu, Images, Normalization, Sums, Values};
+use super::images::{Cpu, Images, Normalization, Sums};
 use super::norm::{self, Coefficients, Parameters};
 use super::pool::{self, Pooled};
 use crate::ops::nhwc::{Convolution, Epilogue, Extent, Operations, Running, Storage};
@@ -26,6 +25,9 @@ fn parameters<'a>(running: &Running<'a, Cpu>) -> Parameters<'a> {
     }
 }
 
+/// Where a parameter's gradient is written.
+pub type Gradient = RefCell<Vec<f32>>;
+
 fn tensor(values: Vec<f32>) -> FlexTensor {
     let count = values.len();
     cpu::tensor(values, [count])
@@ -40,7 +42,7 @@ impl Operations for Cpu {
     type Sums = Sums;
     type Coefficients = Vec<Coefficients>;
     type Pooled = Pooled;
-    type Gradient = Values;
+    type Gradient = Gradient;
 
     fn storage(&self) -> Storage {
         Storage::F32
@@ -81,15 +83,18 @@ impl Operations for Cpu {
         pool::channels_last(cpu::values(&self.buffer(planes)), extent)
     }
 
-    fn from_vectors(&self, vectors: Tensor<2>) -> Images {
+    fn images_of(&self, vectors: Tensor<2>) -> Images {
         let [count, width] = vectors.dims();
         let values = self.buffer(vectors.flatten(0, 1));
-        Images::new(cpu::values(&values).to_vec(), Extent::vectors(count, width))
+        Images::new(
+            cpu::values(&values).to_vec().into(),
+            Extent::vectors(count, width),
+        )
     }
 
     fn vectors(&self, images: &Images, like: &Tensor<1>) -> Tensor<2> {
         let shape = [images.extent.images, images.extent.channels];
-        let values = images.values().clone();
+        let values = images.values().to_vec();
         self.tensor(tensor(values), shape, like)
     }
 
@@ -108,12 +113,12 @@ impl Operations for Cpu {
         Tensor::<1>::from_dispatch(dispatch).reshape(shape)
     }
 
-    fn gradients(&self, counts: &[usize]) -> Vec<Values> {
+    fn gradients(&self, counts: &[usize]) -> Vec<Gradient> {
         let values = counts.iter().map(|count| vec![0.0; *count]);
-        values.map(|values| Rc::new(RefCell::new(values))).collect()
+        values.map(RefCell::new).collect()
     }
 
-    fn written(&self, gradient: Values) -> FlexTensor {
+    fn written(&self, gradient: Gradient) -> FlexTensor {
         tensor(gradient.take())
     }
 
@@ -166,7 +171,7 @@ impl Operations for Cpu {
         convolution: &Convolution,
         input: (&Images, Option<&Normalization>),
         gradient: &Images,
-        grad_weight: &Values,
+        grad_weight: &Gradient,
     ) {
         let moved = Self::bytes(input.0) + Self::bytes(gradient);
         self.measured(
@@ -211,7 +216,7 @@ impl Operations for Cpu {
         extent: &Extent,
         normalization: &Normalization,
         sums: &Sums,
-        [gamma, beta]: [&Values; 2],
+        [gamma, beta]: [&Gradient; 2],
     ) -> Vec<Coefficients> {
         let (coefficients, gradients) = norm::norm_gradient_finish(extent, normalization, sums);
         let [grad_gamma, grad_beta] = gradients;

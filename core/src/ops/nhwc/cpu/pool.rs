@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::buffer::Buffer;
 use super::images::{Groups, Images, Normalization};
 use super::norm;
 use crate::ops::nhwc::Extent;
@@ -47,7 +48,7 @@ pub fn max_pool((x, normalization): (&Images, &Normalization)) -> Pooled {
     let views = normalization.views.as_slice();
     let x = x.values();
     let x = x.as_slice();
-    let mut largest = vec![0.0; input.images * out_floats];
+    let mut largest = Buffer::zeros(input.images * out_floats);
     let groups = Groups::of(&input, views.len());
     let places = groups.map_parts(&mut largest, out_floats, |group, largest| {
         let mut places = vec![NOWHERE; largest.len()];
@@ -98,7 +99,7 @@ pub fn max_pool_gradient(pooled: &Pooled, gradient: &Images) -> Images {
     let (floats, out_floats) = (input.height * input.width * channels, gradient.floats());
     let gradient = gradient.values();
     let gradient = gradient.as_slice();
-    let mut grad_x = vec![0.0; input.images * floats];
+    let mut grad_x = Buffer::zeros(input.images * floats);
     Groups::of(&input, 1).map_parts(&mut grad_x, floats, |group, grad_x| {
         let range = group.first * out_floats..(group.first + group.count) * out_floats;
         let values = gradient[range.clone()].chunks_exact(out_floats);
@@ -148,7 +149,7 @@ pub fn mean_pool(x: &Images, cells: usize) -> Images {
     let features = Extent::vectors(extent.images, channels * cells * cells);
     let x = x.values();
     let x = x.as_slice();
-    let mut means = vec![0.0; extent.images * features.channels];
+    let mut means = Buffer::zeros(extent.images * features.channels);
     Groups::of(&extent, 1).map_parts(&mut means, features.channels, |group, means| {
         let images = group.of(x, floats).chunks_exact(floats);
         for (image, means) in images.zip(means.chunks_exact_mut(features.channels)) {
@@ -169,7 +170,7 @@ pub fn mean_pool_gradient(output: &Images, gradient: &Images, cells: usize) -> I
     let (channels, width) = (extent.channels, gradient.floats());
     let (outputs, gradient) = (output.values(), gradient.values());
     let (outputs, gradient) = (outputs.as_slice(), gradient.as_slice());
-    let mut grad_x = vec![0.0; outputs.len()];
+    let mut grad_x = Buffer::zeros(outputs.len());
     Groups::of(&extent, 1).map_parts(&mut grad_x, floats, |group, grad_x| {
         let images = group.of(outputs, floats).chunks_exact(floats);
         let images = images.zip(group.of(gradient, width).chunks_exact(width));
@@ -191,7 +192,7 @@ pub fn mean_pool_gradient(output: &Images, gradient: &Images, cells: usize) -> I
 pub fn channels_last(planes: &[f32], extent: Extent) -> Images {
     let pixels = extent.height * extent.width;
     let floats = pixels * extent.channels;
-    let mut values = vec![0.0; planes.len()];
+    let mut values = Buffer::new(planes.len());
     Groups::of(&extent, 1).map_parts(&mut values, floats, |group, values| {
         let images = group.of(planes, floats).chunks_exact(floats);
         for (planes, to) in images.zip(values.chunks_exact_mut(floats)) {

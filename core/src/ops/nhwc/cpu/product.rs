@@ -4,6 +4,8 @@
 //! for every `v`. A patch is therefore a few runs of equal length at fixed distances from its first value, and both products
 //! walk along runs. A tile of the result stays in registers (Goto & van de Geijn 2008, doi 10.1145/1356052.1356053).
 
+use std::sync::OnceLock;
+
 use pulp::{Arch, Simd, WithSimd};
 
 /// Vectors per tile of a panel's columns. Three 8-float vectors are the 24 channels of the small encoder; with four rows they and
@@ -52,10 +54,12 @@ pub struct Panels {
     pub columns: usize,
     /// Columns of a panel; the last one is padded with zeros.
     pub width: usize,
+    /// Floats of a vector.
+    lanes: usize,
 }
 
 impl Panels {
-    /// The panels for this many columns on this processor: those with the least padding, and of these the widest.
+    /// The panels for this many columns on this processor.
     pub fn of(columns: usize) -> Self {
         struct Lanes;
         impl WithSimd for Lanes {
@@ -65,21 +69,26 @@ impl Panels {
                 S::F32_LANES
             }
         }
-        Self::for_lanes(columns, Arch::new().dispatch(Lanes))
+        let widest = Self::for_lanes(columns, Arch::new().dispatch(Lanes));
+        let halves = Self::for_lanes(columns, HALF_LANES);
+        match widest.lanes == 2 * HALF_LANES
+            && halves.padded() < widest.padded()
+            && halves_vectors()
+        {
+            true => halves,
+            false => widest,
+        }
     }
 
-    /// The panels for vectors of so many floats.
+    /// The panels for vectors of so many floats: those with the least padding, and of these the widest.
     pub fn for_lanes(columns: usize, lanes: usize) -> Self {
-        let widths = (1..=MOST_VECTORS).map(|vectors| vectors * lanes);
-        let width = widths
-            .min_by_key(|width| {
-                (
-                    columns.next_multiple_of(*width),
-                    MOST_VECTORS * lanes - width,
-                )
-            })
-            .unwrap_or(lanes);
-        Self { columns, width }
+        let widths = (1..=MOST_VECTORS).rev().map(|vectors| vectors * lanes);
+        let width = widths.min_by_key(|width| columns.next_multiple_of(*width));
+        Self {
+            columns,
+            width: width.unwrap_or(lanes),
+            lanes,
+        }
     }
 
     /// The number of panels.
@@ -91,6 +100,45 @@ impl Panels {
     pub fn padded(&self) -> usize {
         self.count() * self.width
     }
+
+    /// Runs a product with vectors of [`Self::lanes`].
+    fn dispatch(&self, product: impl WithSimd<Output = ()>) {
+        #[cfg(target_arch = "x86_64")]
+        if self.lanes == HALF_LANES
+            && let Some(half) = pulp::x86::V3::try_new()
+        {
+            return Simd::vectorize(half, product);
+        }
+        Arch::new().dispatch(product);
+    }
+}
+
+/// Floats of a vector of 256 bits.
+const HALF_LANES: usize = 8;
+
+/// Whether this processor takes twice as long for vectors of 512 bits as for those of 256, so that padding to the longer ones
+/// gains nothing: AMD's family 19h (Zen 4).
+fn halves_vectors() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::__cpuid;
+        const AMD: [u32; 3] = [0x6874_7541, 0x6974_6e65, 0x444d_4163];
+        const FAMILY: u32 = 0x19;
+        // A virtual machine leaves the guest to answer, which takes as long as a small product.
+        static KNOWN: OnceLock<bool> = OnceLock::new();
+        *KNOWN.get_or_init(|| {
+            let (vendor, signature) = (__cpuid(0), __cpuid(1).eax);
+            let family = ((signature >> 8) & 0xf) + ((signature >> 20) & 0xff);
+            [vendor.ebx, vendor.edx, vendor.ecx] == AMD && family == FAMILY
+        })
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// Whether there are registers for large tiles. A browser's program may get 16.
+const fn has_many_registers<S: Simd>() -> bool {
+    S::REGISTER_COUNT >= 32 && !cfg!(target_family = "wasm")
 }
 
 /// Writes the products of patches and a matrix: `product[targets[p] + column] = Σ_k patch_p[k] matrix[k][column]`.
@@ -120,7 +168,7 @@ impl PatchProduct<'_> {
             end <= self.product.len(),
             "products lie within their target"
         );
-        Arch::new().dispatch(self);
+        panels.dispatch(self);
     }
 
     #[inline(always)]
@@ -134,13 +182,13 @@ impl PatchProduct<'_> {
         } = self;
         let width = VECTORS * S::F32_LANES;
         let inner = patches.inner();
-        // A run is walked in parts, so that the part of the panel stays in cache over all tiles.
-        let parts = patches.length.div_ceil((PANEL_FLOATS / width).max(1));
-        let part = patches.length.div_ceil(parts.max(1)).max(1);
-        let runs_at_once = match parts {
-            0 | 1 => (PANEL_FLOATS / width / patches.length.max(1)).max(1),
-            _ => 1,
-        };
+        // Runs are walked in parts, so that the part of the panel stays in cache over all tiles.
+        let most = (PANEL_FLOATS / width).max(1);
+        let part = patches
+            .length
+            .div_ceil(patches.length.div_ceil(most).max(1))
+            .max(1);
+        let runs_at_once = (most / patches.length.max(1)).max(1);
         for panel in 0..panels.count() {
             let column = panel * width;
             let columns = width.min(panels.columns - column);
@@ -151,37 +199,42 @@ impl PatchProduct<'_> {
                     let length = part.min(patches.length - start);
                     let first_row = group * runs_at_once * patches.length + start;
                     let factor = &matrix[first_row * width..];
-                    let mut row = 0;
-                    while row < patches.bases.len() {
-                        let rows = ROWS.min(patches.bases.len() - row);
+                    for (bases, targets) in patches.bases.chunks(ROWS).zip(targets.chunks(ROWS)) {
                         // A last tile with fewer rows computes its last row again.
-                        let of_row = |i: usize| row + i.min(rows - 1);
-                        let bases: [usize; ROWS] =
-                            std::array::from_fn(|i| patches.bases[of_row(i)] + start);
-                        let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
+                        let rows = std::array::from_fn(|i| bases[i.min(bases.len() - 1)] + start);
                         // SAFETY: `check` has tested that all patches lie within the source. The panel has `width` values
                         // for each of the patch's `inner` values, of which these are those from `first_row` on.
-                        unsafe {
+                        let sums = unsafe {
                             tile::<S, ROWS, VECTORS>(
                                 simd,
                                 patches.source.as_ptr(),
-                                bases,
+                                rows,
                                 (runs, length, patches.length),
                                 factor.as_ptr(),
-                                &mut sums,
-                            );
-                        }
-                        for (i, sums) in sums.iter().take(rows).enumerate() {
-                            let to = &mut product[targets[row + i] + column..][..columns];
-                            for (sum, to) in sums.iter().zip(to.chunks_mut(S::F32_LANES)) {
-                                let sum = match is_first {
+                            )
+                        };
+                        for (sums, target) in sums.iter().zip(targets) {
+                            let to = &mut product[target + column..][..columns];
+                            let mut padded = [0.0; MOST_FLOATS];
+                            let is_whole = columns == width;
+                            let row = match is_whole {
+                                true => &mut *to,
+                                false => {
+                                    padded[..columns].copy_from_slice(to);
+                                    &mut padded
+                                }
+                            };
+                            let (row, _) = S::as_mut_simd_f32s(row);
+                            for (to, sum) in row.iter_mut().zip(sums) {
+                                *to = match is_first {
                                     true => *sum,
-                                    false => simd.add_f32s(*sum, simd.partial_load_f32s(to)),
+                                    false => simd.add_f32s(*to, *sum),
                                 };
-                                simd.partial_store_f32s(to, sum);
+                            }
+                            if !is_whole {
+                                to.copy_from_slice(&padded[..columns]);
                             }
                         }
-                        row += ROWS;
                     }
                     is_first = false;
                 }
@@ -195,7 +248,10 @@ impl PatchProduct<'_> {
     }
 }
 
-/// `sums[i][j] += Σ_run Σ_t source[bases[i] + run + t] factor[(run, t)][j]`, for the first `length` values of each run; in the
+/// Floats of the widest row of a tile: vectors of 512 bits.
+const MOST_FLOATS: usize = MOST_VECTORS * 16;
+
+/// `sums[i][j] = Σ_run Σ_t source[rows[i] + run + t] factor[(run, t)][j]`, for the first `length` values of each run; in the
 /// factor, the runs have `pitch` rows.
 ///
 /// # Safety
@@ -204,32 +260,31 @@ impl PatchProduct<'_> {
 unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
     simd: S,
     source: *const f32,
-    bases: [usize; ROWS],
+    rows: [usize; ROWS],
     (runs, length, pitch): (&[usize], usize, usize),
     factor: *const f32,
-    sums: &mut [[S::f32s; VECTORS]; ROWS],
-) {
-    let mut local = *sums;
+) -> [[S::f32s; VECTORS]; ROWS] {
+    let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
     let width = VECTORS * S::F32_LANES;
     for (number, run) in runs.iter().enumerate() {
         // SAFETY: by this function's contract.
         unsafe {
-            let rows: [*const f32; ROWS] = std::array::from_fn(|i| source.add(bases[i] + run));
+            let rows = rows.map(|base| source.add(base + run));
             let mut factor = factor.add(number * pitch * width);
             for t in 0..length {
                 let factors: [S::f32s; VECTORS] =
                     std::array::from_fn(|j| load(simd, factor.add(j * S::F32_LANES)));
-                for i in 0..ROWS {
-                    let value = simd.splat_f32s(*rows[i].add(t));
-                    for j in 0..VECTORS {
-                        local[i][j] = simd.mul_add_e_f32s(value, factors[j], local[i][j]);
+                for (sums, row) in sums.iter_mut().zip(&rows) {
+                    let value = simd.splat_f32s(*row.add(t));
+                    for (sum, factor) in sums.iter_mut().zip(&factors) {
+                        *sum = simd.mul_add_e_f32s(value, *factor, *sum);
                     }
                 }
                 factor = factor.add(width);
             }
         }
     }
-    *sums = local;
+    sums
 }
 
 /// A vector of neighbouring values.
@@ -248,7 +303,8 @@ impl WithSimd for PatchProduct<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         // As many rows as leave the registers for a row of factors and one value.
-        match (self.panels.width / S::F32_LANES, S::REGISTER_COUNT >= 32) {
+        let vectors = self.panels.width / S::F32_LANES;
+        match (vectors, has_many_registers::<S>()) {
             (1, true) => self.in_panels::<S, 12, 1>(simd),
             (2, true) => self.in_panels::<S, 8, 2>(simd),
             (_, true) => self.in_panels::<S, 8, 3>(simd),
@@ -264,7 +320,7 @@ impl WithSimd for PatchProduct<'_> {
 pub struct OuterProduct<'a> {
     /// The left factor.
     pub patches: Patches<'a>,
-    /// The right factor, a row of `panels.padded()` values per patch.
+    /// The right factor, a row of all panels per patch.
     pub gradient: &'a [f32],
     /// How columns are divided.
     pub panels: Panels,
@@ -283,7 +339,7 @@ impl OuterProduct<'_> {
         let computed = self.computed.len() * panels.width;
         assert_eq!(self.sums.len(), patches.inner() * computed);
         assert!(self.computed.end <= panels.count());
-        Arch::new().dispatch(self);
+        panels.dispatch(self);
     }
 
     #[inline(always)]
@@ -295,41 +351,29 @@ impl OuterProduct<'_> {
             computed,
             sums,
         } = self;
-        let (pitch, width) = (panels.padded(), VECTORS * S::F32_LANES);
-        let inner = patches.inner();
+        let width = VECTORS * S::F32_LANES;
+        let pitch = panels.padded();
+        let (inner, length) = (patches.inner(), patches.length);
         let blocks = patches.bases.chunks(POSITIONS);
         for (bases, gradient) in blocks.zip(gradient.chunks(POSITIONS * pitch)) {
             for (number, run) in patches.runs.iter().enumerate() {
                 for (panel, sums) in computed.clone().zip(sums.chunks_exact_mut(inner * width)) {
-                    let column = panel * width;
-                    let sums = &mut sums[number * patches.length * width..];
-                    let mut row = 0;
-                    while row < patches.length {
-                        let corner = &mut sums[row * width..];
-                        // SAFETY: `compute` has tested that all patches lie within the source, and that there is a row of
-                        // gradients for each and a row of sums for each of a patch's values.
-                        unsafe {
-                            if patches.length - row >= ROWS {
-                                outer::<S, ROWS, VECTORS>(
-                                    simd,
-                                    patches.source.as_ptr().add(run + row),
-                                    bases,
-                                    gradient.as_ptr().add(column),
-                                    corner.as_mut_ptr(),
-                                    pitch,
-                                );
-                                row += ROWS;
-                            } else {
-                                outer::<S, 1, VECTORS>(
-                                    simd,
-                                    patches.source.as_ptr().add(run + row),
-                                    bases,
-                                    gradient.as_ptr().add(column),
-                                    corner.as_mut_ptr(),
-                                    pitch,
-                                );
-                                row += 1;
-                            }
+                    let sums = &mut sums[number * length * width..][..length * width];
+                    // SAFETY: `compute` has tested that all patches lie within the source, and that there is a row of
+                    // gradients for each; the tiles' rows are those of a run.
+                    unsafe {
+                        let source = patches.source.as_ptr().add(*run);
+                        let factors = (gradient.as_ptr().add(panel * width), pitch);
+                        let tiles = length / (ROWS);
+                        let (whole, rest) = sums.split_at_mut(tiles * ROWS * width);
+                        let mut source = source;
+                        for sums in whole.chunks_exact_mut(ROWS * width) {
+                            outer::<S, ROWS, VECTORS>(simd, source, bases, factors, sums);
+                            source = source.add(ROWS);
+                        }
+                        for sums in rest.chunks_exact_mut(width) {
+                            outer::<S, 1, VECTORS>(simd, source, bases, factors, sums);
+                            source = source.add(1);
                         }
                     }
                 }
@@ -338,7 +382,7 @@ impl OuterProduct<'_> {
     }
 }
 
-/// `sums[i][j] += Σ_p source[bases[p] + i] gradient[p][j]`, where rows of gradients are `pitch` apart.
+/// `sums[i][j] += Σ_p source[bases[p] + i] gradient[p][j]`, where the rows of gradients are as far apart as is given with them.
 ///
 /// # Safety
 /// All these indices lie within their slices.
@@ -347,34 +391,29 @@ unsafe fn outer<S: Simd, const ROWS: usize, const VECTORS: usize>(
     simd: S,
     source: *const f32,
     bases: &[usize],
-    gradient: *const f32,
-    sums: *mut f32,
-    pitch: usize,
+    (gradient, pitch): (*const f32, usize),
+    sums: &mut [f32],
 ) {
-    // SAFETY: by this function's contract.
-    unsafe {
-        let at = |i: usize, j: usize| sums.add((i * VECTORS + j) * S::F32_LANES);
-        let mut local: [[S::f32s; VECTORS]; ROWS] =
-            std::array::from_fn(|i| std::array::from_fn(|j| load(simd, at(i, j))));
-        let mut gradient = gradient;
-        for base in bases {
-            let values = source.add(*base);
+    let (sums, _) = S::as_mut_simd_f32s(sums);
+    let (rows, _) = sums.as_chunks_mut::<VECTORS>();
+    let mut local: [[S::f32s; VECTORS]; ROWS] = std::array::from_fn(|i| rows[i]);
+    let mut gradient = gradient;
+    for base in bases {
+        // SAFETY: by this function's contract.
+        unsafe {
+            let at = source.add(*base);
             let factors: [S::f32s; VECTORS] =
                 std::array::from_fn(|j| load(simd, gradient.add(j * S::F32_LANES)));
-            for i in 0..ROWS {
-                let value = simd.splat_f32s(*values.add(i));
-                for j in 0..VECTORS {
-                    local[i][j] = simd.mul_add_e_f32s(value, factors[j], local[i][j]);
+            for (i, sums) in local.iter_mut().enumerate() {
+                let value = simd.splat_f32s(*at.add(i));
+                for (sum, factor) in sums.iter_mut().zip(&factors) {
+                    *sum = simd.mul_add_e_f32s(value, *factor, *sum);
                 }
             }
             gradient = gradient.add(pitch);
         }
-        for (i, row) in local.iter().enumerate() {
-            for (j, sum) in row.iter().enumerate() {
-                at(i, j).cast::<S::f32s>().write_unaligned(*sum);
-            }
-        }
     }
+    rows[..ROWS].copy_from_slice(&local);
 }
 
 impl WithSimd for OuterProduct<'_> {
@@ -382,7 +421,8 @@ impl WithSimd for OuterProduct<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        match (self.panels.width / S::F32_LANES, S::REGISTER_COUNT >= 32) {
+        let vectors = self.panels.width / S::F32_LANES;
+        match (vectors, has_many_registers::<S>()) {
             (1, true) => self.in_panels::<S, 12, 1>(simd),
             (2, true) => self.in_panels::<S, 8, 2>(simd),
             (_, true) => self.in_panels::<S, 8, 3>(simd),

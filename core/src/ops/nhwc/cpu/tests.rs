@@ -5,7 +5,7 @@ use super::convolve::{self, Finish};
 use super::images::{Cpu, Images, Normalization, Sums};
 use super::norm::{self, Moments, Parameters};
 use super::product::{OuterProduct, Panels, PatchProduct, Patches};
-use crate::ops::nhwc::cases::{Case, SHAPES};
+use crate::ops::nhwc::tests::{Case, SHAPES};
 use crate::ops::nhwc::{Extent, Operations};
 use crate::testing::{assert_close, cpu, random, values};
 
@@ -19,7 +19,7 @@ fn images(tensor: &Tensor<4>) -> Images {
 fn channels_first(images: &Images) -> Tensor<4> {
     let extent = images.extent;
     let shape = [extent.images, extent.height, extent.width, extent.channels];
-    let values = images.values().clone();
+    let values = images.values().to_vec();
     Tensor::<1>::from_data(values.as_slice(), &cpu())
         .reshape(shape)
         .permute([0, 3, 1, 2])

@@ -50,7 +50,7 @@ impl Operations for Gpu {
         Self::channels_last(self, &self.buffer(planes), shape)
     }
 
-    fn from_vectors(&self, vectors: Tensor<2>) -> Images {
+    fn images_of(&self, vectors: Tensor<2>) -> Images {
         let [count, width] = vectors.dims();
         let padding = width.next_multiple_of(4) - width;
         let padded = match padding {

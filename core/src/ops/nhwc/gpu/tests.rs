@@ -10,7 +10,7 @@ use super::tile::{Problem, Tile};
 use super::units::SUBGROUPS;
 use super::*;
 use crate::device::Units;
-use crate::ops::nhwc::cases::{Case, SHAPES};
+use crate::ops::nhwc::tests::{Case, SHAPES};
 use crate::ops::nhwc::{Epilogue, Extent, Storage};
 use crate::ops::runtime::launch::{self, Kernel, kernel, on_wgpu};
 use crate::ops::runtime::precision::{Precision, with_precision};
