@@ -85,6 +85,9 @@ pub struct Train {
     /// Report the memory that the run needs, time three steps to estimate how long it takes, and keep nothing
     #[arg(long, conflicts_with = "resume")]
     pub plan: bool,
+    /// Time the tiles of the GPU's products anew, which else happens once per GPU, driver and settings
+    #[arg(long)]
+    pub tune: bool,
     /// Device memory to plan for, in GiB, such as another device's [default: what is available]
     #[arg(long, value_name = "GIB", value_parser = gibibytes)]
     pub memory: Option<f64>,
@@ -355,6 +358,9 @@ pub struct Bench {
     /// Approximate seconds to repeat each operation for
     #[arg(long, default_value_t = 0.3, value_parser = seconds)]
     pub seconds: f64,
+    /// Time the tiles of the GPU's products first, and use the fastest
+    #[arg(long)]
+    pub tune: bool,
     /// Skip burn's own operations, which may spend minutes on tuning before their first step
     #[arg(long)]
     pub no_burn: bool,

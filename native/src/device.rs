@@ -1,8 +1,12 @@
 //! Chooses and opens an adapter.
 
+use std::rc::Rc;
+use std::time::Instant;
+
 use anyhow::{Result, bail};
 pub use barlow_core::device::preferred;
 use barlow_core::device::{self, Adapter, Device, DeviceLimits};
+use barlow_core::ops::clock::Clock;
 
 use crate::cli::DeviceChoice;
 
@@ -16,6 +20,22 @@ pub struct Opened {
     pub limits: Option<DeviceLimits>,
     /// Bytes of memory that a run may use, where that is known.
     pub memory: Option<u64>,
+    /// The adapter, if it is not the CPU.
+    pub adapter: Option<Identity>,
+}
+
+/// Which adapter this is, as far as speed depends on it.
+pub struct Identity {
+    /// Its name and its driver.
+    pub name: String,
+    /// Whether it is not software.
+    pub is_hardware: bool,
+}
+
+/// Seconds since this function was called.
+pub fn clock() -> Clock {
+    let start = Instant::now();
+    Rc::new(move || start.elapsed().as_secs_f64())
 }
 
 /// Lists all adapters.
@@ -36,6 +56,7 @@ pub fn open(choice: DeviceChoice) -> Result<Opened> {
         ),
         limits: None,
         memory: free_memory(),
+        adapter: None,
     };
     let mut adapters = match choice {
         DeviceChoice::Cpu => return Ok(cpu("")),
@@ -63,7 +84,15 @@ pub fn open(choice: DeviceChoice) -> Result<Opened> {
         true => adapter.memory_bytes(),
         false => free_memory(),
     };
-    let name = format!("{} ({})", adapter.info().name, adapter.kind());
+    let info = adapter.info();
+    let name = format!("{} ({})", info.name, adapter.kind());
+    let identity = Identity {
+        name: format!(
+            "{}, {:?}, {} {}",
+            info.name, info.backend, info.driver, info.driver_info
+        ),
+        is_hardware: adapter.is_hardware(),
+    };
     let limits = Some(adapter.device_limits());
     match pollster::block_on(adapter.open()) {
         Ok(device) => Ok(Opened {
@@ -71,6 +100,7 @@ pub fn open(choice: DeviceChoice) -> Result<Opened> {
             name,
             limits,
             memory,
+            adapter: Some(identity),
         }),
         Err(error) if choice == DeviceChoice::Auto => {
             eprintln!("warning: {error}");

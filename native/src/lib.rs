@@ -26,6 +26,7 @@ mod settings;
 mod sheet;
 mod tensorboard;
 mod terminal;
+mod tiles;
 
 use std::process::ExitCode;
 

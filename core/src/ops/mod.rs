@@ -21,6 +21,7 @@ pub use batch_norm::{BatchNormOptions, Statistics, batch_norm_frozen, batch_norm
 pub use conv2d::conv2d;
 pub use correlation::{LossOutput, correlate};
 pub use lars::{Lars, Rates, TrustRatio};
+pub use nhwc::gpu::tune as tiles;
 pub use nhwc::gpu::units_in_use;
 pub use pool::{max_pool, mean_pool};
 pub use product::{linear, product};

@@ -1,8 +1,6 @@
 //! `barlow bench`: times the operations of a training step.
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
-use std::time::Instant;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use barlow_core::config::Config;
@@ -23,6 +21,7 @@ use crate::cli::Bench;
 use crate::device;
 use crate::run::compute_from_here;
 use crate::settings::Settings;
+use crate::tiles;
 
 /// A row of the table: an operation of a step, or the whole step.
 #[derive(Debug, Serialize)]
@@ -71,8 +70,10 @@ pub fn bench(arguments: &Bench) -> Result<()> {
         .check_precision(&opened.device)
         .map_err(|error| advised(TrainError::from(error).into()))?;
     let pictures = pictures_for(&config, opened.limits)?;
-    let start = Instant::now();
-    let clock: Clock = Rc::new(move || start.elapsed().as_secs_f64());
+    if arguments.tune {
+        tiles::choose(&opened, &config, None, true)?;
+    }
+    let clock = device::clock();
     let bench = Bencher {
         config,
         pictures,

@@ -20,7 +20,7 @@ use crate::run::run;
 use crate::run_folder::RunFolder;
 use crate::settings::{Settings, Streaming};
 use crate::terminal::Terminal;
-use crate::{data, device, plan};
+use crate::{data, device, plan, tiles};
 
 /// Trains from the start or from a checkpoint, and prints the final evaluation.
 pub fn train(arguments: &Train) -> Result<()> {
@@ -70,6 +70,7 @@ pub fn train(arguments: &Train) -> Result<()> {
 
     let existing_folder = existing.as_ref();
     let created;
+    let tiles = tiles::choose(&opened, &config, existing_folder, arguments.tune)?;
     let (mut trainer, waited) = trainer(config, checkpoint, &loaded, &opened.device)?;
     if arguments.plan {
         return plan::time(&mut trainer);
@@ -93,6 +94,9 @@ pub fn train(arguments: &Train) -> Result<()> {
     // the number of pictures would change.
     settings.data.stream = loaded.set.streaming();
     folder.write("config.toml", settings.to_toml()?.as_bytes())?;
+    if let Some(tiles) = &tiles {
+        tiles::keep(tiles, folder)?;
+    }
     say!("saving the run in {}", folder.path().display());
 
     if trainer.conversion().is_some() {

@@ -4,6 +4,7 @@ use cubecl::server::Handle;
 
 use super::images::{Gpu, Images, Normalization, Sums};
 use super::tile::{Problem, Tile};
+use super::tune;
 use crate::ops::nhwc::{Convolution, Epilogue, Extent, Operations as _, Storage};
 use crate::ops::runtime::launch::{self, Kernel, Number, kernel};
 use crate::ops::runtime::measure::Call;
@@ -13,15 +14,29 @@ impl Convolution {
         self.kernel == 1 && self.stride == 1 && self.padding == 0
     }
 
-    /// The tile of one of the products. On devices that simulate the threads of a workgroup, these compute alone; but not for the
-    /// outputs and inputs of linear maps, whose many columns would read the same rows again and again.
-    fn tile(&self, problem: &Problem, gpu: &Gpu, by: By) -> Tile {
+    /// Tiles of one of the products, the best one first. On devices that simulate the threads of a workgroup, these compute alone;
+    /// but not for the outputs and inputs of linear maps, whose many columns would read the same rows again and again.
+    fn tiles(&self, problem: &Problem, gpu: &Gpu, by: By, count: usize) -> Vec<Tile> {
         let is_linear = self.input.height * self.input.width == 1;
         let is_alone = !is_linear || by == By::Weight;
         match gpu.simulated && !gpu.multiplies_by_units() && is_alone {
-            true => Tile::alone(problem, gpu, by == By::Weight),
-            false => Tile::choose(problem, gpu),
+            true => Tile::alone(problem, gpu, by == By::Weight, count),
+            false => Tile::ranked(problem, gpu, count),
         }
+    }
+
+    /// Runs one of the products with the tile that was found for it.
+    fn with_tile<R>(&self, problem: &Problem, gpu: &Gpu, by: By, run: impl Fn(&Tile) -> R) -> R {
+        let product = || {
+            let call = self.call("", 0, gpu.storage);
+            let (shape, padding) = (call.shape, self.padding);
+            format!(
+                "{by:?}: {shape}, padding {padding}, {} bits",
+                tune::bits(gpu.storage)
+            )
+        };
+        let ranked = |count| self.tiles(problem, gpu, by, count);
+        tune::with_tile(gpu, product, self.operations(), ranked, run)
     }
 
     /// The geometry of the patches of `source` at the positions of a grid of `height x width`.
@@ -346,10 +361,24 @@ impl Product<'_> {
     /// Writes the product into `product`, 32-bit floats, from index `start` on.
     pub fn multiply(&self, gpu: &Gpu, product: &Handle, start: usize) {
         let [rows, columns, inner] = self.size;
+        let problem = problem(gpu, rows, columns / 4);
+        let transposed = |matrix: &Matrix<'_>| if matrix.transposed { "ᵀ" } else { "" };
+        let name = || {
+            let (left, right) = (transposed(&self.left), transposed(&self.right));
+            let bits = tune::bits(gpu.storage);
+            format!("{rows}x{inner}{left} {inner}x{columns}{right}, {bits} bits")
+        };
+        let ranked = |count| Tile::ranked(&problem, gpu, count);
+        tune::with_tile(gpu, name, 2 * rows * columns * inner, ranked, |tile| {
+            self.multiply_tiled(gpu, tile, product, start);
+        });
+    }
+
+    fn multiply_tiled(&self, gpu: &Gpu, tile: &Tile, product: &Handle, start: usize) {
+        let [rows, columns, inner] = self.size;
         let (left, right) = (&self.left, &self.right);
         let column_quads = columns / 4;
-        let tile = Tile::choose(&problem(gpu, rows, column_quads), gpu);
-        let (parts, part_inner) = split(&tile, tile.count(rows, column_quads), inner);
+        let (parts, part_inner) = split(tile, tile.count(rows, column_quads), inner);
         let partial = (parts > 1).then(|| gpu.floats(parts * rows * columns));
         let sizes = Sizes {
             part_inner,
@@ -377,7 +406,7 @@ impl Product<'_> {
         let mut buffers = vec![left.handle];
         buffers.extend((!one_buffer).then_some(right.handle));
         buffers.push(partial.as_ref().unwrap_or(product));
-        let (workgroups, numbers) = (sizes.workgroups(&tile, parts), sizes.numbers(&tile, 1));
+        let (workgroups, numbers) = (sizes.workgroups(tile, parts), sizes.numbers(tile, 1));
         kernel.launch(&gpu.client, workgroups, &buffers, &numbers);
         if let Some(partial) = &partial {
             kernel!("sum_parts").launch(
@@ -409,32 +438,34 @@ pub fn convolve(
         ..Sizes::new(output.pixels(), output.quads(), inner)
     };
     let problem = problem(gpu, sizes.rows / views, sizes.column_quads);
-    let tile = convolution.tile(&problem, gpu, By::Output);
-    let geometry = convolution.patches(&x.extent, [output.height, output.width]);
-    let types = [x.storage, weight.storage, storage];
-    let (kernel, numbers) = of_convolution(gpu, By::Output, (&tile, &sizes, 1), &geometry, types);
-    let kernel = kernel
-        .choose("NORMALIZED", normalized.is_some())
-        .choose("STATISTICS", statistics);
-    let y = gpu.images(output, storage);
-    let sums = statistics.then(|| Sums {
-        handle: gpu.floats(8 * views * sizes.view_tiles(&tile) * output.quads()),
-        tiles: sizes.view_tiles(&tile),
-        tile_rows: tile.tile_rows(),
-    });
-    let mut buffers = vec![&x.handle, &weight.forward, &y.handle];
-    buffers.extend(normalized.map(|normalization| &normalization.numbers));
-    buffers.extend(sums.as_ref().map(|sums| &sums.handle));
-    let workgroups = sizes.workgroups(&tile, 1);
-    gpu.measured(
-        || convolution.call("conv2d", bytes(&[x, &y]), gpu.storage),
-        || {
-            kernel
-                .clone()
-                .launch(&gpu.client, workgroups, &buffers, &numbers);
-        },
-    );
-    (y, sums)
+    convolution.with_tile(&problem, gpu, By::Output, |tile| {
+        let geometry = convolution.patches(&x.extent, [output.height, output.width]);
+        let types = [x.storage, weight.storage, storage];
+        let (kernel, numbers) =
+            of_convolution(gpu, By::Output, (tile, &sizes, 1), &geometry, types);
+        let kernel = kernel
+            .choose("NORMALIZED", normalized.is_some())
+            .choose("STATISTICS", statistics);
+        let y = gpu.images(output, storage);
+        let sums = statistics.then(|| Sums {
+            handle: gpu.floats(8 * views * sizes.view_tiles(tile) * output.quads()),
+            tiles: sizes.view_tiles(tile),
+            tile_rows: tile.tile_rows(),
+        });
+        let mut buffers = vec![&x.handle, &weight.forward, &y.handle];
+        buffers.extend(normalized.map(|normalization| &normalization.numbers));
+        buffers.extend(sums.as_ref().map(|sums| &sums.handle));
+        let workgroups = sizes.workgroups(tile, 1);
+        gpu.measured(
+            || convolution.call("conv2d", bytes(&[x, &y]), gpu.storage),
+            || {
+                kernel
+                    .clone()
+                    .launch(&gpu.client, workgroups, &buffers, &numbers);
+            },
+        );
+        (y, sums)
+    })
 }
 
 /// The gradient with respect to a convolution's input, of `storage`, given the one with respect to its output. With an
@@ -461,49 +492,50 @@ pub fn convolve_input_gradient(
         ..Sizes::new(input.images * phase[0] * phase[1], input.quads(), 0)
     };
     let problem = problem(gpu, sizes.rows / views, sizes.column_quads);
-    let tile = convolution.tile(&problem, gpu, By::Input);
-    let geometry = convolution.patches(&output, phase);
-    let types = [gradient.storage, weight.storage, storage];
-    let (kernel, numbers) = of_convolution(gpu, By::Input, (&tile, &sizes, 1), &geometry, types);
-    let stored = epilogue.activation.and_then(|activation| activation.output);
-    let activated = epilogue.activation.is_some();
-    let kernel = kernel
-        .choose("ACCUMULATE", epilogue.accumulate.is_some())
-        .choose("RESIDUAL", epilogue.residual.is_some())
-        .choose("GRADIENT_SUMS", activated)
-        .choose("MASK_STORED", activated && stored.is_some())
-        .choose("MASK_NORMALIZED", activated && stored.is_none());
-    let accumulated = epilogue.accumulate.cloned();
-    let grad_input = accumulated.unwrap_or_else(|| gpu.images(input, storage));
-    let layers = stride * stride;
-    let sums = activated.then(|| Sums {
-        handle: gpu.floats(8 * views * layers * sizes.view_tiles(&tile) * input.quads()),
-        tiles: layers * sizes.view_tiles(&tile),
-        tile_rows: tile.tile_rows(),
-    });
-    let mut buffers = vec![&gradient.handle, &weight.backward, &grad_input.handle];
-    buffers.extend(epilogue.residual.map(|residual| &residual.handle));
-    buffers.extend(stored.map(|output| &output.handle));
-    if let Some(activation) = &epilogue.activation {
-        buffers.extend([&activation.input.handle, &activation.normalization.numbers]);
-    }
-    buffers.extend(sums.as_ref().map(|sums| &sums.handle));
-    let workgroups = sizes.workgroups(&tile, layers);
-    gpu.measured(
-        || {
-            convolution.call(
-                "conv2d by input",
-                bytes(&[gradient, &grad_input]),
-                gpu.storage,
-            )
-        },
-        || {
-            kernel
-                .clone()
-                .launch(&gpu.client, workgroups, &buffers, &numbers);
-        },
-    );
-    (grad_input, sums)
+    convolution.with_tile(&problem, gpu, By::Input, |tile| {
+        let geometry = convolution.patches(&output, phase);
+        let types = [gradient.storage, weight.storage, storage];
+        let (kernel, numbers) = of_convolution(gpu, By::Input, (tile, &sizes, 1), &geometry, types);
+        let stored = epilogue.activation.and_then(|activation| activation.output);
+        let activated = epilogue.activation.is_some();
+        let kernel = kernel
+            .choose("ACCUMULATE", epilogue.accumulate.is_some())
+            .choose("RESIDUAL", epilogue.residual.is_some())
+            .choose("GRADIENT_SUMS", activated)
+            .choose("MASK_STORED", activated && stored.is_some())
+            .choose("MASK_NORMALIZED", activated && stored.is_none());
+        let accumulated = epilogue.accumulate.cloned();
+        let grad_input = accumulated.unwrap_or_else(|| gpu.images(input, storage));
+        let layers = stride * stride;
+        let sums = activated.then(|| Sums {
+            handle: gpu.floats(8 * views * layers * sizes.view_tiles(tile) * input.quads()),
+            tiles: layers * sizes.view_tiles(tile),
+            tile_rows: tile.tile_rows(),
+        });
+        let mut buffers = vec![&gradient.handle, &weight.backward, &grad_input.handle];
+        buffers.extend(epilogue.residual.map(|residual| &residual.handle));
+        buffers.extend(stored.map(|output| &output.handle));
+        if let Some(activation) = &epilogue.activation {
+            buffers.extend([&activation.input.handle, &activation.normalization.numbers]);
+        }
+        buffers.extend(sums.as_ref().map(|sums| &sums.handle));
+        let workgroups = sizes.workgroups(tile, layers);
+        gpu.measured(
+            || {
+                convolution.call(
+                    "conv2d by input",
+                    bytes(&[gradient, &grad_input]),
+                    gpu.storage,
+                )
+            },
+            || {
+                kernel
+                    .clone()
+                    .launch(&gpu.client, workgroups, &buffers, &numbers);
+            },
+        );
+        (grad_input, sums)
+    })
 }
 
 /// Writes the gradient with respect to a convolution's weight, `[out_channels, channels, kernel, kernel]` of 32-bit floats,
@@ -520,43 +552,45 @@ pub fn convolve_weight_gradient(
     let rows = 4 * output.quads();
     let views = normalized.map_or(1, |normalization| normalization.views);
     let inner = output.pixels();
-    let tile = convolution.tile(&problem(gpu, rows, column_quads), gpu, By::Weight);
-    let workgroups = views * tile.count(rows, column_quads);
-    let (view_parts, part_inner) = split(&tile, workgroups, inner / views);
-    let sizes = Sizes {
-        part_inner,
-        view_parts,
-        pitches: [output.quads(), 0],
-        ..Sizes::new(rows, column_quads, inner)
-    };
-    let parts = views * view_parts;
-    let partial = gpu.floats(4 * parts * rows * column_quads);
-    let geometry = convolution.patches(&x.extent, [output.height, output.width]);
-    let types = [gradient.storage, x.storage, Storage::F32];
-    let (kernel, numbers) =
-        of_convolution(gpu, By::Weight, (&tile, &sizes, views), &geometry, types);
-    let kernel = kernel.choose("NORMALIZED", normalized.is_some());
-    let mut buffers = vec![&gradient.handle, &x.handle, &partial];
-    buffers.extend(normalized.map(|normalization| &normalization.numbers));
-    let workgroups = sizes.workgroups(&tile, parts);
-    let count = 4 * rows * column_quads;
-    gpu.measured(
-        || convolution.call("conv2d by weight", bytes(&[gradient, x]), gpu.storage),
-        || {
-            kernel
-                .clone()
-                .launch(&gpu.client, workgroups, &buffers, &numbers);
-            let sum = kernel!("sum_weight_parts").set("TAPS", convolution.taps());
-            sum.launch(
-                &gpu.client,
-                launch::workgroups_for(count),
-                &[&partial, grad_weight],
-                &[
-                    parts.into(),
-                    convolution.out_channels.into(),
-                    convolution.input.channels.into(),
-                ],
-            );
-        },
-    );
+    let problem = problem(gpu, rows, column_quads);
+    convolution.with_tile(&problem, gpu, By::Weight, |tile| {
+        let workgroups = views * tile.count(rows, column_quads);
+        let (view_parts, part_inner) = split(tile, workgroups, inner / views);
+        let sizes = Sizes {
+            part_inner,
+            view_parts,
+            pitches: [output.quads(), 0],
+            ..Sizes::new(rows, column_quads, inner)
+        };
+        let parts = views * view_parts;
+        let partial = gpu.floats(4 * parts * rows * column_quads);
+        let geometry = convolution.patches(&x.extent, [output.height, output.width]);
+        let types = [gradient.storage, x.storage, Storage::F32];
+        let (kernel, numbers) =
+            of_convolution(gpu, By::Weight, (tile, &sizes, views), &geometry, types);
+        let kernel = kernel.choose("NORMALIZED", normalized.is_some());
+        let mut buffers = vec![&gradient.handle, &x.handle, &partial];
+        buffers.extend(normalized.map(|normalization| &normalization.numbers));
+        let workgroups = sizes.workgroups(tile, parts);
+        let count = 4 * rows * column_quads;
+        gpu.measured(
+            || convolution.call("conv2d by weight", bytes(&[gradient, x]), gpu.storage),
+            || {
+                kernel
+                    .clone()
+                    .launch(&gpu.client, workgroups, &buffers, &numbers);
+                let sum = kernel!("sum_weight_parts").set("TAPS", convolution.taps());
+                sum.launch(
+                    &gpu.client,
+                    launch::workgroups_for(count),
+                    &[&partial, grad_weight],
+                    &[
+                        parts.into(),
+                        convolution.out_channels.into(),
+                        convolution.input.channels.into(),
+                    ],
+                );
+            },
+        );
+    });
 }

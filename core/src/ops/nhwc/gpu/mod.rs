@@ -6,6 +6,7 @@ mod norm;
 mod operations;
 mod pool;
 mod tile;
+pub mod tune;
 mod units;
 
 pub use gemm::{Matrix, Product};

@@ -1,3 +1,6 @@
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
 use burn::backend::wgpu::CubeTensor;
 use burn::backend::{BackendTensor, DispatchTensorKind};
 use burn::tensor::{DType, Device, Shape, Tensor};
@@ -10,6 +13,7 @@ use super::tile::{Problem, Tile};
 use super::units::SUBGROUPS;
 use super::*;
 use crate::device::Units;
+use crate::ops::clock::Clock;
 use crate::ops::nhwc::tests::{Case, SHAPES};
 use crate::ops::nhwc::{Epilogue, Extent, Storage};
 use crate::ops::runtime::launch::{self, Kernel, kernel, on_wgpu};
@@ -223,7 +227,7 @@ fn variants_for_every_kind_of_device_are_valid() {
                     column_quads,
                     entry_bytes: if narrow { 2 } else { 4 },
                 };
-                let tile = Tile::choose_for(&problem, simulated, units);
+                let tile = Tile::ranked_for(&problem, simulated, units, 1)[0];
                 let kernel = |left_patches, transposed| {
                     let kernel = tile.set(kernel!("gemm"), left_patches, transposed);
                     match narrow {
@@ -275,5 +279,75 @@ fn matrix_units_are_used_where_there_are_any() {
         if let Some(wanted) = wanted.filter(|_| !crate::device::runs_on_cpu(device)) {
             assert_eq!(used, Some(wanted));
         }
+    });
+}
+
+/// A clock by which everything takes less time than what came before it, so that the last candidate wins.
+fn ever_faster() -> Clock {
+    let (now, step) = (Cell::new(0.0), Cell::new(1.0));
+    Rc::new(move || {
+        step.set(0.9 * step.get());
+        now.set(now.get() + step.get());
+        now.get()
+    })
+}
+
+#[test]
+fn timed_tiles_are_used_and_agree_with_burn_s() {
+    // For these, there is more than one size of tile on every device.
+    const SHAPE: [usize; 8] = SHAPES[7];
+    let case = Case::new(SHAPE);
+    let expected = case.reference(case.x.clone());
+    each_gpu(|gpu, device| {
+        let products = || check(SHAPE, gpu, device, &case, &expected);
+        // All candidates compute in place of the expected one, and the last of them stays.
+        let tiles = tune::time(&ever_faster(), 100.0, products);
+        assert_eq!(tiles.count(), 3);
+        let text = serde_json::to_string(&tiles).unwrap();
+        assert_eq!(serde_json::from_str::<tune::Tiles>(&text).unwrap(), tiles);
+        assert_eq!(tune::use_tiles(device, &tiles), 3);
+        products();
+        let used = RefCell::new(Vec::new());
+        let problem = Problem {
+            rows: 64,
+            column_quads: 2,
+            entry_bytes: gpu.storage.bytes(),
+        };
+        // As no kernel has it, it shows where the table was not asked.
+        let unknown = Tile {
+            rows: 7,
+            ..Tile::ranked(&problem, gpu, 1)[0]
+        };
+        for by in ["Output", "Input", "Weight"] {
+            let bits = tune::bits(gpu.storage);
+            let product =
+                || format!("{by}: 38x24x16x16 to 8, 3x3 stride 1, padding 1, {bits} bits");
+            let use_it = |tile: &Tile| used.borrow_mut().push(*tile);
+            tune::with_tile(gpu, product, 0, |_| vec![unknown], use_it);
+        }
+        let text = |tile: &Tile| serde_json::to_value(tile).unwrap();
+        let found = serde_json::to_value(&tiles).unwrap();
+        for tile in used.take() {
+            let mut found = found.as_object().unwrap().values();
+            assert!(found.any(|found| *found == text(&tile)));
+        }
+        tune::use_tiles(device, &tune::Tiles::default());
+    });
+}
+
+#[test]
+fn tiles_that_no_kernel_has_are_not_used() {
+    each_gpu(|gpu, device| {
+        let problem = Problem {
+            rows: 64,
+            column_quads: 2,
+            entry_bytes: gpu.storage.bytes(),
+        };
+        let tile = Tile::ranked(&problem, gpu, 1)[0];
+        let mut value = serde_json::json!({ "a": tile, "b": tile });
+        value["b"]["rows"] = 7.into();
+        let tiles: tune::Tiles = serde_json::from_value(value).unwrap();
+        assert_eq!(tune::use_tiles(device, &tiles), 1);
+        tune::use_tiles(device, &tune::Tiles::default());
     });
 }

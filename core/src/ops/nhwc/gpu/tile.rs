@@ -1,11 +1,14 @@
 //! How a product is split into the tiles of workgroups and threads.
 
+use serde::{Deserialize, Serialize};
+
 use super::images::Gpu;
 use crate::device::Units;
+use crate::ops::nhwc::Storage;
 use crate::ops::runtime::launch::Kernel;
 
 /// The tile of a workgroup: constants of `gemm.wgsl`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Tile {
     /// Rows per thread.
     pub rows: usize,
@@ -26,7 +29,7 @@ pub struct Tile {
 }
 
 /// How the subgroups of a workgroup share its tile.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct UnitTile {
     /// Rows, columns and depth of a unit.
     pub unit: usize,
@@ -128,18 +131,28 @@ impl Tile {
         }
     }
 
-    /// The tile of one of a convolution's products whose threads compute alone, on a device that simulates them.
-    pub fn alone(problem: &Problem, gpu: &Gpu, by_weight: bool) -> Self {
+    /// The tiles of one of a convolution's products whose threads compute alone, on a device that simulates them; first the one
+    /// that is expected to be the fastest.
+    pub fn alone(problem: &Problem, gpu: &Gpu, by_weight: bool, count: usize) -> Vec<Self> {
         let lanes = gpu.client.properties().hardware.plane_size_min;
         let tiles: &[_] = match by_weight {
             true => &WEIGHT_TILES_ALONE,
             false if lanes == LONG_VECTOR => &LONG_TILES_ALONE,
             false => &TILES_ALONE,
         };
+        let cost = |tile: &Self| {
+            let threads = tile.count(problem.rows, problem.column_quads) * tile.threads();
+            (threads * (tile.rows * tile.column_quads + LOADS_ALONE)) as f64
+        };
+        cheapest(Self::tiles_alone(tiles, by_weight), cost, count)
+    }
+
+    /// The tiles whose threads compute alone.
+    fn tiles_alone(sizes: &[(usize, usize)], by_weight: bool) -> impl Iterator<Item = Self> {
         // For the gradient with respect to the weight, threads share rows, and there may be few columns.
         let threads: &[usize] = if by_weight { &[32, 16, 8] } else { &[32] };
-        let tiles = tiles.iter().flat_map(|(rows, column_quads)| {
-            threads.iter().map(|threads| Self {
+        sizes.iter().flat_map(move |(rows, column_quads)| {
+            threads.iter().map(move |threads| Self {
                 rows: *rows,
                 column_quads: *column_quads,
                 thread_rows: if by_weight { 1 } else { *threads },
@@ -149,39 +162,54 @@ impl Tile {
                 units: None,
                 alone: true,
             })
-        });
-        let cost = |tile: &Self| {
-            let threads = tile.count(problem.rows, problem.column_quads) * tile.threads();
-            threads * (tile.rows * tile.column_quads + LOADS_ALONE)
-        };
-        tiles.min_by_key(cost).expect("there are tiles")
+        })
     }
 
-    /// The tile that this model expects to be the fastest.
-    pub fn choose(problem: &Problem, gpu: &Gpu) -> Self {
-        Self::choose_for(problem, gpu.simulated, gpu.units)
+    /// Tiles of a product, in the order of the time that a model expects.
+    pub fn ranked(problem: &Problem, gpu: &Gpu, count: usize) -> Vec<Self> {
+        Self::ranked_for(problem, gpu.simulated, gpu.units, count)
     }
 
-    /// [`Self::choose`] for a device that is software or not, with these matrix units.
-    pub(super) fn choose_for(problem: &Problem, simulated: bool, units: Option<Units>) -> Self {
-        let best = match units.filter(|_| problem.entry_bytes == 2) {
-            Some(units) => Self::unit_candidates(units, simulated).min_by(|a, b| {
+    /// [`Self::ranked`] for a device that is software or not, with these matrix units.
+    pub(super) fn ranked_for(
+        problem: &Problem,
+        simulated: bool,
+        units: Option<Units>,
+        count: usize,
+    ) -> Vec<Self> {
+        match units.filter(|_| problem.entry_bytes == 2) {
+            Some(units) => {
                 let cost = |tile: &Self| tile.unit_cost(problem);
-                cost(a).total_cmp(&cost(b))
-            }),
+                cheapest(Self::unit_candidates(units, simulated), cost, count)
+            }
             None => {
                 let device = Model::of(simulated);
                 let tiles = Self::candidates(device.simulated);
                 let tiles = tiles.filter(|tile| {
                     problem.entry_bytes == 4 || tile.narrow_bytes() <= WORKGROUP_BYTES
                 });
-                tiles.min_by(|a, b| {
-                    let cost = |tile: &Self| tile.cost(problem, &device);
-                    cost(a).total_cmp(&cost(b))
-                })
+                cheapest(tiles, |tile| tile.cost(problem, &device), count)
             }
+        }
+    }
+
+    /// Whether a device's kernels can have this tile, which may come from a file.
+    pub fn is_possible(&self, gpu: &Gpu) -> bool {
+        let mut of_units = gpu
+            .units
+            .into_iter()
+            .flat_map(|units| Self::unit_candidates(units, gpu.simulated));
+        let is_alone = |sizes, by_weight| {
+            gpu.simulated && Self::tiles_alone(sizes, by_weight).any(|tile| tile == *self)
         };
-        best.expect("there are candidates")
+        of_units.any(|tile| tile == *self)
+            || Self::candidates(gpu.simulated).any(|tile| {
+                tile == *self
+                    && (gpu.storage == Storage::F32 || tile.narrow_bytes() <= WORKGROUP_BYTES)
+            })
+            || is_alone(&WEIGHT_TILES_ALONE, true)
+            || is_alone(&TILES_ALONE, false)
+            || is_alone(&LONG_TILES_ALONE, false)
     }
 
     /// All tiles without matrix units.
@@ -329,6 +357,32 @@ impl Tile {
         let global = (tile_rows + tile_columns) / (tile_rows * tile_columns);
         tiles * tile_rows * tile_columns * (1.0 + shared + 64.0 * global)
     }
+}
+
+/// The `count` cheapest of `tiles`, each of another size.
+fn cheapest(
+    tiles: impl Iterator<Item = Tile>,
+    cost: impl Fn(&Tile) -> f64,
+    count: usize,
+) -> Vec<Tile> {
+    let tiles = tiles.map(|tile| (cost(&tile), tile));
+    if count == 1 {
+        // As in every launch.
+        let best = tiles.min_by(|(a, _), (b, _)| a.total_cmp(b));
+        return vec![best.expect("there are candidates").1];
+    }
+    let mut tiles: Vec<_> = tiles.collect();
+    // Stable: of equal tiles, the first is taken.
+    tiles.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+    let mut chosen: Vec<Tile> = Vec::new();
+    for (_, tile) in tiles {
+        let size = |tile: &Tile| (tile.tile_rows(), tile.tile_quads());
+        if chosen.len() < count && chosen.iter().all(|other| size(other) != size(&tile)) {
+            chosen.push(tile);
+        }
+    }
+    assert!(!chosen.is_empty(), "there are candidates");
+    chosen
 }
 
 /// What loads cost on a kind of device, in multiply-adds.

@@ -1,0 +1,201 @@
+//! Tiles that were timed on the device, in place of those that a model expects to be the fastest.
+//!
+//! [`time`] lists the products of a step, and runs each of the largest ones with a few tiles in another step. What that finds is
+//! handed to [`use_tiles`].
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use burn::backend::Backend;
+use burn::backend::wgpu::CubeBackend;
+use burn::tensor::{Device, Tensor};
+use cubecl::Device as CubeDevice;
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::images::Gpu;
+use super::tile::Tile;
+use crate::ops::nhwc::Storage;
+use crate::ops::on_wgpu;
+use crate::ops::runtime::clock::Clock;
+
+/// A hash of the text of the kernels that tiles are for: others may be faster with other tiles.
+pub fn kernels_fingerprint() -> u64 {
+    let texts = [
+        const { barlow_shaders::source("gemm") },
+        const { barlow_shaders::source("gemm_alone") },
+    ];
+    xxh3_64(texts.concat().as_bytes())
+}
+
+/// Tiles by the description of their product.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Tiles(BTreeMap<String, Tile>);
+
+impl Tiles {
+    /// The number of products.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Adds others, which take precedence.
+    pub fn extend(&mut self, others: Self) {
+        self.0.extend(others.0);
+    }
+}
+
+/// Products that are timed. The largest few take most of a step's time.
+const PRODUCTS: usize = 12;
+
+/// Tiles that each of them is timed with.
+const CANDIDATES: usize = 4;
+
+/// Runs per tile; the fastest counts.
+const RUNS: usize = 3;
+
+/// A tile has to be this much faster than the expected one to replace it: timings of one tile differ by about as much.
+const GAIN: f64 = 1.03;
+
+enum Mode {
+    /// The description and the multiplications and additions of every product.
+    Listing(BTreeMap<String, usize>),
+    Timing {
+        wanted: Vec<String>,
+        clock: Clock,
+        /// When timing has to end.
+        end: f64,
+        found: Tiles,
+    },
+}
+
+thread_local! {
+    static MODE: RefCell<Option<Mode>> = const { RefCell::new(None) };
+}
+
+static IN_USE: Mutex<Vec<(CubeDevice, Tiles)>> = Mutex::new(Vec::new());
+
+/// The products of `step`, those with the most work first.
+fn list(step: impl FnOnce()) -> Vec<String> {
+    MODE.set(Some(Mode::Listing(BTreeMap::new())));
+    step();
+    let Some(Mode::Listing(products)) = MODE.take() else {
+        return Vec::new();
+    };
+    let mut products: Vec<_> = products.into_iter().collect();
+    products.sort_by_key(|(_, operations)| std::cmp::Reverse(*operations));
+    products.truncate(PRODUCTS);
+    products.into_iter().map(|(product, _)| product).collect()
+}
+
+/// Times tiles of the largest products of `step`, which runs twice, for about `seconds` seconds.
+pub fn time(clock: &Clock, seconds: f64, mut step: impl FnMut()) -> Tiles {
+    let wanted = list(&mut step);
+    MODE.set(Some(Mode::Timing {
+        wanted,
+        clock: clock.clone(),
+        end: clock() + seconds,
+        found: Tiles::default(),
+    }));
+    step();
+    match MODE.take() {
+        Some(Mode::Timing { found, .. }) => found,
+        _ => Tiles::default(),
+    }
+}
+
+/// Uses these tiles on `device` from now on, instead of any before, and returns how many of them its kernels can have.
+pub fn use_tiles(device: &Device, tiles: &Tiles) -> usize {
+    let Some(tensor) = on_wgpu(&Tensor::zeros([4], device)) else {
+        return 0;
+    };
+    let gpu = Gpu::of(&tensor);
+    let possible = tiles.0.iter().filter(|(_, tile)| tile.is_possible(&gpu));
+    let possible: BTreeMap<_, _> = possible.map(|(name, tile)| (name.clone(), *tile)).collect();
+    let count = possible.len();
+    let mut in_use = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
+    in_use.retain(|(known, _)| *known != gpu.device);
+    in_use.push((gpu.device.clone(), Tiles(possible)));
+    count
+}
+
+/// Runs a product, which `product` describes, with the tile that was found for it, or with the first of `ranked`. It may run
+/// several times while tiles are timed.
+pub(super) fn with_tile<R>(
+    gpu: &Gpu,
+    product: impl Fn() -> String,
+    operations: usize,
+    ranked: impl Fn(usize) -> Vec<Tile>,
+    run: impl Fn(&Tile) -> R,
+) -> R {
+    let mode = MODE.take();
+    if let Some(mut mode) = mode {
+        let tile = timed(gpu, &mut mode, (product(), operations), &ranked, &run);
+        let result = run(&tile);
+        MODE.set(Some(mode));
+        return result;
+    }
+    let in_use = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = in_use.iter().find(|(device, _)| *device == gpu.device);
+    let known = known.and_then(|(_, tiles)| tiles.0.get(&product()).copied());
+    drop(in_use);
+    run(&known.unwrap_or_else(|| ranked(1)[0]))
+}
+
+/// The tile to run a product with: the fastest one if it is to be timed, else the expected one.
+fn timed<R>(
+    gpu: &Gpu,
+    mode: &mut Mode,
+    (product, operations): (String, usize),
+    ranked: &impl Fn(usize) -> Vec<Tile>,
+    run: &impl Fn(&Tile) -> R,
+) -> Tile {
+    let candidates = ranked(CANDIDATES);
+    let expected = candidates[0];
+    let (wanted, clock, end, found) = match mode {
+        Mode::Listing(products) => {
+            *products.entry(product).or_default() += operations;
+            return expected;
+        }
+        Mode::Timing {
+            wanted,
+            clock,
+            end,
+            found,
+        } => (wanted, clock, end, found),
+    };
+    if let Some(tile) = found.0.get(&product) {
+        return *tile;
+    }
+    if !wanted.contains(&product) {
+        return expected;
+    }
+    let wait = || _ = <CubeBackend as Backend>::sync(&gpu.device);
+    let once = |tile: &Tile| {
+        let start = clock();
+        run(tile);
+        wait();
+        clock() - start
+    };
+    wait();
+    let mut best = (expected, f64::INFINITY);
+    for tile in candidates {
+        // Each candidate compiles first, which is not counted. The expected one is timed in any case.
+        if best.1.is_finite() && clock() > *end {
+            break;
+        }
+        once(&tile);
+        let seconds = (0..RUNS).map(|_| once(&tile)).fold(f64::INFINITY, f64::min);
+        if seconds * GAIN < best.1 {
+            best = (tile, seconds);
+        }
+    }
+    found.0.insert(product, best.0);
+    best.0
+}
+
+/// A product's precision, as part of its description.
+pub(super) fn bits(storage: Storage) -> usize {
+    8 * storage.bytes()
+}
