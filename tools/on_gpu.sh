@@ -94,12 +94,15 @@ stage_tests() {
   printf '{"test":"conformance","outcome":"%s"}\n' "$outcome" >> "$out/results.jsonl"
 }
 
-# bench PRESET BATCH PRECISION UNITS: one line of JSON for the step; all operations are in a file of their own.
+# bench PRESET BATCH PRECISION UNITS [--tune]: one line of JSON for the step; all operations are in a file of their own. With
+# --tune, the tiles that were timed are kept beside it.
 bench() {
-  local file="$out/bench-$1-$2-$3-units$4.jsonl"
-  BARLOW_UNITS=$4 limited 90 "$here/barlow" bench --device "$device" --preset "$1" --batch "$2" --precision "$3" --no-burn \
-    --seconds 0.02 --json > "$file" || return 0
-  sed -n "s/^{\"name\":\"step\",/{\"bench\":\"$1\",\"batch\":$2,\"precision\":\"$3\",\"units\":$4,/p" "$file" >> "$out/results.jsonl"
+  local tiles=expected
+  [ -z "${5:-}" ] || tiles=timed
+  local file="$out/bench-$1-$2-$3-units$4-$tiles.jsonl"
+  BARLOW_UNITS=$4 XDG_CACHE_HOME="$out/cache" limited 90 "$here/barlow" bench --device "$device" --preset "$1" --batch "$2" \
+    --precision "$3" --no-burn --seconds 0.02 --json ${5:-} > "$file" || return 0
+  sed -n "s/^{\"name\":\"step\",/{\"bench\":\"$1\",\"batch\":$2,\"precision\":\"$3\",\"units\":$4,\"tiles\":\"$tiles\",/p" "$file" >> "$out/results.jsonl"
 }
 
 stage_bench() {
@@ -112,6 +115,9 @@ stage_bench() {
     done
     if [ "$batch" = 256 ]; then
       bench paper 64 f16 1
+      bench paper 64 f16 1 --tune
+      bench solo-cifar10 256 f16 1 --tune
+      bench solo-cifar10 256 f32 1 --tune
       bench paper 64 f16 0
       bench paper 64 f32 1
     fi
@@ -157,19 +163,19 @@ report() {
   echo "| --- | --- |"
   { grep '^{"test"' "$out/results.jsonl" || true; } | while read -r line; do echo "| $(field "$line" test) | $(field "$line" outcome) |"; done
   echo
-  echo "| step | batch | precision | matrix units | ms | images/s | ladder | of limit |"
-  echo "| --- | --- | --- | --- | --- | --- | --- | --- |"
+  echo "| step | batch | precision | matrix units | tiles | ms | images/s | ladder | of limit |"
+  echo "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
   { grep '^{"bench"' "$out/results.jsonl" || true; } | while read -r line; do
     awk -v preset="$(field "$line" bench)" -v batch="$(field "$line" batch)" -v precision="$(field "$line" precision)" \
-      -v units="$(field "$line" units)" -v ms="$(field "$line" ms)" -v ladder="$(field "$line" ladder)" \
+      -v units="$(field "$line" units)" -v tiles="$(field "$line" tiles)" -v ms="$(field "$line" ms)" -v ladder="$(field "$line" ladder)" \
       -v share="$(field "$line" limit_share)" 'BEGIN {
-        printf "| %s | %d | %s | %s | %.2f | %.0f | %.2f | %.0f%% |\n",
-          preset, batch, precision, precision == "f16" ? (units ? "on" : "off") : "-", ms, 1000 * batch / ms, ladder, 100 * share }'
+        printf "| %s | %d | %s | %s | %s | %.2f | %.0f | %.2f | %.0f%% |\n",
+          preset, batch, precision, precision == "f16" ? (units ? "on" : "off") : "-", tiles, ms, 1000 * batch / ms, ladder, 100 * share }'
   done
   { grep '^{"pytorch"' "$out/results.jsonl" || true; } | while read -r line; do
     awk -v preset="$(field "$line" pytorch)" -v batch="$(field "$line" batch)" -v precision="$(field "$line" precision)" \
       -v ms="$(field "$line" ms)" 'BEGIN {
-        printf "| %s, PyTorch, without augmentation | %d | %s | - | %.2f | %.0f | - | - |\n", preset, batch, precision, ms, 1000 * batch / ms }'
+        printf "| %s, PyTorch, without augmentation | %d | %s | - | - | %.2f | %.0f | - | - |\n", preset, batch, precision, ms, 1000 * batch / ms }'
   done
   echo
   [ ! -s "$out/evaluation.json" ] || { echo "After at most five minutes of solo-cifar10:"; echo; sed 's/^/    /' "$out/evaluation.json"; }
