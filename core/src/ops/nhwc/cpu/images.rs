@@ -114,6 +114,7 @@ pub struct Group {
 impl Groups {
     /// Groups of a batch with so many images, of so many floats and pixels each.
     pub fn new(images: usize, views: usize, floats: usize, pixels: usize) -> Self {
+        assert_eq!(images % views, 0, "views have equally many images");
         let view_images = images / views;
         let size = (GROUP_FLOATS / floats.max(1)).max(GROUP_PIXELS.div_ceil(pixels.max(1)));
         let count = view_images.div_ceil(size.min(view_images.max(1))).max(1);

@@ -4,8 +4,6 @@
 //! for every `v`. A patch is therefore a few runs of equal length at fixed distances from its first value, and both products
 //! walk along runs. A tile of the result stays in registers (Goto & van de Geijn 2008, doi 10.1145/1356052.1356053).
 
-use std::sync::OnceLock;
-
 use pulp::{Arch, Simd, WithSimd};
 
 /// Vectors per tile of a panel's columns. Three 8-float vectors are the 24 channels of the small encoder; with four rows they and
@@ -122,6 +120,8 @@ fn halves_vectors() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::__cpuid;
+        use std::sync::OnceLock;
+
         const AMD: [u32; 3] = [0x6874_7541, 0x6974_6e65, 0x444d_4163];
         const FAMILY: u32 = 0x19;
         // A virtual machine leaves the guest to answer, which takes as long as a small product.
