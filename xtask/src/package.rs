@@ -52,7 +52,10 @@ fn unpack(packages: &std::path::Path) -> Result<PathBuf> {
         let file = packages.join(format!("{name}-{version}.crate"));
         let bytes = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
         println!("{name}: {} KB", bytes.len() >> 10);
-        tar::Archive::new(flate2::read::GzDecoder::new(&bytes[..])).unpack(&folder)?;
+        let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(&bytes[..]));
+        // Packages have one fixed time, by which cargo would take the last run's for unchanged.
+        archive.set_preserve_mtime(false);
+        archive.unpack(&folder)?;
         let member = format!("{name}-{version}");
         fs::remove_file(folder.join(&member).join("Cargo.lock")).ok();
         patches += &format!("{name} = {{ path = \"{member}\" }}\n");
