@@ -51,7 +51,7 @@ pub fn choose(
     if let (Some(folder), false) = (resumed, anew) {
         // A run that began without any goes on without.
         let kept = read(folder.path().join(FILE)).filter(|kept| kept.adapter == name);
-        return Ok(kept.inspect(|kept| _ = use_tiles(&opened.device, &kept.tiles)));
+        return Ok(kept.inspect(|kept| use_tiles(&opened.device, &kept.tiles)));
     }
     if !anew && !adapter.is_hardware {
         return Ok(None);

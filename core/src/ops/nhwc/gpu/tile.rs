@@ -4,7 +4,6 @@ use serde::{Deserialize, Serialize};
 
 use super::images::Gpu;
 use crate::device::Units;
-use crate::ops::nhwc::Storage;
 use crate::ops::runtime::launch::Kernel;
 
 /// The tile of a workgroup: constants of `gemm.wgsl`.
@@ -191,25 +190,6 @@ impl Tile {
                 cheapest(tiles, |tile| tile.cost(problem, &device), count)
             }
         }
-    }
-
-    /// Whether a device's kernels can have this tile, which may come from a file.
-    pub fn is_possible(&self, gpu: &Gpu) -> bool {
-        let mut of_units = gpu
-            .units
-            .into_iter()
-            .flat_map(|units| Self::unit_candidates(units, gpu.simulated));
-        let is_alone = |sizes, by_weight| {
-            gpu.simulated && Self::tiles_alone(sizes, by_weight).any(|tile| tile == *self)
-        };
-        of_units.any(|tile| tile == *self)
-            || Self::candidates(gpu.simulated).any(|tile| {
-                tile == *self
-                    && (gpu.storage == Storage::F32 || tile.narrow_bytes() <= WORKGROUP_BYTES)
-            })
-            || is_alone(&WEIGHT_TILES_ALONE, true)
-            || is_alone(&TILES_ALONE, false)
-            || is_alone(&LONG_TILES_ALONE, false)
     }
 
     /// All tiles without matrix units.

@@ -4,7 +4,7 @@
 //! handed to [`use_tiles`].
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
 use burn::backend::Backend;
@@ -74,7 +74,15 @@ thread_local! {
     static MODE: RefCell<Option<Mode>> = const { RefCell::new(None) };
 }
 
-static IN_USE: Mutex<Vec<(CubeDevice, Tiles)>> = Mutex::new(Vec::new());
+/// The tiles of a device.
+struct InUse {
+    device: CubeDevice,
+    tiles: Tiles,
+    /// The products whose tiles were found to be among those that their kernels can have.
+    checked: BTreeSet<String>,
+}
+
+static IN_USE: Mutex<Vec<InUse>> = Mutex::new(Vec::new());
 
 /// The products of `step`, those with the most work first.
 fn list(step: impl FnOnce()) -> Vec<String> {
@@ -105,19 +113,43 @@ pub fn time(clock: &Clock, seconds: f64, mut step: impl FnMut()) -> Tiles {
     }
 }
 
-/// Uses these tiles on `device` from now on, instead of any before, and returns how many of them its kernels can have.
-pub fn use_tiles(device: &Device, tiles: &Tiles) -> usize {
+/// Uses these tiles on `device` from now on, instead of any before. They may come from a file: those that a product's kernel cannot
+/// have are not used.
+pub fn use_tiles(device: &Device, tiles: &Tiles) {
     let Some(tensor) = on_wgpu(&Tensor::zeros([4], device)) else {
-        return 0;
+        return;
     };
-    let gpu = Gpu::of(&tensor);
-    let possible = tiles.0.iter().filter(|(_, tile)| tile.is_possible(&gpu));
-    let possible: BTreeMap<_, _> = possible.map(|(name, tile)| (name.clone(), *tile)).collect();
-    let count = possible.len();
     let mut in_use = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
-    in_use.retain(|(known, _)| *known != gpu.device);
-    in_use.push((gpu.device.clone(), Tiles(possible)));
-    count
+    in_use.retain(|known| known.device != tensor.device);
+    in_use.push(InUse {
+        device: tensor.device,
+        tiles: tiles.clone(),
+        checked: BTreeSet::new(),
+    });
+}
+
+/// The tile in use for a product, if its kernel can have it.
+fn tile_in_use(
+    gpu: &Gpu,
+    product: impl Fn() -> String,
+    ranked: impl Fn(usize) -> Vec<Tile>,
+) -> Option<Tile> {
+    let mut in_use = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = in_use.iter_mut().find(|known| known.device == gpu.device)?;
+    if known.tiles.0.is_empty() {
+        return None;
+    }
+    let product = product();
+    let tile = *known.tiles.0.get(&product)?;
+    if known.checked.contains(&product) {
+        return Some(tile);
+    }
+    if !ranked(usize::MAX).contains(&tile) {
+        known.tiles.0.remove(&product);
+        return None;
+    }
+    known.checked.insert(product);
+    Some(tile)
 }
 
 /// Runs a product, which `product` describes, with the tile that was found for it, or with the first of `ranked`. It may run
@@ -136,10 +168,7 @@ pub(super) fn with_tile<R>(
         MODE.set(Some(mode));
         return result;
     }
-    let in_use = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
-    let known = in_use.iter().find(|(device, _)| *device == gpu.device);
-    let known = known.and_then(|(_, tiles)| tiles.0.get(&product()).copied());
-    drop(in_use);
+    let known = tile_in_use(gpu, product, &ranked);
     run(&known.unwrap_or_else(|| ranked(1)[0]))
 }
 
