@@ -15,7 +15,7 @@ extern crate alloc;
 
 mod template;
 
-pub use template::expand;
+pub use template::{PARTS, expand};
 
 /// Names the files: their sources, by the names of the kernels.
 macro_rules! kernels {

@@ -55,7 +55,7 @@ struct Template<'a> {
 }
 
 /// The parts that several kernels have.
-const SHARED: &[(&str, &str)] = &[
+pub const PARTS: &[(&str, &str)] = &[
     ("augmentation", include_str!("parts/augmentation.wgsl")),
     ("begin_column", include_str!("parts/begin_column.wgsl")),
     ("limited", include_str!("parts/limited.wgsl")),
@@ -71,7 +71,7 @@ const SHARED: &[(&str, &str)] = &[
 ];
 
 fn shared(name: &str) -> &'static str {
-    let part = SHARED.iter().find(|(known, _)| *known == name);
+    let part = PARTS.iter().find(|(known, _)| *known == name);
     part.unwrap_or_else(|| panic!("there is no part {name}")).1
 }
 

@@ -1,19 +1,19 @@
 //! Tiles of a GPU's products: timed once on the machine, kept in the user's cache folder, and in a run's folder so that the run
 //! goes on with the same sums.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use anyhow::{Context, Result};
 use barlow_core::config::Config;
-use barlow_core::data::Pictures;
-use barlow_core::ops::release_memory;
 use barlow_core::ops::tiles::{Tiles, kernels_fingerprint, time, use_tiles};
+use barlow_core::ops::{release_memory, units_in_use};
 use barlow_core::train::Trainer;
 use pollster::block_on;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::data::noise;
 use crate::device::{Opened, clock};
 use crate::run_folder::RunFolder;
 
@@ -34,7 +34,8 @@ pub struct Kept {
 }
 
 /// Chooses tiles for the products of a run on `opened`, if that is a GPU. A resumed run keeps those that it began with; else they
-/// are those of the cache folder, or timed. `anew` times them in any case, also on software.
+/// are those of the cache folder, or timed. `anew` times them in any case, also on software. Where they cannot be timed, there is a
+/// warning, and the run goes on with what it has.
 ///
 /// # Errors
 /// If settings cannot be written as JSON.
@@ -44,58 +45,74 @@ pub fn choose(
     resumed: Option<&RunFolder>,
     anew: bool,
 ) -> Result<Option<Kept>> {
-    let Some(adapter) = &opened.adapter else {
+    let Some(identity) = &opened.adapter else {
         return Ok(None);
     };
-    let name = format!("{}, kernels {:016x}", adapter.name, kernels_fingerprint());
-    if let (Some(folder), false) = (resumed, anew) {
-        // A run that began without any goes on without.
-        let kept = read(folder.path().join(FILE)).filter(|kept| kept.adapter == name);
-        return Ok(kept.inspect(|kept| use_tiles(&opened.device, &kept.tiles)));
+    let adapter = format!("{}, kernels {:016x}", identity.name, kernels_fingerprint());
+    let of_adapter = |file| read(file).filter(|kept| kept.adapter == adapter);
+    // A run that began without any goes on without.
+    let of_run = resumed.and_then(|folder| of_adapter(folder.path().join(FILE)));
+    let chosen = match (resumed.is_some(), anew || identity.is_hardware) {
+        (true, _) if !anew => of_run,
+        (_, false) => None,
+        (_, true) => {
+            let file = cache_file(&adapter);
+            let cached = file.clone().and_then(of_adapter);
+            let known = cached.unwrap_or_else(|| Kept {
+                adapter: adapter.clone(),
+                ..Kept::default()
+            });
+            let kept = up_to_date(known, opened, config, file, anew)?;
+            kept.or(of_run)
+        }
+    };
+    let tiles = chosen.as_ref().map(|kept| kept.tiles.clone());
+    use_tiles(&opened.device, &tiles.unwrap_or_default());
+    Ok(chosen)
+}
+
+/// What is known, with tiles for this run's products; `None` if they could not be timed.
+fn up_to_date(
+    mut known: Kept,
+    opened: &Opened,
+    config: &Config,
+    file: Option<PathBuf>,
+    anew: bool,
+) -> Result<Option<Kept>> {
+    let step = step_of(opened, config)?;
+    if !anew && known.steps.contains(&step) {
+        return Ok(Some(known));
     }
-    if !anew && !adapter.is_hardware {
+    if !has_room(opened, config) {
+        say!("tiles are not timed, as this run needs most of the GPU's memory");
         return Ok(None);
     }
-    let adapter = name;
-    let step = step_of(config)?;
-    let known = match anew {
-        true => None,
-        false => cache_file(&adapter).and_then(read),
-    };
-    let mut kept = known
-        .filter(|kept| kept.adapter == adapter)
-        .unwrap_or_default();
-    if !kept.steps.contains(&step) {
-        if !has_room(opened, config) {
-            say!("tiles are not timed, as this run needs most of the GPU's memory");
+    if !known.steps.contains(&step) {
+        known.steps.push(step);
+    }
+    // Before: should a tile take the driver down, the next run does not try again.
+    write(file.as_deref(), &known);
+    let timed = match timed(opened, config) {
+        Ok(timed) => timed,
+        Err(error) => {
+            eprintln!("warning: the tiles of products could not be timed: {error:#}");
             return Ok(None);
         }
-        let tiles = match timed(opened, config) {
-            Ok(tiles) => tiles,
-            Err(error) => {
-                eprintln!("warning: the tiles of products could not be timed: {error:#}");
-                return Ok(None);
-            }
-        };
-        say!(
-            "timed tiles for {} products on {}",
-            tiles.count(),
-            opened.name
-        );
-        kept.adapter = adapter;
-        kept.tiles.extend(tiles);
-        kept.steps.push(step);
-        if let Some(file) = cache_file(&kept.adapter)
-            && let Err(error) = write(&file, &kept)
-        {
-            eprintln!(
-                "warning: cannot keep the tiles in {}: {error}",
-                file.display()
-            );
-        }
-    }
-    use_tiles(&opened.device, &kept.tiles);
-    Ok(Some(kept))
+    };
+    say!(
+        "timed tiles for {} products on {}",
+        timed.count(),
+        opened.name
+    );
+    // Other runs have some of the same products, and keep their sums unless they were to change.
+    let (mut tiles, others) = match anew {
+        true => (known.tiles, timed),
+        false => (timed, known.tiles),
+    };
+    tiles.extend(others);
+    known.tiles = tiles;
+    write(file.as_deref(), &known);
+    Ok(Some(known))
 }
 
 /// Keeps the tiles in a run's folder.
@@ -110,21 +127,13 @@ pub fn keep(kept: &Kept, folder: &RunFolder) -> Result<()> {
 /// Whether there is memory to spare. While tiles are timed, a product has several outputs.
 fn has_room(opened: &Opened, config: &Config) -> bool {
     let pictures = (config.batch * 3 * config.view_size * config.view_size) as u64;
-    let need = config.memory(false, pictures).total();
+    let need = config.memory(pictures).total();
     opened.memory.is_none_or(|memory| need < memory / 4 * 3)
 }
 
 /// Times tiles in steps of a throwaway run on noise.
 fn timed(opened: &Opened, config: &Config) -> Result<Tiles> {
-    let side = config.view_size;
-    let count = config.batch.max(2);
-    // Noise from a linear congruential generator is good enough here.
-    let mut state = 1u32;
-    let bytes = (0..count * 3 * side * side).map(|_| {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 24) as u8
-    });
-    let pictures = Pictures::new(side, side, bytes.collect());
+    let pictures = noise(config.batch.max(2), config.view_size);
     use_tiles(&opened.device, &Tiles::default());
     let mut trainer = Trainer::new(config.clone(), &pictures, &opened.device)?;
     // A step compiles the kernels of the expected tiles.
@@ -142,14 +151,15 @@ fn timed(opened: &Opened, config: &Config) -> Result<Tiles> {
     }
 }
 
-/// A hash of the settings that a step's products depend on.
-fn step_of(config: &Config) -> Result<String> {
+/// A hash of what a step's products depend on.
+fn step_of(opened: &Opened, config: &Config) -> Result<String> {
     let settings = (
         &config.encoder,
         &config.projector,
         config.batch,
         config.view_size,
         config.precision,
+        units_in_use(&opened.device),
     );
     let text = serde_json::to_string(&settings).context("cannot write settings as JSON")?;
     Ok(format!("{:016x}", xxh3_64(text.as_bytes())))
@@ -165,7 +175,18 @@ fn read(file: PathBuf) -> Option<Kept> {
     serde_json::from_slice(&fs::read(file).ok()?).ok()
 }
 
-fn write(file: &PathBuf, kept: &Kept) -> io::Result<()> {
+/// Writes the cache file, and warns if that fails: it costs no more than another timing.
+fn write(file: Option<&Path>, kept: &Kept) {
+    let Some(file) = file else { return };
+    if let Err(error) = try_write(file, kept) {
+        eprintln!(
+            "warning: cannot keep the tiles in {}: {error}",
+            file.display()
+        );
+    }
+}
+
+fn try_write(file: &Path, kept: &Kept) -> io::Result<()> {
     if let Some(folder) = file.parent() {
         fs::create_dir_all(folder)?;
     }
@@ -204,7 +225,7 @@ mod tests {
         let adapter = &opened.adapter.as_ref().unwrap().name;
         let mut kept = Kept {
             adapter: format!("{adapter}, kernels {:016x}", kernels_fingerprint()),
-            steps: vec![step_of(&config).unwrap()],
+            steps: vec![step_of(&opened, &config).unwrap()],
             tiles: times,
         };
         keep(&kept, &folder).unwrap();
@@ -229,5 +250,51 @@ mod tests {
                 .unwrap()
                 .is_none()
         );
+    }
+
+    #[test]
+    fn known_tiles_stay_unless_they_are_timed_anew() {
+        let number = match std::env::var("BARLOW_TEST_DEVICE").as_deref() {
+            Ok("cpu") => return,
+            Ok(number) => number.parse().unwrap_or(0),
+            Err(_) => 0,
+        };
+        let opened = crate::device::open(DeviceChoice::Number(number)).unwrap();
+        let mut config = Config::emoji();
+        config.encoder.width = 4;
+        config.batch = 8;
+        let place = tempfile::tempdir().unwrap();
+        let file = place.path().join("cache").join("tiles.json");
+        let update = |known: Kept, anew| {
+            up_to_date(known, &opened, &config, Some(file.clone()), anew)
+                .unwrap()
+                .unwrap()
+        };
+        let first = update(Kept::default(), false);
+        assert!(first.tiles.count() > 0);
+        assert_eq!(read(file.clone()).unwrap().tiles, first.tiles);
+        // Of another setting with one product in common, whose tile nothing times as the fastest.
+        let text = serde_json::to_string(&first.tiles).unwrap();
+        let mut others: serde_json::Map<_, _> = serde_json::from_str(&text).unwrap();
+        let product = others.keys().next().unwrap().clone();
+        others.retain(|name, _| *name == product);
+        others[&product]["rows"] = 7.into();
+        let of_others = |steps: &[&str]| Kept {
+            adapter: String::new(),
+            steps: steps.iter().map(|step| (*step).to_owned()).collect(),
+            tiles: serde_json::from_value(others.clone().into()).unwrap(),
+        };
+        let tile = |kept: &Kept| serde_json::to_value(&kept.tiles).unwrap()[&product].clone();
+        let both = update(of_others(&["another"]), false);
+        assert_eq!(tile(&both), others[&product]);
+        assert_eq!(both.tiles.count(), first.tiles.count());
+        assert_eq!(both.steps.len(), 2);
+        let anew = update(of_others(&["another"]), true);
+        assert_ne!(tile(&anew), others[&product]);
+        // What is known is not timed.
+        let step = step_of(&opened, &config).unwrap();
+        let known = update(of_others(&[&step]), false);
+        assert_eq!(known.tiles.count(), 1);
+        use_tiles(&opened.device, &Tiles::default());
     }
 }

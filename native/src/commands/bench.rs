@@ -18,6 +18,7 @@ use serde::Serialize;
 use super::advice::advised;
 use super::kernels;
 use crate::cli::Bench;
+use crate::data::noise;
 use crate::device;
 use crate::run::compute_from_here;
 use crate::settings::Settings;
@@ -176,13 +177,7 @@ fn pictures_for(config: &Config, limits: Option<DeviceLimits>) -> Result<Picture
     if config.view_size == SIDE && config.batch <= emoji().noto.count() {
         return Ok(emoji().noto.clone());
     }
-    // Noise from a linear congruential generator is good enough here.
-    let mut state = 1u32;
-    let bytes = (0..config.batch * 3 * side * side).map(|_| {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 24) as u8
-    });
-    Ok(Pictures::new(side, side, bytes.collect()))
+    Ok(noise(config.batch, side))
 }
 
 struct Bencher {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use barlow_core::data::emoji::emoji;
-use barlow_core::data::{LabelledPictures, Labels};
+use barlow_core::data::{LabelledPictures, Labels, Pictures};
 use barlow_core::evaluate::{Evaluation, Role};
 use barlow_formats::Catalog;
 
@@ -254,4 +254,15 @@ fn evaluation_of(
     let role = |member: &usize| role_of.get(member).copied().unwrap_or(Role::Learn);
     let roles: Vec<Role> = train.members.iter().map(role).collect();
     Ok(Evaluation::classes(labelled_train, &roles, test))
+}
+
+/// Pictures of noise, of `side` pixels per side, for steps that are only timed.
+pub fn noise(count: usize, side: usize) -> Pictures {
+    // From a linear congruential generator (Numerical Recipes, second edition, section 7.1), which is good enough here.
+    let mut state = 1u32;
+    let bytes = (0..count * 3 * side * side).map(|_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    });
+    Pictures::new(side, side, bytes.collect())
 }

@@ -35,6 +35,23 @@ pub fn begin_pass() {
     });
 }
 
+/// Gives the buffers that this thread keeps back to the system.
+#[cfg(test)]
+pub fn release() {
+    POOL.with_borrow_mut(|pool| pool.unused.clear());
+}
+
+/// Bytes of the buffers that this thread keeps, none of which is in use.
+#[cfg(test)]
+pub fn kept_bytes() -> u64 {
+    POOL.with_borrow(|pool| {
+        let buffers = pool.unused.values().flatten();
+        buffers
+            .map(|(_, values)| size_of_val(&values[..]) as u64)
+            .sum()
+    })
+}
+
 impl Buffer {
     /// A buffer whose values are whatever its last owner left.
     pub fn new(length: usize) -> Self {

@@ -363,7 +363,10 @@ pub fn convolve_weight_gradient(
     let (x, gradient) = (x.as_slice(), gradient.as_slice());
     // A fixed number of parts, added in order: the result has the same bits on any number of threads.
     let groups = geometry.groups.count();
-    let parts = (PART_FLOATS / (rows * pitch)).clamp(1, TASKS).min(groups);
+    let parts = (PART_FLOATS / (rows * pitch))
+        .clamp(1, TASKS)
+        .min(groups)
+        .max(1);
     let splits = (TASKS / parts).clamp(1, panels.count());
     let mut sums: Vec<Buffer> = (0..parts).map(|_| Buffer::new(rows * pitch)).collect();
     let shared: Vec<_> = sums.iter_mut().map(|sum| cpu::Shared::new(sum)).collect();

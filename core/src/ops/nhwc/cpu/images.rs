@@ -185,7 +185,7 @@ impl Groups {
             })
         };
         Sums {
-            views: sums.chunks(self.per_view()).map(of_view).collect(),
+            views: sums.chunks(self.per_view().max(1)).map(of_view).collect(),
         }
     }
 }

@@ -11,6 +11,8 @@ mod pool;
 mod product;
 mod weight;
 
+#[cfg(test)]
+pub use buffer::{kept_bytes, release};
 pub use images::Cpu;
 
 #[cfg(test)]

@@ -10,6 +10,11 @@ use crate::ops::runtime::cpu::vectorized;
 /// Neighbouring pixels with sums of their own: one pixel's sum would wait for that of the pixel before.
 const ABREAST: usize = 4;
 
+/// 0 for what rounding made negative. NaN stays.
+fn not_negative(x: f64) -> f64 {
+    if x < 0.0 { 0.0 } else { x }
+}
+
 /// The sums of each channel, from those of [`ABREAST`] pixels.
 fn folded(sums: &[f32], channels: usize) -> Vec<f32> {
     let mut total = vec![0.0; channels];
@@ -66,7 +71,7 @@ impl Moments {
                 .map(|(about, rest)| f64::from(*about) + rest)
                 .collect(),
             squares: squares
-                .map(|(square, rest)| f64::from(*square) - count * rest * rest)
+                .map(|(square, rest)| not_negative(f64::from(*square) - count * rest * rest))
                 .collect(),
         }
     }

@@ -141,6 +141,36 @@ const fn has_many_registers<S: Simd>() -> bool {
     S::REGISTER_COUNT >= 32 && !cfg!(target_family = "wasm")
 }
 
+/// A product whose tiles are some rows of a panel.
+trait InPanels {
+    /// How its columns are stored.
+    fn panels(&self) -> Panels;
+
+    /// Computes it in tiles of `ROWS` rows and `VECTORS` vectors.
+    fn in_panels<S: Simd, const ROWS: usize, const VECTORS: usize>(self, simd: S);
+}
+
+/// Computes a product in the tiles that suit an instruction set.
+pub struct Tiled<P>(pub P);
+
+impl<P: InPanels> WithSimd for Tiled<P> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        // As many rows as leave the registers for a row of factors and one value.
+        let vectors = self.0.panels().width / S::F32_LANES;
+        match (vectors, has_many_registers::<S>()) {
+            (1, true) => self.0.in_panels::<S, 12, 1>(simd),
+            (2, true) => self.0.in_panels::<S, 8, 2>(simd),
+            (_, true) => self.0.in_panels::<S, 8, 3>(simd),
+            (1, false) => self.0.in_panels::<S, 8, 1>(simd),
+            (2, false) => self.0.in_panels::<S, 6, 2>(simd),
+            (_, false) => self.0.in_panels::<S, 3, 3>(simd),
+        }
+    }
+}
+
 /// Writes the products of patches and a matrix: `product[targets[p] + column] = Σ_k patch_p[k] matrix[k][column]`.
 #[derive(Debug)]
 pub struct PatchProduct<'a> {
@@ -168,7 +198,62 @@ impl PatchProduct<'_> {
             end <= self.product.len(),
             "products lie within their target"
         );
-        panels.dispatch(self);
+        panels.dispatch(Tiled(self));
+    }
+}
+
+/// Floats of the widest row of a tile: vectors of 512 bits.
+const MOST_FLOATS: usize = MOST_VECTORS * 16;
+
+/// `sums[i][j] = Σ_run Σ_t source[rows[i] + run + t] factor[(run, t)][j]`, for the first `length` values of each run; in the
+/// factor, the runs have `pitch` rows.
+///
+/// # Safety
+/// All these indices lie within their slices.
+#[inline(always)]
+unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
+    simd: S,
+    source: *const f32,
+    rows: [usize; ROWS],
+    (runs, length, pitch): (&[usize], usize, usize),
+    factor: *const f32,
+) -> [[S::f32s; VECTORS]; ROWS] {
+    let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
+    let width = VECTORS * S::F32_LANES;
+    for (number, run) in runs.iter().enumerate() {
+        // SAFETY: by this function's contract.
+        unsafe {
+            let rows = rows.map(|base| source.add(base + run));
+            let mut factor = factor.add(number * pitch * width);
+            for t in 0..length {
+                let factors: [S::f32s; VECTORS] =
+                    std::array::from_fn(|j| load(simd, factor.add(j * S::F32_LANES)));
+                for (sums, row) in sums.iter_mut().zip(&rows) {
+                    let value = simd.splat_f32s(*row.add(t));
+                    for (sum, factor) in sums.iter_mut().zip(&factors) {
+                        *sum = simd.mul_add_e_f32s(value, *factor, *sum);
+                    }
+                }
+                factor = factor.add(width);
+            }
+        }
+    }
+    sums
+}
+
+/// A vector of neighbouring values.
+///
+/// # Safety
+/// They lie within one slice.
+#[inline(always)]
+unsafe fn load<S: Simd>(_: S, from: *const f32) -> S::f32s {
+    // SAFETY: by this function's contract; a vector is as many floats, of any value.
+    unsafe { from.cast::<S::f32s>().read_unaligned() }
+}
+
+impl InPanels for PatchProduct<'_> {
+    fn panels(&self) -> Panels {
+        self.panels
     }
 
     #[inline(always)]
@@ -248,73 +333,6 @@ impl PatchProduct<'_> {
     }
 }
 
-/// Floats of the widest row of a tile: vectors of 512 bits.
-const MOST_FLOATS: usize = MOST_VECTORS * 16;
-
-/// `sums[i][j] = Σ_run Σ_t source[rows[i] + run + t] factor[(run, t)][j]`, for the first `length` values of each run; in the
-/// factor, the runs have `pitch` rows.
-///
-/// # Safety
-/// All these indices lie within their slices.
-#[inline(always)]
-unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
-    simd: S,
-    source: *const f32,
-    rows: [usize; ROWS],
-    (runs, length, pitch): (&[usize], usize, usize),
-    factor: *const f32,
-) -> [[S::f32s; VECTORS]; ROWS] {
-    let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
-    let width = VECTORS * S::F32_LANES;
-    for (number, run) in runs.iter().enumerate() {
-        // SAFETY: by this function's contract.
-        unsafe {
-            let rows = rows.map(|base| source.add(base + run));
-            let mut factor = factor.add(number * pitch * width);
-            for t in 0..length {
-                let factors: [S::f32s; VECTORS] =
-                    std::array::from_fn(|j| load(simd, factor.add(j * S::F32_LANES)));
-                for (sums, row) in sums.iter_mut().zip(&rows) {
-                    let value = simd.splat_f32s(*row.add(t));
-                    for (sum, factor) in sums.iter_mut().zip(&factors) {
-                        *sum = simd.mul_add_e_f32s(value, *factor, *sum);
-                    }
-                }
-                factor = factor.add(width);
-            }
-        }
-    }
-    sums
-}
-
-/// A vector of neighbouring values.
-///
-/// # Safety
-/// They lie within one slice.
-#[inline(always)]
-unsafe fn load<S: Simd>(_: S, from: *const f32) -> S::f32s {
-    // SAFETY: by this function's contract; a vector is as many floats, of any value.
-    unsafe { from.cast::<S::f32s>().read_unaligned() }
-}
-
-impl WithSimd for PatchProduct<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        // As many rows as leave the registers for a row of factors and one value.
-        let vectors = self.panels.width / S::F32_LANES;
-        match (vectors, has_many_registers::<S>()) {
-            (1, true) => self.in_panels::<S, 12, 1>(simd),
-            (2, true) => self.in_panels::<S, 8, 2>(simd),
-            (_, true) => self.in_panels::<S, 8, 3>(simd),
-            (1, false) => self.in_panels::<S, 8, 1>(simd),
-            (2, false) => self.in_panels::<S, 6, 2>(simd),
-            (_, false) => self.in_panels::<S, 3, 3>(simd),
-        }
-    }
-}
-
 /// Adds the product of transposed patches and gradients: `sums[k][column] += Σ_p patch_p[k] gradient[p][column]`.
 #[derive(Debug)]
 pub struct OuterProduct<'a> {
@@ -339,7 +357,46 @@ impl OuterProduct<'_> {
         let computed = self.computed.len() * panels.width;
         assert_eq!(self.sums.len(), patches.inner() * computed);
         assert!(self.computed.end <= panels.count());
-        panels.dispatch(self);
+        panels.dispatch(Tiled(self));
+    }
+}
+
+/// `sums[i][j] += Σ_p source[bases[p] + i] gradient[p][j]`, where the rows of gradients are as far apart as is given with them.
+///
+/// # Safety
+/// All these indices lie within their slices.
+#[inline(always)]
+unsafe fn outer<S: Simd, const ROWS: usize, const VECTORS: usize>(
+    simd: S,
+    source: *const f32,
+    bases: &[usize],
+    (gradient, pitch): (*const f32, usize),
+    sums: &mut [f32],
+) {
+    let (sums, _) = S::as_mut_simd_f32s(sums);
+    let (rows, _) = sums.as_chunks_mut::<VECTORS>();
+    let mut local: [[S::f32s; VECTORS]; ROWS] = std::array::from_fn(|i| rows[i]);
+    for (number, base) in bases.iter().enumerate() {
+        // SAFETY: by this function's contract.
+        unsafe {
+            let at = source.add(*base);
+            let gradient = gradient.add(number * pitch);
+            let factors: [S::f32s; VECTORS] =
+                std::array::from_fn(|j| load(simd, gradient.add(j * S::F32_LANES)));
+            for (i, sums) in local.iter_mut().enumerate() {
+                let value = simd.splat_f32s(*at.add(i));
+                for (sum, factor) in sums.iter_mut().zip(&factors) {
+                    *sum = simd.mul_add_e_f32s(value, *factor, *sum);
+                }
+            }
+        }
+    }
+    rows[..ROWS].copy_from_slice(&local);
+}
+
+impl InPanels for OuterProduct<'_> {
+    fn panels(&self) -> Panels {
+        self.panels
     }
 
     #[inline(always)]
@@ -378,57 +435,6 @@ impl OuterProduct<'_> {
                     }
                 }
             }
-        }
-    }
-}
-
-/// `sums[i][j] += Σ_p source[bases[p] + i] gradient[p][j]`, where the rows of gradients are as far apart as is given with them.
-///
-/// # Safety
-/// All these indices lie within their slices.
-#[inline(always)]
-unsafe fn outer<S: Simd, const ROWS: usize, const VECTORS: usize>(
-    simd: S,
-    source: *const f32,
-    bases: &[usize],
-    (gradient, pitch): (*const f32, usize),
-    sums: &mut [f32],
-) {
-    let (sums, _) = S::as_mut_simd_f32s(sums);
-    let (rows, _) = sums.as_chunks_mut::<VECTORS>();
-    let mut local: [[S::f32s; VECTORS]; ROWS] = std::array::from_fn(|i| rows[i]);
-    let mut gradient = gradient;
-    for base in bases {
-        // SAFETY: by this function's contract.
-        unsafe {
-            let at = source.add(*base);
-            let factors: [S::f32s; VECTORS] =
-                std::array::from_fn(|j| load(simd, gradient.add(j * S::F32_LANES)));
-            for (i, sums) in local.iter_mut().enumerate() {
-                let value = simd.splat_f32s(*at.add(i));
-                for (sum, factor) in sums.iter_mut().zip(&factors) {
-                    *sum = simd.mul_add_e_f32s(value, *factor, *sum);
-                }
-            }
-            gradient = gradient.add(pitch);
-        }
-    }
-    rows[..ROWS].copy_from_slice(&local);
-}
-
-impl WithSimd for OuterProduct<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let vectors = self.panels.width / S::F32_LANES;
-        match (vectors, has_many_registers::<S>()) {
-            (1, true) => self.in_panels::<S, 12, 1>(simd),
-            (2, true) => self.in_panels::<S, 8, 2>(simd),
-            (_, true) => self.in_panels::<S, 8, 3>(simd),
-            (1, false) => self.in_panels::<S, 8, 1>(simd),
-            (2, false) => self.in_panels::<S, 6, 2>(simd),
-            (_, false) => self.in_panels::<S, 3, 3>(simd),
         }
     }
 }

@@ -4,7 +4,7 @@ use pulp::{Scalar, Simd, WithSimd};
 use super::convolve::{self, Finish};
 use super::images::{Cpu, Images, Normalization, Sums};
 use super::norm::{self, Moments, Parameters};
-use super::product::{OuterProduct, Panels, PatchProduct, Patches};
+use super::product::{OuterProduct, Panels, PatchProduct, Patches, Tiled};
 use crate::ops::nhwc::tests::{Case, SHAPES};
 use crate::ops::nhwc::{Extent, Operations};
 use crate::testing::{assert_close, cpu, random, values};
@@ -179,6 +179,19 @@ fn moments_keep_the_variance_beside_a_large_mean() {
     );
 }
 
+/// Rounding is all that is left of such a variance, and it must not become negative.
+#[test]
+fn the_variance_of_a_constant_is_not_negative() {
+    for constant in [1e-3f32, 0.1, 3.7, 1e5 + 0.3, 1e7 / 3.0] {
+        for count in [1, 7, 777, 5000] {
+            let sums = Moments::sums(vec![Moments::of(&vec![constant; count], 1)], 1);
+            let [means, squares] = &sums.views[0];
+            assert!(squares[0] >= 0.0, "{constant}: {}", squares[0]);
+            assert!((means[0] / f64::from(constant) - 1.0).abs() < 1e-6);
+        }
+    }
+}
+
 #[test]
 fn a_diverged_network_stays_nan() {
     assert!(norm::relu(f32::NAN).is_nan());
@@ -261,13 +274,13 @@ fn products_agree(set: &impl Runs) {
         // In reverse order, with a value between them that has to stay.
         let targets: Vec<usize> = (0..positions).rev().map(|p| p * (columns + 1)).collect();
         let mut product = vec![9.0; positions * (columns + 1)];
-        set.run(PatchProduct {
+        set.run(Tiled(PatchProduct {
             patches,
             matrix: &matrix,
             panels,
             product: &mut product,
             targets: &targets,
-        });
+        }));
         let name = format!("{} lanes, {columns} columns", set.lanes());
         let scale = (inner as f64).sqrt();
         for (p, target) in targets.iter().enumerate() {
@@ -291,13 +304,13 @@ fn products_agree(set: &impl Runs) {
         let computed = panels.count() / 2..panels.count();
         let size = inner * panels.width;
         let mut sums = vec![1.0; computed.len() * size];
-        set.run(OuterProduct {
+        set.run(Tiled(OuterProduct {
             patches,
             gradient: &gradient,
             panels,
             computed: computed.clone(),
             sums: &mut sums,
-        });
+        }));
         for column in computed.start * panels.width..columns {
             let (panel, lane) = (
                 column / panels.width - computed.start,

@@ -12,7 +12,7 @@ use burn::backend::wgpu::CubeBackend;
 use burn::tensor::{Device, Tensor};
 use cubecl::Device as CubeDevice;
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::Xxh3;
 
 use super::images::Gpu;
 use super::tile::Tile;
@@ -22,11 +22,17 @@ use crate::ops::runtime::clock::Clock;
 
 /// A hash of the text of the kernels that tiles are for: others may be faster with other tiles.
 pub fn kernels_fingerprint() -> u64 {
-    let texts = [
+    let mut hash = Xxh3::new();
+    for text in [
         const { barlow_shaders::source("gemm") },
         const { barlow_shaders::source("gemm_alone") },
-    ];
-    xxh3_64(texts.concat().as_bytes())
+    ] {
+        hash.update(text.as_bytes());
+    }
+    for (_, text) in barlow_shaders::PARTS {
+        hash.update(text.as_bytes());
+    }
+    hash.digest()
 }
 
 /// Tiles by the description of their product.
@@ -97,7 +103,8 @@ fn list(step: impl FnOnce()) -> Vec<String> {
     products.into_iter().map(|(product, _)| product).collect()
 }
 
-/// Times tiles of the largest products of `step`, which runs twice, for about `seconds` seconds.
+/// Times tiles of the largest products of `step`, which runs twice, for about `seconds` seconds, in which the tiles' kernels are
+/// compiled too. Products whose share of that is too short for a second tile are left out.
 pub fn time(clock: &Clock, seconds: f64, mut step: impl FnMut()) -> Tiles {
     let wanted = list(&mut step);
     MODE.set(Some(Mode::Timing {
@@ -200,6 +207,10 @@ fn timed<R>(
     if !wanted.contains(&product) {
         return expected;
     }
+    wanted.retain(|waiting| *waiting != product);
+    // An equal share of what is left, for this product and for those that wait.
+    let now = clock();
+    let share_ends = now + (*end - now) / (wanted.len() + 1) as f64;
     let wait = || _ = <CubeBackend as Backend>::sync(&gpu.device);
     let once = |tile: &Tile| {
         let start = clock();
@@ -208,20 +219,28 @@ fn timed<R>(
         clock() - start
     };
     wait();
-    let mut best = (expected, f64::INFINITY);
+    let mut timed: Vec<(Tile, f64)> = Vec::new();
     for tile in candidates {
-        // Each candidate compiles first, which is not counted. The expected one is timed in any case.
-        if best.1.is_finite() && clock() > *end {
+        if clock() >= share_ends {
             break;
         }
+        // The first run compiles the kernel.
         once(&tile);
         let seconds = (0..RUNS).map(|_| once(&tile)).fold(f64::INFINITY, f64::min);
-        if seconds * GAIN < best.1 {
-            best = (tile, seconds);
-        }
+        timed.push((tile, seconds));
     }
-    found.0.insert(product, best.0);
-    best.0
+    if timed.len() < 2 {
+        return expected;
+    }
+    let best = timed
+        .into_iter()
+        .reduce(|best, other| match other.1 * GAIN < best.1 {
+            true => other,
+            false => best,
+        });
+    let best = best.map_or(expected, |(tile, _)| tile);
+    found.0.insert(product, best);
+    best
 }
 
 /// A product's precision, as part of its description.
