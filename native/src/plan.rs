@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use barlow_core::config::Config;
+use barlow_core::device::runs_on_cpu;
 use barlow_core::train::Trainer;
 use indicatif::HumanDuration;
 use pollster::block_on;
@@ -24,7 +25,8 @@ pub fn check(config: &Config, set: &Set, opened: &Opened, memory: Option<u64>) -
         let ((height, width), count) = set.on_device(batch, config.view_size);
         (count * 3 * height * width) as u64
     };
-    let need = config.memory(picture_bytes(config.batch));
+    let on_cpu = runs_on_cpu(&opened.device);
+    let need = config.memory(on_cpu, picture_bytes(config.batch));
     let [encoder, projector] = config.parameters();
     let steps = config.steps_per_epoch(set.count());
     say!(
@@ -51,7 +53,7 @@ pub fn check(config: &Config, set: &Set, opened: &Opened, memory: Option<u64>) -
     let Some(available) = available.filter(|available| need.total() > *available) else {
         return Ok(());
     };
-    let batch = config.largest_batch(available, picture_bytes);
+    let batch = config.largest_batch(on_cpu, available, picture_bytes);
     match largest_bindable_batch(config, set, opened, batch) {
         0 | 1 => bail!(
             "no batch of this run fits {}: use a smaller network (encoder.width, projector.widths), smaller views (view_size), or \

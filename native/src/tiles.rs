@@ -127,7 +127,7 @@ pub fn keep(kept: &Kept, folder: &RunFolder) -> Result<()> {
 /// Whether there is memory to spare. While tiles are timed, a product has several outputs.
 fn has_room(opened: &Opened, config: &Config) -> bool {
     let pictures = (config.batch * 3 * config.view_size * config.view_size) as u64;
-    let need = config.memory(pictures).total();
+    let need = config.memory(false, pictures).total();
     opened.memory.is_none_or(|memory| need < memory / 4 * 3)
 }
 

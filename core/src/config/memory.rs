@@ -3,6 +3,8 @@
 //! optimizer has two copies of its state while it is rewritten. The tests compare the estimate with what burn's allocator reports,
 //! and on the CPU with the memory that a step keeps for the next one.
 
+use std::collections::BTreeSet;
+
 use super::Config;
 use crate::model;
 use crate::optim::OptimizerConfig;
@@ -53,8 +55,8 @@ impl Config {
         ]
     }
 
-    /// Estimates the memory of a step, with `picture_bytes` bytes of pictures on the device.
-    pub fn memory(&self, picture_bytes: u64) -> Memory {
+    /// Estimates the memory of a step on a GPU, or on the CPU, with `picture_bytes` bytes of pictures on the device.
+    pub fn memory(&self, on_cpu: bool, picture_bytes: u64) -> Memory {
         let parameters = self.parameters().into_iter().sum::<usize>() as u64;
         let memories = match self.optimizer {
             OptimizerConfig::Lars { .. } | OptimizerConfig::Sgd { .. } => 1,
@@ -65,11 +67,28 @@ impl Config {
             weights: NUMBER * parameters,
             // Gradients; the optimizer's state, old and new; new weights.
             optimizer: NUMBER * parameters * (1 + 2 * memories + 1),
-            activations: self.activation_bytes() + 2 * parameters * self.precision.bytes(),
+            activations: self.activation_bytes()
+                + match on_cpu {
+                    true => NUMBER * self.distinct_weights(),
+                    false => 2 * parameters * self.precision.bytes(),
+                },
             // C, the gradient with respect to the normalized embeddings, and a scaled copy of that gradient.
             correlation: NUMBER * (width * width + 2 * views * width),
             pictures: picture_bytes,
         }
+    }
+
+    /// Numbers of all weights that differ in size. On the CPU a weight is packed for one product at a time, in memory that the next
+    /// weight of that size has too.
+    fn distinct_weights(&self) -> u64 {
+        let encoder = self.encoder.tensors("");
+        let projector = self.projector.tensors("", self.encoder.features());
+        let weights = encoder.iter().chain(&projector);
+        let weights = weights.filter(|tensor| tensor.learned && tensor.shape.len() > 1);
+        let sizes: BTreeSet<usize> = weights
+            .map(|tensor| tensor.shape.iter().product())
+            .collect();
+        sizes.iter().sum::<usize>() as u64
     }
 
     fn activation_bytes(&self) -> u64 {
@@ -100,13 +119,18 @@ impl Config {
 
     /// The largest batch, at most the configured one, whose step takes at most `available` bytes; above 8 it is rounded
     /// down to a multiple of 8. `picture_bytes` maps a batch to the bytes of pictures on the device.
-    pub fn largest_batch(&self, available: u64, picture_bytes: impl Fn(usize) -> u64) -> usize {
+    pub fn largest_batch(
+        &self,
+        on_cpu: bool,
+        available: u64,
+        picture_bytes: impl Fn(usize) -> u64,
+    ) -> usize {
         let fits = |batch: usize| {
             let config = Self {
                 batch,
                 ..self.clone()
             };
-            config.memory(picture_bytes(batch)).total() <= available
+            config.memory(on_cpu, picture_bytes(batch)).total() <= available
         };
         let (mut fitting, mut failing) = (0, self.batch + 1);
         while failing - fitting > 1 {
@@ -144,7 +168,7 @@ mod tests {
         let config = Config::paper();
         // FACTS.md A2: 23.5 million and 151,027,712.
         assert_eq!(config.parameters(), [23_508_032, 151_027_712]);
-        let memory = config.memory(0);
+        let memory = config.memory(false, 0);
         assert_eq!(memory.weights, 4 * 174_535_744);
         // Per view of 224 pixels, the convolutions of ResNet-50 output 11.1 million numbers and its blocks 5.5 million: 272
         // GB for 4096 views. The rest is the largest gradients, the projector's activations and the packed weights.
@@ -156,14 +180,14 @@ mod tests {
             precision: Precision::F16,
             ..config.clone()
         };
-        let share = narrow.memory(0).activations as f64 / memory.activations as f64;
+        let share = narrow.memory(false, 0).activations as f64 / memory.activations as f64;
         assert!((0.5..0.52).contains(&share), "{share}");
-        let largest = config.largest_batch(24 << 30, |_| 0);
+        let largest = config.largest_batch(false, 24 << 30, |_| 0);
         assert!(
             (60..140).contains(&largest) && largest.is_multiple_of(8),
             "{largest}"
         );
-        assert_eq!(config.largest_batch(1 << 30, |_| 0), 0);
+        assert_eq!(config.largest_batch(false, 1 << 30, |_| 0), 0);
     }
 
     /// Compares with what burn's allocator holds after two steps: for large activations, for many weights, and for our
@@ -200,9 +224,9 @@ mod tests {
                 };
                 let before = reserved();
                 let pictures = emoji().noto.subset(0..96);
-                let counted = config.memory(96 * 3 * 32 * 32);
+                let counted = config.memory(on_cpu, 96 * 3 * 32 * 32);
                 // On the CPU, weights, optimizer, C and pictures are burn's tensors, of which there is no count: they are taken
-                // as counted. Packed weights are counted for all layers, though there layers of one size share theirs.
+                // as counted.
                 let uncounted = match on_cpu {
                     true => counted.total() - counted.activations,
                     false => 0,
