@@ -23,6 +23,8 @@ struct Sizes {
 @group(0) @binding(6) var<storage, read_write> y: array<f32>;
 @group(0) @binding(7) var<uniform> sizes: Sizes;
 
+//# insert relu
+
 @compute @workgroup_size(THREADS, 1, 1)
 fn main(
     @builtin(global_invocation_id) invocation: vec3<u32>,
@@ -36,9 +38,8 @@ fn main(
         if RESIDUAL {
             value += residual[i];
         }
-        // Not max, which may turn a diverged network's NaN into 0.
-        if RELU && value < 0.0 {
-            value = 0.0;
+        if RELU {
+            value = relu(vec4(value)).x;
         }
         y[i] = value;
     }

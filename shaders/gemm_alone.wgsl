@@ -70,10 +70,7 @@ struct Sizes {
 
 //# insert stored_product
 
-fn activated(x: vec4<f32>) -> vec4<f32> {
-    // Not max, which may turn a diverged network's NaN into 0.
-    return select(x, vec4(0.0), x < vec4(0.0));
-}
+//# insert relu
 
 // The place of a position in its picture: of its first kernel position, or REACHED, of the first source pixel that reaches it.
 fn place_of(cell: vec2<u32>, pixel: vec2<u32>, first: vec2<u32>) -> vec2<u32> {
@@ -184,7 +181,7 @@ fn main(
         let index_#q = (at_#q.x * sizes.width + at_#q.y) * sizes.channel_quads + channel_#q;
         var right_#q = vec4<f32>(right[picture + select(0u, index_#q, inside_#q)]);
 //# if NORMALIZED
-        right_#q = activated(right_#q * factor_#q + shift_#q);
+        right_#q = relu(right_#q * factor_#q + shift_#q);
 //# end
         right_#q = select(vec4(0.0), right_#q, inside_#q);
 //# for r in ROWS
@@ -245,7 +242,7 @@ fn main(
 //# for r in ROWS
                 var left_#r = vec4<f32>(left[source_#r + channel]);
 //# if NORMALIZED
-                left_#r = activated(left_#r * factor + shift);
+                left_#r = relu(left_#r * factor + shift);
 //# end
                 left_#r = select(vec4(0.0), left_#r, inside_#r);
 //# end

@@ -31,8 +31,9 @@ fn main(
             let column = left + place % 3u - 1u;
             if row < HEIGHT && column < WIDTH {
                 let value = x[plane + row * WIDTH + column];
-                // Not max(), which may drop a NaN.
-                if value > most || value != value { most = value; }
+                // Not max(), which may drop a NaN, nor value != value, which a compiler may take for false.
+                let is_nan = (bitcast<u32>(value) & 0x7fffffffu) > 0x7f800000u;
+                if value > most || is_nan { most = value; }
             }
         }
         y[i] = most;

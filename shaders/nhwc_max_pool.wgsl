@@ -32,6 +32,8 @@ const NO_PLACE: u32 = 255u;
 
 //# insert stored
 
+//# insert relu
+
 @compute @workgroup_size(THREADS, 1, 1)
 fn main(
     @builtin(global_invocation_id) invocation: vec3<u32>,
@@ -53,9 +55,10 @@ fn main(
             if y < HEIGHT && x_place < WIDTH {
                 let value = vec4<f32>(x[((image * HEIGHT + y) * WIDTH + x_place) * QUADS + quad])
                     * numbers[at] + numbers[at + QUADS];
-                // Not max(), which may drop a NaN.
-                let larger = !(value <= largest);
-                largest = select(largest, value, larger);
+                // As integers, of which NaN is the largest.
+                let positive = relu(value);
+                let larger = bitcast<vec4<u32>>(positive) > bitcast<vec4<u32>>(largest);
+                largest = select(largest, positive, larger);
                 place = select(place, vec4(p), larger);
             }
         }

@@ -34,6 +34,8 @@ struct Sizes {
 
 //# insert stored
 
+//# insert relu
+
 @compute @workgroup_size(THREADS, 1, 1)
 fn main(
     @builtin(global_invocation_id) invocation: vec3<u32>,
@@ -50,8 +52,7 @@ fn main(
         values += added;
 //# end
         if RELU {
-            // Not max, which may turn a diverged network's NaN into 0.
-            values = select(values, vec4(0.0), values < vec4(0.0));
+            values = relu(values);
         }
         y[i] = stored(values);
     }

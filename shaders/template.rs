@@ -64,6 +64,7 @@ pub const PARTS: &[(&str, &str)] = &[
         include_str!("parts/product_bindings.wgsl"),
     ),
     ("product_sizes", include_str!("parts/product_sizes.wgsl")),
+    ("relu", include_str!("parts/relu.wgsl")),
     ("store", include_str!("parts/store.wgsl")),
     ("stored", include_str!("parts/stored.wgsl")),
     ("stored_product", include_str!("parts/stored_product.wgsl")),

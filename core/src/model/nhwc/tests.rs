@@ -1,6 +1,6 @@
 //! The pass on NHWC tensors against the networks' layers one by one and burn's backward on the CPU.
 
-use burn::tensor::{Device, Gradients, Tensor};
+use burn::tensor::{Device, Gradients, Tensor, TensorData};
 
 use crate::model::{
     Architecture, BarlowTwins, EncoderConfig, Initialization, Mode, Network, ProjectorConfig, Stem,
@@ -263,4 +263,31 @@ fn features_by_the_running_statistics_agree_with_the_cpu_s() {
         let difference = difference(&values(ours), &expected);
         assert!(difference <= TOLERANCE, "{difference}");
     });
+}
+
+/// In training, one value that is not a number spoils its channel's statistics, and so everything after the next layer. Compilers
+/// may drop it in a ReLU or a max-pool: NVIDIA's does where it makes max of a comparison.
+#[test]
+fn what_is_not_a_number_stays_so() {
+    for case in &cases()[..2] {
+        each_device(|device| {
+            for precision in [Precision::F32, Precision::F16] {
+                if !precision.is_supported_by(device) {
+                    continue;
+                }
+                let mut spoiled = values(case.views(device));
+                spoiled[7] = f32::NAN;
+                let views = TensorData::new(spoiled, case.views(device).shape());
+                let views = Tensor::from_data(views, device);
+                let mut network = network(&case.encoder, &case.projector(), device);
+                let forward = with_precision(precision, || network.forward_nhwc(&views, MODE));
+                let forward = forward.expect("our operations run on the device");
+                let embeddings = values(forward.embeddings);
+                // Of the views of the first half; the other half is normalized by itself.
+                let (first, second) = embeddings.split_at(embeddings.len() / 2);
+                assert!(first.iter().all(|x| x.is_nan()), "{precision:?}: {first:?}");
+                assert!(second.iter().all(|x| x.is_finite()), "{precision:?}");
+            }
+        });
+    }
 }

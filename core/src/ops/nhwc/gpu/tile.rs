@@ -42,6 +42,24 @@ pub struct UnitTile {
     pub subgroup_columns: usize,
 }
 
+impl UnitTile {
+    fn tile_rows(&self) -> usize {
+        self.unit * self.rows * self.subgroup_rows
+    }
+
+    fn tile_quads(&self) -> usize {
+        self.unit * self.columns * self.subgroup_columns / 4
+    }
+
+    /// The units of a step where steps are short: two, unless that takes too many registers, as each thread has a step's quads
+    /// on their way.
+    fn short_depth(&self, threads: usize) -> usize {
+        let quads = self.tile_rows() / 4 + self.tile_quads();
+        let is_large = self.rows * self.columns > 8 || 2 * self.unit * quads > 8 * threads;
+        if is_large { 1 } else { 2 }
+    }
+}
+
 /// What the choice of a tile depends on.
 #[derive(Debug, Clone, Copy)]
 pub struct Problem {
@@ -76,6 +94,43 @@ const SIMULATED_BYTES: usize = 5 * 1024;
 /// Workgroup memory per thread on hardware: the waves that hide the latency of memory on AMD's four SIMDs (8 each of 32 threads)
 /// share 128 KiB. For 256 threads this is 32 KiB, as much as Apple's GPUs have.
 const BYTES_PER_THREAD: usize = 128;
+
+/// Workgroup memory on devices that prefer [`Steps::Long`]: NVIDIA's limit.
+const LARGE_WORKGROUP_BYTES: usize = 48 * 1024;
+
+/// Whether matrix units load single entries from workgroup memory: naga's Metal needs pointers to them.
+const SINGLE_ENTRIES: bool = cfg!(target_vendor = "apple");
+
+/// The multiply-adds of a thread per step that hide how long a step's loads take. Measured on an NVIDIA H200: half as many
+/// take 1.5 times as long, twice as many 1.15 times.
+const LONG_STEP: f64 = 4096.0;
+
+/// How long a tile's steps along the inner dimension are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Steps {
+    /// One or two units: AMD's compiler loads all of them before it multiplies.
+    Short,
+    /// Up to four units, for NVIDIA's.
+    Long,
+}
+
+impl Steps {
+    fn of(units: Units, simulated: bool) -> Self {
+        // Subgroups of NVIDIA's GPUs have 32 threads, and AMD's drivers choose 64 for these kernels.
+        match units.size == 16 && units.subgroup == 32 && !simulated {
+            true => Self::Long,
+            false => Self::Short,
+        }
+    }
+
+    /// The most workgroup memory of a tile with so many threads.
+    fn most_bytes(self, threads: usize) -> usize {
+        match self {
+            Self::Long => LARGE_WORKGROUP_BYTES,
+            Self::Short => BYTES_PER_THREAD * threads,
+        }
+    }
+}
 
 impl Tile {
     /// Rows of the tile.
@@ -121,6 +176,7 @@ impl Tile {
             None => kernel,
             Some(units) => kernel
                 .choose("UNITS", true)
+                .choose("QUAD_TILES", self.prefetch && !SINGLE_ENTRIES)
                 .set("UNIT", units.unit)
                 .set("UNIT_ROWS", units.rows)
                 .set("UNIT_COLUMNS", units.columns)
@@ -178,7 +234,7 @@ impl Tile {
     ) -> Vec<Self> {
         match units.filter(|_| problem.entry_bytes == 2) {
             Some(units) => {
-                let cost = |tile: &Self| tile.unit_cost(problem);
+                let cost = |tile: &Self| tile.unit_cost(problem, units);
                 cheapest(Self::unit_candidates(units, simulated), cost, count)
             }
             None => {
@@ -228,16 +284,23 @@ impl Tile {
         })
     }
 
+    /// The most workgroup memory of a tile with matrix units of this kind, in bytes.
+    pub fn most_workgroup_bytes(units: Units, simulated: bool) -> usize {
+        Steps::of(units, simulated).most_bytes(MAX_THREADS)
+    }
+
     /// All tiles with matrix units of this kind.
     pub fn unit_candidates(units: Units, simulated: bool) -> impl Iterator<Item = Self> {
         let threads: &[usize] = if simulated { &[128] } else { &[128, 256] };
+        let steps = Steps::of(units, simulated);
         threads.iter().flat_map(move |threads| {
             let subgroups = (threads / units.subgroup).max(1);
             let shapes = (0..)
                 .map(|power| 1 << power)
                 .take_while(move |rows| *rows <= subgroups);
             let tiles = shapes.flat_map(move |subgroup_rows| {
-                [(1, 1), (1, 2), (2, 1), (2, 2), (2, 4), (4, 2), (4, 4)].map(|(rows, columns)| {
+                let sizes = [(1, 1), (1, 2), (2, 1), (2, 2), (2, 4), (4, 2), (4, 4)];
+                sizes.into_iter().flat_map(move |(rows, columns)| {
                     let unit = UnitTile {
                         unit: units.size,
                         rows,
@@ -245,24 +308,22 @@ impl Tile {
                         subgroup_rows,
                         subgroup_columns: subgroups / subgroup_rows,
                     };
-                    Self::of_units(unit, *threads, simulated)
+                    let depths: &[usize] = match steps {
+                        Steps::Long => &[1, 2, 4],
+                        Steps::Short => &[unit.short_depth(*threads)],
+                    };
+                    let tile = |depth: &usize| Self::of_units(unit, *depth, *threads, simulated);
+                    depths.iter().filter_map(tile).collect::<Vec<_>>()
                 })
             });
-            let fits = move |tile: &Self| tile.workgroup_bytes(2) <= BYTES_PER_THREAD * threads;
-            tiles.flatten().filter(fits)
+            tiles.filter(move |tile| tile.workgroup_bytes(2) <= steps.most_bytes(*threads))
         })
     }
 
-    /// The tile of these units, with an arrangement of the threads that suits its epilogue.
-    fn of_units(units: UnitTile, threads: usize, simulated: bool) -> Option<Self> {
-        let tile_rows = units.unit * units.rows * units.subgroup_rows;
-        let quads = units.unit * units.columns * units.subgroup_columns / 4;
+    /// The tile of these units, with steps of that many, and with an arrangement of the threads that suits its epilogue.
+    fn of_units(units: UnitTile, depth: usize, threads: usize, simulated: bool) -> Option<Self> {
+        let (tile_rows, quads) = (units.tile_rows(), units.tile_quads());
         let slab = units.unit * units.subgroup_rows;
-        // Two units deep, unless that takes too many registers: AMD's compiler loads all of them before it multiplies, and each
-        // thread has a step's quads on their way.
-        let is_large = units.rows * units.columns > 8
-            || 2 * units.unit * (tile_rows + 4 * quads) / 4 > 8 * threads;
-        let depth = if is_large { 1 } else { 2 };
         [1, 2, 4].into_iter().find_map(|column_quads| {
             let thread_columns = quads / column_quads;
             let thread_rows = threads.checked_div(thread_columns)?;
@@ -329,13 +390,21 @@ impl Tile {
     }
 
     /// The expected time of matrix units, in multiply-adds.
-    fn unit_cost(&self, problem: &Problem) -> f64 {
+    fn unit_cost(&self, problem: &Problem, device: Units) -> f64 {
         let units = self.units.expect("the tile has units");
         let tiles = self.count(problem.rows, problem.column_quads) as f64;
         let (tile_rows, tile_columns) = (self.tile_rows() as f64, 4.0 * self.tile_quads() as f64);
         let shared = (units.rows + units.columns) as f64 / (units.rows * units.columns) as f64;
         let global = (tile_rows + tile_columns) / (tile_rows * tile_columns);
-        tiles * tile_rows * tile_columns * (1.0 + shared + 64.0 * global)
+        let step = match Steps::of(device, !self.prefetch) {
+            Steps::Short => 0.0,
+            Steps::Long => {
+                let step = tile_rows * tile_columns * self.inner as f64 / self.threads() as f64;
+                // Beyond, fewer workgroups fit at once.
+                (LONG_STEP / step).max(1.0) + 0.3 * f64::from(step > LONG_STEP)
+            }
+        };
+        tiles * tile_rows * tile_columns * (1.0 + shared + 64.0 * global + step)
     }
 }
 

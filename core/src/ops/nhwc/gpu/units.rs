@@ -66,14 +66,18 @@ impl Units {
         }
         // The kernel's product is not a number if it has fewer subgroups than assumed. So the first size that is correct
         // leaves no subgroup without work.
+        let hardware = &gpu.client.properties().hardware;
+        let sizes = hardware.plane_size_min as usize..=hardware.plane_size_max as usize;
         let units = SUBGROUPS
             .map(|subgroup| Self { size, subgroup })
             .into_iter()
+            .filter(|units| sizes.is_empty() || sizes.contains(&units.subgroup))
             .find(|units| {
                 let has_tiles = Tile::unit_candidates(*units, gpu.simulated)
                     .next()
                     .is_some();
-                has_tiles && units.are_correct(gpu)
+                let most_bytes = Tile::most_workgroup_bytes(*units, gpu.simulated);
+                has_tiles && most_bytes <= hardware.max_shared_memory_size && units.are_correct(gpu)
             });
         known.push((gpu.device.clone(), units));
         units

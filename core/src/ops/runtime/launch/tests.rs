@@ -12,8 +12,8 @@ use super::Kernel;
 
 /// WebGPU's default limits.
 const WORKGROUP_BYTES: u32 = 16 * 1024;
-/// Every adapter with matrix units has this much; browsers have none.
-const UNITS_WORKGROUP_BYTES: u32 = 32 * 1024;
+/// As NVIDIA's GPUs have. Tiles with matrix units that need more than a device has are not used (`Tile::most_workgroup_bytes`).
+const UNITS_WORKGROUP_BYTES: u32 = 48 * 1024;
 const INVOCATIONS: u32 = 256;
 const STORAGE_BUFFERS: usize = 8;
 const UNIFORM_BUFFERS: usize = 12;
