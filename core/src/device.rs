@@ -268,6 +268,11 @@ impl Adapter {
             let mut simulated = SIMULATED.lock().unwrap_or_else(PoisonError::into_inner);
             simulated.push(opened.as_dispatch().clone());
         }
+        #[cfg(not(target_family = "wasm"))]
+        {
+            let mut devices = WGPU_DEVICES.lock().unwrap_or_else(PoisonError::into_inner);
+            devices.push((opened.as_dispatch().clone(), device.clone()));
+        }
         if let Some(size) = unit_size {
             let mut units = UNIT_SIZES.lock().unwrap_or_else(PoisonError::into_inner);
             units.push((opened.as_dispatch().clone(), size));
@@ -283,6 +288,20 @@ impl Adapter {
 
 /// The opened wgpu devices that are software.
 static SIMULATED: Mutex<Vec<DispatchDevice>> = Mutex::new(Vec::new());
+
+/// The opened wgpu devices.
+#[cfg(not(target_family = "wasm"))]
+static WGPU_DEVICES: Mutex<Vec<(DispatchDevice, wgpu::Device)>> = Mutex::new(Vec::new());
+
+/// The wgpu device behind `device`.
+#[cfg(not(target_family = "wasm"))]
+pub(crate) fn wgpu_device(device: &CubeDevice) -> Option<wgpu::Device> {
+    let devices = WGPU_DEVICES.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = devices
+        .iter()
+        .find(|(known, _)| matches!(known, DispatchDevice::Cube(known) if known == device));
+    known.map(|(_, device)| device.clone())
+}
 
 /// The sizes of the matrix units of opened devices.
 static UNIT_SIZES: Mutex<Vec<(DispatchDevice, usize)>> = Mutex::new(Vec::new());

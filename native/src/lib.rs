@@ -9,6 +9,7 @@ macro_rules! say {
     }};
 }
 
+mod ahead;
 mod chart;
 mod cli;
 mod commands;

@@ -13,6 +13,7 @@ use pollster::block_on;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::ahead;
 use crate::data::noise;
 use crate::device::{Opened, clock};
 use crate::run_folder::RunFolder;
@@ -135,11 +136,12 @@ fn has_room(opened: &Opened, config: &Config) -> bool {
 fn timed(opened: &Opened, config: &Config) -> Result<Tiles> {
     let pictures = noise(config.batch.max(2), config.view_size);
     use_tiles(&opened.device, &Tiles::default());
+    ahead::compile(&opened.device, config);
     let mut trainer = Trainer::new(config.clone(), &pictures, &opened.device)?;
-    // A step compiles the kernels of the expected tiles.
+    // A step compiles the kernels of the expected tiles, where they were not.
     block_on(trainer.advance())?;
     let mut failure = None;
-    let tiles = time(&clock(), SECONDS, || {
+    let tiles = time((&opened.device, config.precision), &clock(), SECONDS, || {
         failure = block_on(trainer.advance()).err().or(failure.take());
     });
     drop(trainer);

@@ -22,7 +22,7 @@ pub use conv2d::conv2d;
 pub use correlation::{LossOutput, correlate};
 pub use lars::{Lars, Rates, TrustRatio};
 pub use nhwc::gpu::tune as tiles;
-pub use nhwc::gpu::units_in_use;
+pub use nhwc::gpu::{compile_step_ahead, units_in_use};
 pub use pool::{max_pool, mean_pool};
 pub use product::{linear, product};
 pub use runtime::arena::{Parameter, Updated};

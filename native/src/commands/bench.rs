@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use super::advice::advised;
 use super::kernels;
+use crate::ahead;
 use crate::cli::Bench;
 use crate::data::noise;
 use crate::device;
@@ -203,6 +204,7 @@ impl Bencher {
     fn side(&self) -> Result<Side> {
         let now = || (self.clock)();
         let start = now();
+        ahead::compile(&self.device, &self.config);
         let mut trainer = Trainer::new(self.config.clone(), &self.pictures, &self.device)?;
         // A step returns once the loss is read, while the device still updates the weights.
         let mut step = || -> Result<f64> {

@@ -20,7 +20,7 @@ use crate::run::run;
 use crate::run_folder::RunFolder;
 use crate::settings::{Settings, Streaming};
 use crate::terminal::Terminal;
-use crate::{data, device, plan, tiles};
+use crate::{ahead, data, device, plan, tiles};
 
 /// Trains from the start or from a checkpoint, and prints the final evaluation.
 pub fn train(arguments: &Train) -> Result<()> {
@@ -71,6 +71,7 @@ pub fn train(arguments: &Train) -> Result<()> {
     let existing_folder = existing.as_ref();
     let created;
     let tiles = tiles::choose(&opened, &config, existing_folder, arguments.tune)?;
+    ahead::compile(&opened.device, &config);
     let (mut trainer, waited) = trainer(config, checkpoint, &loaded, &opened.device)?;
     if arguments.plan {
         return plan::time(&mut trainer);

@@ -5,6 +5,7 @@
 //! optimizer's tensors in one buffer), `limits` (what the device could do at most) and `measure` (how long an operation
 //! takes).
 
+pub mod ahead;
 pub mod arena;
 pub mod clock;
 pub mod cpu;

@@ -11,7 +11,7 @@ mod units;
 
 pub use gemm::{Matrix, Product};
 pub use images::Gpu;
-pub use units::units_in_use;
+pub use units::{compile_step_ahead, units_in_use};
 
 #[cfg(test)]
 mod tests;

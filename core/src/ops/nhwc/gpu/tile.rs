@@ -408,7 +408,7 @@ impl Tile {
     }
 }
 
-/// The `count` cheapest of `tiles`, each of another size.
+/// The `count` cheapest of `tiles`, each of another size or depth.
 fn cheapest(
     tiles: impl Iterator<Item = Tile>,
     cost: impl Fn(&Tile) -> f64,
@@ -425,7 +425,7 @@ fn cheapest(
     tiles.sort_by(|(a, _), (b, _)| a.total_cmp(b));
     let mut chosen: Vec<Tile> = Vec::new();
     for (_, tile) in tiles {
-        let size = |tile: &Tile| (tile.tile_rows(), tile.tile_quads());
+        let size = |tile: &Tile| (tile.tile_rows(), tile.tile_quads(), tile.inner);
         if chosen.len() < count && chosen.iter().all(|other| size(other) != size(&tile)) {
             chosen.push(tile);
         }

@@ -16,9 +16,11 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::images::Gpu;
 use super::tile::Tile;
+use super::units::compile_step_ahead;
 use crate::ops::nhwc::Storage;
 use crate::ops::on_wgpu;
 use crate::ops::runtime::clock::Clock;
+use crate::ops::runtime::precision::Precision;
 
 /// A hash of the text of the kernels that tiles are for: others may be faster with other tiles.
 pub fn kernels_fingerprint() -> u64 {
@@ -56,10 +58,16 @@ impl Tiles {
 const PRODUCTS: usize = 12;
 
 /// Tiles that each of them is timed with.
-const CANDIDATES: usize = 4;
+const CANDIDATES: usize = 6;
 
-/// Runs per tile; the fastest counts.
+/// Rounds over the tiles of a product; each tile's fastest one counts. Rounds, as a GPU's clock may change meanwhile.
+const ROUNDS: usize = 5;
+
+/// Runs of a tile per round on hardware, which takes some time for one launch.
 const RUNS: usize = 3;
+
+/// Seconds of work after which a GPU that was idle has raised its clock: an NVIDIA H200 takes half a second.
+const WARM_UP_SECONDS: f64 = 0.6;
 
 /// A tile has to be this much faster than the expected one to replace it: timings of one tile differ by about as much.
 const GAIN: f64 = 1.03;
@@ -67,11 +75,15 @@ const GAIN: f64 = 1.03;
 enum Mode {
     /// The description and the multiplications and additions of every product.
     Listing(BTreeMap<String, usize>),
+    /// The products whose tiles are compiled, in a dry run.
+    Compiling(Vec<String>),
     Timing {
         wanted: Vec<String>,
         clock: Clock,
         /// When timing has to end.
         end: f64,
+        /// Whether the device has worked for [`WARM_UP_SECONDS`].
+        is_warm: bool,
         found: Tiles,
     },
 }
@@ -103,14 +115,26 @@ fn list(step: impl FnOnce()) -> Vec<String> {
     products.into_iter().map(|(product, _)| product).collect()
 }
 
-/// Times tiles of the largest products of `step`, which runs twice, for about `seconds` seconds, in which the tiles' kernels are
-/// compiled too. Products whose share of that is too short for a second tile are left out.
-pub fn time(clock: &Clock, seconds: f64, mut step: impl FnMut()) -> Tiles {
+/// Times tiles of the largest products of `step`, in that precision, on `device`, for about `seconds` seconds. Their kernels are
+/// compiled ahead where that is possible, else in that time. Products whose share of it is too short for a second tile are left
+/// out. `step` runs two or three times, once dry.
+pub fn time(
+    (device, precision): (&Device, Precision),
+    clock: &Clock,
+    seconds: f64,
+    mut step: impl FnMut(),
+) -> Tiles {
     let wanted = list(&mut step);
+    compile_step_ahead(device, precision, || {
+        MODE.set(Some(Mode::Compiling(wanted.clone())));
+        step();
+        MODE.take();
+    });
     MODE.set(Some(Mode::Timing {
         wanted,
         clock: clock.clone(),
         end: clock() + seconds,
+        is_warm: false,
         found: Tiles::default(),
     }));
     step();
@@ -189,17 +213,25 @@ fn timed<R>(
 ) -> Tile {
     let candidates = ranked(CANDIDATES);
     let expected = candidates[0];
-    let (wanted, clock, end, found) = match mode {
+    let (wanted, clock, end, is_warm, found) = match mode {
         Mode::Listing(products) => {
             *products.entry(product).or_default() += operations;
+            return expected;
+        }
+        Mode::Compiling(wanted) => {
+            if wanted.contains(&product) {
+                wanted.retain(|waiting| *waiting != product);
+                candidates.iter().for_each(|tile| _ = run(tile));
+            }
             return expected;
         }
         Mode::Timing {
             wanted,
             clock,
             end,
+            is_warm,
             found,
-        } => (wanted, clock, end, found),
+        } => (wanted, clock, end, is_warm, found),
     };
     if let Some(tile) = found.0.get(&product) {
         return *tile;
@@ -208,29 +240,47 @@ fn timed<R>(
         return expected;
     }
     wanted.retain(|waiting| *waiting != product);
-    // An equal share of what is left, for this product and for those that wait.
-    let now = clock();
-    let share_ends = now + (*end - now) / (wanted.len() + 1) as f64;
     let wait = || _ = <CubeBackend as Backend>::sync(&gpu.device);
-    let once = |tile: &Tile| {
+    let runs = if gpu.simulated { 1 } else { RUNS };
+    let round = |tile: &Tile| {
         let start = clock();
-        run(tile);
+        for _ in 0..runs {
+            run(tile);
+        }
         wait();
         clock() - start
     };
     wait();
+    let begin = clock();
+    if !*is_warm && !gpu.simulated {
+        while clock() - begin < WARM_UP_SECONDS {
+            round(&expected);
+        }
+        *end += clock() - begin;
+    }
+    *is_warm = true;
+    // An equal share of what is left, for this product and for those that wait.
+    let now = clock();
+    let share_ends = now + (*end - now) / (wanted.len() + 1) as f64;
     let mut timed: Vec<(Tile, f64)> = Vec::new();
     for tile in candidates {
         if clock() >= share_ends {
             break;
         }
-        // The first run compiles the kernel.
-        once(&tile);
-        let seconds = (0..RUNS).map(|_| once(&tile)).fold(f64::INFINITY, f64::min);
-        timed.push((tile, seconds));
+        // Compiles the kernel.
+        round(&tile);
+        timed.push((tile, f64::INFINITY));
     }
     if timed.len() < 2 {
         return expected;
+    }
+    for number in 0..ROUNDS {
+        if number > 0 && clock() >= share_ends {
+            break;
+        }
+        for (tile, seconds) in &mut timed {
+            *seconds = seconds.min(round(tile));
+        }
     }
     let best = timed
         .into_iter()

@@ -13,6 +13,7 @@ use super::images::{Gpu, Images};
 use super::tile::Tile;
 use crate::device::{Units, is_simulated, unit_size};
 use crate::ops::nhwc::{Convolution, Epilogue, Extent, Storage};
+use crate::ops::runtime::ahead::{compile_ahead, compiles_ahead};
 use crate::ops::runtime::dry_run;
 use crate::ops::runtime::launch::on_wgpu;
 use crate::ops::runtime::precision::{self, Precision, with_precision};
@@ -32,6 +33,18 @@ pub fn units_in_use(device: &Device) -> Option<usize> {
         let tensor = on_wgpu(&Tensor::zeros([4], device))?;
         Gpu::of(&tensor).units.map(|units| units.size)
     })
+}
+
+/// Compiles the kernels of training on all cores, if `device` is a GPU and not software: `steps` does the first steps of a run on
+/// it, which run dry and leave tensors without meaning behind.
+pub fn compile_step_ahead(device: &Device, precision: Precision, steps: impl FnOnce()) {
+    let Some(tensor) = on_wgpu(&Tensor::zeros([4], device)) else {
+        return;
+    };
+    if compiles_ahead(&tensor.device) {
+        let units = with_precision(precision, || Gpu::of(&tensor).units);
+        compile_ahead(&tensor.device, units, steps);
+    }
 }
 
 impl Gpu {
@@ -103,13 +116,18 @@ impl Units {
             stride: 1,
             padding: 1,
         };
-        [
+        let convolutions = [
             Convolution::linear(150, 100, 180),
             ragged,
             Convolution::linear(16, 16, 16),
-        ]
-        .iter()
-        .all(|convolution| Check::new(convolution).passes(&gpu))
+        ];
+        let checks = convolutions.each_ref().map(Check::new);
+        compile_ahead(&gpu.device, Some(self), || {
+            for check in &checks {
+                check.products(&gpu);
+            }
+        });
+        checks.iter().all(|check| check.passes(&gpu))
     }
 }
 
@@ -183,6 +201,14 @@ impl<'a> Check<'a> {
     }
 
     fn passes(&self, gpu: &Gpu) -> bool {
+        let [y, grad_x, grad_weight] = self.products(gpu);
+        is_close(gpu, &y, &self.y)
+            && is_close(gpu, &grad_x, &self.grad_x)
+            && is_close(gpu, &grad_weight, &self.grad_weight)
+    }
+
+    /// What the kernels compute.
+    fn products(&self, gpu: &Gpu) -> [Handle; 3] {
         let upload = |numbers: &[half::f16], extent| {
             let bytes: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
             Images {
@@ -210,9 +236,7 @@ impl<'a> Check<'a> {
             convolve_input_gradient(gpu, self.convolution, &gradient, &packed, epilogue, wide);
         let grad_weight = gpu.floats(self.weight.len());
         convolve_weight_gradient(gpu, self.convolution, (&x, None), &gradient, &grad_weight);
-        is_close(gpu, &y.handle, &self.y)
-            && is_close(gpu, &grad_x.handle, &self.grad_x)
-            && is_close(gpu, &grad_weight, &self.grad_weight)
+        [y.handle, grad_x.handle, grad_weight]
     }
 }
 
