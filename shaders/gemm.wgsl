@@ -124,6 +124,9 @@ const SUBGROUPS: u32 = SUBGROUP_ROWS * SUBGROUP_COLUMNS;
 // Whether workgroup memory holds quads of entries also for UNITS: an NVIDIA H200 multiplies 1.1 to 1.3 times as fast, but
 // Metal's units load from single entries only.
 const QUAD_TILES: bool = false;
+// Whether neighbouring threads load blocks that are neighbours along k, four rows or columns at a time, where blocks are transposed:
+// their lines are then in different memory banks, and still read 32 bytes at once, a sector of NVIDIA's caches.
+const DEEP_BLOCKS: bool = false;
 //# if UNITS
 const_assert UNIT * UNIT_ROWS * SUBGROUP_ROWS == TILE_ROWS;
 const_assert UNIT * UNIT_COLUMNS * SUBGROUP_COLUMNS == TILE_COLUMNS;
@@ -634,7 +637,14 @@ fn main(
     }
 //# end
 
+//# if DEEP_BLOCKS
+    const RIGHT_DEPTHS: u32 = THREADS / TILE_QUADS;
+    let right_column = thread / (4u * RIGHT_DEPTHS) * 4u + thread % 4u;
+    let right_depth = thread / 4u % RIGHT_DEPTHS;
+//# else
     let right_column = thread % TILE_QUADS;
+    let right_depth = thread / TILE_QUADS;
+//# end
     let right_inside = first_quad + right_column < sizes.column_quads;
 //# if PREFETCH
     // ---- What a thread loads in every step.
@@ -648,8 +658,14 @@ fn main(
 //# end
 //# else
 //# for i in LEFT_LOADS
+//# if DEEP_BLOCKS
+    let left_quad_#i = (thread + #iu * THREADS) / (4u * INNER_QUADS) * 4u + thread % 4u;
+    let left_inner_#i = select(INNER_QUADS, thread / 4u % INNER_QUADS, left_quad_#i < ROW_QUADS);
+//# else
+    let left_quad_#i = (thread + #iu * THREADS) % ROW_QUADS;
     let left_inner_#i = (thread + #iu * THREADS) / ROW_QUADS;
-    let left_row_quad_#i = first_row / 4u + (thread + #iu * THREADS) % ROW_QUADS;
+//# end
+    let left_row_quad_#i = first_row / 4u + left_quad_#i;
 //# if UNITS
     let left_row_inside_#i = left_inner_#i < INNER_QUADS && 4u * left_row_quad_#i < last_row;
 //# else
@@ -666,7 +682,7 @@ fn main(
 //# end
 //# else
 //# for i in RIGHT_LOADS
-    let right_inner_#i = thread / TILE_QUADS + #iu * (THREADS / TILE_QUADS);
+    let right_inner_#i = right_depth + #iu * (THREADS / TILE_QUADS);
 //# end
 //# end
 //# end
@@ -753,12 +769,12 @@ fn main(
 //# for j in QUAD
             let put_#j = select(vec4<Entry>(), left_entries(left_#i_#j), left_inside_#i_#j);
 //# end
-            put_left_block(4u * ((thread + #iu * THREADS) % ROW_QUADS), left_inner_#i, put_0, put_1, put_2, put_3);
+            put_left_block(4u * left_quad_#i, left_inner_#i, put_0, put_1, put_2, put_3);
         }
 //# else
         if left_inner_#i < TILE_INNER {
             let put = select(vec4<Entry>(), left_entries(left_#i), left_inside_#i);
-            put_left(left_inner_#i, (thread + #iu * THREADS) % ROW_QUADS, put);
+            put_left(left_inner_#i, left_quad_#i, put);
         }
 //# end
 //# end

@@ -34,6 +34,20 @@ pub struct Units {
     pub size: usize,
     /// Threads of a subgroup.
     pub subgroup: usize,
+    /// Whether a product's steps along its inner dimension are up to four units long, with as much workgroup memory as NVIDIA's
+    /// GPUs have. Else they are one or two: AMD's compiler loads all of a step before it multiplies.
+    pub long_steps: bool,
+}
+
+impl Units {
+    /// The matrix units of a device. Subgroups of NVIDIA's have 32 threads, and AMD's drivers choose 64 for these kernels.
+    pub fn new(size: usize, subgroup: usize) -> Self {
+        Self {
+            size,
+            subgroup,
+            long_steps: size == 16 && subgroup == 32,
+        }
+    }
 }
 
 /// A wgpu adapter: a GPU, or a software implementation of one.

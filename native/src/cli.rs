@@ -135,7 +135,7 @@ pub struct Evaluate {
 fn units(text: &str) -> Result<Units, String> {
     let numbers = text.split_once('x').and_then(|(size, subgroup)| {
         let (size, subgroup) = (size.parse().ok()?, subgroup.parse().ok()?);
-        Some(Units { size, subgroup })
+        Some(Units::new(size, subgroup))
     });
     numbers
         .filter(|units| matches!((units.size, units.subgroup), (16, 16 | 32 | 64) | (8, 8 | 16 | 32)))

@@ -141,9 +141,14 @@ fn timed(opened: &Opened, config: &Config) -> Result<Tiles> {
     // A step compiles the kernels of the expected tiles, where they were not.
     block_on(trainer.advance())?;
     let mut failure = None;
-    let tiles = time((&opened.device, config.precision), &clock(), SECONDS, || {
-        failure = block_on(trainer.advance()).err().or(failure.take());
-    });
+    let tiles = time(
+        (&opened.device, config.precision),
+        &clock(),
+        SECONDS,
+        || {
+            failure = block_on(trainer.advance()).err().or(failure.take());
+        },
+    );
     drop(trainer);
     release_memory(&opened.device);
     match failure {

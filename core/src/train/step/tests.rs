@@ -468,10 +468,7 @@ fn a_dry_run_records_the_kernels_of_another_gpu() {
         let (mut config, pictures) = tiny();
         config.precision = Precision::F16;
         let mut trainer = Trainer::new(config.clone(), &pictures, device).unwrap();
-        let units = Units {
-            size: 16,
-            subgroup: 64,
-        };
+        let units = Units::new(16, 64);
         let (report, run) = dry_run(Some(units), || block_on(trainer.advance()));
         assert_eq!(report.unwrap().loss, 0.0);
         let products = run.variants.iter().filter(|known| known.kernel == "gemm");

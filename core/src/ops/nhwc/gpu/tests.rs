@@ -175,18 +175,28 @@ fn convolutions_agree_with_burn_s() {
     }
 }
 
-/// The variants for hardware: other tiles, values that are loaded ahead, epilogues without loops.
+/// The variants for hardware: other tiles, values that are loaded ahead, epilogues without loops, and with matrix units, short steps
+/// and long ones.
 #[test]
 fn variants_for_hardware_agree_with_burn_s() {
     for shape in [SHAPES[2], SHAPES[9], SHAPES[10]] {
         let case = Case::new(shape);
         let expected = case.reference(case.x.clone());
         each_gpu(|gpu, device| {
-            let gpu = Gpu {
-                simulated: false,
-                ..gpu.clone()
-            };
-            check(shape, &gpu, device, &case, &expected);
+            for long_steps in [false, true] {
+                let gpu = Gpu {
+                    simulated: false,
+                    units: gpu.units.map(|units| Units {
+                        long_steps,
+                        ..units
+                    }),
+                    ..gpu.clone()
+                };
+                check(shape, &gpu, device, &case, &expected);
+                if gpu.units.is_none() {
+                    break;
+                }
+            }
         });
     }
 }
@@ -200,7 +210,7 @@ fn variants_for_every_kind_of_device_are_valid() {
         .flat_map(|size| SUBGROUPS.map(|n| (size, n)))
     {
         for simulated in [true, false] {
-            let units = Units { size, subgroup };
+            let units = Units::new(size, subgroup);
             // Tiles of too many or too few subgroups do not fit; devices with those subgroups are not used with units.
             let has_tiles = Tile::unit_candidates(units, simulated).next().is_some();
             let is_common = matches!((size, subgroup), (16, 16 | 32 | 64) | (8, 8 | 16 | 32));

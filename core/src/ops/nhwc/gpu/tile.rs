@@ -40,6 +40,9 @@ pub struct UnitTile {
     pub subgroup_rows: usize,
     /// Subgroups along the columns.
     pub subgroup_columns: usize,
+    /// Whether neighbouring threads load blocks that are neighbours along the inner dimension.
+    #[serde(default)]
+    pub deep_blocks: bool,
 }
 
 impl UnitTile {
@@ -49,6 +52,11 @@ impl UnitTile {
 
     fn tile_quads(&self) -> usize {
         self.unit * self.columns * self.subgroup_columns / 4
+    }
+
+    /// Whether blocks of four rows or columns, four at a time, cover the tile.
+    fn has_whole_blocks(&self) -> bool {
+        self.tile_rows().is_multiple_of(16) && self.tile_quads().is_multiple_of(4)
     }
 
     /// The units of a step where steps are short: two, unless that takes too many registers, as each thread has a step's quads
@@ -95,8 +103,11 @@ const SIMULATED_BYTES: usize = 5 * 1024;
 /// share 128 KiB. For 256 threads this is 32 KiB, as much as Apple's GPUs have.
 const BYTES_PER_THREAD: usize = 128;
 
-/// Workgroup memory on devices that prefer [`Steps::Long`]: NVIDIA's limit.
+/// Workgroup memory on devices with [`Units::long_steps`]: NVIDIA's limit.
 const LARGE_WORKGROUP_BYTES: usize = 48 * 1024;
+
+/// Registers of a thread on NVIDIA's GPUs.
+const MOST_REGISTERS: usize = 255;
 
 /// Whether matrix units load single entries from workgroup memory: naga's Metal needs pointers to them.
 const SINGLE_ENTRIES: bool = cfg!(target_vendor = "apple");
@@ -104,33 +115,6 @@ const SINGLE_ENTRIES: bool = cfg!(target_vendor = "apple");
 /// The multiply-adds of a thread per step that hide how long a step's loads take. Measured on an NVIDIA H200: half as many
 /// take 1.5 times as long, twice as many 1.15 times.
 const LONG_STEP: f64 = 4096.0;
-
-/// How long a tile's steps along the inner dimension are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Steps {
-    /// One or two units: AMD's compiler loads all of them before it multiplies.
-    Short,
-    /// Up to four units, for NVIDIA's.
-    Long,
-}
-
-impl Steps {
-    fn of(units: Units, simulated: bool) -> Self {
-        // Subgroups of NVIDIA's GPUs have 32 threads, and AMD's drivers choose 64 for these kernels.
-        match units.size == 16 && units.subgroup == 32 && !simulated {
-            true => Self::Long,
-            false => Self::Short,
-        }
-    }
-
-    /// The most workgroup memory of a tile with so many threads.
-    fn most_bytes(self, threads: usize) -> usize {
-        match self {
-            Self::Long => LARGE_WORKGROUP_BYTES,
-            Self::Short => BYTES_PER_THREAD * threads,
-        }
-    }
-}
 
 impl Tile {
     /// Rows of the tile.
@@ -177,6 +161,7 @@ impl Tile {
             Some(units) => kernel
                 .choose("UNITS", true)
                 .choose("QUAD_TILES", self.prefetch && !SINGLE_ENTRIES)
+                .choose("DEEP_BLOCKS", units.deep_blocks)
                 .set("UNIT", units.unit)
                 .set("UNIT_ROWS", units.rows)
                 .set("UNIT_COLUMNS", units.columns)
@@ -285,14 +270,13 @@ impl Tile {
     }
 
     /// The most workgroup memory of a tile with matrix units of this kind, in bytes.
-    pub fn most_workgroup_bytes(units: Units, simulated: bool) -> usize {
-        Steps::of(units, simulated).most_bytes(MAX_THREADS)
+    pub fn most_workgroup_bytes(units: Units) -> usize {
+        most_bytes(units, MAX_THREADS)
     }
 
     /// All tiles with matrix units of this kind.
     pub fn unit_candidates(units: Units, simulated: bool) -> impl Iterator<Item = Self> {
         let threads: &[usize] = if simulated { &[128] } else { &[128, 256] };
-        let steps = Steps::of(units, simulated);
         threads.iter().flat_map(move |threads| {
             let subgroups = (threads / units.subgroup).max(1);
             let shapes = (0..)
@@ -307,16 +291,21 @@ impl Tile {
                         columns,
                         subgroup_rows,
                         subgroup_columns: subgroups / subgroup_rows,
+                        deep_blocks: false,
                     };
-                    let depths: &[usize] = match steps {
-                        Steps::Long => &[1, 2, 4],
-                        Steps::Short => &[unit.short_depth(*threads)],
+                    let depths: &[usize] = match units.long_steps {
+                        true => &[1, 2, 4],
+                        false => &[unit.short_depth(*threads)],
+                    };
+                    let unit = UnitTile {
+                        deep_blocks: units.long_steps && !simulated && unit.has_whole_blocks(),
+                        ..unit
                     };
                     let tile = |depth: &usize| Self::of_units(unit, *depth, *threads, simulated);
                     depths.iter().filter_map(tile).collect::<Vec<_>>()
                 })
             });
-            tiles.filter(move |tile| tile.workgroup_bytes(2) <= steps.most_bytes(*threads))
+            tiles.filter(move |tile| tile.workgroup_bytes(2) <= most_bytes(units, *threads))
         })
     }
 
@@ -389,6 +378,16 @@ impl Tile {
             * (1.0 + device.shared * shared + device.global * global)
     }
 
+    /// About how many registers a thread needs for a product by matrix units, whose left operand are patches.
+    fn registers(&self) -> usize {
+        // Addresses, and operands of the units.
+        const OTHERS: usize = 60;
+        let sums = 4 * self.tile_rows() * self.tile_quads() / self.threads();
+        let quads = |lines: usize| lines * self.inner / 4 / self.threads();
+        // Two for a quad on its way; for a patch, also its place and index.
+        sums + 5 * quads(self.tile_rows()) + 2 * quads(4 * self.tile_quads()) + OTHERS
+    }
+
     /// The expected time of matrix units, in multiply-adds.
     fn unit_cost(&self, problem: &Problem, device: Units) -> f64 {
         let units = self.units.expect("the tile has units");
@@ -396,15 +395,24 @@ impl Tile {
         let (tile_rows, tile_columns) = (self.tile_rows() as f64, 4.0 * self.tile_quads() as f64);
         let shared = (units.rows + units.columns) as f64 / (units.rows * units.columns) as f64;
         let global = (tile_rows + tile_columns) / (tile_rows * tile_columns);
-        let step = match Steps::of(device, !self.prefetch) {
-            Steps::Short => 0.0,
-            Steps::Long => {
+        let step = match device.long_steps {
+            false => 0.0,
+            true => {
                 let step = tile_rows * tile_columns * self.inner as f64 / self.threads() as f64;
                 // Beyond, fewer workgroups fit at once.
-                (LONG_STEP / step).max(1.0) + 0.3 * f64::from(step > LONG_STEP)
+                let fills = (LONG_STEP / step).max(1.0) + 0.3 * f64::from(step > LONG_STEP);
+                fills + f64::from(self.registers() > MOST_REGISTERS)
             }
         };
         tiles * tile_rows * tile_columns * (1.0 + shared + 64.0 * global + step)
+    }
+}
+
+/// The most workgroup memory of a tile with so many threads.
+fn most_bytes(units: Units, threads: usize) -> usize {
+    match units.long_steps {
+        true => LARGE_WORKGROUP_BYTES,
+        false => BYTES_PER_THREAD * threads,
     }
 }
 

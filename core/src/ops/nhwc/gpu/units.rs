@@ -82,14 +82,14 @@ impl Units {
         let hardware = &gpu.client.properties().hardware;
         let sizes = hardware.plane_size_min as usize..=hardware.plane_size_max as usize;
         let units = SUBGROUPS
-            .map(|subgroup| Self { size, subgroup })
+            .map(|subgroup| Self::new(size, subgroup))
             .into_iter()
             .filter(|units| sizes.is_empty() || sizes.contains(&units.subgroup))
             .find(|units| {
                 let has_tiles = Tile::unit_candidates(*units, gpu.simulated)
                     .next()
                     .is_some();
-                let most_bytes = Tile::most_workgroup_bytes(*units, gpu.simulated);
+                let most_bytes = Tile::most_workgroup_bytes(*units);
                 has_tiles && most_bytes <= hardware.max_shared_memory_size && units.are_correct(gpu)
             });
         known.push((gpu.device.clone(), units));
