@@ -34,8 +34,7 @@ pub struct Units {
     pub size: usize,
     /// Threads of a subgroup.
     pub subgroup: usize,
-    /// Whether a product's steps along its inner dimension are up to four units long, with as much workgroup memory as NVIDIA's
-    /// GPUs have. Else they are one or two: AMD's compiler loads all of a step before it multiplies.
+    /// Whether tiles with longer steps along the inner dimension are timed too.
     pub long_steps: bool,
 }
 

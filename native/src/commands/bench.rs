@@ -97,19 +97,20 @@ pub fn bench(arguments: &Bench) -> Result<()> {
             say!("{text}");
         }
     };
+    let ours = bench.side()?;
+    note(format!(
+        "first step after {:.1} s, later steps {:.1} ms each",
+        ours.first_seconds,
+        1e3 * ours.step_seconds
+    ));
+    release_memory(&bench.device);
+    // While the clock of a GPU is high.
     let limits = limits(&bench.device, &bench.clock);
     note(format!(
         "{}: copies {:.1} GB/s, multiplies and adds {:.1} GFLOP/s",
         opened.name,
         limits.bytes_per_second / 1e9,
         limits.operations_per_second / 1e9,
-    ));
-    release_memory(&bench.device);
-    let ours = bench.side()?;
-    note(format!(
-        "first step after {:.1} s, later steps {:.1} ms each",
-        ours.first_seconds,
-        1e3 * ours.step_seconds
     ));
     release_memory(&bench.device);
     let planar = with_planar_ops(|| bench.side())?;

@@ -4,6 +4,8 @@
 //! paper's network takes 47 seconds on an NVIDIA H200 that way. What is compiled here is thrown away, but drivers keep what they
 //! compiled, so that the launch finds it. In a browser there are no threads, and software keeps nothing.
 
+use std::time::Duration;
+
 use cubecl::Device as CubeDevice;
 
 use super::dry_run::{Variant, dry_run};
@@ -15,28 +17,37 @@ pub fn compiles_ahead(device: &CubeDevice) -> bool {
 }
 
 /// Compiles the kernels that `task` launches on `device`, with its matrix units, if [`compiles_ahead`]. `task` runs dry (see
-/// [`dry_run`]), or not at all.
-pub fn compile_ahead(device: &CubeDevice, units: Option<Units>, task: impl FnOnce()) {
+/// [`dry_run`]), or not at all. No kernel is begun after `limit`.
+pub fn compile_ahead(
+    device: &CubeDevice,
+    units: Option<Units>,
+    limit: Duration,
+    task: impl FnOnce(),
+) {
     if compiles_ahead(device) {
         let ((), run) = dry_run(units, task);
-        compile(device, &run.variants);
+        compile(device, &run.variants, limit);
     }
 }
 
 #[cfg(target_family = "wasm")]
-fn compile(_: &CubeDevice, _: &[Variant]) {}
+fn compile(_: &CubeDevice, _: &[Variant], _: Duration) {}
 
 /// Compiles the variants on all threads of the pool. Errors are left to their launches.
 #[cfg(not(target_family = "wasm"))]
-fn compile(device: &CubeDevice, variants: &[Variant]) {
+fn compile(device: &CubeDevice, variants: &[Variant], limit: Duration) {
     use burn::tensor::wgpu::wgpu;
     use rayon::prelude::*;
 
     let Some(device) = crate::device::wgpu_device(device) else {
         return;
     };
+    let begin = std::time::Instant::now();
     // One at a time, as some take a hundred times as long as others.
     variants.par_iter().with_max_len(1).for_each(|variant| {
+        if begin.elapsed() > limit {
+            return;
+        }
         let filters = [wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::Validation];
         let scopes = filters.map(|filter| device.push_error_scope(filter));
         // All as cubecl has it, or the driver would take it for another kernel.
@@ -97,7 +108,7 @@ mod tests {
                     ..run.variants[0].clone()
                 });
             }
-            compile(&tensor.device, &run.variants);
+            compile(&tensor.device, &run.variants, Duration::MAX);
             let errors = uncaptured_errors();
             assert!(errors.is_empty(), "{errors:?}");
             // The device still computes.

@@ -59,9 +59,9 @@ impl UnitTile {
         self.tile_rows().is_multiple_of(16) && self.tile_quads().is_multiple_of(4)
     }
 
-    /// The units of a step where steps are short: two, unless that takes too many registers, as each thread has a step's quads
-    /// on their way.
-    fn short_depth(&self, threads: usize) -> usize {
+    /// The units of a step: two, unless that takes too many registers. AMD's compiler loads all of them before it multiplies, and
+    /// each thread has a step's quads on their way.
+    fn depth(&self, threads: usize) -> usize {
         let quads = self.tile_rows() / 4 + self.tile_quads();
         let is_large = self.rows * self.columns > 8 || 2 * self.unit * quads > 8 * threads;
         if is_large { 1 } else { 2 }
@@ -103,18 +103,15 @@ const SIMULATED_BYTES: usize = 5 * 1024;
 /// share 128 KiB. For 256 threads this is 32 KiB, as much as Apple's GPUs have.
 const BYTES_PER_THREAD: usize = 128;
 
-/// Workgroup memory on devices with [`Units::long_steps`]: NVIDIA's limit.
-const LARGE_WORKGROUP_BYTES: usize = 48 * 1024;
+/// Workgroup memory of tiles with long steps: NVIDIA's limit.
+pub const LARGE_WORKGROUP_BYTES: usize = 48 * 1024;
 
-/// Registers of a thread on NVIDIA's GPUs.
-const MOST_REGISTERS: usize = 255;
+/// Registers of a thread with long steps, as [`Tile::registers`] estimates them. NVIDIA's have 255, but an H200 took twice as long
+/// with an estimate of 220 or 244 as with one of 146, and its driver half a minute to compile it.
+const MOST_REGISTERS: usize = 180;
 
 /// Whether matrix units load single entries from workgroup memory: naga's Metal needs pointers to them.
 const SINGLE_ENTRIES: bool = cfg!(target_vendor = "apple");
-
-/// The multiply-adds of a thread per step that hide how long a step's loads take. Measured on an NVIDIA H200: half as many
-/// take 1.5 times as long, twice as many 1.15 times.
-const LONG_STEP: f64 = 4096.0;
 
 impl Tile {
     /// Rows of the tile.
@@ -219,8 +216,14 @@ impl Tile {
     ) -> Vec<Self> {
         match units.filter(|_| problem.entry_bytes == 2) {
             Some(units) => {
-                let cost = |tile: &Self| tile.unit_cost(problem, units);
-                cheapest(Self::unit_candidates(units, simulated), cost, count)
+                let cost = |tile: &Self| tile.unit_cost(problem);
+                let tiles = cheapest(Self::unit_candidates(units, simulated), cost, count);
+                if count == 1 || simulated || !units.long_steps {
+                    return tiles;
+                }
+                let mut tiles: Vec<_> = tiles.iter().flat_map(Self::with_variants).collect();
+                tiles.truncate(count);
+                tiles
             }
             None => {
                 let device = Model::of(simulated);
@@ -269,11 +272,6 @@ impl Tile {
         })
     }
 
-    /// The most workgroup memory of a tile with matrix units of this kind, in bytes.
-    pub fn most_workgroup_bytes(units: Units) -> usize {
-        most_bytes(units, MAX_THREADS)
-    }
-
     /// All tiles with matrix units of this kind.
     pub fn unit_candidates(units: Units, simulated: bool) -> impl Iterator<Item = Self> {
         let threads: &[usize] = if simulated { &[128] } else { &[128, 256] };
@@ -283,8 +281,7 @@ impl Tile {
                 .map(|power| 1 << power)
                 .take_while(move |rows| *rows <= subgroups);
             let tiles = shapes.flat_map(move |subgroup_rows| {
-                let sizes = [(1, 1), (1, 2), (2, 1), (2, 2), (2, 4), (4, 2), (4, 4)];
-                sizes.into_iter().flat_map(move |(rows, columns)| {
+                [(1, 1), (1, 2), (2, 1), (2, 2), (2, 4), (4, 2), (4, 4)].map(|(rows, columns)| {
                     let unit = UnitTile {
                         unit: units.size,
                         rows,
@@ -293,20 +290,37 @@ impl Tile {
                         subgroup_columns: subgroups / subgroup_rows,
                         deep_blocks: false,
                     };
-                    let depths: &[usize] = match units.long_steps {
-                        true => &[1, 2, 4],
-                        false => &[unit.short_depth(*threads)],
-                    };
-                    let unit = UnitTile {
-                        deep_blocks: units.long_steps && !simulated && unit.has_whole_blocks(),
-                        ..unit
-                    };
-                    let tile = |depth: &usize| Self::of_units(unit, *depth, *threads, simulated);
-                    depths.iter().filter_map(tile).collect::<Vec<_>>()
+                    Self::of_units(unit, unit.depth(*threads), *threads, simulated)
                 })
             });
-            tiles.filter(move |tile| tile.workgroup_bytes(2) <= most_bytes(units, *threads))
+            let fits = move |tile: &Self| tile.workgroup_bytes(2) <= BYTES_PER_THREAD * threads;
+            tiles.flatten().filter(fits)
         })
+    }
+
+    /// This tile, and what may be faster on NVIDIA's GPUs: longer steps, blocks along the inner dimension, and both.
+    fn with_variants(&self) -> Vec<Self> {
+        let Some(units) = self.units else {
+            return vec![*self];
+        };
+        let deep = UnitTile {
+            deep_blocks: true,
+            ..units
+        };
+        let (short, long) = (self.inner, 2 * self.inner);
+        let all = [(units, short), (deep, short), (units, long), (deep, long)];
+        let tiles = all.map(|(units, inner)| Self {
+            units: Some(units),
+            inner,
+            ..*self
+        });
+        let fits = |tile: &Self| {
+            tile == self
+                || (tile.workgroup_bytes(2) <= LARGE_WORKGROUP_BYTES
+                    && tile.registers() <= MOST_REGISTERS
+                    && units.has_whole_blocks())
+        };
+        tiles.into_iter().filter(fits).collect()
     }
 
     /// The tile of these units, with steps of that many, and with an arrangement of the threads that suits its epilogue.
@@ -389,34 +403,17 @@ impl Tile {
     }
 
     /// The expected time of matrix units, in multiply-adds.
-    fn unit_cost(&self, problem: &Problem, device: Units) -> f64 {
+    fn unit_cost(&self, problem: &Problem) -> f64 {
         let units = self.units.expect("the tile has units");
         let tiles = self.count(problem.rows, problem.column_quads) as f64;
         let (tile_rows, tile_columns) = (self.tile_rows() as f64, 4.0 * self.tile_quads() as f64);
         let shared = (units.rows + units.columns) as f64 / (units.rows * units.columns) as f64;
         let global = (tile_rows + tile_columns) / (tile_rows * tile_columns);
-        let step = match device.long_steps {
-            false => 0.0,
-            true => {
-                let step = tile_rows * tile_columns * self.inner as f64 / self.threads() as f64;
-                // Beyond, fewer workgroups fit at once.
-                let fills = (LONG_STEP / step).max(1.0) + 0.3 * f64::from(step > LONG_STEP);
-                fills + f64::from(self.registers() > MOST_REGISTERS)
-            }
-        };
-        tiles * tile_rows * tile_columns * (1.0 + shared + 64.0 * global + step)
+        tiles * tile_rows * tile_columns * (1.0 + shared + 64.0 * global)
     }
 }
 
-/// The most workgroup memory of a tile with so many threads.
-fn most_bytes(units: Units, threads: usize) -> usize {
-    match units.long_steps {
-        true => LARGE_WORKGROUP_BYTES,
-        false => BYTES_PER_THREAD * threads,
-    }
-}
-
-/// The `count` cheapest of `tiles`, each of another size or depth.
+/// The `count` cheapest of `tiles`, each of another size.
 fn cheapest(
     tiles: impl Iterator<Item = Tile>,
     cost: impl Fn(&Tile) -> f64,
@@ -433,7 +430,7 @@ fn cheapest(
     tiles.sort_by(|(a, _), (b, _)| a.total_cmp(b));
     let mut chosen: Vec<Tile> = Vec::new();
     for (_, tile) in tiles {
-        let size = |tile: &Tile| (tile.tile_rows(), tile.tile_quads(), tile.inner);
+        let size = |tile: &Tile| (tile.tile_rows(), tile.tile_quads());
         if chosen.len() < count && chosen.iter().all(|other| size(other) != size(&tile)) {
             chosen.push(tile);
         }

@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use burn::backend::Backend;
 use burn::backend::wgpu::CubeBackend;
@@ -116,7 +117,7 @@ fn list(step: impl FnOnce()) -> Vec<String> {
 }
 
 /// Times tiles of the largest products of `step`, in that precision, on `device`, for about `seconds` seconds. Their kernels are
-/// compiled ahead where that is possible, else in that time. Products whose share of it is too short for a second tile are left
+/// compiled ahead where that is possible, for as long, else in that time. Products whose share of it is too short for a second tile are left
 /// out. `step` runs two or three times, once dry.
 pub fn time(
     (device, precision): (&Device, Precision),
@@ -125,7 +126,8 @@ pub fn time(
     mut step: impl FnMut(),
 ) -> Tiles {
     let wanted = list(&mut step);
-    compile_step_ahead(device, precision, || {
+    let limit = Duration::from_secs_f64(seconds);
+    compile_step_ahead(device, precision, limit, || {
         MODE.set(Some(Mode::Compiling(wanted.clone())));
         step();
         MODE.take();

@@ -1,6 +1,7 @@
 //! Matrix units (cooperative matrices): whether a device has them, and whether they compute correctly.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use burn::backend::wgpu::CubeTensor;
 use burn::tensor::{Device, Tensor};
@@ -10,7 +11,7 @@ use cubecl::server::Handle;
 use super::gemm::PackedWeight;
 use super::gemm::{convolve, convolve_input_gradient, convolve_weight_gradient};
 use super::images::{Gpu, Images};
-use super::tile::Tile;
+use super::tile::{LARGE_WORKGROUP_BYTES, Tile};
 use crate::device::{Units, is_simulated, unit_size};
 use crate::ops::nhwc::{Convolution, Epilogue, Extent, Storage};
 use crate::ops::runtime::ahead::{compile_ahead, compiles_ahead};
@@ -36,14 +37,19 @@ pub fn units_in_use(device: &Device) -> Option<usize> {
 }
 
 /// Compiles the kernels of training on all cores, if `device` is a GPU and not software: `steps` does the first steps of a run on
-/// it, which run dry and leave tensors without meaning behind.
-pub fn compile_step_ahead(device: &Device, precision: Precision, steps: impl FnOnce()) {
+/// it, which run dry and leave tensors without meaning behind. No kernel is begun after `limit`.
+pub fn compile_step_ahead(
+    device: &Device,
+    precision: Precision,
+    limit: Duration,
+    steps: impl FnOnce(),
+) {
     let Some(tensor) = on_wgpu(&Tensor::zeros([4], device)) else {
         return;
     };
     if compiles_ahead(&tensor.device) {
         let units = with_precision(precision, || Gpu::of(&tensor).units);
-        compile_ahead(&tensor.device, units, steps);
+        compile_ahead(&tensor.device, units, limit, steps);
     }
 }
 
@@ -82,15 +88,21 @@ impl Units {
         let hardware = &gpu.client.properties().hardware;
         let sizes = hardware.plane_size_min as usize..=hardware.plane_size_max as usize;
         let units = SUBGROUPS
-            .map(|subgroup| Self::new(size, subgroup))
+            .map(|subgroup| {
+                let units = Self::new(size, subgroup);
+                let has_room = hardware.max_shared_memory_size >= LARGE_WORKGROUP_BYTES;
+                Self {
+                    long_steps: units.long_steps && has_room,
+                    ..units
+                }
+            })
             .into_iter()
             .filter(|units| sizes.is_empty() || sizes.contains(&units.subgroup))
             .find(|units| {
                 let has_tiles = Tile::unit_candidates(*units, gpu.simulated)
                     .next()
                     .is_some();
-                let most_bytes = Tile::most_workgroup_bytes(*units);
-                has_tiles && most_bytes <= hardware.max_shared_memory_size && units.are_correct(gpu)
+                has_tiles && units.are_correct(gpu)
             });
         known.push((gpu.device.clone(), units));
         units
@@ -122,7 +134,7 @@ impl Units {
             Convolution::linear(16, 16, 16),
         ];
         let checks = convolutions.each_ref().map(Check::new);
-        compile_ahead(&gpu.device, Some(self), || {
+        compile_ahead(&gpu.device, Some(self), Duration::MAX, || {
             for check in &checks {
                 check.products(&gpu);
             }

@@ -12,7 +12,7 @@ use super::Kernel;
 
 /// WebGPU's default limits.
 const WORKGROUP_BYTES: u32 = 16 * 1024;
-/// As NVIDIA's GPUs have. Tiles with matrix units that need more than a device has are not used (`Tile::most_workgroup_bytes`).
+/// As NVIDIA's GPUs have. Tiles that need so much are for devices that have it (`LARGE_WORKGROUP_BYTES`).
 const UNITS_WORKGROUP_BYTES: u32 = 48 * 1024;
 const INVOCATIONS: u32 = 256;
 const STORAGE_BUFFERS: usize = 8;
