@@ -1,13 +1,15 @@
 //! Tiles of a GPU's products: timed once on the machine, kept in the user's cache folder, and in a run's folder so that the run
 //! goes on with the same sums.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use std::{fs, io};
 
 use anyhow::{Context, Result};
 use barlow_core::config::Config;
 use barlow_core::ops::tiles::{Tiles, kernels_fingerprint, time, use_tiles};
-use barlow_core::ops::{release_memory, units_in_use};
+use barlow_core::ops::{compile_step_ahead, release_memory, units_in_use};
 use barlow_core::train::Trainer;
 use pollster::block_on;
 use serde::{Deserialize, Serialize};
@@ -21,7 +23,8 @@ use crate::run_folder::RunFolder;
 /// The file in a run's folder.
 const FILE: &str = "tiles.json";
 
-/// Seconds that timing may take, after the first step has compiled the kernels.
+/// Seconds that timing may take, after the first step has compiled the kernels; and before it, seconds in which the kernels of other
+/// tiles are compiled on all cores.
 const SECONDS: f64 = 3.0;
 
 /// Tiles as they are kept.
@@ -137,18 +140,23 @@ fn timed(opened: &Opened, config: &Config) -> Result<Tiles> {
     let pictures = noise(config.batch.max(2), config.view_size);
     use_tiles(&opened.device, &Tiles::default());
     ahead::compile(&opened.device, config);
-    let mut trainer = Trainer::new(config.clone(), &pictures, &opened.device)?;
+    let fresh = || Trainer::new(config.clone(), &pictures, &opened.device);
+    let trainer = RefCell::new(fresh()?);
     // A step compiles the kernels of the expected tiles, where they were not.
-    block_on(trainer.advance())?;
+    block_on(trainer.borrow_mut().advance())?;
     let mut failure = None;
-    let tiles = time(
-        (&opened.device, config.precision),
-        &clock(),
-        SECONDS,
-        || {
-            failure = block_on(trainer.advance()).err().or(failure.take());
-        },
-    );
+    let compile = |step: &mut dyn FnMut()| {
+        let limit = Duration::from_secs_f64(SECONDS);
+        compile_step_ahead(&opened.device, config.precision, limit, step);
+        // A dry step leaves weights without meaning behind, with which the next one might stop at its loss.
+        if let Ok(anew) = fresh() {
+            trainer.replace(anew);
+        }
+    };
+    let tiles = time(&clock(), SECONDS, compile, || {
+        let stepped = block_on(trainer.borrow_mut().advance());
+        failure = stepped.err().or(failure.take());
+    });
     drop(trainer);
     release_memory(&opened.device);
     match failure {

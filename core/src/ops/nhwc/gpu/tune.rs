@@ -6,7 +6,6 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use burn::backend::Backend;
 use burn::backend::wgpu::CubeBackend;
@@ -17,11 +16,9 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::images::Gpu;
 use super::tile::Tile;
-use super::units::compile_step_ahead;
 use crate::ops::nhwc::Storage;
 use crate::ops::on_wgpu;
 use crate::ops::runtime::clock::Clock;
-use crate::ops::runtime::precision::Precision;
 
 /// A hash of the text of the kernels that tiles are for: others may be faster with other tiles.
 pub fn kernels_fingerprint() -> u64 {
@@ -116,18 +113,17 @@ fn list(step: impl FnOnce()) -> Vec<String> {
     products.into_iter().map(|(product, _)| product).collect()
 }
 
-/// Times tiles of the largest products of `step`, in that precision, on `device`, for about `seconds` seconds. Their kernels are
-/// compiled ahead where that is possible, for as long, else in that time. Products whose share of it is too short for a second tile are left
-/// out. `step` runs two or three times, once dry.
+/// Times tiles of the largest products of `step`, for about `seconds` seconds, in which their kernels are compiled if they were not
+/// before. Products whose share of it is too short for a second tile are left out. `step` runs twice, and `compile` may run it dry
+/// to compile the kernels of all tiles (see [`compile_step_ahead`](super::compile_step_ahead)).
 pub fn time(
-    (device, precision): (&Device, Precision),
     clock: &Clock,
     seconds: f64,
+    compile: impl FnOnce(&mut dyn FnMut()),
     mut step: impl FnMut(),
 ) -> Tiles {
     let wanted = list(&mut step);
-    let limit = Duration::from_secs_f64(seconds);
-    compile_step_ahead(device, precision, limit, || {
+    compile(&mut || {
         MODE.set(Some(Mode::Compiling(wanted.clone())));
         step();
         MODE.take();
