@@ -106,8 +106,8 @@ const BYTES_PER_THREAD: usize = 128;
 /// Workgroup memory of tiles with long steps: NVIDIA's limit.
 pub const LARGE_WORKGROUP_BYTES: usize = 48 * 1024;
 
-/// Registers of a thread with long steps, as [`Tile::registers`] estimates them. NVIDIA's have 255, but an H200 took twice as long
-/// with an estimate of 220 or 244 as with one of 146, and its driver half a minute to compile it.
+/// Registers of a thread with long steps, as [`Tile::registers`] estimates them. NVIDIA's have 255, but an H200 took 1.5 to 2.5 times
+/// as long with an estimate of 220 or 244 as with one of 146, and its driver had not compiled a step's kernels after 45 seconds.
 const MOST_REGISTERS: usize = 180;
 
 /// Whether matrix units load single entries from workgroup memory: naga's Metal needs pointers to them.
