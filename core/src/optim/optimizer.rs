@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::{Network, Visitor};
 use crate::ops::clock;
 use crate::ops::measure::{self, Call};
-use crate::ops::{AdamW, Lars, Parameter, Rates, TrustRatio, Updated, gradients_are_finite, read};
+use crate::ops::{AdamW, Finiteness, Lars, Parameter, Rates, TrustRatio, Updated, read};
 
 /// The update rule and its hyperparameters. One-dimensional tensors have no weight decay, unless the rule sets it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -214,39 +214,29 @@ pub struct OptimizerState {
 /// The name of the counter of steps.
 const STEPS: &str = "steps";
 
-impl Optimizer {
-    /// Updates every parameter of `network` that has a gradient, if all gradients are finite; returns whether they are. They
-    /// are those of `scale` times the loss (loss scaling), and are divided by it first. This waits for the device.
-    pub async fn step_if_finite(
-        &mut self,
-        network: &mut impl Network,
-        gradients: &mut Gradients,
-        rates: Rates,
-        scale: f64,
-    ) -> bool {
-        let (names, parameters) = self.collect(network, gradients);
-        let finite = gradients_are_finite(&parameters).await;
-        if finite {
-            self.update(network, names, &parameters, rates, scale);
-        } else {
-            let memory = parameters.into_iter().map(|parameter| parameter.memory);
-            self.memory.extend(names.into_iter().zip(memory));
-        }
-        finite
-    }
+/// What an update needs: the parameters that have a gradient, with gradients and the optimizer's state, which
+/// [`Optimizer::update`] or [`Optimizer::skip`] takes back.
+pub struct Gathered {
+    names: Vec<String>,
+    parameters: Vec<Parameter>,
+}
 
+impl Gathered {
+    /// What shows whether all gradients are finite.
+    pub fn finiteness(&self) -> Finiteness {
+        Finiteness::of(&self.parameters)
+    }
+}
+
+impl Optimizer {
     /// Updates every parameter of `network` that has a gradient.
     pub fn step(&mut self, network: &mut impl Network, gradients: &mut Gradients, rates: Rates) {
-        let (names, parameters) = self.collect(network, gradients);
-        self.update(network, names, &parameters, rates, 1.0);
+        let gathered = self.gather(network, gradients);
+        self.update(network, gathered, rates, 1.0);
     }
 
-    /// The names of the parameters that have a gradient, and the parameters with gradients and state.
-    fn collect(
-        &mut self,
-        network: &mut impl Network,
-        gradients: &mut Gradients,
-    ) -> (Vec<String>, Vec<Parameter>) {
+    /// Takes what an update needs out of `gradients` and the optimizer.
+    pub fn gather(&mut self, network: &mut impl Network, gradients: &mut Gradients) -> Gathered {
         let mut collect = Collect {
             optimizer: self,
             gradients,
@@ -254,20 +244,28 @@ impl Optimizer {
             parameters: Vec::new(),
         };
         network.visit("", &mut collect);
-        let Collect {
-            names, parameters, ..
-        } = collect;
-        (names, parameters)
+        Gathered {
+            names: collect.names,
+            parameters: collect.parameters,
+        }
     }
 
-    fn update(
+    /// Leaves the parameters as they are, and keeps the state for the next step.
+    pub fn skip(&mut self, gathered: Gathered) {
+        let memory = gathered.parameters.into_iter().map(|p| p.memory);
+        self.memory.extend(gathered.names.into_iter().zip(memory));
+    }
+
+    /// Updates the parameters of `network`. Their gradients are those of `scale` times the loss (loss scaling), and are divided by
+    /// it first.
+    pub fn update(
         &mut self,
         network: &mut impl Network,
-        names: Vec<String>,
-        parameters: &[Parameter],
+        Gathered { names, parameters }: Gathered,
         rates: Rates,
         scale: f64,
     ) {
+        let parameters = &parameters;
         self.steps += 1;
         let unscale = (1.0 / scale) as f32;
         let call = || {

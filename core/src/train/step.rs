@@ -14,7 +14,7 @@ use crate::device::uncaptured_errors;
 use crate::evaluate::{Classifier, Embedder, Role};
 use crate::model::{BarlowTwins, Mode, Network};
 use crate::ops::precision::{Precision, with_precision};
-use crate::ops::{LossOutput, read};
+use crate::ops::{LossOutput, read, read_all};
 use crate::optim::{Optimizer, Rates};
 
 /// The numbers of one step.
@@ -310,36 +310,43 @@ impl Trainer {
         let (features, loss, mut gradients) = self.differentiate(views, scale);
 
         let width = loss.matrix.dims()[0];
-        // The loss is read once per step; on a GPU, this waits for the forward and the backward pass.
-        let numbers = read(loss.terms).await;
-        let [total, invariance, redundancy, trace] = [0, 1, 2, 3].map(|i| f64::from(numbers[i]));
-        self.check_device()?;
-        if !total.is_finite() {
-            return Err(self.diverged(total));
-        }
         let is_narrow = self.config.precision != Precision::F32;
-        let finite = match is_narrow {
-            true => {
-                let (optimizer, model) = (&mut self.optimizer, &mut self.model);
-                let stepped = optimizer.step_if_finite(model, &mut gradients, rates, scale);
-                stepped.await
+        let gathered = self.optimizer.gather(&mut self.model, &mut gradients);
+        let finiteness = is_narrow.then(|| gathered.finiteness());
+        let is_probed = self.probe.is_some() && indices.is_some();
+        // All that a step reads, at once; on a GPU, this waits for the forward and the backward pass.
+        let counted = finiteness.as_ref().and_then(|f| f.numbers.clone());
+        let features = is_probed.then(|| features.flatten(0, 1));
+        let wanted = [Some(loss.terms), counted, features];
+        let mut read = read_all(wanted.into_iter().flatten().collect()).await;
+        let features = is_probed.then(|| read.pop()).flatten();
+        let [total, invariance, redundancy, trace] = [0, 1, 2, 3].map(|i| f64::from(read[0][i]));
+        let finite = finiteness.is_none_or(|f| read.get(1).is_none_or(|read| f.holds(read)));
+        let failure = match self.check_device() {
+            Err(error) => Some(error),
+            Ok(()) if !total.is_finite() => Some(self.diverged(total)),
+            Ok(()) if !finite && self.loss_scale.is_smallest() => {
+                Some(self.diverged(f64::INFINITY))
             }
-            false => {
-                self.optimizer.step(&mut self.model, &mut gradients, rates);
-                true
-            }
+            Ok(()) => None,
         };
-        if !finite && self.loss_scale.is_smallest() {
-            return Err(self.diverged(f64::INFINITY));
+        if failure.is_some() || !finite {
+            self.optimizer.skip(gathered);
+        } else {
+            self.optimizer
+                .update(&mut self.model, gathered, rates, scale);
+        }
+        if let Some(error) = failure {
+            return Err(error);
         }
         if is_narrow {
             self.loss_scale.update(finite);
         }
-        if let (Some(probe), Some(indices)) = (&mut self.probe, indices) {
+        if let (Some(probe), Some(indices), Some(features)) = (&mut self.probe, indices, features) {
             let (step, batch) = (self.step, self.config.batch);
             let steps_per_epoch = self.config.steps_per_epoch(self.feed.count());
             let factor = self.config.schedule.factor(step, steps_per_epoch, batch);
-            probe.learn(&read(features).await, indices, factor);
+            probe.learn(&features, indices, factor);
         }
         self.correlation = Some(loss.matrix);
         self.step += 1;

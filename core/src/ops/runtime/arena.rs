@@ -12,7 +12,6 @@ use cubecl::client::Client;
 use cubecl::server::Handle;
 
 use super::launch::{self, Number, kernel, on_wgpu};
-use super::read::read;
 
 /// Values per chunk, the part of an arena that a workgroup processes at a time; `CHUNK` in the kernels.
 const CHUNK: usize = 2048;
@@ -83,22 +82,48 @@ impl Parameter {
     }
 }
 
-/// Whether the gradients of all parameters are finite. Reads from the device once.
-pub async fn gradients_are_finite(parameters: &[Parameter]) -> bool {
-    let Some(arenas) = arenas(parameters) else {
-        // A sum, because the maximum ignores NaN on some devices.
-        let sums = parameters.iter().map(|p| p.gradient.clone().abs().sum());
-        let sums: Vec<Tensor<1>> = sums.map(|sum| sum.reshape([1])).collect();
-        return sums.is_empty()
-            || read(Tensor::cat(sums, 0))
-                .await
-                .iter()
-                .all(|x| x.is_finite());
-    };
-    // The count is read as a float: 0 is the only one whose bits are all 0.
+/// Numbers on the device that show whether gradients are finite.
+#[derive(Debug, Clone)]
+pub struct Finiteness {
+    /// What is to be read; nothing if there are no gradients.
+    pub numbers: Option<Tensor<1>>,
+    /// Whether the numbers are counts of those that are not finite, in the bits of a float; else they are sums of all.
+    is_count: bool,
+}
+
+impl Finiteness {
+    /// Computes the numbers for the gradients of all parameters.
+    pub fn of(parameters: &[Parameter]) -> Self {
+        let Some(arenas) = arenas(parameters) else {
+            // A sum, because the maximum ignores NaN on some devices.
+            let sums = parameters.iter().map(|p| p.gradient.clone().abs().sum());
+            let sums: Vec<Tensor<1>> = sums.map(|sum| sum.reshape([1])).collect();
+            return Self {
+                numbers: (!sums.is_empty()).then(|| Tensor::cat(sums, 0)),
+                is_count: false,
+            };
+        };
+        Self {
+            numbers: Some(count_not_finite(parameters, &arenas)),
+            is_count: true,
+        }
+    }
+
+    /// Whether all gradients are finite, given the numbers as they were read.
+    pub fn holds(&self, numbers: &[f32]) -> bool {
+        // 0 is the only float whose bits are all 0.
+        let holds = |number: &f32| match self.is_count {
+            true => number.to_bits() == 0,
+            false => number.is_finite(),
+        };
+        numbers.iter().all(holds)
+    }
+}
+
+fn count_not_finite(parameters: &[Parameter], arenas: &[Arena<'_>]) -> Tensor<1> {
     let count = Tensor::<1>::zeros([1], &parameters[0].value.device());
     let buffer = on_wgpu(&count).expect("the parameters are on a wgpu device");
-    for arena in &arenas {
+    for arena in arenas {
         let gradients = arena.pack(|parameter| &parameter.gradient);
         kernel!("count_not_finite").launch(
             arena.client(),
@@ -107,7 +132,7 @@ pub async fn gradients_are_finite(parameters: &[Parameter]) -> bool {
             &[arena.chunks().into()],
         );
     }
-    read(count).await[0].to_bits() == 0
+    count
 }
 
 /// A parameter after an update.
