@@ -6,12 +6,19 @@ use barlow_core::ops::units_in_use;
 
 use crate::device;
 
+/// What else is missing on some servers and in containers.
+const LOADER: &str = if cfg!(target_os = "linux") {
+    ", or Vulkan's loader libvulkan.so.1 (package libvulkan1 or vulkan-loader)"
+} else {
+    ""
+};
+
 /// Lists the adapters with the properties that matter for training, and names the one that training would use.
 pub fn devices() -> Result<()> {
     let adapters = device::list();
     let preferred = device::preferred(&adapters);
     if adapters.is_empty() {
-        say!("no adapters: if there is a GPU, its driver is missing");
+        say!("no adapters: if there is a GPU, its driver is missing{LOADER}");
     }
     for (number, adapter) in adapters.iter().enumerate() {
         let (info, limits) = (adapter.info(), adapter.limits());
