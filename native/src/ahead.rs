@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use barlow_core::config::Config;
 use barlow_core::device::Device;
-use barlow_core::ops::compile_step_ahead;
+use barlow_core::ops::{compile_step_ahead, release_memory};
 use barlow_core::train::Trainer;
 use pollster::block_on;
 
@@ -20,4 +20,6 @@ pub fn compile(device: &Device, config: &Config) {
             }
         }
     });
+    // The run's own tensors come in another order.
+    release_memory(device);
 }

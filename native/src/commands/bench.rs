@@ -192,7 +192,7 @@ struct Bencher {
 
 /// The measurements with our operations, or with burn's.
 struct Side {
-    /// From the construction of the trainer to the end of the first step.
+    /// Until the end of the first step, with all that is compiled for it.
     first_seconds: f64,
     step_seconds: f64,
     memory: Option<u64>,

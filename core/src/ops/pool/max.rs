@@ -159,11 +159,11 @@ impl<B: MaxPooling, C: CheckpointStrategy> MaxPooling for Autodiff<B, C> {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::Device;
+    use burn::tensor::{Device, TensorData};
 
     use super::*;
     use crate::ops::pool::tests::{SHAPES, few_values};
-    use crate::testing::{assert_close, cpu, each_device, random};
+    use crate::testing::{assert_close, cpu, each_device, random, values};
 
     #[test]
     fn agrees_with_its_reference() {
@@ -189,5 +189,17 @@ mod tests {
                 assert_close(grad_x, plain_grad_x.clone(), 1e-6, "its gradient");
             });
         }
+    }
+
+    #[test]
+    fn what_is_not_a_number_is_the_largest() {
+        each_device(|device| {
+            // In the window of the third output alone.
+            let mut numbers = vec![1.0; 6];
+            numbers[4] = f32::NAN;
+            let x = TensorData::new(numbers, [1, 1, 1, 6]);
+            let y = values(max_pool(Tensor::from_data(x, device)));
+            assert!(y[0] == 1.0 && y[1] == 1.0 && y[2].is_nan(), "{y:?}");
+        });
     }
 }

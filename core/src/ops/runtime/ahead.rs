@@ -48,7 +48,11 @@ fn compile(device: &CubeDevice, variants: &[Variant], limit: Duration) {
         if begin.elapsed() > limit {
             return;
         }
-        let filters = [wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::Validation];
+        let filters = [
+            wgpu::ErrorFilter::Internal,
+            wgpu::ErrorFilter::OutOfMemory,
+            wgpu::ErrorFilter::Validation,
+        ];
         let scopes = filters.map(|filter| device.push_error_scope(filter));
         // All as cubecl has it, or the driver would take it for another kernel.
         // SAFETY: nothing is run. The text is that of a kernel which is launched without these checks too.

@@ -5,9 +5,12 @@
 //! update stay in their arena: the tensors it returns are slices of it, and the next update reads them in place. So are
 //! gradients that a backward pass wrote into [`gradient_buffers`]; from separate buffers they are copied in, six per dispatch.
 
+use std::cell::RefCell;
+
 use burn::backend::wgpu::CubeTensor;
 use burn::backend::{BackendTensor, DispatchTensorKind};
 use burn::tensor::{DType, Shape, Tensor};
+use cubecl::Device as CubeDevice;
 use cubecl::client::Client;
 use cubecl::server::Handle;
 
@@ -144,6 +147,23 @@ pub struct Updated {
     pub memory: Vec<Tensor<1>>,
 }
 
+/// What a table depends on.
+#[derive(PartialEq)]
+struct Layout {
+    device: CubeDevice,
+    /// Whether it is the table of chunks, or that of tensors.
+    of_chunks: bool,
+    /// The start of each tensor, its number of values, and whether it is a weight.
+    tensors: Vec<((usize, usize), bool)>,
+}
+
+/// Tables that are kept; a run has two for each of its few arenas.
+const MOST_TABLES: usize = 16;
+
+thread_local! {
+    static TABLES: RefCell<Vec<(Layout, Handle)>> = const { RefCell::new(Vec::new()) };
+}
+
 /// Splits the parameters into arenas that each fit in one buffer of the device; `None` where our kernels do not run.
 pub fn arenas(parameters: &[Parameter]) -> Option<Vec<Arena<'_>>> {
     let first = on_wgpu(&parameters.first()?.value)?;
@@ -208,24 +228,46 @@ impl<'a> Arena<'a> {
     /// The kernels' table of chunks, 4 words each: the tensor's index, the end of the chunk's values in the arena,
     /// whether the tensor is a weight, and 0.
     pub fn chunk_table(&self) -> Handle {
-        let tensors = self.places.iter().zip(self.parameters).enumerate();
-        self.table(tensors.flat_map(|(number, ((start, count), parameter))| {
-            let (end, is_weight) = (start + count, usize::from(parameter.is_weight));
-            let chunks = (start + CHUNK..).step_by(CHUNK).take(count.div_ceil(CHUNK));
-            chunks.flat_map(move |chunk_end| [number, end.min(chunk_end), is_weight, 0])
-        }))
+        self.table(true, || {
+            let tensors = self.places.iter().zip(self.parameters).enumerate();
+            let words = tensors.flat_map(|(number, ((start, count), parameter))| {
+                let (end, is_weight) = (start + count, usize::from(parameter.is_weight));
+                let chunks = (start + CHUNK..).step_by(CHUNK).take(count.div_ceil(CHUNK));
+                chunks.flat_map(move |chunk_end| [number, end.min(chunk_end), is_weight, 0])
+            });
+            words.collect()
+        })
     }
 
     /// The kernels' table of tensors, 2 words each: the first chunk, and the end of the chunks.
     pub fn tensor_table(&self) -> Handle {
         let chunks =
             |(start, count): &(usize, usize)| [*start, start + count].map(|n| n.div_ceil(CHUNK));
-        self.table(self.places.iter().flat_map(chunks))
+        self.table(false, || self.places.iter().flat_map(chunks).collect())
     }
 
-    fn table(&self, words: impl Iterator<Item = usize>) -> Handle {
-        let bytes: Vec<u8> = words.flat_map(|word| (word as u32).to_le_bytes()).collect();
-        self.client().create_from_slice(&bytes)
+    /// A table of this thread for this layout, which `words` makes if there is none yet. The tables of a large network have
+    /// megabytes, and an update begins with them, while the device waits.
+    fn table(&self, of_chunks: bool, words: impl FnOnce() -> Vec<usize>) -> Handle {
+        let weights = self.parameters.iter().map(|parameter| parameter.is_weight);
+        let layout = Layout {
+            device: self.like.device.clone(),
+            of_chunks,
+            tensors: self.places.iter().copied().zip(weights).collect(),
+        };
+        TABLES.with_borrow_mut(|tables| {
+            if let Some((_, table)) = tables.iter().find(|(known, _)| *known == layout) {
+                return table.clone();
+            }
+            let words = words().into_iter();
+            let bytes: Vec<u8> = words.flat_map(|word| (word as u32).to_le_bytes()).collect();
+            let table = self.client().create_from_slice(&bytes);
+            if tables.len() == MOST_TABLES {
+                tables.remove(0);
+            }
+            tables.push((layout, table.clone()));
+            table
+        })
     }
 
     /// Allocates an uninitialized arena of this layout.

@@ -19,7 +19,7 @@ use crate::ops::nhwc::tests::{Case, SHAPES};
 use crate::ops::nhwc::{Epilogue, Extent, Storage};
 use crate::ops::runtime::launch::{self, Kernel, kernel, on_wgpu};
 use crate::ops::runtime::precision::{Precision, with_precision};
-use crate::testing::{assert_close, cpu, each_device, values};
+use crate::testing::{assert_close, cpu, each_device, each_device_alone, values};
 
 /// The tolerance of a product, relative to its largest entry. In 32 bits: sums of n rounded terms differ by about
 /// `sqrt(n) 2^-24`, 4e-6 for the largest n here. In 16 bits each factor and the stored result are rounded by up to 2^-11
@@ -33,17 +33,24 @@ pub fn tolerance(storage: Storage) -> f32 {
 
 /// Runs `check` on each wgpu device, in 32 bits and, where it is supported, in 16.
 pub fn each_gpu(check: impl Fn(&Gpu, &Device)) {
-    each_device(|device| {
-        for precision in [Precision::F32, Precision::F16] {
-            if precision.is_supported_by(device) {
-                with_precision(precision, || {
-                    if let Some(tensor) = on_wgpu(&Tensor::zeros([4], device)) {
-                        check(&Gpu::of(&tensor), device);
-                    }
-                });
-            }
+    each_device(|device| in_each_precision(device, &check));
+}
+
+/// Like [`each_gpu`], while no other test computes: for the tiles in use, which a device has only one table of.
+fn each_gpu_alone(check: impl Fn(&Gpu, &Device)) {
+    each_device_alone(|device| in_each_precision(device, &check));
+}
+
+fn in_each_precision(device: &Device, check: &impl Fn(&Gpu, &Device)) {
+    for precision in [Precision::F32, Precision::F16] {
+        if precision.is_supported_by(device) {
+            with_precision(precision, || {
+                if let Some(tensor) = on_wgpu(&Tensor::zeros([4], device)) {
+                    check(&Gpu::of(&tensor), device);
+                }
+            });
         }
-    });
+    }
 }
 
 fn cube<const D: usize>(tensor: Tensor<D>) -> CubeTensor {
@@ -197,7 +204,7 @@ fn tiles_with_long_steps_agree_with_burn_s() {
     const SHAPE: [usize; 8] = SHAPES[7];
     let case = Case::new(SHAPE);
     let expected = case.reference(case.x.clone());
-    each_gpu(|gpu, device| {
+    each_gpu_alone(|gpu, device| {
         let Some(units) = gpu.units else { return };
         let gpu = Gpu {
             simulated: false,
@@ -212,7 +219,7 @@ fn tiles_with_long_steps_agree_with_burn_s() {
             column_quads: 32,
             entry_bytes: 2,
         };
-        let tiles = Tile::ranked(&problem, &gpu, 4);
+        let tiles = Tile::ranked(&problem, &gpu, 5);
         let is_long = |tile: &Tile| tile.units.is_some_and(|units| units.deep_blocks);
         assert!(tiles.iter().filter(|tile| is_long(tile)).count() == 2);
         for tile in tiles {
@@ -220,6 +227,11 @@ fn tiles_with_long_steps_agree_with_burn_s() {
             let named = ["Output", "Input", "Weight"].map(|by| (product(by), tile));
             let value = serde_json::to_value(BTreeMap::from(named)).unwrap();
             tune::use_tiles(device, &serde_json::from_value(value).unwrap());
+            let ranked = |count| Tile::ranked(&problem, &gpu, count);
+            for by in ["Output", "Input", "Weight"] {
+                let used = tune::with_tile(&gpu, || product(by), 0, ranked, |tile| *tile);
+                assert_eq!(used, tile);
+            }
             check(SHAPE, &gpu, device, &case, &expected);
         }
         tune::use_tiles(device, &tune::Tiles::default());
@@ -263,42 +275,47 @@ fn variants_for_every_kind_of_device_are_valid() {
                     column_quads,
                     entry_bytes: if narrow { 2 } else { 4 },
                 };
-                let tile = Tile::ranked_for(&problem, simulated, units, 1)[0];
-                let kernel = |left_patches, transposed| {
-                    let kernel = tile.set(kernel!("gemm"), left_patches, transposed);
-                    match narrow {
-                        false => kernel,
-                        true => ["Left", "Right", "Product", "Entry"].into_iter().fold(
-                            [
-                                "F16",
-                                "NARROW",
-                                "NARROW_PRODUCT",
-                                "NARROW_LEFT",
-                                "NARROW_RIGHT",
-                            ]
-                            .into_iter()
-                            .fold(kernel, |kernel, name| kernel.choose(name, true)),
-                            Kernel::narrow,
-                        ),
+                // With the variants of long steps, where there are any.
+                let is_long = units.is_some_and(|units| units.long_steps) && !simulated;
+                let tiles =
+                    Tile::ranked_for(&problem, simulated, units, if is_long { 6 } else { 1 });
+                for tile in tiles {
+                    let kernel = |left_patches, transposed| {
+                        let kernel = tile.set(kernel!("gemm"), left_patches, transposed);
+                        match narrow {
+                            false => kernel,
+                            true => ["Left", "Right", "Product", "Entry"].into_iter().fold(
+                                [
+                                    "F16",
+                                    "NARROW",
+                                    "NARROW_PRODUCT",
+                                    "NARROW_LEFT",
+                                    "NARROW_RIGHT",
+                                ]
+                                .into_iter()
+                                .fold(kernel, |kernel, name| kernel.choose(name, true)),
+                                Kernel::narrow,
+                            ),
+                        }
+                    };
+                    let forward = kernel(true, units.is_some())
+                        .choose("NORMALIZED", true)
+                        .choose("STATISTICS", true);
+                    let by_input = kernel(true, units.is_some())
+                        .choose("POINTWISE", false)
+                        .choose("REACHED", true)
+                        .set("STRIDE", 2)
+                        .choose("RESIDUAL", true)
+                        .choose("GRADIENT_SUMS", true)
+                        .choose("MASK_STORED", true);
+                    let by_weight = kernel(false, false)
+                        .choose("RIGHT_PATCHES", true)
+                        .choose("NORMALIZED", true);
+                    let of_c = kernel(true, true).choose("RIGHT_IS_LOSS_GRADIENT", true);
+                    let by_columns = kernel(false, false).choose("RIGHT_IS_LOSS_GRADIENT", true);
+                    for kernel in [forward, by_input, by_weight, of_c, by_columns] {
+                        launch::tests::check_once(&kernel);
                     }
-                };
-                let forward = kernel(true, units.is_some())
-                    .choose("NORMALIZED", true)
-                    .choose("STATISTICS", true);
-                let by_input = kernel(true, units.is_some())
-                    .choose("POINTWISE", false)
-                    .choose("REACHED", true)
-                    .set("STRIDE", 2)
-                    .choose("RESIDUAL", true)
-                    .choose("GRADIENT_SUMS", true)
-                    .choose("MASK_STORED", true);
-                let by_weight = kernel(false, false)
-                    .choose("RIGHT_PATCHES", true)
-                    .choose("NORMALIZED", true);
-                let of_c = kernel(true, true).choose("RIGHT_IS_LOSS_GRADIENT", true);
-                let by_columns = kernel(false, false).choose("RIGHT_IS_LOSS_GRADIENT", true);
-                for kernel in [forward, by_input, by_weight, of_c, by_columns] {
-                    launch::tests::check_once(&kernel);
                 }
             }
         }
@@ -334,7 +351,7 @@ fn timed_tiles_are_used_and_agree_with_burn_s() {
     const SHAPE: [usize; 8] = SHAPES[7];
     let case = Case::new(SHAPE);
     let expected = case.reference(case.x.clone());
-    each_gpu(|gpu, device| {
+    each_gpu_alone(|gpu, device| {
         let products = || check(SHAPE, gpu, device, &case, &expected);
         // All candidates compute in place of the expected one, and the last of them stays.
         let tiles = tune::time(&ever_faster(), 100.0, |_| {}, products);
@@ -373,7 +390,7 @@ fn timed_tiles_are_used_and_agree_with_burn_s() {
 
 #[test]
 fn tiles_that_a_product_cannot_have_are_not_used() {
-    each_gpu(|gpu, device| {
+    each_gpu_alone(|gpu, device| {
         let problem = Problem {
             rows: 64,
             column_quads: 2,

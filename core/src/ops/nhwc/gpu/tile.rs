@@ -106,7 +106,7 @@ const BYTES_PER_THREAD: usize = 128;
 /// Workgroup memory of tiles with long steps: NVIDIA's limit.
 pub const LARGE_WORKGROUP_BYTES: usize = 48 * 1024;
 
-/// Registers of a thread with long steps, as [`Tile::registers`] estimates them. NVIDIA's have 255, but an H200 took 1.5 to 2.5 times
+/// Registers of a thread of [`Tile::variants`], as [`Tile::registers`] estimates them. NVIDIA's have 255, but an H200 took 1.5 to 2.5 times
 /// as long with an estimate of 220 or 244 as with one of 146, and its driver had not compiled a step's kernels after 45 seconds.
 const MOST_REGISTERS: usize = 180;
 
@@ -221,9 +221,14 @@ impl Tile {
                 if count == 1 || simulated || !units.long_steps {
                     return tiles;
                 }
-                let mut tiles: Vec<_> = tiles.iter().flat_map(Self::with_variants).collect();
-                tiles.truncate(count);
-                tiles
+                // The best few before their variants.
+                const FIRST: usize = 3;
+                let (first, others) = tiles.split_at(tiles.len().min(FIRST));
+                let all = [first, others].into_iter().flat_map(|tiles| {
+                    let variants = tiles.iter().flat_map(Self::variants);
+                    tiles.iter().copied().chain(variants)
+                });
+                all.take(count).collect()
             }
             None => {
                 let device = Model::of(simulated);
@@ -298,27 +303,22 @@ impl Tile {
         })
     }
 
-    /// This tile, and what may be faster on NVIDIA's GPUs: longer steps, blocks along the inner dimension, and both.
-    fn with_variants(&self) -> Vec<Self> {
-        let Some(units) = self.units else {
-            return vec![*self];
+    /// What may be faster than this tile on NVIDIA's GPUs: blocks along the inner dimension, and with them longer steps.
+    fn variants(&self) -> Vec<Self> {
+        let Some(units) = self.units.filter(UnitTile::has_whole_blocks) else {
+            return Vec::new();
         };
         let deep = UnitTile {
             deep_blocks: true,
             ..units
         };
-        let (short, long) = (self.inner, 2 * self.inner);
-        let all = [(units, short), (deep, short), (units, long), (deep, long)];
-        let tiles = all.map(|(units, inner)| Self {
-            units: Some(units),
+        let tiles = [self.inner, 2 * self.inner].map(|inner| Self {
+            units: Some(deep),
             inner,
             ..*self
         });
         let fits = |tile: &Self| {
-            tile == self
-                || (tile.workgroup_bytes(2) <= LARGE_WORKGROUP_BYTES
-                    && tile.registers() <= MOST_REGISTERS
-                    && units.has_whole_blocks())
+            tile.workgroup_bytes(2) <= LARGE_WORKGROUP_BYTES && tile.registers() <= MOST_REGISTERS
         };
         tiles.into_iter().filter(fits).collect()
     }
