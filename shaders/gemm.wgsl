@@ -121,8 +121,8 @@ const SUBGROUP_ROWS: u32 = 2u;
 const SUBGROUP_COLUMNS: u32 = 2u;
 const INNER_UNITS: u32 = 1u;
 const SUBGROUPS: u32 = SUBGROUP_ROWS * SUBGROUP_COLUMNS;
-// Whether workgroup memory holds quads of entries also for UNITS: an NVIDIA H200 multiplies 1.1 to 1.3 times as fast, but
-// Metal's units load from single entries only.
+// Whether workgroup memory holds quads of entries also for UNITS: an NVIDIA H200 does a bare product 1.1 to 1.3 times as fast
+// (docs/bench.md), but Metal's units load from single entries only.
 const QUAD_TILES: bool = false;
 // Whether neighbouring threads load blocks that are neighbours along k, four rows or columns at a time, where blocks are transposed:
 // their lines are then in different memory banks, and still read 32 bytes at once, a sector of NVIDIA's caches.

@@ -226,10 +226,10 @@ mod tests {
     use super::*;
     use crate::cli::DeviceChoice;
 
-    #[test]
-    fn a_resumed_run_keeps_its_tiles() {
+    /// An adapter and settings for it, unless only the CPU is to be tested.
+    fn small_run() -> Option<(Opened, Config)> {
         let number = match std::env::var("BARLOW_TEST_DEVICE").as_deref() {
-            Ok("cpu") => return,
+            Ok("cpu") => return None,
             Ok(number) => number.parse().unwrap_or(0),
             Err(_) => 0,
         };
@@ -237,6 +237,14 @@ mod tests {
         let mut config = Config::emoji();
         config.encoder.width = 4;
         config.batch = 8;
+        Some((opened, config))
+    }
+
+    #[test]
+    fn a_resumed_run_keeps_its_tiles() {
+        let Some((opened, config)) = small_run() else {
+            return;
+        };
         let folder = tempfile::tempdir().unwrap();
         let folder = RunFolder::create(Some(&folder.path().join("run")), "run").unwrap();
         folder.write("config.toml", b"").unwrap();
@@ -279,15 +287,9 @@ mod tests {
 
     #[test]
     fn known_tiles_stay_unless_they_are_timed_anew() {
-        let number = match std::env::var("BARLOW_TEST_DEVICE").as_deref() {
-            Ok("cpu") => return,
-            Ok(number) => number.parse().unwrap_or(0),
-            Err(_) => 0,
+        let Some((opened, config)) = small_run() else {
+            return;
         };
-        let opened = crate::device::open(DeviceChoice::Number(number)).unwrap();
-        let mut config = Config::emoji();
-        config.encoder.width = 4;
-        config.batch = 8;
         let place = tempfile::tempdir().unwrap();
         let file = place.path().join("cache").join("tiles.json");
         let update = |known: Kept, anew| {

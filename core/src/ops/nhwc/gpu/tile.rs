@@ -41,7 +41,6 @@ pub struct UnitTile {
     /// Subgroups along the columns.
     pub subgroup_columns: usize,
     /// Whether neighbouring threads load blocks that are neighbours along the inner dimension.
-    #[serde(default)]
     pub deep_blocks: bool,
 }
 
@@ -106,8 +105,9 @@ const BYTES_PER_THREAD: usize = 128;
 /// Workgroup memory of tiles with long steps: NVIDIA's limit.
 pub const LARGE_WORKGROUP_BYTES: usize = 48 * 1024;
 
-/// Registers of a thread of [`Tile::variants`], as [`Tile::registers`] estimates them. NVIDIA's have 255, but an H200 took 1.5 to 2.5 times
-/// as long with an estimate of 220 or 244 as with one of 146, and its driver had not compiled a step's kernels after 45 seconds.
+/// Registers of a thread of [`Tile::variants`], as [`Tile::registers`] estimates them. NVIDIA's have 255, but an H200 took 1.4 to
+/// 2.6 times as long with an estimate of 220 or 244 as with one of 146, and its driver had not compiled a step's kernels after
+/// 45 seconds (docs/bench.md).
 const MOST_REGISTERS: usize = 180;
 
 /// Whether matrix units load single entries from workgroup memory: naga's Metal needs pointers to them.

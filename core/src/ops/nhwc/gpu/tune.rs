@@ -114,8 +114,9 @@ fn list(step: impl FnOnce()) -> Vec<String> {
 }
 
 /// Times tiles of the largest products of `step`, for about `seconds` seconds after a warm-up, in which their kernels are
-/// compiled if `compile` did not do that. Products whose share of it is too short for a second tile are left out. `step` runs twice, and `compile` may run it dry
-/// to compile the kernels of all tiles (see [`compile_step_ahead`](super::compile_step_ahead)).
+/// compiled if `compile` did not do that. Products whose share of it is too short for a second tile are left out. `step` runs
+/// twice, and `compile` may run it dry to compile the kernels of all tiles (see
+/// [`compile_step_ahead`](super::compile_step_ahead)).
 pub fn time(
     clock: &Clock,
     seconds: f64,
