@@ -1,6 +1,8 @@
 // The products of a convolution, as in `gemm`, for devices that simulate the threads of a workgroup on a processor. There,
 // workgroup memory is no faster than memory, and a barrier is slow. So each thread computes its part of the product alone.
-// One operand's values are the same for all threads of a workgroup, which a compiler can load once for all of them.
+// One operand's values are the same for all threads of a workgroup, which a compiler can load once for all of them. What `gemm`
+// does on the way is left to passes over memory: to normalize an input again at every kernel position, or to sum over threads,
+// takes half as long as the product (docs/bench.md).
 //
 // A thread has ROWS rows, THREADS apart, and the workgroup's COLUMN_QUADS quads of columns; BY_WEIGHT, it has COLUMN_QUADS
 // quads of columns, and the workgroup's ROWS rows. The geometry is in the uniform buffer: such devices compile slowly.
@@ -23,14 +25,9 @@ const F16: bool = false;
 // columns are places in a patch. Else the rows are positions whose patches are multiplied with a weight.
 const BY_WEIGHT: bool = false;
 // As in `gemm`.
-const NORMALIZED: bool = false;
 const REACHED: bool = false;
 const ACCUMULATE: bool = false;
 const RESIDUAL: bool = false;
-const MASK_STORED: bool = false;
-const MASK_NORMALIZED: bool = false;
-const STATISTICS: bool = false;
-const GRADIENT_SUMS: bool = false;
 
 const QUAD: u32 = 4u;
 const THREADS: u32 = 32u;
@@ -61,7 +58,9 @@ struct Sizes {
 @group(0) @binding(next) var<storage, read_write> left: array<vec4<Left>>;
 @group(0) @binding(next) var<storage, read_write> right: array<vec4<Right>>;
 @group(0) @binding(next) var<storage, read_write> product: array<vec4<Product>>;
-//# insert product_bindings
+//# if RESIDUAL
+@group(0) @binding(next) var<storage, read_write> residual: array<vec4<Product>>;
+//# end
 @group(0) @binding(next) var<uniform> sizes: Sizes;
 
 //# if NARROW_PRODUCT
@@ -69,8 +68,6 @@ struct Sizes {
 //# end
 
 //# insert stored_product
-
-//# insert relu
 
 // The place of a position in its picture: of its first kernel position, or REACHED, of the first source pixel that reaches it.
 fn place_of(cell: vec2<u32>, pixel: vec2<u32>, first: vec2<u32>) -> vec2<u32> {
@@ -99,28 +96,6 @@ fn stored_row(row: u32, last_row: u32, part: u32, phase: u32) -> u32 {
     }
     return part * sizes.rows + row;
 }
-
-//# if STATISTICS || GRADIENT_SUMS
-var<workgroup> partial: array<vec4<f32>, THREADS>;
-
-// The sum of the threads' values, for all of them.
-fn total(thread: u32, value: vec4<f32>) -> vec4<f32> {
-    partial[thread] = value;
-    workgroupBarrier();
-    // By one thread: the others' vectors of threads wait without work.
-    if thread == 0u {
-        var sum = value;
-        for (var other = 1u; other < THREADS; other++) {
-            sum += partial[other];
-        }
-        partial[0] = sum;
-    }
-    workgroupBarrier();
-    let sum = partial[0];
-    workgroupBarrier();
-    return sum;
-}
-//# end
 
 @compute @workgroup_size(THREADS, 1, 1)
 fn main(
@@ -158,10 +133,6 @@ fn main(
     let channel_#q = quad_#q % sizes.channel_quads;
     let tap_#q = quad_#q / sizes.channel_quads;
     let place_#q = vec2(tap_#q / sizes.kernel_width, tap_#q % sizes.kernel_width);
-//# if NORMALIZED
-    let factor_#q = normalization[4u * view * sizes.channel_quads + channel_#q];
-    let shift_#q = normalization[(4u * view + 1u) * sizes.channel_quads + channel_#q];
-//# end
 //# end
 //# for h in ROWS / 4
     let row_quad_#h = sizes.left_start + min(first_row / 4u + #hu, sizes.rows / 4u - 1u);
@@ -179,11 +150,7 @@ fn main(
         let at_#q = corner + place_#q;
         let inside_#q = at_#q.x < sizes.height && at_#q.y < sizes.width;
         let index_#q = (at_#q.x * sizes.width + at_#q.y) * sizes.channel_quads + channel_#q;
-        var right_#q = vec4<f32>(right[picture + select(0u, index_#q, inside_#q)]);
-//# if NORMALIZED
-        right_#q = relu(right_#q * factor_#q + shift_#q);
-//# end
-        right_#q = select(vec4(0.0), right_#q, inside_#q);
+        let right_#q = select(vec4(0.0), vec4<f32>(right[picture + select(0u, index_#q, inside_#q)]), inside_#q);
 //# for r in ROWS
         sum_#r_#q += left_#(r / 4)[#(r % 4)] * right_#q;
 //# end
@@ -221,9 +188,6 @@ fn main(
 //# for q in COLUMN_QUADS
     let column_#q = sizes.right_start + min(first_quad + #qu, last_quad);
 //# end
-//# if NORMALIZED
-    let numbers = 4u * row_view * sizes.channel_quads;
-//# end
     for (var u = 0u; u < taps.x; u++) {
         for (var v = 0u; v < taps.y; v++) {
 //# for r in ROWS
@@ -235,16 +199,8 @@ fn main(
             let tap = (kernel_first.x + kernel_step * u) * sizes.kernel_width + kernel_first.y + kernel_step * v;
             var line = tap * 4u * sizes.channel_quads * sizes.right_pitch;
             for (var channel = 0u; channel < sizes.channel_quads; channel++) {
-//# if NORMALIZED
-                let factor = normalization[numbers + channel];
-                let shift = normalization[numbers + sizes.channel_quads + channel];
-//# end
 //# for r in ROWS
-                var left_#r = vec4<f32>(left[source_#r + channel]);
-//# if NORMALIZED
-                left_#r = relu(left_#r * factor + shift);
-//# end
-                left_#r = select(vec4(0.0), left_#r, inside_#r);
+                let left_#r = select(vec4(0.0), vec4<f32>(left[source_#r + channel]), inside_#r);
 //# end
 //# for j in QUAD
 //# for q in COLUMN_QUADS
@@ -267,41 +223,21 @@ fn main(
     thread_sums[#(r * COLUMN_QUADS + q)] = sum_#r_#q;
 //# end
 //# end
-//# if STATISTICS || GRADIENT_SUMS
-    let count = f32(min(TILE_ROWS, last_row - first_row));
-    // A tile's number among those of its view, over all phases.
-    let phases = select(1u, workgroups.z, REACHED);
-    let sums_start = ((row_view * phases + select(0u, workgroup.z, REACHED)) * sizes.view_tiles
-        + row_tile % sizes.view_tiles) * 2u * sizes.column_quads;
-//# end
     for (var q = 0u; q < sizes.thread_quads; q++) {
-//# insert begin_column
+        let quad = first_quad + thread_column + q * THREAD_COLUMNS;
         for (var r = 0u; r < sizes.thread_rows; r++) {
-            let sum = sizes.scale * thread_sums[r * COLUMN_QUADS + q];
-//# insert store
-        }
-//# if STATISTICS
-        let mean = total(thread, first) / count;
-        var second = vec4(0.0);
-        for (var r = 0u; r < sizes.thread_rows; r++) {
-            if first_row + tile_row(r, thread_row) < last_row {
-                let distance = sizes.scale * thread_sums[r * COLUMN_QUADS + q] - mean;
-                second += distance * distance;
+            let row = stored_row(first_row + tile_row(r, thread_row), last_row, part, workgroup.z);
+            if row != OUTSIDE && quad < sizes.column_quads {
+                let at = row * sizes.column_quads + quad;
+                var values = sizes.scale * thread_sums[r * COLUMN_QUADS + q];
+//# if ACCUMULATE
+                values += vec4<f32>(product[sizes.product_start + at]);
+//# end
+//# if RESIDUAL
+                values += vec4<f32>(residual[at]);
+//# end
+                product[sizes.product_start + at] = stored(values);
             }
         }
-        let all_second = total(thread, second);
-        if thread == 0u && quad < sizes.column_quads {
-            sums[sums_start + quad] = mean;
-            sums[sums_start + sizes.column_quads + quad] = all_second;
-        }
-//# end
-//# if GRADIENT_SUMS
-        let all_first = total(thread, first);
-        let all_second = total(thread, second);
-        if thread == 0u && quad < sizes.column_quads {
-            sums[sums_start + quad] = all_first;
-            sums[sums_start + sizes.column_quads + quad] = all_second;
-        }
-//# end
     }
 }

@@ -59,6 +59,7 @@ kernels! {
     "nhwc_norm_gradient",
     "nhwc_norm_gradient_finish",
     "nhwc_norm_gradient_sums",
+    "nhwc_norm_statistics",
     "pack",
     "pack_weight",
     "product",

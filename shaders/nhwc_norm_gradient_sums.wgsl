@@ -1,5 +1,6 @@
 // Sums for the gradient of a batch normalization whose output's gradient is stored: over the rows of a tile, of each channel
-// the gradients, and their products with x - mean. A workgroup takes one tile of TILE_ROWS rows.
+// the gradients, and their products with x - mean. A workgroup takes one tile of TILE_ROWS rows. With a mask, the gradients
+// first pass through the ReLU after the normalization.
 
 // A multiple of LANES.
 const THREADS: u32 = 256u;
@@ -7,6 +8,10 @@ const THREADS: u32 = 256u;
 const LANES: u32 = 8u;
 const TILE_ROWS: u32 = 256u;
 const QUADS: u32 = 1u;
+// Sets gradients to 0 where the ReLU's output, which is stored, is 0...
+const MASK_STORED: bool = false;
+// ... or where the output is to be computed from x.
+const MASK_NORMALIZED: bool = false;
 
 // The type of activations in memory.
 alias Value = f32;
@@ -17,13 +22,16 @@ struct Sizes {
     view_tiles: u32,
 }
 
-@group(0) @binding(0) var<storage, read_write> x: array<vec4<Value>>;
-@group(0) @binding(1) var<storage, read_write> gradient: array<vec4<Value>>;
+@group(0) @binding(next) var<storage, read_write> x: array<vec4<Value>>;
+@group(0) @binding(next) var<storage, read_write> gradient: array<vec4<Value>>;
 // [view, (scale, shift, mean, 1 / standard deviation), quad]
-@group(0) @binding(2) var<storage, read_write> numbers: array<vec4<f32>>;
+@group(0) @binding(next) var<storage, read_write> numbers: array<vec4<f32>>;
+//# if MASK_STORED
+@group(0) @binding(next) var<storage, read_write> outputs: array<vec4<Value>>;
+//# end
 // [view, tile, (sum of g, sum of g (x - mean)), quad]
-@group(0) @binding(3) var<storage, read_write> sums: array<vec4<f32>>;
-@group(0) @binding(4) var<uniform> sizes: Sizes;
+@group(0) @binding(next) var<storage, read_write> sums: array<vec4<f32>>;
+@group(0) @binding(next) var<uniform> sizes: Sizes;
 
 const ROW_THREADS: u32 = THREADS / LANES;
 var<workgroup> gradients: array<vec4<f32>, THREADS>;
@@ -42,11 +50,25 @@ fn main(
     var product = vec4(0.0);
     if quad < QUADS {
         let mean = numbers[(4u * view + 2u) * QUADS + quad];
+//# if MASK_NORMALIZED
+        let factor = numbers[4u * view * QUADS + quad];
+        let shift = numbers[(4u * view + 1u) * QUADS + quad];
+//# end
         for (var row = tile * TILE_ROWS + thread / LANES; row < end; row += ROW_THREADS) {
             let at = (view * sizes.view_rows + row) * QUADS + quad;
-            let g = vec4<f32>(gradient[at]);
+            let input = vec4<f32>(x[at]);
+            var g = vec4<f32>(gradient[at]);
+//# if MASK_STORED
+            g = select(g, vec4(0.0), vec4<f32>(outputs[at]) <= vec4(0.0));
+//# end
+//# if MASK_NORMALIZED
+            g = select(g, vec4(0.0), input * factor + shift <= vec4(0.0));
+//# end
+//# if MASK_STORED || MASK_NORMALIZED
+            gradient[at] = vec4<Value>(g);
+//# end
             sum += g;
-            product += g * (vec4<f32>(x[at]) - mean);
+            product += g * (input - mean);
         }
     }
     gradients[thread] = sum;

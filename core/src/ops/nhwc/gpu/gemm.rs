@@ -3,6 +3,7 @@
 use cubecl::server::Handle;
 
 use super::images::{Gpu, Images, Normalization, Sums};
+use super::norm;
 use super::tile::{Problem, Tile};
 use super::tune;
 use crate::ops::nhwc::{Convolution, Epilogue, Extent, Operations as _, Storage};
@@ -419,6 +420,38 @@ impl Product<'_> {
     }
 }
 
+/// The input of a product: where threads compute alone, it is normalized before, by a pass of its own. Simulated threads take half
+/// as long as the whole product for it, at every position of the kernel again (docs/bench.md).
+fn prepared<'a>(
+    gpu: &Gpu,
+    tile: &Tile,
+    (x, normalized): (&Images, Option<&'a Normalization>),
+) -> (Images, Option<&'a Normalization>) {
+    match normalized {
+        Some(normalization) if tile.alone => {
+            let apply = || norm::apply(gpu, (x, normalization), None);
+            (gpu.measured(|| pass("norm, ReLU", x, 2), apply), None)
+        }
+        _ => (x.clone(), normalized),
+    }
+}
+
+/// A pass over images, or so many of their size, for reports.
+fn pass(name: &'static str, images: &Images, count: usize) -> Call {
+    Call {
+        name,
+        shape: images.extent.text(),
+        bytes: count * images.bytes(),
+        operations: 0,
+    }
+}
+
+/// `kernel` with those of these parts that are chosen. Kernels whose threads compute alone do not have all of them.
+fn choose(kernel: Kernel, parts: &[(&'static str, bool)]) -> Kernel {
+    let chosen = parts.iter().filter(|(_, is_chosen)| *is_chosen);
+    chosen.fold(kernel, |kernel, (name, _)| kernel.choose(name, true))
+}
+
 /// The output of a convolution, of `storage`, and with `statistics` the sums for the batch normalization that follows. With
 /// `normalized`, the input is first normalized and passed through a ReLU. `views` views are tiled separately.
 pub fn convolve(
@@ -439,15 +472,20 @@ pub fn convolve(
     };
     let problem = problem(gpu, sizes.rows / views, sizes.column_quads);
     convolution.with_tile(&problem, gpu, By::Output, |tile| {
+        let (x, normalized) = prepared(gpu, tile, (x, normalized));
         let geometry = convolution.patches(&x.extent, [output.height, output.width]);
         let types = [x.storage, weight.storage, storage];
         let (kernel, numbers) =
             of_convolution(gpu, By::Output, (tile, &sizes, 1), &geometry, types);
-        let kernel = kernel
-            .choose("NORMALIZED", normalized.is_some())
-            .choose("STATISTICS", statistics);
+        let kernel = choose(
+            kernel,
+            &[
+                ("NORMALIZED", normalized.is_some()),
+                ("STATISTICS", statistics && !tile.alone),
+            ],
+        );
         let y = gpu.images(output, storage);
-        let sums = statistics.then(|| Sums {
+        let sums = (statistics && !tile.alone).then(|| Sums {
             handle: gpu.floats(8 * views * sizes.view_tiles(tile) * output.quads()),
             tiles: sizes.view_tiles(tile),
             tile_rows: tile.tile_rows(),
@@ -457,14 +495,20 @@ pub fn convolve(
         buffers.extend(sums.as_ref().map(|sums| &sums.handle));
         let workgroups = sizes.workgroups(tile, 1);
         gpu.measured(
-            || convolution.call("conv2d", bytes(&[x, &y]), gpu.storage),
+            || convolution.call("conv2d", bytes(&[&x, &y]), gpu.storage),
             || {
                 kernel
                     .clone()
                     .launch(&gpu.client, workgroups, &buffers, &numbers);
             },
         );
-        (y, sums)
+        let alone = (statistics && tile.alone).then(|| {
+            gpu.measured(
+                || pass("norm sums", &y, 1),
+                || norm::statistics(gpu, &y, views),
+            )
+        });
+        (y, sums.or(alone))
     })
 }
 
@@ -496,14 +540,20 @@ pub fn convolve_input_gradient(
         let geometry = convolution.patches(&output, phase);
         let types = [gradient.storage, weight.storage, storage];
         let (kernel, numbers) = of_convolution(gpu, By::Input, (tile, &sizes, 1), &geometry, types);
-        let stored = epilogue.activation.and_then(|activation| activation.output);
-        let activated = epilogue.activation.is_some();
-        let kernel = kernel
-            .choose("ACCUMULATE", epilogue.accumulate.is_some())
-            .choose("RESIDUAL", epilogue.residual.is_some())
-            .choose("GRADIENT_SUMS", activated)
-            .choose("MASK_STORED", activated && stored.is_some())
-            .choose("MASK_NORMALIZED", activated && stored.is_none());
+        // Where threads compute alone, a pass of its own follows.
+        let activation = epilogue.activation.filter(|_| !tile.alone);
+        let stored = activation.and_then(|activation| activation.output);
+        let activated = activation.is_some();
+        let kernel = choose(
+            kernel,
+            &[
+                ("ACCUMULATE", epilogue.accumulate.is_some()),
+                ("RESIDUAL", epilogue.residual.is_some()),
+                ("GRADIENT_SUMS", activated),
+                ("MASK_STORED", activated && stored.is_some()),
+                ("MASK_NORMALIZED", activated && stored.is_none()),
+            ],
+        );
         let accumulated = epilogue.accumulate.cloned();
         let grad_input = accumulated.unwrap_or_else(|| gpu.images(input, storage));
         let layers = stride * stride;
@@ -515,7 +565,7 @@ pub fn convolve_input_gradient(
         let mut buffers = vec![&gradient.handle, &weight.backward, &grad_input.handle];
         buffers.extend(epilogue.residual.map(|residual| &residual.handle));
         buffers.extend(stored.map(|output| &output.handle));
-        if let Some(activation) = &epilogue.activation {
+        if let Some(activation) = &activation {
             buffers.extend([&activation.input.handle, &activation.normalization.numbers]);
         }
         buffers.extend(sums.as_ref().map(|sums| &sums.handle));
@@ -534,7 +584,13 @@ pub fn convolve_input_gradient(
                     .launch(&gpu.client, workgroups, &buffers, &numbers);
             },
         );
-        (grad_input, sums)
+        let alone = epilogue.activation.filter(|_| tile.alone).map(|activation| {
+            gpu.measured(
+                || pass("ReLU gradient, sums", &grad_input, 3),
+                || norm::activation_gradient(gpu, &activation, &grad_input),
+            )
+        });
+        (grad_input, sums.or(alone))
     })
 }
 
@@ -550,10 +606,11 @@ pub fn convolve_weight_gradient(
     let output = gradient.extent;
     let column_quads = convolution.taps() * x.extent.quads();
     let rows = 4 * output.quads();
-    let views = normalized.map_or(1, |normalization| normalization.views);
     let inner = output.pixels();
     let problem = problem(gpu, rows, column_quads);
     convolution.with_tile(&problem, gpu, By::Weight, |tile| {
+        let (x, normalized) = prepared(gpu, tile, (x, normalized));
+        let views = normalized.map_or(1, |normalization| normalization.views);
         let workgroups = views * tile.count(rows, column_quads);
         let (view_parts, part_inner) = split(tile, workgroups, inner / views);
         let sizes = Sizes {
@@ -568,13 +625,13 @@ pub fn convolve_weight_gradient(
         let types = [gradient.storage, x.storage, Storage::F32];
         let (kernel, numbers) =
             of_convolution(gpu, By::Weight, (tile, &sizes, views), &geometry, types);
-        let kernel = kernel.choose("NORMALIZED", normalized.is_some());
+        let kernel = choose(kernel, &[("NORMALIZED", normalized.is_some())]);
         let mut buffers = vec![&gradient.handle, &x.handle, &partial];
         buffers.extend(normalized.map(|normalization| &normalization.numbers));
         let workgroups = sizes.workgroups(tile, parts);
         let count = 4 * rows * column_quads;
         gpu.measured(
-            || convolution.call("conv2d by weight", bytes(&[gradient, x]), gpu.storage),
+            || convolution.call("conv2d by weight", bytes(&[gradient, &x]), gpu.storage),
             || {
                 kernel
                     .clone()

@@ -4,8 +4,8 @@
 use cubecl::server::Handle;
 
 use super::images::{Gpu, Images, Normalization, Sums};
-use crate::ops::nhwc::{Extent, Running, Storage};
-use crate::ops::runtime::launch::{self, kernel};
+use crate::ops::nhwc::{Activation, Extent, Running, Storage};
+use crate::ops::runtime::launch::{self, Kernel, kernel};
 
 fn empty_numbers(gpu: &Gpu, extent: &Extent, views: usize) -> Normalization {
     Normalization {
@@ -106,20 +106,16 @@ pub fn apply(
     y
 }
 
-/// The sums for the gradient of a normalization of `x`, given the gradient with respect to its output.
-pub fn norm_gradient_sums(
-    gpu: &Gpu,
-    (x, normalization): (&Images, &Normalization),
-    gradient: &Images,
-) -> Sums {
+/// Sums over tiles of the rows of `x`, by a kernel that reads `inputs`.
+fn sums(gpu: &Gpu, kernel: Kernel, x: &Images, views: usize, inputs: &[&Handle]) -> Sums {
     /// Rows of a tile: eight for each of 32 threads.
     const TILE_ROWS: usize = 256;
     const LANES: usize = 8;
-    let (quads, views) = (x.extent.quads(), normalization.views);
+    let quads = x.extent.quads();
     let view_rows = x.extent.pixels() / views;
     let tiles = view_rows.div_ceil(TILE_ROWS);
     let sums = gpu.floats(8 * views * tiles * quads);
-    let kernel = kernel!("nhwc_norm_gradient_sums")
+    let kernel = kernel
         .set("QUADS", quads)
         .set("TILE_ROWS", TILE_ROWS)
         .set("LANES", LANES);
@@ -128,10 +124,10 @@ pub fn norm_gradient_sums(
         true => kernel.set("THREADS", 4 * LANES),
         false => kernel,
     };
-    gpu.storage.set(kernel, "Value").launch(
+    x.storage.set(kernel, "Value").launch(
         &gpu.client,
         [views * tiles, quads.div_ceil(LANES), 1],
-        &[&x.handle, &gradient.handle, &normalization.numbers, &sums],
+        &[inputs, &[&sums]].concat(),
         &[view_rows.into(), tiles.into()],
     );
     Sums {
@@ -139,6 +135,39 @@ pub fn norm_gradient_sums(
         tiles,
         tile_rows: TILE_ROWS,
     }
+}
+
+/// The sums for the batch normalization of `x`.
+pub fn statistics(gpu: &Gpu, x: &Images, views: usize) -> Sums {
+    let kernel = kernel!("nhwc_norm_statistics");
+    sums(gpu, kernel, x, views, &[&x.handle])
+}
+
+/// The sums for the gradient of a normalization of `x`, given the gradient with respect to its output.
+pub fn norm_gradient_sums(
+    gpu: &Gpu,
+    (x, normalization): (&Images, &Normalization),
+    gradient: &Images,
+) -> Sums {
+    let inputs = [&x.handle, &gradient.handle, &normalization.numbers];
+    let kernel = kernel!("nhwc_norm_gradient_sums");
+    sums(gpu, kernel, x, normalization.views, &inputs)
+}
+
+/// Passes the gradient with respect to the output of a ReLU through it, in place, and returns the sums for the gradient of the
+/// normalization before it.
+pub fn activation_gradient(
+    gpu: &Gpu,
+    activation: &Activation<'_, Gpu>,
+    gradient: &Images,
+) -> Sums {
+    let (x, normalization) = (activation.input, activation.normalization);
+    let mut inputs = vec![&x.handle, &gradient.handle, &normalization.numbers];
+    inputs.extend(activation.output.map(|output| &output.handle));
+    let kernel = kernel!("nhwc_norm_gradient_sums")
+        .choose("MASK_STORED", activation.output.is_some())
+        .choose("MASK_NORMALIZED", activation.output.is_none());
+    sums(gpu, kernel, x, normalization.views, &inputs)
 }
 
 /// Writes the gradients with respect to gamma and beta of a normalization of shape `extent`, and returns the coefficients
