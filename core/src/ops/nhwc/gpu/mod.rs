@@ -14,4 +14,7 @@ pub use images::Gpu;
 pub use units::{compile_step_ahead, units_in_use};
 
 #[cfg(test)]
+pub use units::as_hardware;
+
+#[cfg(test)]
 mod tests;

@@ -70,8 +70,24 @@ impl Gpu {
         } else if narrow {
             gpu.units = Units::of(&gpu);
         }
+        #[cfg(test)]
+        (gpu.simulated &= !AS_HARDWARE.get());
         gpu
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    static AS_HARDWARE: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Runs `task` with the kernels for hardware also where a device is software.
+#[cfg(test)]
+pub fn as_hardware<R>(task: impl FnOnce() -> R) -> R {
+    let before = AS_HARDWARE.replace(true);
+    let result = task();
+    AS_HARDWARE.set(before);
+    result
 }
 
 impl Units {
