@@ -6,8 +6,8 @@ use crate::model::{
     Architecture, BarlowTwins, EncoderConfig, Initialization, Mode, Network, ProjectorConfig, Stem,
     Visitor,
 };
-use crate::ops::precision::{Precision, with_precision};
 use crate::ops::nhwc::gpu::as_hardware;
+use crate::ops::precision::{Precision, with_precision};
 use crate::ops::with_planar_ops;
 use crate::testing::{cpu, each_device, random, values};
 

@@ -584,12 +584,15 @@ pub fn convolve_input_gradient(
                     .launch(&gpu.client, workgroups, &buffers, &numbers);
             },
         );
-        let alone = epilogue.activation.filter(|_| tile.alone).map(|activation| {
-            gpu.measured(
-                || pass("ReLU gradient, sums", &grad_input, 3),
-                || norm::activation_gradient(gpu, &activation, &grad_input),
-            )
-        });
+        let alone = epilogue
+            .activation
+            .filter(|_| tile.alone)
+            .map(|activation| {
+                gpu.measured(
+                    || pass("ReLU gradient, sums", &grad_input, 3),
+                    || norm::activation_gradient(gpu, &activation, &grad_input),
+                )
+            });
         (grad_input, sums.or(alone))
     })
 }

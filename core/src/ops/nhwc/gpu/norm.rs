@@ -156,11 +156,7 @@ pub fn norm_gradient_sums(
 
 /// Passes the gradient with respect to the output of a ReLU through it, in place, and returns the sums for the gradient of the
 /// normalization before it.
-pub fn activation_gradient(
-    gpu: &Gpu,
-    activation: &Activation<'_, Gpu>,
-    gradient: &Images,
-) -> Sums {
+pub fn activation_gradient(gpu: &Gpu, activation: &Activation<'_, Gpu>, gradient: &Images) -> Sums {
     let (x, normalization) = (activation.input, activation.normalization);
     let mut inputs = vec![&x.handle, &gradient.handle, &normalization.numbers];
     inputs.extend(activation.output.map(|output| &output.handle));

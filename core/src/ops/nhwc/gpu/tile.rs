@@ -78,14 +78,24 @@ pub struct Problem {
     pub entry_bytes: usize,
 }
 
-/// Rows and quads of columns of the threads of `gemm_alone.wgsl`: few sums, which stay in registers, and few variants, as such
-/// devices compile slowly. Measured on SwiftShader (vectors of 4 lanes), and on lavapipe with vectors of 8.
-const TILES_ALONE: [(usize, usize); 2] = [(8, 2), (8, 1)];
+/// Rows and quads of columns of the threads of `gemm_alone.wgsl`. With vectors of four numbers (SwiftShader) no sum stays in a
+/// register, and the more sums there are for a load the better; with vectors of eight (lavapipe), few sums do stay. Measured on
+/// both; few variants, as such devices compile slowly.
+const TILES_ALONE: [(usize, usize); 6] = [(16, 6), (16, 4), (16, 3), (16, 2), (8, 2), (8, 1)];
 const LONG_TILES_ALONE: [(usize, usize); 2] = [(4, 2), (8, 1)];
 const LONG_VECTOR: u32 = 8;
 
-/// The same for the gradient with respect to the weight.
-const WEIGHT_TILES_ALONE: [(usize, usize); 6] = [(24, 1), (16, 1), (8, 2), (8, 1), (4, 2), (4, 1)];
+/// The same for the gradient with respect to the weight, for vectors of any length.
+const WEIGHT_TILES_ALONE: [(usize, usize); 8] = [
+    (24, 2),
+    (24, 1),
+    (16, 2),
+    (16, 1),
+    (8, 2),
+    (8, 1),
+    (4, 2),
+    (4, 1),
+];
 
 /// The loads of a thread for each quad of k, in multiply-adds of quads.
 const LOADS_ALONE: usize = 12;
