@@ -82,6 +82,7 @@ pub fn apply(
     (x, normalization): (&Images, &Normalization),
     shortcut: Option<(&Images, Option<&Normalization>)>,
 ) -> Images {
+    assert_eq!(x.storage, gpu.storage);
     let y = gpu.images(x.extent, x.storage);
     let count = x.extent.pixels() * x.extent.quads();
     let normalized = shortcut.and_then(|(_, normalization)| normalization);

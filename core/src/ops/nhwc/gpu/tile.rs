@@ -78,14 +78,14 @@ pub struct Problem {
     pub entry_bytes: usize,
 }
 
-/// Rows and quads of columns of the threads of `gemm_alone.wgsl`. With vectors of four numbers (SwiftShader) no sum stays in a
-/// register, and the more sums there are for a load the better; with vectors of eight (lavapipe), few sums do stay. Measured on
-/// both; few variants, as such devices compile slowly.
-const TILES_ALONE: [(usize, usize); 6] = [(16, 6), (16, 4), (16, 3), (16, 2), (8, 2), (8, 1)];
+/// Rows and quads of columns of the threads of `gemm_alone.wgsl`, measured where vectors have eight numbers (lavapipe), and where they
+/// have four (SwiftShader). There, no sum stays in a register, and the more sums there are for a load, the faster; but with 16x4 a
+/// browser's first step takes 15 seconds instead of 9, and with 16x6 one of `emoji` 26 instead of 6 (docs/bench.md).
+const TILES_ALONE: [(usize, usize); 3] = [(16, 2), (8, 2), (8, 1)];
 const LONG_TILES_ALONE: [(usize, usize); 2] = [(4, 2), (8, 1)];
 const LONG_VECTOR: u32 = 8;
 
-/// The same for the gradient with respect to the weight, for vectors of any length.
+/// The same for the gradient with respect to the weight. The first one is for long vectors only.
 const WEIGHT_TILES_ALONE: [(usize, usize); 8] = [
     (24, 2),
     (24, 1),
@@ -182,10 +182,11 @@ impl Tile {
     /// that is expected to be the fastest.
     pub fn alone(problem: &Problem, gpu: &Gpu, by_weight: bool, count: usize) -> Vec<Self> {
         let lanes = gpu.client.properties().hardware.plane_size_min;
-        let tiles: &[_] = match by_weight {
-            true => &WEIGHT_TILES_ALONE,
-            false if lanes == LONG_VECTOR => &LONG_TILES_ALONE,
-            false => &TILES_ALONE,
+        let tiles: &[_] = match (by_weight, lanes == LONG_VECTOR) {
+            (true, true) => &WEIGHT_TILES_ALONE,
+            (true, false) => &WEIGHT_TILES_ALONE[1..],
+            (false, true) => &LONG_TILES_ALONE,
+            (false, false) => &TILES_ALONE,
         };
         let cost = |tile: &Self| {
             let threads = tile.count(problem.rows, problem.column_quads) * tile.threads();
