@@ -2,7 +2,7 @@
 // workgroup memory is no faster than memory, and a barrier is slow. So each thread computes its part of the product alone.
 // One operand's values are the same for all threads of a workgroup, which a compiler can load once for all of them. What `gemm`
 // does on the way is left to passes over memory: to normalize an input again at every kernel position, or to sum over threads,
-// takes half as long as the product (docs/bench.md).
+// takes a third to a half of the product's time (docs/bench.md).
 //
 // A thread has ROWS rows, THREADS apart, and the workgroup's COLUMN_QUADS quads of columns; BY_WEIGHT, it has COLUMN_QUADS
 // quads of columns, and the workgroup's ROWS rows. The geometry is in the uniform buffer: such devices compile slowly.
@@ -105,10 +105,8 @@ fn main(
 ) {
     let tile = workgroup.y * workgroups.x + workgroup.x;
     let column_tiles = (sizes.column_quads + TILE_QUADS - 1u) / TILE_QUADS;
-    let row_tile = tile / column_tiles;
-    let row_view = row_tile / sizes.view_tiles;
-    let first_row = row_view * sizes.view_rows + row_tile % sizes.view_tiles * TILE_ROWS;
-    let last_row = min((row_view + 1u) * sizes.view_rows, sizes.rows);
+    let first_row = tile / column_tiles * TILE_ROWS;
+    let last_row = sizes.rows;
     let first_quad = tile % column_tiles * TILE_QUADS;
     if first_row >= last_row {
         return;
@@ -124,9 +122,8 @@ fn main(
     let thread_row = 0u;
     let thread_column = thread;
     let part = workgroup.z;
-    let view = part / sizes.view_parts;
-    let start = view * sizes.view_inner + part % sizes.view_parts * sizes.part_inner;
-    let end = min(start + sizes.part_inner, (view + 1u) * sizes.view_inner);
+    let start = part * sizes.part_inner;
+    let end = min(start + sizes.part_inner, sizes.inner);
     // A thread's places in the patch.
 //# for q in COLUMN_QUADS
     let quad_#q = min(first_quad + thread + #qu * THREADS, last_quad);

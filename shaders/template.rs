@@ -4,7 +4,8 @@
 //! condition and the count are expressions of the file's `const`s. In a loop's body `#i` stands for the variable's value,
 //! and `#(2 * i + 1)` for that of an expression; `#NAME` stands for a constant's value anywhere. `@binding(next)` is the
 //! binding after the last one, so that a variant can leave bindings out. The lines from `//# part NAME` to its end are left
-//! out where they are, and expanded at every `//# insert NAME`. Several kernels can insert the files of `parts/`.
+//! out where they are, and expanded at every `//# insert NAME`. Kernels also insert the files of `parts/`: what several kernels
+//! have, and the epilogue of the longest one.
 
 use alloc::borrow::ToOwned;
 use alloc::collections::BTreeMap;
@@ -54,7 +55,7 @@ struct Template<'a> {
     text: &'a str,
 }
 
-/// The parts that several kernels have.
+/// The parts that are files of their own.
 pub const PARTS: &[(&str, &str)] = &[
     ("augmentation", include_str!("parts/augmentation.wgsl")),
     ("begin_column", include_str!("parts/begin_column.wgsl")),

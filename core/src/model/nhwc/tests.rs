@@ -259,7 +259,13 @@ fn the_pass_agrees_with_autodiff_on_the_cpu() {
 #[test]
 fn the_pass_for_hardware_agrees_with_autodiff_on_the_cpu() {
     for case in &cases()[..2] {
-        each_device(|device| as_hardware(|| assert_agreement(case, device, Precision::F32)));
+        each_device(|device| {
+            for precision in [Precision::F32, Precision::F16] {
+                if precision.is_supported_by(device) {
+                    as_hardware(|| assert_agreement(case, device, precision));
+                }
+            }
+        });
     }
 }
 

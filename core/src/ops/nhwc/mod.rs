@@ -1,8 +1,8 @@
 //! The operations of a training step on tensors whose channels are neighbours in memory (NHWC).
 //!
 //! A convolution's epilogue sums for the batch normalization after it, and the next convolution normalizes as it reads, so
-//! that normalized outputs are stored only where a residual block ends. (Devices that simulate threads do both in passes of their
-//! own, and forget what they store.) [`crate::model`] arranges the operations for any device
+//! that normalized outputs are stored only where a residual block ends. (Where threads are simulated, convolutions leave both to
+//! separate passes, and the normalized input is freed after the product.) [`crate::model`] arranges the operations for any device
 //! that computes [`Operations`]: [`gpu`] launches WGSL kernels, [`cpu`] has vector instructions.
 
 pub mod cpu;

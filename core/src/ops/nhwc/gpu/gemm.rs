@@ -15,13 +15,17 @@ impl Convolution {
         self.kernel == 1 && self.stride == 1 && self.padding == 0
     }
 
-    /// Tiles of one of the products, the best one first. On devices that simulate the threads of a workgroup, these compute alone;
-    /// but not for the outputs and inputs of linear maps, whose many columns would read the same rows again and again.
-    fn tiles(&self, problem: &Problem, gpu: &Gpu, by: By, count: usize) -> Vec<Tile> {
+    /// Whether the threads of one of the products compute alone (`gemm_alone.wgsl`), on devices that simulate them; but not for
+    /// the outputs and inputs of linear maps, whose many columns would read the same rows again and again.
+    fn is_alone(&self, gpu: &Gpu, by: By) -> bool {
         let is_linear = self.input.height * self.input.width == 1;
-        let is_alone = !is_linear || by == By::Weight;
-        match gpu.simulated && !gpu.multiplies_by_units() && is_alone {
-            true => Tile::alone(problem, gpu, by == By::Weight, count),
+        gpu.simulated && !gpu.multiplies_by_units() && (!is_linear || by == By::Weight)
+    }
+
+    /// Tiles of one of the products, the best one first.
+    fn tiles(&self, problem: &Problem, gpu: &Gpu, by: By, count: usize) -> Vec<Tile> {
+        match self.is_alone(gpu, by) {
+            true => Tile::alone(problem, gpu.lanes, by == By::Weight, count),
             false => Tile::ranked(problem, gpu, count),
         }
     }
@@ -424,11 +428,11 @@ impl Product<'_> {
 /// as long as the whole product for it, at every position of the kernel again (docs/bench.md).
 fn prepared<'a>(
     gpu: &Gpu,
-    tile: &Tile,
+    is_alone: bool,
     (x, normalized): (&Images, Option<&'a Normalization>),
 ) -> (Images, Option<&'a Normalization>) {
     match normalized {
-        Some(normalization) if tile.alone => {
+        Some(normalization) if is_alone => {
             let apply = || norm::apply(gpu, (x, normalization), None);
             (gpu.measured(|| pass("norm, ReLU", x, 2), apply), None)
         }
@@ -465,14 +469,16 @@ pub fn convolve(
 ) -> (Images, Option<Sums>) {
     let output = convolution.output();
     let inner = convolution.taps() * 4 * x.extent.quads();
+    let is_alone = convolution.is_alone(gpu, By::Output);
+    let (x, normalized) = prepared(gpu, is_alone, (x, normalized));
+    let has_sums = statistics && !is_alone;
     let sizes = Sizes {
-        views,
+        views: if is_alone { 1 } else { views },
         pitches: [0, weight_pitch(gpu, inner, output.quads())],
         ..Sizes::new(output.pixels(), output.quads(), inner)
     };
-    let problem = problem(gpu, sizes.rows / views, sizes.column_quads);
-    convolution.with_tile(&problem, gpu, By::Output, |tile| {
-        let (x, normalized) = prepared(gpu, tile, (x, normalized));
+    let problem = problem(gpu, sizes.rows / sizes.views, sizes.column_quads);
+    let (y, sums) = convolution.with_tile(&problem, gpu, By::Output, |tile| {
         let geometry = convolution.patches(&x.extent, [output.height, output.width]);
         let types = [x.storage, weight.storage, storage];
         let (kernel, numbers) =
@@ -481,11 +487,11 @@ pub fn convolve(
             kernel,
             &[
                 ("NORMALIZED", normalized.is_some()),
-                ("STATISTICS", statistics && !tile.alone),
+                ("STATISTICS", has_sums),
             ],
         );
         let y = gpu.images(output, storage);
-        let sums = (statistics && !tile.alone).then(|| Sums {
+        let sums = has_sums.then(|| Sums {
             handle: gpu.floats(8 * views * sizes.view_tiles(tile) * output.quads()),
             tiles: sizes.view_tiles(tile),
             tile_rows: tile.tile_rows(),
@@ -502,14 +508,13 @@ pub fn convolve(
                     .launch(&gpu.client, workgroups, &buffers, &numbers);
             },
         );
-        let alone = (statistics && tile.alone).then(|| {
-            gpu.measured(
-                || pass("norm sums", &y, 1),
-                || norm::statistics(gpu, &y, views),
-            )
-        });
-        (y, sums.or(alone))
-    })
+        (y, sums)
+    });
+    let alone = (statistics && is_alone).then(|| {
+        let sums = || norm::statistics(gpu, &y, views);
+        gpu.measured(|| pass("norm sums", &y, 1), sums)
+    });
+    (y, sums.or(alone))
 }
 
 /// The gradient with respect to a convolution's input, of `storage`, given the one with respect to its output. With an
@@ -523,7 +528,10 @@ pub fn convolve_input_gradient(
     storage: Storage,
 ) -> (Images, Option<Sums>) {
     let (input, output) = (convolution.input, gradient.extent);
-    let views = epilogue.activation.map_or(1, |a| a.normalization.views);
+    let is_alone = convolution.is_alone(gpu, By::Input);
+    // Where threads compute alone, a pass of its own follows.
+    let activation = epilogue.activation.filter(|_| !is_alone);
+    let views = activation.map_or(1, |a| a.normalization.views);
     // A phase is the pixels with the same row and column modulo the stride: the same kernel positions reach them.
     let stride = convolution.stride;
     let phase = [input.height.div_ceil(stride), input.width.div_ceil(stride)];
@@ -536,12 +544,10 @@ pub fn convolve_input_gradient(
         ..Sizes::new(input.images * phase[0] * phase[1], input.quads(), 0)
     };
     let problem = problem(gpu, sizes.rows / views, sizes.column_quads);
-    convolution.with_tile(&problem, gpu, By::Input, |tile| {
+    let (grad_input, sums) = convolution.with_tile(&problem, gpu, By::Input, |tile| {
         let geometry = convolution.patches(&output, phase);
         let types = [gradient.storage, weight.storage, storage];
         let (kernel, numbers) = of_convolution(gpu, By::Input, (tile, &sizes, 1), &geometry, types);
-        // Where threads compute alone, a pass of its own follows.
-        let activation = epilogue.activation.filter(|_| !tile.alone);
         let stored = activation.and_then(|activation| activation.output);
         let activated = activation.is_some();
         let kernel = choose(
@@ -584,17 +590,13 @@ pub fn convolve_input_gradient(
                     .launch(&gpu.client, workgroups, &buffers, &numbers);
             },
         );
-        let alone = epilogue
-            .activation
-            .filter(|_| tile.alone)
-            .map(|activation| {
-                gpu.measured(
-                    || pass("ReLU gradient, sums", &grad_input, 3),
-                    || norm::activation_gradient(gpu, &activation, &grad_input),
-                )
-            });
-        (grad_input, sums.or(alone))
-    })
+        (grad_input, sums)
+    });
+    let alone = epilogue.activation.filter(|_| is_alone).map(|activation| {
+        let sums = || norm::activation_gradient(gpu, &activation, &grad_input);
+        gpu.measured(|| pass("ReLU gradient, sums", &grad_input, 3), sums)
+    });
+    (grad_input, sums.or(alone))
 }
 
 /// Writes the gradient with respect to a convolution's weight, `[out_channels, channels, kernel, kernel]` of 32-bit floats,
@@ -611,9 +613,10 @@ pub fn convolve_weight_gradient(
     let rows = 4 * output.quads();
     let inner = output.pixels();
     let problem = problem(gpu, rows, column_quads);
+    let is_alone = convolution.is_alone(gpu, By::Weight);
+    let (x, normalized) = prepared(gpu, is_alone, (x, normalized));
+    let views = normalized.map_or(1, |normalization| normalization.views);
     convolution.with_tile(&problem, gpu, By::Weight, |tile| {
-        let (x, normalized) = prepared(gpu, tile, (x, normalized));
-        let views = normalized.map_or(1, |normalization| normalization.views);
         let workgroups = views * tile.count(rows, column_quads);
         let (view_parts, part_inner) = split(tile, workgroups, inner / views);
         let sizes = Sizes {

@@ -41,6 +41,8 @@ pub struct Gpu {
     pub device: CubeDevice,
     /// Whether the device is software.
     pub simulated: bool,
+    /// The smallest number of threads that compute in step: where they are simulated, the numbers of a vector.
+    pub lanes: u32,
     /// The width of activations, their gradients, and the weights that products multiply.
     pub storage: Storage,
     /// The matrix units that products use.

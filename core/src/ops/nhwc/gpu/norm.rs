@@ -159,6 +159,8 @@ pub fn norm_gradient_sums(
 /// normalization before it.
 pub fn activation_gradient(gpu: &Gpu, activation: &Activation<'_, Gpu>, gradient: &Images) -> Sums {
     let (x, normalization) = (activation.input, activation.normalization);
+    let images = activation.output.into_iter().chain([gradient]);
+    images.for_each(|images| assert_eq!(images.storage, x.storage));
     let mut inputs = vec![&x.handle, &gradient.handle, &normalization.numbers];
     inputs.extend(activation.output.map(|output| &output.handle));
     let kernel = kernel!("nhwc_norm_gradient_sums")

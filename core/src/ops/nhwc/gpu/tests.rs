@@ -198,6 +198,25 @@ fn variants_for_hardware_agree_with_burn_s() {
     }
 }
 
+/// The tiles of devices that simulate threads in vectors of another length than this one.
+#[test]
+fn tiles_for_vectors_of_any_length_agree_with_burn_s() {
+    for shape in [SHAPES[3], SHAPES[7], SHAPES[9]] {
+        let case = Case::new(shape);
+        let expected = case.reference(case.x.clone());
+        each_gpu(|gpu, device| {
+            for lanes in [4, 8] {
+                let gpu = Gpu {
+                    simulated: true,
+                    lanes,
+                    ..gpu.clone()
+                };
+                check(shape, &gpu, device, &case, &expected);
+            }
+        });
+    }
+}
+
 /// Tiles that are only timed where matrix units are NVIDIA's: all that could be chosen, here on units of another size.
 #[test]
 fn tiles_with_long_steps_agree_with_burn_s() {

@@ -78,10 +78,11 @@ pub struct Problem {
     pub entry_bytes: usize,
 }
 
-/// Rows and quads of columns of the threads of `gemm_alone.wgsl`, measured where vectors have eight numbers (lavapipe), and where they
-/// have four (SwiftShader). There, no sum stays in a register, and the more sums there are for a load, the faster; but with 16x4 a
-/// browser's first step takes 15 seconds instead of 9, and with 16x6 one of `emoji` 26 instead of 6 (docs/bench.md).
+/// Rows and quads of columns of the threads of `gemm_alone.wgsl`, measured on SwiftShader, whose vectors have four numbers. No sum
+/// stays in a register there, and the more sums there are for a load, the faster; but with 16x4 a browser's first step takes 15
+/// seconds instead of 9, and with 16x6 one of `emoji` 26 instead of 6 (docs/bench.md).
 const TILES_ALONE: [(usize, usize); 3] = [(16, 2), (8, 2), (8, 1)];
+/// The same for vectors of eight numbers, measured on lavapipe.
 const LONG_TILES_ALONE: [(usize, usize); 2] = [(4, 2), (8, 1)];
 const LONG_VECTOR: u32 = 8;
 
@@ -178,10 +179,9 @@ impl Tile {
         }
     }
 
-    /// The tiles of one of a convolution's products whose threads compute alone, on a device that simulates them; first the one
-    /// that is expected to be the fastest.
-    pub fn alone(problem: &Problem, gpu: &Gpu, by_weight: bool, count: usize) -> Vec<Self> {
-        let lanes = gpu.client.properties().hardware.plane_size_min;
+    /// The tiles of one of a convolution's products whose threads compute alone, on a device that simulates them in vectors of
+    /// so many lanes; first the one that is expected to be the fastest.
+    pub fn alone(problem: &Problem, lanes: u32, by_weight: bool, count: usize) -> Vec<Self> {
         let tiles: &[_] = match (by_weight, lanes == LONG_VECTOR) {
             (true, true) => &WEIGHT_TILES_ALONE,
             (true, false) => &WEIGHT_TILES_ALONE[1..],

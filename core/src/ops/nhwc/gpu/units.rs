@@ -60,6 +60,7 @@ impl Gpu {
         let narrow = precision::narrow(&client);
         let mut gpu = Self {
             simulated: is_simulated(&device),
+            lanes: client.properties().hardware.plane_size_min,
             storage: if narrow { Storage::F16 } else { Storage::F32 },
             units: None,
             client,
@@ -84,10 +85,14 @@ thread_local! {
 /// Runs `task` with the kernels for hardware also where a device is software.
 #[cfg(test)]
 pub fn as_hardware<R>(task: impl FnOnce() -> R) -> R {
-    let before = AS_HARDWARE.replace(true);
-    let result = task();
-    AS_HARDWARE.set(before);
-    result
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            AS_HARDWARE.set(self.0);
+        }
+    }
+    let _restore = Restore(AS_HARDWARE.replace(true));
+    task()
 }
 
 impl Units {
