@@ -424,8 +424,8 @@ impl Product<'_> {
     }
 }
 
-/// The input of a product: where threads compute alone, it is normalized before, by a pass of its own. Simulated threads take half
-/// as long as the whole product for it, at every position of the kernel again (docs/bench.md).
+/// The input of a product: where threads compute alone, it is normalized before, by a pass of its own. In the product, at every
+/// position of the kernel again, this took half of the product's own time (docs/bench.md).
 fn prepared<'a>(
     gpu: &Gpu,
     is_alone: bool,
