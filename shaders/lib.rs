@@ -27,6 +27,7 @@ macro_rules! kernels {
 
 kernels! {
     "adamw",
+    "add",
     "augment",
     "augment_large",
     "batch_norm_apply",

@@ -61,6 +61,7 @@
 #![recursion_limit = "256"]
 
 pub mod augment;
+pub mod collective;
 pub mod config;
 pub mod data;
 pub mod device;

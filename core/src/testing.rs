@@ -4,6 +4,7 @@ use std::sync::{OnceLock, PoisonError, RwLock};
 
 use burn::tensor::{Device, Tensor, TensorData};
 
+use crate::collective::Threads;
 use crate::device;
 use crate::ops::precision::{Precision, with_precision};
 use crate::random::{Purpose, Rng};
@@ -73,6 +74,19 @@ pub fn each_f16_device(check: impl Fn(&Device)) {
             with_precision(Precision::F16, || check(device));
         }
     });
+}
+
+/// Runs `task` as each of `size` ranks, which are threads, and returns what they return.
+pub fn each_rank<T: Send>(size: usize, task: impl Fn(Threads) -> T + Sync) -> Vec<T> {
+    let task = &task;
+    std::thread::scope(|scope| {
+        let ranks = Threads::group(size).into_iter();
+        let threads: Vec<_> = ranks
+            .map(|ranks| scope.spawn(move || task(ranks)))
+            .collect();
+        let ends = threads.into_iter().map(|thread| thread.join().unwrap());
+        ends.collect()
+    })
 }
 
 /// A tensor of standard normal values, determined by `seed`.

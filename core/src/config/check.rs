@@ -86,6 +86,28 @@ impl Config {
         Ok(())
     }
 
+    /// Checks that the batch can be shared out to so many ranks.
+    ///
+    /// # Errors
+    /// If a rank's pieces would be too small.
+    pub fn check_ranks(&self, ranks: usize) -> Result<(), ConfigError> {
+        let pieces = ranks.saturating_mul(self.accumulate);
+        let least = match self.is_synchronized(ranks) {
+            true => 1,
+            false => 2,
+        };
+        if self.smallest_piece(ranks) >= least {
+            return Ok(());
+        }
+        let problem = format!(
+            "a batch of {} is too small for {ranks} ranks with {} pieces each: use at least {}, better 64 pictures a piece",
+            self.batch,
+            self.accumulate,
+            least * pieces
+        );
+        Err(ConfigError::new("batch", problem))
+    }
+
     /// Checks that `device` can compute with the configured precision.
     ///
     /// # Errors
@@ -122,6 +144,27 @@ impl Config {
                     "there are only {pictures} pictures for a batch of {}: lower the batch to at \
                          most {pictures}, or add pictures",
                     self.batch
+                ),
+            );
+        }
+        if self.accumulate == 0 || (self.smallest_piece(1) < 2 && !self.is_synchronized(1)) {
+            return fail(
+                "accumulate",
+                format!(
+                    "a batch of {} can be computed in 1 to {} pieces, since batch normalization needs at least 2 pictures, not in \
+                         {}",
+                    self.batch,
+                    self.batch / 2,
+                    self.accumulate
+                ),
+            );
+        }
+        if self.accumulate > self.batch {
+            return fail(
+                "accumulate",
+                format!(
+                    "a batch of {} has no {} pieces",
+                    self.batch, self.accumulate
                 ),
             );
         }

@@ -33,6 +33,13 @@ pub struct Config {
     /// Multiplies the whole loss. With LARS this scales the updates of biases by the same factor, and those of weights
     /// only where the trust ratio is clipped.
     pub loss_weight: f64,
+    /// How many pieces a batch is computed in, one after the other. The loss, C and the gradient with respect to the embeddings are
+    /// those of the whole batch, at the price of almost one more forward pass.
+    pub accumulate: usize,
+    /// What is computed again in the backward pass instead of being kept from the forward pass.
+    pub recompute: Recompute,
+    /// Which batch normalizations use the statistics of the whole batch, where it is split over pieces or ranks.
+    pub sync_batch_norm: SyncBatchNorm,
     /// The floating-point precision of the products in a training step. Evaluations always use 32 bits.
     pub precision: Precision,
     /// Epochs between evaluations; 0 evaluates at the end only.
@@ -54,6 +61,28 @@ pub struct Config {
     pub schedule: Schedule,
 }
 
+/// What is computed again in the backward pass (Chen et al. 2016, arXiv 1604.06174).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Recompute {
+    /// Nothing: the outputs of all convolutions are kept.
+    #[default]
+    Nothing,
+    /// The insides of residual blocks, from their inputs.
+    Blocks,
+}
+
+/// Which batch normalizations use the statistics of the whole batch, where it is split over pieces or ranks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SyncBatchNorm {
+    /// The one of the embeddings, which the loss needs. Those inside the networks use the statistics of their piece.
+    #[default]
+    Embeddings,
+    /// All, as in the official code. The pieces of a batch then are in memory together.
+    All,
+}
+
 impl Default for Config {
     /// The paper's run on ImageNet, with the official code's numbers.
     fn default() -> Self {
@@ -64,6 +93,9 @@ impl Default for Config {
             objective: Objective::BarlowTwins,
             lambda: 0.0051,
             loss_weight: 1.0,
+            accumulate: 1,
+            recompute: Recompute::Nothing,
+            sync_batch_norm: SyncBatchNorm::Embeddings,
             precision: Precision::F32,
             evaluate_every: 10,
             online_probe: true,
@@ -81,5 +113,21 @@ impl Config {
     /// The number of full batches in an epoch over `pictures` pictures.
     pub fn steps_per_epoch(&self, pictures: usize) -> usize {
         pictures / self.batch.max(1)
+    }
+
+    /// Whether the networks' batch normalizations exchange statistics, with so many ranks.
+    pub fn is_synchronized(&self, ranks: usize) -> bool {
+        self.sync_batch_norm == SyncBatchNorm::All && ranks.saturating_mul(self.accumulate) > 1
+    }
+
+    /// Pictures in the smallest piece of a batch, with so many ranks.
+    pub fn smallest_piece(&self, ranks: usize) -> usize {
+        self.batch / ranks.max(1) / self.accumulate.max(1)
+    }
+
+    /// Pictures in the largest piece of a batch, with so many ranks.
+    pub fn largest_piece(&self, ranks: usize) -> usize {
+        let of_rank = self.batch.div_ceil(ranks.max(1));
+        of_rank.div_ceil(self.accumulate.max(1))
     }
 }

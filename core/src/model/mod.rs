@@ -11,7 +11,7 @@ use burn::tensor::{Device, Tensor};
 
 pub use layers::{BatchNorm, Conv, Linear, Mode};
 pub use layout::{BlockLayout, ConvLayout, EncoderLayout, tensors};
-pub use nhwc::Forward;
+pub use nhwc::{Forward, Training, WholeBatch};
 pub use parameters::{Initializer, Network, TensorInfo, Visitor, join};
 pub use projector::{MODULES_PER_LAYER, Projector, ProjectorConfig};
 pub use resnet::{Architecture, EncoderConfig, Initialization, ResNet, Stem};
@@ -42,8 +42,10 @@ impl BarlowTwins {
 
     /// Maps views `[n, 3, h, w]` to embeddings `[n, d]`.
     pub fn embed(&mut self, views: Tensor<4>, mode: Mode) -> Tensor<2> {
-        let fused = mode != Mode::Evaluate && !views.device().is_autodiff();
-        if let Some(forward) = fused.then(|| self.forward_nhwc(&views, mode)).flatten() {
+        if let Mode::Train { views: count } = mode
+            && !views.device().is_autodiff()
+            && let Some(forward) = self.forward_nhwc(&views, &Training::plain(count))
+        {
             return forward.embeddings;
         }
         let features = self.encoder.forward(views, mode);

@@ -6,6 +6,7 @@
 //! respect to the output of a convolution.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 use burn::tensor::{Gradients, Tensor};
 
@@ -15,6 +16,7 @@ use crate::device::runs_on_cpu;
 use crate::ops::measure::Call;
 use crate::ops::nhwc::cpu::Cpu;
 use crate::ops::nhwc::gpu::Gpu;
+use crate::ops::nhwc::pieces::{Pieces, Synchronizer};
 use crate::ops::nhwc::{Activation, Convolution, Epilogue, Extent, Operations, Running, Storage};
 use crate::ops::{fused_requested, on_wgpu};
 
@@ -31,6 +33,41 @@ pub struct Forward {
 enum AnyTape {
     Gpu(Box<Tape<Gpu>>),
     Cpu(Box<Tape<Cpu>>),
+    GpuPieces(Box<Tape<Pieces<Gpu>>>),
+    CpuPieces(Box<Tape<Pieces<Cpu>>>),
+}
+
+/// How a forward pass of training is made, and what it keeps.
+#[derive(Clone)]
+pub struct Training {
+    /// How many views the batch holds, one after the other.
+    pub views: usize,
+    /// Whether the insides of residual blocks are computed again in the backward pass, instead of being kept.
+    pub recompute: bool,
+    /// Where batch normalization uses the statistics of a batch of which these views are a part, or which is computed in pieces.
+    pub whole: Option<WholeBatch>,
+}
+
+impl Training {
+    /// A pass that keeps what it computes, with the statistics of these views.
+    pub fn plain(views: usize) -> Self {
+        Self {
+            views,
+            recompute: false,
+            whole: None,
+        }
+    }
+}
+
+/// The batch whose statistics are used.
+#[derive(Clone)]
+pub struct WholeBatch {
+    /// How many pieces this rank's part is computed in.
+    pub pieces: usize,
+    /// Pictures of all ranks.
+    pub pictures: usize,
+    /// The ranks.
+    pub synchronizer: Rc<Synchronizer>,
 }
 
 /// A product whose weight is learned.
@@ -44,8 +81,8 @@ struct Layer<D: Operations> {
 /// A layer with batch normalization.
 struct Normalized<D: Operations> {
     layer: Layer<D>,
-    /// The layer's output.
-    output: D::Images,
+    /// The layer's output; none while it is to be computed again.
+    output: Option<D::Images>,
     normalization: D::Normalization,
     /// The numbers of gamma and beta among the network's parameters.
     parameters: [usize; 2],
@@ -60,6 +97,7 @@ struct TapedBlock<D: Operations> {
 
 struct Tape<D: Operations> {
     device: D,
+    views_per_picture: usize,
     views: D::Images,
     stem: Normalized<D>,
     pooled: Option<D::Pooled>,
@@ -120,6 +158,8 @@ fn call_of(name: &'static str, like: &Extent, bytes: usize) -> Call {
 struct Pass<'a, D> {
     device: &'a D,
     mode: Mode,
+    /// Whether the insides of residual blocks are forgotten.
+    recompute: bool,
     /// The parameters of the layers so far, which are in the network's order.
     parameters: usize,
     /// A tensor on the device.
@@ -200,7 +240,7 @@ impl<D: Operations> Pass<'_, D> {
         };
         Normalized {
             layer,
-            output,
+            output: Some(output),
             normalization,
             parameters,
         }
@@ -228,10 +268,7 @@ impl<D: Operations> Pass<'_, D> {
         for (conv, norm) in &mut block.body {
             let next = match body.last() {
                 None => self.conv((conv, norm), (input, None)),
-                Some(last) => {
-                    let x = (&last.output.clone(), Some(&last.normalization.clone()));
-                    self.conv((conv, norm), x)
-                }
+                Some(last) => self.conv((conv, norm), last.as_input()),
             };
             body.push(next);
         }
@@ -239,21 +276,22 @@ impl<D: Operations> Pass<'_, D> {
         let downsample = downsample.map(|(conv, norm)| self.conv((conv, norm), (input, None)));
         let shortcut = match &downsample {
             None => (input, None),
-            Some(shortcut) => (&shortcut.output, Some(&shortcut.normalization)),
+            Some(shortcut) => shortcut.as_input(),
         };
         let last = body.last().expect("a block has convolutions");
         let output = self.device.measured(
-            || call::<D>("norm, shortcut, ReLU", &last.output, 3),
-            || {
-                self.device
-                    .apply((&last.output, &last.normalization), Some(shortcut))
-            },
+            || call::<D>("norm, shortcut, ReLU", last.output(), 3),
+            || self.device.apply(last.normalized(), Some(shortcut)),
         );
-        TapedBlock {
+        let mut block = TapedBlock {
             body,
             downsample,
             output,
+        };
+        if self.recompute {
+            block.forget();
         }
+        block
     }
 }
 
@@ -271,15 +309,15 @@ impl<D: Operations> Pass<'_, D> {
     fn encoder(&mut self, encoder: &mut ResNet, views: D::Images) -> EncoderPass<D> {
         let device = self.device;
         let stem = self.conv((&encoder.conv1, &mut encoder.bn1), (&views, None));
-        let normalized = (&stem.output, &stem.normalization);
+        let normalized = stem.normalized();
         let pooled = encoder.pooled.then(|| {
-            let call = || call::<D>("norm, ReLU, max pool", &stem.output, 1);
+            let call = || call::<D>("norm, ReLU, max pool", stem.output(), 1);
             device.measured(call, || device.max_pool(normalized))
         });
         let input = match &pooled {
             Some(pooled) => D::pooled_images(pooled).clone(),
             None => device.measured(
-                || call::<D>("norm, ReLU", &stem.output, 2),
+                || call::<D>("norm, ReLU", stem.output(), 2),
                 || device.apply(normalized, None),
             ),
         };
@@ -333,6 +371,7 @@ impl ResNet {
         let mut pass = Pass {
             device,
             mode: Mode::Evaluate,
+            recompute: false,
             parameters: 0,
             like: &planes,
         };
@@ -344,41 +383,43 @@ impl ResNet {
 impl BarlowTwins {
     /// The forward pass of training on views `[n, 3, h, w]`, where our fused operations run; else `None`. It updates the running
     /// statistics.
-    pub fn forward_nhwc(&mut self, views: &Tensor<4>, mode: Mode) -> Option<Forward> {
+    pub fn forward_nhwc(&mut self, views: &Tensor<4>, training: &Training) -> Option<Forward> {
         let (place, planes) = place(views)?;
         let shape = views.dims();
-        Some(match place {
-            Place::Gpu(device) => {
-                let (tape, [features, embeddings]) = self.forward_on(device, planes, shape, mode);
-                Forward {
-                    features,
-                    embeddings,
-                    tape: AnyTape::Gpu(Box::new(tape)),
-                }
+        Some(match (place, &training.whole) {
+            (Place::Gpu(device), None) => {
+                self.forward_on(device, planes, shape, training, AnyTape::Gpu)
             }
-            Place::Cpu(device) => {
-                let (tape, [features, embeddings]) = self.forward_on(device, planes, shape, mode);
-                Forward {
-                    features,
-                    embeddings,
-                    tape: AnyTape::Cpu(Box::new(tape)),
-                }
+            (Place::Cpu(device), None) => {
+                self.forward_on(device, planes, shape, training, AnyTape::Cpu)
+            }
+            (Place::Gpu(device), Some(whole)) => {
+                let pieces = whole.split(device, shape[0], training.views);
+                self.forward_on(pieces, planes, shape, training, AnyTape::GpuPieces)
+            }
+            (Place::Cpu(device), Some(whole)) => {
+                let pieces = whole.split(device, shape[0], training.views);
+                self.forward_on(pieces, planes, shape, training, AnyTape::CpuPieces)
             }
         })
     }
 
-    /// The tape, the features and the embeddings.
     fn forward_on<D: Operations>(
         &mut self,
         device: D,
         planes: Tensor<1>,
         shape: [usize; 4],
-        mode: Mode,
-    ) -> (Tape<D>, [Tensor<2>; 2]) {
+        training: &Training,
+        tape: impl FnOnce(Box<Tape<D>>) -> AnyTape,
+    ) -> Forward {
+        let mode = Mode::Train {
+            views: training.views,
+        };
         let views = device.channels_last(planes.clone(), shape);
         let mut pass = Pass {
             device: &device,
             mode,
+            recompute: training.recompute,
             parameters: 0,
             like: &planes,
         };
@@ -397,7 +438,7 @@ impl BarlowTwins {
         for linear in &self.projector.linear {
             let (x, normalization) = match hidden.last() {
                 None => (features.clone(), None),
-                Some(last) => (last.output.clone(), Some(last.normalization.clone())),
+                Some(last) => (last.output().clone(), Some(last.normalization.clone())),
             };
             let [outputs, inputs] = linear.weight.dims();
             let convolution = Convolution::linear(D::extent(&x).images, inputs, outputs);
@@ -416,7 +457,9 @@ impl BarlowTwins {
             }
         }
         let tensors = [&features, &embeddings].map(|images| device.vectors(images, &planes));
-        let tape = Tape {
+        let views_per_picture = training.views;
+        let taped = Tape {
+            views_per_picture,
             views,
             stem,
             pooled,
@@ -428,7 +471,26 @@ impl BarlowTwins {
             last,
             device,
         };
-        (tape, tensors)
+        let [features, embeddings] = tensors;
+        Forward {
+            features,
+            embeddings,
+            tape: tape(Box::new(taped)),
+        }
+    }
+}
+
+impl WholeBatch {
+    /// The device for `images` images of this rank, of which each picture has so many views.
+    fn split<D: Operations>(&self, device: D, images: usize, views: usize) -> Pieces<D> {
+        let pictures = (images / views, self.pictures);
+        Pieces::new(
+            device,
+            self.pieces,
+            pictures,
+            views,
+            self.synchronizer.clone(),
+        )
     }
 }
 
@@ -458,6 +520,8 @@ impl Forward {
         match self.tape {
             AnyTape::Gpu(tape) => tape.add_gradients(network, grad_embeddings, gradients),
             AnyTape::Cpu(tape) => tape.add_gradients(network, grad_embeddings, gradients),
+            AnyTape::GpuPieces(tape) => tape.add_gradients(network, grad_embeddings, gradients),
+            AnyTape::CpuPieces(tape) => tape.add_gradients(network, grad_embeddings, gradients),
         }
     }
 }
@@ -497,7 +561,12 @@ impl<D: Operations> Visitor for Register<'_, D> {
         let gradient = gradient.expect("every parameter has a gradient");
         let buffer = self.device.written(gradient);
         let gradient = self.device.tensor(buffer, parameter.dims(), self.like);
-        parameter.grad_replace(self.gradients, gradient);
+        let before = parameter.grad_remove(self.gradients);
+        let sum = match before {
+            Some(before) => before + gradient,
+            None => gradient,
+        };
+        parameter.grad_replace(self.gradients, sum);
     }
 
     fn statistic(&mut self, _: &str, _: &mut Tensor<1>) {}
@@ -524,6 +593,25 @@ type Input<'a, D> = (
 );
 
 impl<D: Operations> Normalized<D> {
+    /// The layer's output.
+    fn output(&self) -> &D::Images {
+        let output = self.output.as_ref();
+        output.expect("it was computed again before it is read")
+    }
+
+    /// The layer's output with its normalization.
+    fn normalized(&self) -> (&D::Images, &D::Normalization) {
+        (self.output(), &self.normalization)
+    }
+
+    /// Computes the layer's output again, with the statistics that are known.
+    fn compute_again(&mut self, device: &D, input: Input<'_, D>, views: usize) {
+        let (convolution, weight) = (&self.layer.convolution, &self.layer.weight);
+        let storage = device.storage();
+        let (output, _) = device.convolve(convolution, input, weight, views, false, storage);
+        self.output = Some(output);
+    }
+
     /// `d`, and the gradients with respect to gamma and beta, from `g` and its sums.
     fn norm_backward(
         &self,
@@ -533,9 +621,9 @@ impl<D: Operations> Normalized<D> {
         in_place: bool,
     ) -> D::Images {
         let To { device, gradients } = to;
-        let normalized = (&self.output, &self.normalization);
+        let normalized = self.normalized();
         let gradients = self.parameters.map(|number| &gradients[number]);
-        let extent = D::extent(&self.output);
+        let extent = D::extent(self.output());
         let coefficients = device.measured(
             || call_of("norm gradient numbers", &extent, D::sums_bytes(sums)),
             || device.norm_gradient_finish(&extent, &self.normalization, sums, gradients),
@@ -550,14 +638,14 @@ impl<D: Operations> Normalized<D> {
     fn sums(&self, device: &D, g: &D::Images) -> D::Sums {
         device.measured(
             || call::<D>("norm gradient sums", g, 2),
-            || device.norm_gradient_sums((&self.output, &self.normalization), g),
+            || device.norm_gradient_sums(self.normalized(), g),
         )
     }
 
     /// As the ReLU of an epilogue; `output` is the ReLU's output where that is stored.
     fn activation<'a>(&'a self, output: Option<&'a D::Images>) -> Activation<'a, D> {
         Activation {
-            input: &self.output,
+            input: self.output(),
             normalization: &self.normalization,
             output,
         }
@@ -565,7 +653,7 @@ impl<D: Operations> Normalized<D> {
 
     /// As the input of the next layer.
     fn as_input(&self) -> Input<'_, D> {
-        (&self.output, Some(&self.normalization))
+        (self.output(), Some(&self.normalization))
     }
 }
 
@@ -616,6 +704,27 @@ fn chain_backward<D: Operations>(
 }
 
 impl<D: Operations> TapedBlock<D> {
+    /// Forgets what [`Self::compute_again`] can compute.
+    fn forget(&mut self) {
+        let layers = self.body.iter_mut().chain(&mut self.downsample);
+        layers.for_each(|layer| layer.output = None);
+    }
+
+    /// Computes the inside of the block again, if it was forgotten, from the block's input.
+    fn compute_again(&mut self, device: &D, input: &D::Images, views: usize) {
+        if self.body.iter().all(|layer| layer.output.is_some()) {
+            return;
+        }
+        if let Some(shortcut) = &mut self.downsample {
+            shortcut.compute_again(device, (input, None), views);
+        }
+        for number in 0..self.body.len() {
+            let (before, rest) = self.body.split_at_mut(number);
+            let input = before.last().map_or((input, None), Normalized::as_input);
+            rest[0].compute_again(device, input, views);
+        }
+    }
+
     /// `g` and its sums for the normalization before the block, if `activation` says which; from `g` of the block.
     fn backward(
         &self,
@@ -671,7 +780,15 @@ impl<D: Operations> Tape<D> {
             || device.mean_pool_gradient(output, &grad_features, self.pool_grid),
         );
         let mut state = (g, None);
-        while let Some(block) = blocks.pop() {
+        while let Some(mut block) = blocks.pop() {
+            // The sums for the normalization before the block need the inside of the block before, too.
+            let views = self.views_per_picture;
+            let input = blocks.last().map_or(&self.input, |before| &before.output);
+            block.compute_again(device, input, views);
+            if let Some((before, others)) = blocks.split_last_mut() {
+                let input = others.last().map_or(&self.input, |other| &other.output);
+                before.compute_again(device, input, views);
+            }
             // Before a block is another block, or the stem; if that was pooled, the pooling's gradient knows the slope.
             let (input, activation) = match (blocks.last(), &self.pooled) {
                 (Some(before), _) => {
@@ -686,7 +803,7 @@ impl<D: Operations> Tape<D> {
         let (mut g, sums) = state;
         if let Some(pooled) = &self.pooled {
             g = device.measured(
-                || call::<D>("max pool gradient", &self.stem.output, 1),
+                || call::<D>("max pool gradient", self.stem.output(), 1),
                 || device.max_pool_gradient(pooled, &g),
             );
         }

@@ -1,6 +1,7 @@
 //! Why a run cannot begin or continue.
 
 use super::CheckpointError;
+use crate::collective::CollectiveError;
 use crate::config::ConfigError;
 use crate::optim::Rates;
 
@@ -36,6 +37,18 @@ pub enum TrainError {
     /// Streamed pictures cannot be read.
     #[error("{0}")]
     Pictures(String),
+    /// The device cannot do what the settings ask for.
+    #[error("{0}")]
+    Unsupported(String),
+    /// The ranks cannot go on together.
+    #[error(transparent)]
+    Collective(#[from] CollectiveError),
+    /// Another rank cannot go on, and says why itself.
+    #[error("the run ends, since {}", elsewhere(ranks))]
+    Elsewhere {
+        /// The ranks that cannot go on.
+        ranks: Vec<usize>,
+    },
     /// The device failed with an error that no call returned.
     #[error("the device failed at step {step}: {errors}")]
     Device {
@@ -66,4 +79,12 @@ fn other_pictures(expected: usize, found: usize) -> String {
     format!(
         "the run was begun with {expected} pictures, and now there are {what}: go on with the same set, or begin a new run"
     )
+}
+
+/// Which ranks cannot go on, for people.
+fn elsewhere(ranks: &[usize]) -> String {
+    match ranks {
+        [rank] => format!("rank {rank} cannot go on; it says why"),
+        ranks => format!("ranks {ranks:?} cannot go on; they say why"),
+    }
 }

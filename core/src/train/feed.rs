@@ -2,19 +2,31 @@
 //! views. Pictures are held on the device, or streamed and read some steps ahead; the reader may cut the views of
 //! streamed ones.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
 
 use crate::augment::{Draw, Interpolation};
+use crate::collective::share;
 use crate::config::Config;
-use crate::data::{Batch, Cut, DevicePictures, TrainingSet, Views};
+use crate::data::{Batch, Cut, DevicePictures, Pictures, TrainingSet, Views};
 use crate::ops::augment;
 use crate::random::{Purpose, Rng};
 
 /// How many steps ahead pictures are announced: enough that a slow file rarely stalls a step.
 const STEPS_AHEAD: usize = 3;
+
+/// A step's pictures and the draws of their views, before the views are made.
+pub(super) struct StepPictures {
+    /// The pictures' indices in the set.
+    pub indices: Vec<usize>,
+    /// Of each first view, then of each second view: which picture, and what is done with it.
+    draws: Vec<(usize, Draw)>,
+    /// Streamed pictures, which the draws count; held ones are on the device already.
+    read: Option<Pictures>,
+}
 
 /// Where a step's pictures come from.
 pub(super) struct Feed {
@@ -57,7 +69,7 @@ impl Feed {
     }
 
     /// The indices of the pictures of `step`.
-    fn indices(&mut self, config: &Config, step: usize) -> Vec<usize> {
+    pub fn indices(&mut self, config: &Config, step: usize) -> Vec<usize> {
         let steps_per_epoch = config.steps_per_epoch(self.count);
         let epoch = step / steps_per_epoch;
         let known = self.orders.iter().position(|(of, _)| *of == epoch);
@@ -73,47 +85,35 @@ impl Feed {
         self.orders[known].1[first..first + config.batch].to_vec()
     }
 
-    /// The indices of the pictures of `step`, and their views, `[2 batch, 3, size, size]`: the first view of every
-    /// picture, then the second view of every picture. Announces the pictures of the next steps of the run, which has
-    /// `steps` steps.
+    /// The pictures of `step` and the draws of their views, of the `rank`-th of so many ranks. Announces the pictures of the next
+    /// steps of the run, which has `steps` steps.
     ///
     /// # Errors
     /// If streamed pictures cannot be read; the text says why.
-    pub fn views(
+    pub fn step(
         &mut self,
         config: &Config,
         step: usize,
         steps: usize,
-        device: &Device,
-    ) -> Result<(Vec<usize>, Tensor<4>), String> {
-        let indices = self.indices(config, step);
-        self.announce(config, step, steps);
+        (rank, ranks): (usize, usize),
+    ) -> Result<StepPictures, String> {
+        let share = share(config.batch, rank, ranks);
+        let indices = self.indices(config, step)[share.clone()].to_vec();
+        self.announce(config, step, steps, &share);
         let epoch = step / config.steps_per_epoch(self.count);
-        let normalization = &config.augmentation.normalization;
-        let views = match (&mut self.set, &self.uploaded) {
-            (TrainingSet::Held(held), uploaded) => {
-                let draws = config.augmentation.draw_views(
-                    config.seed,
-                    config.view_size,
-                    |_| held.size(),
-                    &indices,
-                    epoch,
-                );
-                let uploaded = uploaded.as_ref().expect("held pictures are uploaded");
-                augment(uploaded, &draws, config.view_size, normalization, device)
-            }
-            (TrainingSet::Streamed(stream), _) => {
+        let draw = |size: &dyn Fn(usize) -> (usize, usize)| {
+            let (seed, view_size) = (config.seed, config.view_size);
+            let augmentation = &config.augmentation;
+            augmentation.draw_views(seed, view_size, size, &indices, epoch)
+        };
+        let (draws, read) = match &mut self.set {
+            TrainingSet::Held(held) => (draw(&|_| held.size()), None),
+            TrainingSet::Streamed(stream) => {
                 let cut = cut(config, epoch, stream.cuts_views());
                 let Batch {
                     pictures, sizes, ..
                 } = stream.read(&indices, &cut)?;
-                let mut draws = config.augmentation.draw_views(
-                    config.seed,
-                    config.view_size,
-                    |position| sizes[position],
-                    &indices,
-                    epoch,
-                );
+                let mut draws = draw(&|position| sizes[position]);
                 for (position, (picture, draw)) in draws.iter_mut().enumerate() {
                     // A picture's draw depends on its index in the set, but its bytes are at its position in the batch.
                     *picture = match cut {
@@ -125,15 +125,52 @@ impl Feed {
                         }
                     };
                 }
-                let pictures = pictures.upload(device);
-                augment(&pictures, &draws, config.view_size, normalization, device)
+                (draws, Some(pictures))
             }
         };
-        Ok((indices, views))
+        Ok(StepPictures {
+            indices,
+            draws,
+            read,
+        })
+    }
+
+    /// The views of a piece of a step's pictures, `[2 pictures, 3, size, size]`: the first view of each, then the second view of
+    /// each.
+    pub fn views(
+        &self,
+        config: &Config,
+        step: &StepPictures,
+        piece: Range<usize>,
+        device: &Device,
+    ) -> Tensor<4> {
+        let count = step.indices.len();
+        let of_view = |view: usize| &step.draws[view * count..][piece.clone()];
+        let mut draws = [of_view(0), of_view(1)].concat();
+        let normalization = &config.augmentation.normalization;
+        let augment = |pictures: &DevicePictures, draws: &[(usize, Draw)]| {
+            augment(pictures, draws, config.view_size, normalization, device)
+        };
+        match (&step.read, &self.uploaded) {
+            (Some(read), _) if piece.len() == count => augment(&read.upload(device), &draws),
+            (Some(read), _) => {
+                // Only what the piece needs.
+                let needed: BTreeSet<usize> = draws.iter().map(|(picture, _)| *picture).collect();
+                let needed: Vec<usize> = needed.into_iter().collect();
+                for (picture, _) in &mut draws {
+                    *picture = needed.partition_point(|other| other < picture);
+                }
+                augment(&read.subset(needed).upload(device), &draws)
+            }
+            (None, uploaded) => {
+                let uploaded = uploaded.as_ref().expect("held pictures are uploaded");
+                augment(uploaded, &draws)
+            }
+        }
     }
 
     /// Announces the pictures of the next steps, so that the stream reads them ahead.
-    fn announce(&mut self, config: &Config, step: usize, steps: usize) {
+    fn announce(&mut self, config: &Config, step: usize, steps: usize, share: &Range<usize>) {
         if matches!(self.set, TrainingSet::Held(_)) {
             return;
         }
@@ -141,7 +178,10 @@ impl Feed {
             let ahead = self.indices(config, step);
             let epoch = step / config.steps_per_epoch(self.count);
             if let TrainingSet::Streamed(stream) = &mut self.set {
-                stream.announce(&ahead, &cut(config, epoch, stream.cuts_views()));
+                stream.announce(
+                    &ahead[share.clone()],
+                    &cut(config, epoch, stream.cuts_views()),
+                );
             }
             self.announced = step + 1;
         }

@@ -1,10 +1,13 @@
 //! A run: its steps, what they are fed, what it can be resumed from, and why it cannot continue.
 
 mod checkpoint;
+mod differentiate;
 mod error;
 mod feed;
 mod loss_scale;
 mod online_probe;
+mod ranks;
+mod reduce;
 mod resume;
 mod step;
 
@@ -12,5 +15,6 @@ pub use checkpoint::{
     Checkpoint, CheckpointError, Progress, encoder_weights, named_tensors, network_weights,
 };
 pub use error::TrainError;
+pub use ranks::Ranks;
 pub use resume::Conversion;
 pub use step::{StepReport, Trainer};

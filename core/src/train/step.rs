@@ -1,20 +1,27 @@
 //! A step of training: views, forward, loss, backward, optimizer. What repeats it is in [`crate::session`].
 
-use burn::tensor::{Device, Gradients, Tensor};
+use std::ops::Range;
+use std::sync::Arc;
+
+use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::feed::Feed;
+use super::differentiate::{Differentiated, Share, differentiate, gathered};
+use super::feed::{Feed, StepPictures};
 use super::loss_scale::LossScale;
 use super::online_probe::OnlineProbe;
+use super::ranks::{Command, Ranks, compared};
+use super::reduce::reduce;
 use super::resume::{Conversion, resume_point};
 use super::{Checkpoint, CheckpointError, Progress, TrainError};
+use crate::collective::Collective;
 use crate::config::Config;
 use crate::data::{Labels, TrainingSet};
 use crate::device::uncaptured_errors;
 use crate::evaluate::{Classifier, Embedder, Role};
 use crate::model::{BarlowTwins, Mode, Network};
-use crate::ops::precision::{Precision, with_precision};
-use crate::ops::{LossOutput, read, read_all};
+use crate::ops::precision::Precision;
+use crate::ops::{read, read_all};
 use crate::optim::{Optimizer, Rates};
 
 /// The numbers of one step.
@@ -58,6 +65,7 @@ pub struct Trainer {
     conversion: Option<Conversion>,
     loss_scale: LossScale,
     probe: Option<OnlineProbe>,
+    ranks: Ranks,
     /// The last step's cross-correlation.
     correlation: Option<Tensor<2>>,
 }
@@ -125,7 +133,77 @@ impl Trainer {
             conversion: None,
             loss_scale: LossScale::default(),
             probe: None,
+            ranks: Ranks::default(),
             correlation: None,
+        }
+    }
+
+    /// Trains together with other ranks from the next step on: each computes its share of every batch. All ranks have the same
+    /// settings, pictures and progress. Rank 0 steps with [`Self::advance`], and the others call [`Self::follow`].
+    ///
+    /// # Errors
+    /// If the batch cannot be shared out, the pictures differ, or the ranks cannot reach each other.
+    pub fn join(&mut self, ranks: Arc<dyn Collective>) -> Result<(), TrainError> {
+        self.config.check_ranks(ranks.size())?;
+        let identity = [
+            self.feed.count() as u64,
+            self.feed.fingerprint(),
+            self.step as u64,
+        ];
+        let [ours, first] = compared(ranks.as_ref(), identity)?;
+        if ours[..2] != first[..2] {
+            return Err(TrainError::OtherPictures {
+                expected: first[0] as usize,
+                found: ours[0] as usize,
+            });
+        }
+        if ours != first {
+            return Err(TrainError::Unsupported(format!(
+                "rank {} stands at step {}, and rank 0 at step {}: begin all of them with the same command line",
+                ranks.rank(),
+                ours[2],
+                first[2]
+            )));
+        }
+        self.ranks = Ranks::new(ranks);
+        Ok(())
+    }
+
+    /// The ranks that train together.
+    pub fn ranks(&self) -> &Ranks {
+        &self.ranks
+    }
+
+    /// Does what rank 0 does, until that ends the run.
+    ///
+    /// # Errors
+    /// As [`Self::advance`].
+    pub async fn follow(&mut self) -> Result<(), TrainError> {
+        let mut next = None;
+        loop {
+            if next.is_none() && self.step < self.steps() {
+                next = Some(self.next_pictures());
+            }
+            let failed = matches!(next, Some(Err(_)));
+            let pictures = match &next {
+                Some(Ok(pictures)) => pictures.indices.len(),
+                _ => 0,
+            };
+            let agreed = self.ranks.agree(Command::Follow, pictures, failed);
+            // The reason of this rank comes before that another one ends.
+            if let Some(Err(_)) = next {
+                return next.take().map_or(Ok(()), |next| next.map(|_| ()));
+            }
+            let agreed = agreed?;
+            match agreed.command {
+                Command::End | Command::Follow => return Ok(()),
+                Command::Step => {
+                    let pictures = next.take().and_then(Result::ok);
+                    let pictures = pictures.ok_or(TrainError::Elsewhere { ranks: vec![0] })?;
+                    self.learn_from(Views::Drawn(pictures), agreed.pictures)
+                        .await?;
+                }
+            }
         }
     }
 
@@ -271,7 +349,8 @@ impl Trainer {
     /// The cross-correlation of the next step's views under the current networks, without learning from them: its width
     /// d, and its entries row by row.
     pub async fn preview_correlation(&mut self) -> Result<(usize, Vec<f32>), TrainError> {
-        let (_, views) = self.next_views()?;
+        let pictures = self.next_pictures()?;
+        let views = self.views(&Views::Drawn(pictures), None);
         let z = self.model().embed(views, Mode::Train { views: 2 });
         let matrix = self.config.objective.loss(z, self.config.lambda).matrix;
         Ok((matrix.dims()[0], read(matrix).await))
@@ -282,24 +361,30 @@ impl Trainer {
     /// # Errors
     /// If the loss is not finite, or the device failed; the weights are then as before the step.
     pub async fn advance(&mut self) -> Result<StepReport, TrainError> {
-        let (indices, views) = self.next_views()?;
-        self.learn_from(views, Some(&indices)).await
+        let pictures = self.next_pictures();
+        let count = pictures.as_ref().map_or(0, |next| next.indices.len());
+        let agreed = self.ranks.agree(Command::Step, count, pictures.is_err());
+        let pictures = pictures?;
+        let all = agreed?.pictures;
+        self.learn_from(Views::Drawn(pictures), all).await
     }
 
     /// Does one step on given views, `[2 batch, 3, size, size]`: the first view of every picture, then the second view
-    /// of every picture.
+    /// of every picture; of this rank's pictures, if there are several ranks, which then all call this.
     ///
     /// # Errors
     /// If the loss is not finite, or the device failed; the weights are then as before the step.
     pub async fn learn(&mut self, views: Tensor<4>) -> Result<StepReport, TrainError> {
-        self.learn_from(views, None).await
+        let count = views.dims()[0] / 2;
+        let agreed = self.ranks.agree(Command::Step, count, false)?;
+        self.learn_from(Views::Given(views), agreed.pictures).await
     }
 
-    /// Like [`Self::learn`]; `indices` are those of the views' pictures, if they are known.
+    /// Does one step on this rank's part of a batch of so many `pictures`.
     async fn learn_from(
         &mut self,
-        views: Tensor<4>,
-        indices: Option<&[usize]>,
+        views: Views,
+        pictures: usize,
     ) -> Result<StepReport, TrainError> {
         let epoch = self.step / self.steps_per_epoch().max(1);
         let rates =
@@ -307,13 +392,29 @@ impl Trainer {
                 .schedule
                 .rates(self.step, self.steps_per_epoch(), self.config.batch);
         let scale = self.loss_scale.of(self.config.precision);
-        let (features, loss, mut gradients) = self.differentiate(views, scale);
+        let Differentiated {
+            features,
+            loss,
+            mut gradients,
+        } = self.differentiate(&views, pictures, scale).await?;
+        let ranks = self.ranks.collective().clone();
+        let weight = views.count() as f64 / pictures as f64;
+        reduce(&mut self.model, &mut gradients, weight, ranks.as_ref()).await?;
+        // The probe learns from the whole batch, as on one device.
+        let is_probed = self.probe.is_some() && views.are_drawn();
+        let features = match is_probed {
+            true => gathered(features, ranks.as_ref()).await?,
+            false => features,
+        };
+        let indices = match is_probed {
+            true => self.feed.indices(&self.config, self.step),
+            false => Vec::new(),
+        };
 
         let width = loss.matrix.dims()[0];
         let is_narrow = self.config.precision != Precision::F32;
         let gathered = self.optimizer.gather(&mut self.model, &mut gradients);
         let finiteness = is_narrow.then(|| gathered.finiteness());
-        let is_probed = self.probe.is_some() && indices.is_some();
         // All that a step reads, at once; on a GPU, this waits for the forward and the backward pass.
         let counted = finiteness.as_ref().and_then(|f| f.numbers.clone());
         let features = is_probed.then(|| features.flatten(0, 1));
@@ -342,11 +443,11 @@ impl Trainer {
         if is_narrow {
             self.loss_scale.update(finite);
         }
-        if let (Some(probe), Some(indices), Some(features)) = (&mut self.probe, indices, features) {
+        if let (Some(probe), Some(features)) = (&mut self.probe, features) {
             let (step, batch) = (self.step, self.config.batch);
             let steps_per_epoch = self.config.steps_per_epoch(self.feed.count());
             let factor = self.config.schedule.factor(step, steps_per_epoch, batch);
-            probe.learn(&features, indices, factor);
+            probe.learn(&features, &indices, factor);
         }
         self.correlation = Some(loss.matrix);
         self.step += 1;
@@ -365,36 +466,46 @@ impl Trainer {
         })
     }
 
-    /// The features and the loss of views, and the gradients of `scale` times the weighted loss. Both views go through
-    /// the networks together, but batch normalization uses separate statistics for each view.
-    fn differentiate(
+    /// The features, the loss, and this rank's part of the gradients of `scale` times the weighted loss, of a batch of so many
+    /// `pictures`.
+    async fn differentiate(
         &mut self,
-        views: Tensor<4>,
+        views: &Views,
+        pictures: usize,
         scale: f64,
-    ) -> (Tensor<2>, LossOutput, Gradients) {
-        let weight = self.config.loss_weight * scale;
-        with_precision(self.config.precision, || {
-            let mode = Mode::Train { views: 2 };
-            if let Some(forward) = self.model.forward_nhwc(&views, mode) {
-                let z = forward.embeddings.clone().autodiff().require_grad();
-                let loss = self.config.objective.loss(z.clone(), self.config.lambda);
-                let mut gradients = loss.loss.clone().mul_scalar(weight).backward();
-                let grad_z = z.grad_remove(&mut gradients);
-                let grad_z = grad_z.expect("the loss depends on the embeddings");
-                let features = forward.features.clone();
-                forward.backward(&self.model, grad_z, &mut gradients);
-                return (features, loss, gradients);
+    ) -> Result<Differentiated, TrainError> {
+        let mut model = self.model.clone();
+        let batch = Share {
+            pictures: [views.count(), pictures],
+            views: &|piece| self.views(views, Some(piece)),
+            ranks: self.ranks.collective(),
+        };
+        let found = differentiate(&self.config, &mut model, &batch, scale).await;
+        // Its running statistics are new.
+        self.model = model;
+        found
+    }
+
+    /// The views of a piece of a step's pictures, or of all.
+    fn views(&self, views: &Views, piece: Option<Range<usize>>) -> Tensor<4> {
+        let piece = piece.unwrap_or(0..views.count());
+        match views {
+            Views::Drawn(pictures) => self.feed.views(&self.config, pictures, piece, &self.device),
+            Views::Given(views) => {
+                let [count, channels, height, width] = views.dims();
+                let of_view = |view: usize| {
+                    let first = view * count / 2;
+                    let rows = first + piece.start..first + piece.end;
+                    views
+                        .clone()
+                        .slice([rows, 0..channels, 0..height, 0..width])
+                };
+                match 2 * piece.len() == count {
+                    true => views.clone(),
+                    false => Tensor::cat(vec![of_view(0), of_view(1)], 0),
+                }
             }
-            let features = self.model.encoder.forward(views.autodiff(), mode);
-            let z = self.model.projector.forward(features.clone(), mode);
-            let loss = self.config.objective.loss(z, self.config.lambda);
-            let weighted = match weight {
-                1.0 => loss.loss.clone(),
-                weight => loss.loss.clone().mul_scalar(weight),
-            };
-            let gradients = weighted.backward();
-            (features.inner(), loss, gradients)
-        })
+        }
     }
 
     /// The error for a run that diverged at the current step.
@@ -409,12 +520,36 @@ impl Trainer {
         }
     }
 
-    /// The indices of the next step's pictures, and their views: all first views, then all second views.
-    fn next_views(&mut self) -> Result<(Vec<usize>, Tensor<4>), TrainError> {
+    /// This rank's pictures of the next step.
+    fn next_pictures(&mut self) -> Result<StepPictures, TrainError> {
         let steps = self.steps();
+        let ranks = self.ranks.collective();
         self.feed
-            .views(&self.config, self.step, steps, &self.device)
+            .step(&self.config, self.step, steps, (ranks.rank(), ranks.size()))
             .map_err(TrainError::Pictures)
+    }
+}
+
+/// What a step learns from.
+enum Views {
+    /// Views that are still to be made.
+    Drawn(StepPictures),
+    /// Views `[2 n, 3, size, size]`.
+    Given(Tensor<4>),
+}
+
+impl Views {
+    /// How many pictures they are of.
+    fn count(&self) -> usize {
+        match self {
+            Self::Drawn(pictures) => pictures.indices.len(),
+            Self::Given(views) => views.dims()[0] / 2,
+        }
+    }
+
+    /// Whether the pictures are known.
+    fn are_drawn(&self) -> bool {
+        matches!(self, Self::Drawn(_))
     }
 }
 

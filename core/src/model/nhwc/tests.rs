@@ -4,7 +4,7 @@ use burn::tensor::{Device, Gradients, Tensor, TensorData};
 
 use crate::model::{
     Architecture, BarlowTwins, EncoderConfig, Initialization, Mode, Network, ProjectorConfig, Stem,
-    Visitor,
+    Training, Visitor,
 };
 use crate::ops::nhwc::gpu::as_hardware;
 use crate::ops::precision::{Precision, with_precision};
@@ -195,7 +195,7 @@ fn disagreement(
 ) -> Option<String> {
     let mut ours = network(&case.encoder, &case.projector(), device);
     let views = case.views(device);
-    let forward = with_precision(precision, || ours.forward_nhwc(&views, MODE));
+    let forward = with_precision(precision, || ours.forward_nhwc(&views, &Training::plain(2)));
     let forward = forward.expect("our operations run on the device");
     let mut all = vec![
         ("features".to_owned(), values(forward.features.clone())),
@@ -299,7 +299,9 @@ fn what_is_not_a_number_stays_so() {
                 let views = TensorData::new(spoiled, case.views(device).shape());
                 let views = Tensor::from_data(views, device);
                 let mut network = network(&case.encoder, &case.projector(), device);
-                let forward = with_precision(precision, || network.forward_nhwc(&views, MODE));
+                let forward = with_precision(precision, || {
+                    network.forward_nhwc(&views, &Training::plain(2))
+                });
                 let forward = forward.expect("our operations run on the device");
                 let embeddings = values(forward.embeddings);
                 // Of the views of the first half; the other half is normalized by itself.

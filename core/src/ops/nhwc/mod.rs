@@ -7,11 +7,13 @@
 
 pub mod cpu;
 pub mod gpu;
+pub mod pieces;
 mod shape;
 
 use burn::tensor::Tensor;
 
 use crate::ops::measure::Call;
+use pieces::TileSums;
 pub use shape::{Convolution, Extent, Storage};
 
 /// What is done with an input's gradient before it is stored.
@@ -117,6 +119,12 @@ pub trait Operations: Clone {
     /// Bytes of sums in memory.
     fn sums_bytes(sums: &Self::Sums) -> usize;
 
+    /// Sums over the rows of images of this shape, for each view, on the host. It waits for the device.
+    fn host_sums(&self, sums: &Self::Sums, extent: &Extent, views: usize) -> Vec<TileSums>;
+
+    /// Sums from the host, of one tile for each view.
+    fn sums_from_host(&self, views: &[TileSums]) -> Self::Sums;
+
     /// The images of what was pooled.
     fn pooled_images(pooled: &Self::Pooled) -> &Self::Images;
 
@@ -145,6 +153,9 @@ pub trait Operations: Clone {
 
     /// Where the gradients of parameters with so many values are written.
     fn gradients(&self, counts: &[usize]) -> Vec<Self::Gradient>;
+
+    /// Adds another gradient of as many values to a gradient.
+    fn add_gradient(&self, to: &Self::Gradient, other: Self::Gradient);
 
     /// A gradient that was written.
     fn written(&self, gradient: Self::Gradient) -> Self::Buffer;

@@ -1,5 +1,6 @@
 //! Tests of whole runs: resumed at any step, on held and on streamed pictures, in 32 bits and in 16.
 
+use burn::tensor::Gradients;
 use pollster::block_on;
 
 use super::*;
@@ -158,8 +159,17 @@ fn readers_and_devices_cut_the_same_views() {
     let (config, pictures) = tiny();
     let views = |set: TrainingSet| {
         let mut trainer = Trainer::new(config.clone(), set, &cpu()).unwrap();
-        let (indices, views) = trainer.next_views().unwrap();
-        (indices, values(views))
+        let pictures = trainer.next_pictures().unwrap();
+        let indices = pictures.indices.clone();
+        let drawn = Views::Drawn(pictures);
+        // A piece has the views that it has in the whole.
+        let whole = values(trainer.views(&drawn, None));
+        let piece = values(trainer.views(&drawn, Some(3..5)));
+        let view = whole.len() / 2;
+        let picture = view / indices.len();
+        let expected = [0, view].map(|first| &whole[first + 3 * picture..][..2 * picture]);
+        assert_eq!(piece, expected.concat());
+        (indices, whole)
     };
     let (indices, held) = views(TrainingSet::Held(pictures.clone()));
     for cuts_views in [false, true] {
@@ -345,8 +355,10 @@ fn gradients_at_every_scale_are_right_or_infinite() {
                 ..config.clone()
             };
             let mut trainer = Trainer::new(config, &pictures, device).unwrap();
-            let (_, views) = trainer.next_views().unwrap();
-            let (_, _, gradients) = trainer.differentiate(views, scale);
+            let pictures = trainer.next_pictures().unwrap();
+            let (count, views) = (pictures.indices.len(), Views::Drawn(pictures));
+            let found = block_on(trainer.differentiate(&views, count, scale)).unwrap();
+            let gradients = found.gradients;
             let flat = flat(&trainer.model, &gradients, scale);
             (flat.iter().all(|x| x.is_finite()), flat)
         };

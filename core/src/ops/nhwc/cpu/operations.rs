@@ -10,6 +10,7 @@ use super::convolve::{self, Finish};
 use super::images::{Cpu, Images, Normalization, Sums};
 use super::norm::{self, Coefficients, Parameters};
 use super::pool::{self, Pooled};
+use crate::ops::nhwc::pieces::TileSums;
 use crate::ops::nhwc::{Convolution, Epilogue, Extent, Operations, Running, Storage};
 use crate::ops::runtime::cpu;
 use crate::ops::runtime::measure::{self, Call};
@@ -59,6 +60,21 @@ impl Operations for Cpu {
     fn sums_bytes(sums: &Sums) -> usize {
         let values = sums.views.iter().flatten().map(Vec::len);
         values.sum::<usize>() * size_of::<f64>()
+    }
+
+    fn host_sums(&self, sums: &Sums, extent: &Extent, views: usize) -> Vec<TileSums> {
+        let rows = (extent.pixels() / views) as f64;
+        let of_views = sums.views.iter().map(|sums| TileSums {
+            rows: vec![rows],
+            sums: vec![sums.clone()],
+        });
+        of_views.collect()
+    }
+
+    fn sums_from_host(&self, views: &[TileSums]) -> Sums {
+        Sums {
+            views: views.iter().map(|view| view.sums[0].clone()).collect(),
+        }
     }
 
     fn pooled_images(pooled: &Pooled) -> &Images {
@@ -116,6 +132,11 @@ impl Operations for Cpu {
     fn gradients(&self, counts: &[usize]) -> Vec<Gradient> {
         let values = counts.iter().map(|count| vec![0.0; *count]);
         values.map(RefCell::new).collect()
+    }
+
+    fn add_gradient(&self, to: &Gradient, other: Gradient) {
+        let (mut to, other) = (to.borrow_mut(), other.borrow());
+        to.iter_mut().zip(&*other).for_each(|(sum, x)| *sum += x);
     }
 
     fn written(&self, gradient: Gradient) -> FlexTensor {

@@ -4,6 +4,7 @@
 use cubecl::server::Handle;
 
 use super::images::{Gpu, Images, Normalization, Sums};
+use crate::ops::nhwc::pieces::TileSums;
 use crate::ops::nhwc::{Activation, Extent, Running, Storage};
 use crate::ops::runtime::launch::{self, Kernel, kernel};
 
@@ -153,6 +154,47 @@ pub fn norm_gradient_sums(
     let inputs = [&x.handle, &gradient.handle, &normalization.numbers];
     let kernel = kernel!("nhwc_norm_gradient_sums");
     sums(gpu, kernel, x, normalization.views, &inputs)
+}
+
+/// Sums over the rows of images of this shape, for each view, on the host.
+pub fn host_sums(gpu: &Gpu, sums: &Sums, extent: &Extent, views: usize) -> Vec<TileSums> {
+    let (tiles, columns) = (sums.tiles, 4 * extent.quads());
+    let bytes = gpu.client.read_one(sums.handle.clone());
+    let bytes = bytes.expect("the device was lost");
+    let numbers = bytes.chunks_exact(size_of::<f32>());
+    let values = numbers.map(|b| f32::from_ne_bytes([b[0], b[1], b[2], b[3]]));
+    let values: Vec<f32> = values.take(2 * views * tiles * columns).collect();
+    let view_rows = extent.pixels() / views;
+    let rows = |tile: usize| sums.tile_rows.min(view_rows - tile * sums.tile_rows) as f64;
+    let channels = |values: &[f32]| {
+        values[..extent.channels]
+            .iter()
+            .map(|x| f64::from(*x))
+            .collect()
+    };
+    let of_view = |values: &[f32]| TileSums {
+        rows: (0..tiles).map(rows).collect(),
+        sums: values
+            .chunks(2 * columns)
+            .map(|of_tile| [0, 1].map(|which| channels(&of_tile[which * columns..])))
+            .collect(),
+    };
+    values.chunks(2 * tiles * columns).map(of_view).collect()
+}
+
+/// Sums from the host, of one tile for each view.
+pub fn sums_from_host(gpu: &Gpu, views: &[TileSums]) -> Sums {
+    let of_tiles = views.iter().flat_map(|view| view.sums.iter().flatten());
+    let padded = of_tiles.flat_map(|sums| {
+        let padding = sums.len().next_multiple_of(4) - sums.len();
+        sums.iter().map(|x| *x as f32).chain(vec![0.0; padding])
+    });
+    let bytes: Vec<u8> = padded.flat_map(f32::to_ne_bytes).collect();
+    Sums {
+        handle: gpu.client.create_from_slice(&bytes),
+        tiles: 1,
+        tile_rows: views.first().map_or(0, |view| view.rows[0] as usize),
+    }
 }
 
 /// Passes the gradient with respect to the output of a ReLU through it, in place, and returns the sums for the gradient of the

@@ -7,7 +7,9 @@ use cubecl::server::Handle;
 use super::images::{Gpu, Images, Normalization, Sums};
 use super::pool::Pooled;
 use super::{gemm, norm, pool};
+use crate::ops::nhwc::pieces::TileSums;
 use crate::ops::nhwc::{Convolution, Epilogue, Extent, Operations, Running, Storage};
+use crate::ops::runtime::launch::{self, kernel};
 use crate::ops::runtime::measure::{self, Call};
 use crate::ops::{gradient_buffers, on_wgpu};
 
@@ -35,6 +37,14 @@ impl Operations for Gpu {
 
     fn sums_bytes(sums: &Sums) -> usize {
         sums.bytes()
+    }
+
+    fn host_sums(&self, sums: &Sums, extent: &Extent, views: usize) -> Vec<TileSums> {
+        norm::host_sums(self, sums, extent, views)
+    }
+
+    fn sums_from_host(&self, views: &[TileSums]) -> Sums {
+        norm::sums_from_host(self, views)
     }
 
     fn pooled_images(pooled: &Pooled) -> &Images {
@@ -99,6 +109,16 @@ impl Operations for Gpu {
 
     fn gradients(&self, counts: &[usize]) -> Vec<Handle> {
         gradient_buffers(&self.client, counts)
+    }
+
+    fn add_gradient(&self, to: &Handle, other: Handle) {
+        let count = to.size_in_used() as usize / size_of::<f32>();
+        kernel!("add").launch(
+            &self.client,
+            launch::workgroups_for(count),
+            &[to, &other],
+            &[count.into()],
+        );
     }
 
     fn written(&self, gradient: Handle) -> Handle {

@@ -1,0 +1,270 @@
+//! The loss of a batch and its gradients, also where the batch is computed in pieces or shared out to ranks.
+//!
+//! The loss of Barlow Twins is no sum over pictures: C is a mean over the batch, and the loss squares it. So the embeddings of all
+//! pieces come first, without anything to go back through; then C, the loss and its gradient with respect to all embeddings; then
+//! each piece forward again, and back from its part of that gradient (Gao et al. 2021, arXiv 2101.06983, do this for a contrastive
+//! loss). What the first walk kept of the last piece serves the second, which therefore begins with that piece.
+
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use burn::tensor::{Device, Gradients, Tensor, TensorData};
+
+use super::TrainError;
+use super::reduce::Statistics;
+use crate::collective::{Collective, share};
+use crate::config::{Config, Recompute};
+use crate::model::{BarlowTwins, Forward, Mode, Network, Training, Visitor, WholeBatch};
+use crate::ops::nhwc::pieces::Synchronizer;
+use crate::ops::precision::with_precision;
+use crate::ops::{LossOutput, read};
+
+/// What a step learns from.
+pub(super) struct Differentiated {
+    /// The features of this rank's views, `[2 n, features]`.
+    pub features: Tensor<2>,
+    /// The loss of the whole batch.
+    pub loss: LossOutput,
+    /// This rank's part of the gradients.
+    pub gradients: Gradients,
+}
+
+/// A batch, as one rank sees it.
+pub(super) struct Share<'a> {
+    /// Pictures of this rank, and of all.
+    pub pictures: [usize; 2],
+    /// The views of some of this rank's pictures, `[2 n, 3, size, size]`.
+    pub views: &'a dyn Fn(Range<usize>) -> Tensor<4>,
+    /// The ranks.
+    pub ranks: &'a Arc<dyn Collective>,
+}
+
+/// How the views of a picture are numbered in a batch: all first views, then all second views.
+const VIEWS: usize = 2;
+
+/// The features, the loss and the gradients of `scale` times the weighted loss. Both views go through the networks together, but
+/// batch normalization uses separate statistics for each view. The network's running statistics become those after the step.
+///
+/// # Errors
+/// If the ranks cannot go on together.
+pub(super) async fn differentiate(
+    config: &Config,
+    model: &mut BarlowTwins,
+    batch: &Share<'_>,
+    scale: f64,
+) -> Result<Differentiated, TrainError> {
+    let [own, all] = batch.pictures;
+    let is_synchronized = config.is_synchronized(batch.ranks.size());
+    let synchronizer = Rc::new(Synchronizer::new(batch.ranks.clone()));
+    let training = Training {
+        views: VIEWS,
+        recompute: config.recompute == Recompute::Blocks,
+        whole: is_synchronized.then(|| WholeBatch {
+            pieces: config.accumulate,
+            pictures: all,
+            synchronizer: synchronizer.clone(),
+        }),
+    };
+    // Synchronized pieces are walked through the networks side by side.
+    let count = match is_synchronized {
+        true => 1,
+        false => config.accumulate,
+    };
+    let pieces = || (0..count).map(|number| share(own, number, count));
+    let pass = |model: &BarlowTwins, piece: Range<usize>| {
+        with_precision(config.precision, || {
+            Pass::forward(model, (batch.views)(piece), &training)
+        })
+    };
+
+    let before = model.clone();
+    let mut statistics = Statistics::default();
+    let (mut features, mut embeddings) = (Vec::new(), Vec::new());
+    let mut last: Option<Pass> = None;
+    for piece in pieces() {
+        // Drops what the piece before has kept.
+        last.take();
+        let weight = piece.len() as f64 / own as f64;
+        let made = pass(&before, piece)?;
+        statistics.add(&made.network, weight);
+        features.push(made.features.clone());
+        embeddings.push(made.embeddings.clone());
+        last = Some(made);
+    }
+    statistics.store(model);
+    if let Some(failure) = synchronizer.failure() {
+        return Err(failure.into());
+    }
+
+    let (features, z) = (joined(features), joined(embeddings));
+    let weight = config.loss_weight * scale;
+    let z = gathered(z, batch.ranks.as_ref())
+        .await?
+        .autodiff()
+        .require_grad();
+    let (loss, mut gradients) = with_precision(config.precision, || {
+        let loss = config.objective.loss(z.clone(), config.lambda);
+        let weighted = match weight {
+            1.0 => loss.loss.clone(),
+            weight => loss.loss.clone().mul_scalar(weight),
+        };
+        let gradients = weighted.backward();
+        (loss, gradients)
+    });
+    let grad_z = z.grad_remove(&mut gradients);
+    let grad_z = grad_z.expect("the loss depends on the embeddings");
+    let grad_z = rows(&grad_z, share(all, batch.ranks.rank(), batch.ranks.size()));
+
+    for piece in pieces().collect::<Vec<_>>().into_iter().rev() {
+        let grad_z = rows(&grad_z, piece.clone());
+        let made = match last.take() {
+            Some(made) => made,
+            None => pass(&before, piece)?,
+        };
+        with_precision(config.precision, || {
+            made.tape.backward(model, grad_z, &mut gradients);
+        });
+    }
+    match synchronizer.failure() {
+        Some(failure) => Err(failure.into()),
+        None => Ok(Differentiated {
+            features,
+            loss,
+            gradients,
+        }),
+    }
+}
+
+/// A forward pass, with what its backward pass needs.
+struct Pass {
+    /// The network, with the running statistics after the pass.
+    network: BarlowTwins,
+    features: Tensor<2>,
+    embeddings: Tensor<2>,
+    tape: Tape,
+}
+
+enum Tape {
+    /// By our fused operations.
+    Fused(Box<Forward>),
+    /// By burn's autodiff, where ours do not run: the tracked embeddings.
+    Autodiff(Tensor<2>),
+}
+
+impl Pass {
+    fn forward(
+        model: &BarlowTwins,
+        views: Tensor<4>,
+        training: &Training,
+    ) -> Result<Self, TrainError> {
+        let mut network = model.clone();
+        if let Some(forward) = network.forward_nhwc(&views, training) {
+            return Ok(Self {
+                network,
+                features: forward.features.clone(),
+                embeddings: forward.embeddings.clone(),
+                tape: Tape::Fused(Box::new(forward)),
+            });
+        }
+        if training.whole.is_some() {
+            let problem = "this device has no statistics of a batch that is split: sync_batch_norm = \"all\" needs another device, or \
+                           one piece and one rank";
+            return Err(TrainError::Unsupported(problem.into()));
+        }
+        let mode = Mode::Train {
+            views: training.views,
+        };
+        let features = network.encoder.forward(views.autodiff(), mode);
+        let embeddings = network.projector.forward(features.clone(), mode);
+        Ok(Self {
+            network,
+            features: features.inner(),
+            embeddings: embeddings.clone().inner(),
+            tape: Tape::Autodiff(embeddings),
+        })
+    }
+}
+
+impl Tape {
+    /// Adds the gradients with respect to the parameters of `model` to `gradients`.
+    fn backward(self, model: &BarlowTwins, grad_z: Tensor<2>, gradients: &mut Gradients) {
+        match self {
+            Self::Fused(forward) => forward.backward(model, grad_z, gradients),
+            Self::Autodiff(z) => {
+                // The gradient of this sum with respect to z is `grad_z`.
+                let mut more = (z * grad_z.autodiff()).sum().backward();
+                model.clone().visit("", &mut Add(gradients, &mut more));
+            }
+        }
+    }
+}
+
+/// Adds the second gradients to the first.
+struct Add<'a>(&'a mut Gradients, &'a mut Gradients);
+
+impl Visitor for Add<'_> {
+    fn parameter<const D: usize>(&mut self, _: &str, tensor: &mut Tensor<D>) {
+        let (before, more) = (tensor.grad_remove(self.0), tensor.grad_remove(self.1));
+        let sum = match (before, more) {
+            (Some(before), Some(more)) => Some(before + more),
+            (before, more) => before.or(more),
+        };
+        if let Some(sum) = sum {
+            tensor.grad_replace(self.0, sum);
+        }
+    }
+
+    fn statistic(&mut self, _: &str, _: &mut Tensor<1>) {}
+}
+
+/// The rows of some pictures in each view of `x [2 n, width]`.
+fn rows(x: &Tensor<2>, pictures: Range<usize>) -> Tensor<2> {
+    let [count, width] = x.dims();
+    if VIEWS * pictures.len() == count {
+        return x.clone();
+    }
+    let views: Tensor<3> = x.clone().reshape([VIEWS, count / VIEWS, width]);
+    let count = VIEWS * pictures.len();
+    let rows = views.slice([0..VIEWS, pictures, 0..width]);
+    rows.reshape([count, width])
+}
+
+/// Pieces `[2 n, width]` of a batch as one tensor, with its first views first.
+fn joined(mut pieces: Vec<Tensor<2>>) -> Tensor<2> {
+    if pieces.len() == 1 {
+        return pieces.swap_remove(0);
+    }
+    let views = pieces.into_iter().map(|piece| {
+        let [count, width] = piece.dims();
+        piece.reshape([VIEWS, count / VIEWS, width])
+    });
+    let all: Tensor<3> = Tensor::cat(views.collect(), 1);
+    all.flatten(0, 1)
+}
+
+/// The rows `[2 n, width]` of all ranks as one tensor, in their order.
+///
+/// # Errors
+/// If the ranks cannot go on together.
+pub(super) async fn gathered(
+    x: Tensor<2>,
+    ranks: &dyn Collective,
+) -> Result<Tensor<2>, TrainError> {
+    if ranks.size() == 1 {
+        return Ok(x);
+    }
+    let (device, width): (Device, usize) = (x.device(), x.dims()[1]);
+    let all = ranks.gather(&read(x).await)?;
+    let view = |view: usize| {
+        let of_ranks = all.iter();
+        of_ranks.flat_map(move |values| values.chunks(values.len() / VIEWS).nth(view))
+    };
+    let values: Vec<f32> = (0..VIEWS).flat_map(view).flatten().copied().collect();
+    let count = values.len() / width;
+    let data = TensorData::new(values, [count, width]);
+    Ok(Tensor::from_data(data, &device))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,145 @@
+//! How the ranks of a run agree on what comes next.
+//!
+//! Rank 0 decides. Before each step all ranks exchange a few numbers: what rank 0 wants, whether a rank was asked to stop (a
+//! signal may reach any of them), and whether one cannot go on, so that all end together instead of waiting for it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::TrainError;
+use crate::collective::{Alone, Collective, CollectiveError};
+
+/// What rank 0 does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Command {
+    /// Whatever rank 0 says: what the other ranks want.
+    Follow = 0,
+    /// A step.
+    Step = 1,
+    /// The run ends.
+    End = 2,
+}
+
+/// What all ranks know before they go on.
+pub(super) struct Agreed {
+    /// What comes next.
+    pub command: Command,
+    /// The pictures of the next step, of all ranks.
+    pub pictures: usize,
+}
+
+/// The ranks of a run, seen from one of them.
+pub struct Ranks {
+    collective: Arc<dyn Collective>,
+    /// Whether this rank was asked to stop.
+    asked: Arc<AtomicBool>,
+    /// Whether any was, as all know.
+    known: AtomicBool,
+    /// Whether this is rank 0, and has still to tell the others that it ends.
+    open: AtomicBool,
+}
+
+impl Default for Ranks {
+    fn default() -> Self {
+        Self::new(Arc::new(Alone))
+    }
+}
+
+impl Ranks {
+    pub(super) fn new(collective: Arc<dyn Collective>) -> Self {
+        Self {
+            open: AtomicBool::new(collective.rank() == 0 && collective.size() > 1),
+            collective,
+            asked: Arc::default(),
+            known: AtomicBool::new(false),
+        }
+    }
+
+    /// The exchange between them.
+    pub fn collective(&self) -> &Arc<dyn Collective> {
+        &self.collective
+    }
+
+    /// Set this to stop all ranks after the step in progress.
+    pub fn stop(&self) -> Arc<AtomicBool> {
+        self.asked.clone()
+    }
+
+    /// Whether a rank was asked to stop, as all know since the last step.
+    pub fn are_asked_to_stop(&self) -> bool {
+        self.known.load(Ordering::SeqCst)
+    }
+
+    /// Agrees on what comes next, while this rank has so many `pictures` for it, or `failed`.
+    ///
+    /// # Errors
+    /// If a rank cannot go on.
+    pub(super) fn agree(
+        &self,
+        command: Command,
+        pictures: usize,
+        failed: bool,
+    ) -> Result<Agreed, TrainError> {
+        let (rank, size) = (self.collective.rank(), self.collective.size());
+        if size == 1 {
+            return Ok(Agreed { command, pictures });
+        }
+        // 32-bit floats are whole numbers up to 16 million.
+        let asked = f32::from(u8::from(self.asked.load(Ordering::SeqCst)));
+        let command = match rank {
+            0 => command,
+            _ => Command::Follow,
+        };
+        let mut numbers = vec![f32::from(command as u8), asked, pictures as f32];
+        numbers.extend((0..size).map(|other| f32::from(u8::from(failed && other == rank))));
+        // Whatever goes wrong, nobody listens any more.
+        let open = self.open.swap(false, Ordering::SeqCst);
+        self.collective.sum(&mut numbers)?;
+        let failed = numbers[3..].iter().enumerate();
+        let failed: Vec<usize> = failed
+            .filter(|(_, x)| **x > 0.0)
+            .map(|(rank, _)| rank)
+            .collect();
+        if !failed.is_empty() {
+            return Err(TrainError::Elsewhere { ranks: failed });
+        }
+        self.open.store(open, Ordering::SeqCst);
+        self.known.store(numbers[1] > 0.0, Ordering::SeqCst);
+        let command = match numbers[0] as u8 {
+            1 => Command::Step,
+            2 => Command::End,
+            _ => Command::Follow,
+        };
+        Ok(Agreed {
+            command,
+            pictures: numbers[2] as usize,
+        })
+    }
+}
+
+impl Drop for Ranks {
+    /// Lets the other ranks end, if this is the one that they follow.
+    fn drop(&mut self) {
+        if self.open.load(Ordering::SeqCst) && !std::thread::panicking() {
+            _ = self.agree(Command::End, 0, false);
+        }
+    }
+}
+
+/// These numbers of this rank, and those of rank 0.
+///
+/// # Errors
+/// If the ranks cannot go on together.
+pub(super) fn compared<const N: usize>(
+    ranks: &dyn Collective,
+    numbers: [u64; N],
+) -> Result<[[u64; N]; 2], CollectiveError> {
+    let mut first: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
+    ranks.broadcast(&mut first)?;
+    let mut words = first.chunks_exact(size_of::<u64>());
+    let first = numbers.map(|_| {
+        let word = words.next().and_then(|word| word.try_into().ok());
+        word.map_or(0, u64::from_le_bytes)
+    });
+    Ok([numbers, first])
+}
