@@ -623,7 +623,10 @@ fn trajectory() {
                 name,
             );
         }
-        let correlation = pollster::block_on(trainer.correlation()).unwrap().1;
+        let correlation = pollster::block_on(trainer.correlation())
+            .unwrap()
+            .unwrap()
+            .1;
         // Ten steps amplify rounding errors: with views that differ by a few parts in ten million, the entries of C
         // differed from PyTorch's by 4e-6 to 3.2e-2 of the largest entry, in sixteen trials on the CPU and on lavapipe
         // alike.

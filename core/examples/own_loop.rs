@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             trainer.done(),
             effective_rank(&embeddings)
         );
-        if let Some((width, values)) = block_on(trainer.correlation()) {
+        if let Some((width, values)) = block_on(trainer.correlation())? {
             print!("{}", half_blocks(&values, width, COLUMNS));
         }
     }

@@ -3,10 +3,12 @@
 //! The trait is as small as training needs, so that another transport takes a page. Whatever the ranks get from a call is the
 //! same on each, bit by bit: they update their networks by it, and must not drift apart.
 
+mod cost;
 mod share;
 #[cfg(not(target_family = "wasm"))]
 mod threads;
 
+pub use cost::{Cost, Loss, Network, Sharing, sum};
 pub use share::share;
 #[cfg(not(target_family = "wasm"))]
 pub use threads::Threads;

@@ -4,10 +4,13 @@
 //! scale). Then `C = Z_Aᵀ Z_B / N` is their cross-correlation, and `L = Σ_i (1 - C_ii)² + λ Σ_{i≠j} C_ij²` the loss.
 
 mod objective;
+mod shared;
 
 use burn::tensor::Tensor;
 
 pub use objective::Objective;
+pub(crate) use shared::gathered;
+pub use shared::{Minimized, SharedLoss, shared_loss};
 
 use crate::ops::{self, BatchNormOptions, LossOutput, Statistics};
 

@@ -228,7 +228,7 @@ impl Session {
             Request::Correlation => {
                 self.correlation_wanted = true;
                 if !self.is_busy() {
-                    self.send_correlation(false, tell).await;
+                    self.send_correlation(false, tell).await?;
                 }
             }
             Request::Weights => tell(match encoder_weights(&self.trainer.model().encoder).await {
@@ -323,7 +323,7 @@ impl Session {
         // The first matrix is where every replay begins.
         let milestone = checkpoint_due || step == 1;
         if milestone || self.correlation_wanted {
-            self.send_correlation(milestone, tell).await;
+            self.send_correlation(milestone, tell).await?;
         }
         // The state leaves before the evaluation begins, which may take long.
         let is_late = |every: Duration| self.saved.1.elapsed() > every;
@@ -352,8 +352,12 @@ impl Session {
         });
     }
 
-    async fn send_correlation(&mut self, milestone: bool, tell: &dyn Fn(Message)) {
-        if let Some((width, values)) = self.trainer.correlation().await {
+    async fn send_correlation(
+        &mut self,
+        milestone: bool,
+        tell: &dyn Fn(Message),
+    ) -> Result<(), TrainError> {
+        if let Some((width, values)) = self.trainer.correlation().await? {
             self.correlation_wanted = false;
             tell(Message::Correlation {
                 step: self.trainer.done(),
@@ -362,6 +366,7 @@ impl Session {
                 milestone,
             });
         }
+        Ok(())
     }
 
     /// Sends the run's state, unless the last checkpoint holds it.

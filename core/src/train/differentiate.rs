@@ -9,16 +9,17 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use burn::tensor::{Device, Gradients, Tensor, TensorData};
+use burn::tensor::{Gradients, Tensor};
 
 use super::TrainError;
 use super::reduce::Statistics;
-use crate::collective::{Collective, share};
+use crate::collective::{Collective, Sharing, share};
 use crate::config::{Config, Recompute};
+use crate::loss::{Minimized, SharedLoss, shared_loss};
 use crate::model::{BarlowTwins, Forward, Mode, Network, Training, Visitor, WholeBatch};
+use crate::ops::LossOutput;
 use crate::ops::nhwc::pieces::Synchronizer;
 use crate::ops::precision::with_precision;
-use crate::ops::{LossOutput, read};
 
 /// What a step learns from.
 pub(super) struct Differentiated {
@@ -36,8 +37,9 @@ pub(super) struct Share<'a> {
     pub pictures: [usize; 2],
     /// The views of some of this rank's pictures, `[2 n, 3, size, size]`.
     pub views: &'a dyn Fn(Range<usize>) -> Tensor<4>,
-    /// The ranks.
+    /// The ranks, and how they share the loss out.
     pub ranks: &'a Arc<dyn Collective>,
+    pub sharing: Sharing,
 }
 
 /// How the views of a picture are numbered in a batch: all first views, then all second views.
@@ -98,26 +100,18 @@ pub(super) async fn differentiate(
     }
 
     let (features, z) = (joined(features), joined(embeddings));
-    let weight = config.loss_weight * scale;
-    let z = gathered(z, batch.ranks.as_ref())
-        .await?
-        .autodiff()
-        .require_grad();
-    let (loss, mut gradients) = with_precision(config.precision, || {
-        let loss = config.objective.loss(z.clone(), config.lambda);
-        let weighted = match weight {
-            1.0 => loss.loss.clone(),
-            weight => loss.loss.clone().mul_scalar(weight),
-        };
-        let gradients = weighted.backward();
-        (loss, gradients)
-    });
-    let grad_z = z.grad_remove(&mut gradients);
-    let grad_z = grad_z.expect("the loss depends on the embeddings");
-    let grad_z = rows(&grad_z, share(all, batch.ranks.rank(), batch.ranks.size()));
+    let minimized = Minimized {
+        objective: config.objective,
+        lambda: config.lambda,
+        weight: config.loss_weight * scale,
+        precision: config.precision,
+    };
+    let SharedLoss { output, gradient } =
+        shared_loss(z, all, minimized, batch.sharing, batch.ranks.as_ref()).await?;
 
+    let mut gradients = no_gradients(&gradient);
     for piece in pieces().collect::<Vec<_>>().into_iter().rev() {
-        let grad_z = rows(&grad_z, piece.clone());
+        let grad_z = rows(&gradient, piece.clone());
         let made = match last.take() {
             Some(made) => made,
             None => pass(&before, piece)?,
@@ -130,7 +124,7 @@ pub(super) async fn differentiate(
         Some(failure) => Err(failure.into()),
         None => Ok(Differentiated {
             features,
-            loss,
+            loss: output,
             gradients,
         }),
     }
@@ -218,6 +212,12 @@ impl Visitor for Add<'_> {
     fn statistic(&mut self, _: &str, _: &mut Tensor<1>) {}
 }
 
+/// Gradients that hold none of the networks' yet.
+fn no_gradients(like: &Tensor<2>) -> Gradients {
+    let nothing = Tensor::<1>::zeros([1], &like.device());
+    nothing.autodiff().require_grad().backward()
+}
+
 /// The rows of some pictures in each view of `x [2 n, width]`.
 fn rows(x: &Tensor<2>, pictures: Range<usize>) -> Tensor<2> {
     let [count, width] = x.dims();
@@ -241,29 +241,6 @@ fn joined(mut pieces: Vec<Tensor<2>>) -> Tensor<2> {
     });
     let all: Tensor<3> = Tensor::cat(views.collect(), 1);
     all.flatten(0, 1)
-}
-
-/// The rows `[2 n, width]` of all ranks as one tensor, in their order.
-///
-/// # Errors
-/// If the ranks cannot go on together.
-pub(super) async fn gathered(
-    x: Tensor<2>,
-    ranks: &dyn Collective,
-) -> Result<Tensor<2>, TrainError> {
-    if ranks.size() == 1 {
-        return Ok(x);
-    }
-    let (device, width): (Device, usize) = (x.device(), x.dims()[1]);
-    let all = ranks.gather(&read(x).await)?;
-    let view = |view: usize| {
-        let of_ranks = all.iter();
-        of_ranks.flat_map(move |values| values.chunks(values.len() / VIEWS).nth(view))
-    };
-    let values: Vec<f32> = (0..VIEWS).flat_map(view).flatten().copied().collect();
-    let count = values.len() / width;
-    let data = TensorData::new(values, [count, width]);
-    Ok(Tensor::from_data(data, &device))
 }
 
 #[cfg(test)]

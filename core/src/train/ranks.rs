@@ -18,6 +18,8 @@ pub(super) enum Command {
     Step = 1,
     /// The run ends.
     End = 2,
+    /// Rank 0 gathers C, of which each rank has some rows.
+    Correlation = 3,
 }
 
 /// What all ranks know before they go on.
@@ -108,6 +110,7 @@ impl Ranks {
         let command = match numbers[0] as u8 {
             1 => Command::Step,
             2 => Command::End,
+            3 => Command::Correlation,
             _ => Command::Follow,
         };
         Ok(Agreed {
@@ -143,3 +146,6 @@ pub(super) fn compared<const N: usize>(
     });
     Ok([numbers, first])
 }
+
+#[cfg(test)]
+mod tests;

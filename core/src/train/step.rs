@@ -6,7 +6,7 @@ use std::sync::Arc;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::differentiate::{Differentiated, Share, differentiate, gathered};
+use super::differentiate::{Differentiated, Share, differentiate};
 use super::feed::{Feed, StepPictures};
 use super::loss_scale::LossScale;
 use super::online_probe::OnlineProbe;
@@ -14,11 +14,12 @@ use super::ranks::{Command, Ranks, compared};
 use super::reduce::reduce;
 use super::resume::{Conversion, resume_point};
 use super::{Checkpoint, CheckpointError, Progress, TrainError};
-use crate::collective::Collective;
+use crate::collective::{Collective, CollectiveError, Loss, Sharing};
 use crate::config::Config;
 use crate::data::{Labels, TrainingSet};
 use crate::device::uncaptured_errors;
 use crate::evaluate::{Classifier, Embedder, Role};
+use crate::loss::gathered;
 use crate::model::{BarlowTwins, Mode, Network};
 use crate::ops::precision::Precision;
 use crate::ops::{read, read_all};
@@ -203,6 +204,7 @@ impl Trainer {
                     self.learn_from(Views::Drawn(pictures), agreed.pictures)
                         .await?;
                 }
+                Command::Correlation => _ = self.rows_of_all_ranks().await?,
             }
         }
     }
@@ -341,9 +343,28 @@ impl Trainer {
     }
 
     /// The cross-correlation of the last step, if there was one: its width d, and its entries row by row.
-    pub async fn correlation(&self) -> Option<(usize, Vec<f32>)> {
-        let correlation = self.correlation.clone()?;
-        Some((correlation.dims()[0], read(correlation).await))
+    ///
+    /// # Errors
+    /// If its rows are shared out to ranks, and another rank cannot go on.
+    pub async fn correlation(&self) -> Result<Option<(usize, Vec<f32>)>, TrainError> {
+        let Some(correlation) = self.correlation.clone() else {
+            return Ok(None);
+        };
+        let [rows, width] = correlation.dims();
+        if rows == width {
+            return Ok(Some((width, read(correlation).await)));
+        }
+        self.ranks.agree(Command::Correlation, 0, false)?;
+        Ok(Some((width, self.rows_of_all_ranks().await?)))
+    }
+
+    /// The rows of C of all ranks, where each has some.
+    async fn rows_of_all_ranks(&self) -> Result<Vec<f32>, CollectiveError> {
+        let rows = match self.correlation.clone() {
+            Some(rows) => read(rows).await,
+            None => Vec::new(),
+        };
+        Ok(self.ranks.collective().gather(&rows)?.concat())
     }
 
     /// The cross-correlation of the next step's views under the current networks, without learning from them: its width
@@ -411,7 +432,7 @@ impl Trainer {
             false => Vec::new(),
         };
 
-        let width = loss.matrix.dims()[0];
+        let width = loss.matrix.dims()[1];
         let is_narrow = self.config.precision != Precision::F32;
         let gathered = self.optimizer.gather(&mut self.model, &mut gradients);
         let finiteness = is_narrow.then(|| gathered.finiteness());
@@ -479,6 +500,11 @@ impl Trainer {
             pictures: [views.count(), pictures],
             views: &|piece| self.views(views, Some(piece)),
             ranks: self.ranks.collective(),
+            sharing: Sharing::for_settings(Loss {
+                ranks: self.ranks.collective().size(),
+                pictures,
+                width: self.config.projector.embedding(),
+            }),
         };
         let found = differentiate(&self.config, &mut model, &batch, scale).await;
         // Its running statistics are new.

@@ -1,5 +1,6 @@
 //! A batch in pieces, shared out to ranks, and both at once, against the same batch in one piece on one device.
 
+use burn::tensor::Device;
 use pollster::block_on;
 
 use super::*;
@@ -89,6 +90,7 @@ fn found(config: &Config, device: &Device, ranks: Arc<dyn Collective>, noise: f3
         pictures: [own.len(), batch],
         views: &views,
         ranks: &ranks,
+        sharing: Sharing::Gather,
     };
     let step = block_on(differentiate(config, &mut model, &share, 1.0)).unwrap();
     let mut gradients = step.gradients;

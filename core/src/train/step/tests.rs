@@ -463,7 +463,7 @@ fn a_run_goes_on_with_other_settings() {
     );
     let (_, before) = block_on(trainer.preview_correlation()).unwrap();
     let report = block_on(trainer.advance()).unwrap();
-    assert_eq!(block_on(trainer.correlation()).unwrap().1, before);
+    assert_eq!(block_on(trainer.correlation()).unwrap().unwrap().1, before);
     assert!((report.loss - report.invariance - report.redundancy).abs() < 1e-3 * report.loss);
     let wrong = Config {
         lambda: -1.0,
