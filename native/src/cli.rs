@@ -64,9 +64,10 @@ pub struct Train {
     /// Folder to keep the run in [default: runs/NAME-NUMBER]
     #[arg(long, value_name = "RUN")]
     pub out: Option<PathBuf>,
-    /// Where to compute: auto (a GPU if there is one), cpu, gpu, or an adapter's number from `barlow devices`
+    /// Where to compute: auto (a GPU if there is one), cpu, gpu, or an adapter's number from `barlow devices`; several, such as
+    /// 0,1, share every batch out
     #[arg(long, default_value = "auto")]
-    pub device: DeviceChoice,
+    pub device: Devices,
     /// Number of passes over the pictures
     #[arg(long)]
     pub epochs: Option<usize>,
@@ -508,5 +509,25 @@ impl FromStr for DeviceChoice {
                 .map(Self::Number)
                 .map_err(|_| "expected auto, cpu, gpu, or a number from `barlow devices`".into()),
         }
+    }
+}
+
+/// The devices that a run is shared out to, separated by commas.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Devices(pub Vec<DeviceChoice>);
+
+impl std::fmt::Display for Devices {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<String> = self.0.iter().map(DeviceChoice::to_string).collect();
+        write!(f, "{}", names.join(","))
+    }
+}
+
+impl FromStr for Devices {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let devices = text.split(',').map(str::parse);
+        devices.collect::<Result<_, _>>().map(Self)
     }
 }

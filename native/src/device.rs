@@ -103,7 +103,7 @@ pub fn open(choice: DeviceChoice) -> Result<Opened> {
             adapter: Some(identity),
         }),
         Err(error) if choice == DeviceChoice::Auto => {
-            eprintln!("warning: {error}");
+            warn!("warning: {error}");
             Ok(cpu(", as the GPU cannot be opened"))
         }
         Err(error) => bail!("{error}. Try another number from `barlow devices`, or --device cpu"),

@@ -1,11 +1,22 @@
 //! The `barlow` program: commands, reading of pictures, run folders, and the display of runs. No mathematics.
 
 /// Like `println!`, but does not panic when standard output is closed, so that `barlow train | head` does not end the
-/// run.
+/// run. Of several ranks, only the first one speaks.
 macro_rules! say {
     ($($argument:tt)*) => {{
         use std::io::Write as _;
-        _ = writeln!(std::io::stdout(), $($argument)*);
+        if !$crate::ranks::is_quiet() {
+            _ = writeln!(std::io::stdout(), $($argument)*);
+        }
+    }};
+}
+
+/// Like `eprintln!`, for what the first rank says for all.
+macro_rules! warn {
+    ($($argument:tt)*) => {{
+        if !$crate::ranks::is_quiet() {
+            eprintln!($($argument)*);
+        }
     }};
 }
 
@@ -20,6 +31,7 @@ mod embed;
 mod follow;
 mod onnx;
 mod plan;
+mod ranks;
 mod record;
 mod run;
 mod run_folder;

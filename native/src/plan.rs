@@ -11,6 +11,7 @@ use pollster::block_on;
 
 use crate::data::Set;
 use crate::device::Opened;
+use crate::run::compute_from_here;
 
 /// Steps to run; the first one compiles kernels and is not timed.
 const TIMED: usize = 3;
@@ -20,13 +21,19 @@ const TIMED: usize = 3;
 ///
 /// # Errors
 /// If it does not fit; the message names the largest batch that does.
-pub fn check(config: &Config, set: &Set, opened: &Opened, memory: Option<u64>) -> Result<()> {
+pub fn check(
+    config: &Config,
+    set: &Set,
+    opened: &Opened,
+    ranks: usize,
+    memory: Option<u64>,
+) -> Result<()> {
     let picture_bytes = |batch: usize| {
         let ((height, width), count) = set.on_device(batch, config.view_size);
         (count * 3 * height * width) as u64
     };
     let on_cpu = runs_on_cpu(&opened.device);
-    let need = config.memory(on_cpu, picture_bytes(config.batch));
+    let need = config.memory(on_cpu, ranks, picture_bytes(config.batch));
     let [encoder, projector] = config.parameters();
     let steps = config.steps_per_epoch(set.count());
     say!(
@@ -53,18 +60,22 @@ pub fn check(config: &Config, set: &Set, opened: &Opened, memory: Option<u64>) -
     let Some(available) = available.filter(|available| need.total() > *available) else {
         return Ok(());
     };
-    let batch = config.largest_batch(on_cpu, available, picture_bytes);
-    match largest_bindable_batch(config, set, opened, batch) {
+    let pieces = config.fewest_pieces(on_cpu, ranks, available, picture_bytes(config.batch));
+    let batch = config.largest_batch(on_cpu, ranks, available, picture_bytes);
+    match largest_bindable_batch(config, set, opened, ranks, batch) {
         0 | 1 => bail!(
             "no batch of this run fits {}: use a smaller network (encoder.width, projector.widths), smaller views (view_size), or \
              an optimizer with less state (sgd, lars)",
             bytes(available)
         ),
         batch => bail!(
-            "a batch of {} needs about {}, but only {} is available: --batch {batch} fits{}",
+            "a batch of {} needs about {}, but only {} is available: {}--batch {batch} fits{}",
             config.batch,
             bytes(need.total()),
             bytes(available),
+            pieces.map_or(String::new(), |pieces| format!(
+                "--set accumulate={pieces} computes the same batch in pieces that fit, and "
+            )),
             if batch < 64 && batch < config.batch {
                 ", but so few pictures make a noisy C: smaller views (view_size) or a narrower encoder leave room for more"
             } else {
@@ -75,7 +86,13 @@ pub fn check(config: &Config, set: &Set, opened: &Opened, memory: Option<u64>) -
 }
 
 /// The largest batch of at most `batch`, in steps of 8 down from it, whose tensors the device can bind; 0 if there is none.
-fn largest_bindable_batch(config: &Config, set: &Set, opened: &Opened, mut batch: usize) -> usize {
+fn largest_bindable_batch(
+    config: &Config,
+    set: &Set,
+    opened: &Opened,
+    ranks: usize,
+    mut batch: usize,
+) -> usize {
     let Some(limits) = &opened.limits else {
         return batch;
     };
@@ -85,7 +102,7 @@ fn largest_bindable_batch(config: &Config, set: &Set, opened: &Opened, mut batch
             batch,
             ..config.clone()
         };
-        config.check_device(limits, size, held).is_ok()
+        config.check_device(limits, ranks, size, held).is_ok()
     };
     const STEP: usize = 8;
     while batch > 0 && !fits(batch) {
@@ -98,7 +115,11 @@ fn largest_bindable_batch(config: &Config, set: &Set, opened: &Opened, mut batch
 ///
 /// # Errors
 /// If a step fails.
-pub fn time(trainer: &mut Trainer) -> Result<()> {
+pub fn time(trainer: &mut Trainer, on_machine: usize) -> Result<()> {
+    let _pool = compute_from_here(on_machine);
+    if trainer.ranks().collective().rank() > 0 {
+        return Ok(block_on(trainer.follow(None))?);
+    }
     let steps = trainer.steps();
     let timed = TIMED.min(steps);
     let mut started = Instant::now();

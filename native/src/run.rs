@@ -7,9 +7,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use async_channel::Sender;
+use barlow_core::evaluate::Evaluation;
 use barlow_core::session::{Message, Request, Session};
+use barlow_core::train::Trainer;
 use pollster::block_on;
 
+use crate::ranks::Rank;
 use crate::record::Record;
 use crate::terminal::Terminal;
 
@@ -23,10 +26,16 @@ const INTERRUPTED: i32 = 130;
 ///
 /// # Errors
 /// If the run cannot continue, or its record cannot be kept.
-pub fn run(session: &mut Session, mut record: Record<'_>, mut terminal: Terminal) -> Result<()> {
+pub fn run(
+    session: &mut Session,
+    mut record: Record<'_>,
+    mut terminal: Terminal,
+    on_machine: usize,
+) -> Result<()> {
     let (requests, receiver) = async_channel::unbounded();
     let (sender, messages) = mpsc::channel();
-    stop_when_interrupted(requests.clone())?;
+    let asked = requests.clone();
+    stop_when_interrupted(move || asked.try_send(Request::Stop).is_ok())?;
     let stop = requests.clone();
     _ = requests.try_send(Request::Play);
     let stop_at_the_end = StopOnDrop(requests.clone());
@@ -45,7 +54,7 @@ pub fn run(session: &mut Session, mut record: Record<'_>, mut terminal: Terminal
                         }
                     };
                     let rest = async |duration| thread::sleep(duration);
-                    let _pool = compute_from_here();
+                    let _pool = compute_from_here(on_machine);
                     block_on(session.serve(&receiver, &tell, &rest))
                 })?;
         let mut drawn = Instant::now();
@@ -77,10 +86,13 @@ pub fn run(session: &mut Session, mut record: Record<'_>, mut terminal: Terminal
 }
 
 /// Makes this thread one of those that the CPU's operations run on, until the result is dropped: a thread outside of the pool
-/// would have to be woken after each operation, of which a step has about a hundred.
-pub fn compute_from_here() -> Option<rayon::ThreadPool> {
+/// would have to be woken after each operation, of which a step has about a hundred. The processor is shared with the other ranks of
+/// so many on this machine.
+pub fn compute_from_here(on_machine: usize) -> Option<rayon::ThreadPool> {
+    let threads = thread::available_parallelism().map_or(1, usize::from);
     // Without such a pool, operations run in the global one.
     rayon::ThreadPoolBuilder::new()
+        .num_threads((threads / on_machine.max(1)).max(1))
         .use_current_thread()
         .build()
         .ok()
@@ -95,15 +107,42 @@ impl Drop for StopOnDrop {
     }
 }
 
-/// Handles interrupts: the first one finishes the step and saves, the second one exits immediately.
-fn stop_when_interrupted(requests: Sender<Request>) -> Result<()> {
+/// Does what rank 0 does, until it ends the run.
+///
+/// # Errors
+/// If the run cannot continue.
+pub fn follow(trainer: &mut Trainer, evaluation: &Evaluation, rank: &Rank) -> Result<()> {
+    let stop = trainer.ranks().stop();
+    // The threads of one process share its signals, which rank 0 handles.
+    if rank.is_process() {
+        stop_when_interrupted(move || {
+            stop.store(true, Ordering::SeqCst);
+            true
+        })?;
+    }
+    thread::scope(|scope| {
+        let training = thread::Builder::new()
+            .name("trainer".into())
+            .spawn_scoped(scope, || {
+                let _pool = compute_from_here(rank.on_machine);
+                block_on(trainer.follow(Some(evaluation)))
+            })?;
+        match training.join() {
+            Ok(end) => Ok(end?),
+            Err(_) => bail!("training ended by a fault of the program, whose message stands above"),
+        }
+    })
+}
+
+/// Handles interrupts: the first one finishes the step and saves, the second one exits immediately. `stop` asks the run to stop,
+/// and says whether it still listens.
+fn stop_when_interrupted(stop: impl Fn() -> bool + Send + Sync + 'static) -> Result<()> {
     let interrupts = Arc::new(AtomicUsize::new(0));
+    let stop = Arc::new(stop);
     #[cfg(unix)]
-    let scheduled = requests.clone();
+    let scheduled = stop.clone();
     ctrlc::set_handler(move || {
-        if interrupts.fetch_add(1, Ordering::SeqCst) > 0
-            || requests.try_send(Request::Stop).is_err()
-        {
+        if interrupts.fetch_add(1, Ordering::SeqCst) > 0 || !stop() {
             std::process::exit(INTERRUPTED);
         }
         eprintln!("\nfinishing the step and saving; interrupt again to quit immediately");
@@ -120,7 +159,7 @@ fn stop_when_interrupted(requests: Sender<Request>) -> Result<()> {
             .spawn(move || {
                 for _ in signals.forever() {
                     eprintln!("\nreceived a signal: finishing the step and saving");
-                    if scheduled.try_send(Request::Stop).is_err() {
+                    if !scheduled() {
                         break;
                     }
                 }

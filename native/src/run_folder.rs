@@ -266,6 +266,14 @@ impl RunFolder {
     /// # Errors
     /// If no checkpoint can be read.
     pub fn last_checkpoint(&self) -> Result<Checkpoint> {
+        Ok(Checkpoint::read(&self.last_checkpoint_bytes()?)?)
+    }
+
+    /// The content of that checkpoint's file, which can be read.
+    ///
+    /// # Errors
+    /// As [`Self::last_checkpoint`].
+    pub fn last_checkpoint_bytes(&self) -> Result<Vec<u8>> {
         let mut checkpoints = self.checkpoints()?;
         if checkpoints.is_empty() {
             bail!(
@@ -282,13 +290,13 @@ impl RunFolder {
         while let Some((_, path)) = checkpoints.pop() {
             let read = fs::read(&path)
                 .map_err(anyhow::Error::from)
-                .and_then(|bytes| Ok(Checkpoint::read(&bytes)?));
+                .and_then(|bytes| Checkpoint::read(&bytes).map(|_| bytes).map_err(Into::into));
             match read {
-                Ok(checkpoint) => {
+                Ok(bytes) => {
                     for problem in problems {
                         eprintln!("warning: {problem}; going on from {}", path.display());
                     }
-                    return Ok(checkpoint);
+                    return Ok(bytes);
                 }
                 Err(error) => problems.push(format!(
                     "the checkpoint {} cannot be used: {error:#}",

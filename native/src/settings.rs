@@ -272,8 +272,16 @@ impl Settings {
     pub fn read(file: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(file)
             .with_context(|| format!("cannot read the configuration {}", file.display()))?;
-        toml::from_str(&text)
+        Self::parse(&text)
             .with_context(|| format!("cannot understand the configuration {}", file.display()))
+    }
+
+    /// The settings that the content of a `config.toml` gives.
+    ///
+    /// # Errors
+    /// If it cannot be understood.
+    pub fn parse(text: &str) -> Result<Self> {
+        Ok(toml::from_str(text)?)
     }
 
     /// The content of a `config.toml`.

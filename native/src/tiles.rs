@@ -99,7 +99,7 @@ fn up_to_date(
     let timed = match timed(opened, config) {
         Ok(timed) => timed,
         Err(error) => {
-            eprintln!("warning: the tiles of products could not be timed: {error:#}");
+            warn!("warning: the tiles of products could not be timed: {error:#}");
             return Ok(None);
         }
     };
@@ -131,7 +131,7 @@ pub fn keep(kept: &Kept, folder: &RunFolder) -> Result<()> {
 /// Whether there is memory to spare. While tiles are timed, a product has several outputs.
 fn has_room(opened: &Opened, config: &Config) -> bool {
     let pictures = (config.batch * 3 * config.view_size * config.view_size) as u64;
-    let need = config.memory(false, pictures).total();
+    let need = config.memory(false, 1, pictures).total();
     opened.memory.is_none_or(|memory| need < memory / 4 * 3)
 }
 
@@ -204,7 +204,7 @@ fn read(file: PathBuf) -> Option<Kept> {
 fn write(file: Option<&Path>, kept: &Kept) {
     let Some(file) = file else { return };
     if let Err(error) = try_write(file, kept) {
-        eprintln!(
+        warn!(
             "warning: cannot keep the tiles in {}: {error}",
             file.display()
         );

@@ -36,13 +36,14 @@ const MAX_PROJECTOR_WIDTH: usize = 32_768;
 
 impl Config {
     /// Checks that the largest tensors of a run fit what a device can bind at once, with `held` pictures of
-    /// `picture_size` pixels (rows, columns) in its memory.
+    /// `picture_size` pixels (rows, columns) in its memory, on each of so many ranks.
     ///
     /// # Errors
     /// Names the setting that makes a tensor too large.
     pub fn check_device(
         &self,
         limits: &DeviceLimits,
+        ranks: usize,
         picture_size: (usize, usize),
         held: usize,
     ) -> Result<(), ConfigError> {
@@ -70,11 +71,19 @@ impl Config {
         let view = (3 * self.view_size * self.view_size).max(height * self.view_size);
         let view = view.max(self.encoder.largest_activation(self.view_size));
         // Two views of each picture.
-        let activations = 2 * 4 * (self.batch as u64).saturating_mul(view as u64);
+        let piece = self.largest_piece(ranks);
+        let activations = 2 * 4 * (piece as u64).saturating_mul(view as u64);
         if activations > max {
-            let what = format!("a batch of {} has activations", self.batch);
-            let fits = (self.batch as u64).saturating_mul(max) / activations;
-            let advice = format!("make it at most {fits}, or the views smaller");
+            let what = format!("{piece} pictures at once have activations");
+            let fits = (piece as u64).saturating_mul(max) / activations;
+            let pieces = self
+                .batch
+                .div_ceil(ranks.max(1))
+                .div_ceil(fits.max(1) as usize);
+            let advice = format!(
+                "make the batch at most {}, or compute it in pieces (accumulate={pieces}), or make the views smaller",
+                fits * (ranks * self.accumulate) as u64
+            );
             return too_large("batch", what, activations, advice);
         }
         let bytes = (held as u64).saturating_mul((3 * height * width) as u64);
@@ -325,18 +334,18 @@ mod tests {
             binding_bytes: 128 << 20,
         };
         let mut config = Config::emoji();
-        config.check_device(&limits, (1, 1), 100).unwrap();
+        config.check_device(&limits, 1, (1, 1), 100).unwrap();
         config.batch = 1 << 14;
-        let error = config.check_device(&limits, (1, 1), 100).unwrap_err();
+        let error = config.check_device(&limits, 1, (1, 1), 100).unwrap_err();
         assert!(
             error.setting == "batch" && error.problem.contains("at most 2730"),
             "{error}"
         );
         config.batch = 64;
-        let error = config.check_device(&limits, (1, 1), 50 << 20);
+        let error = config.check_device(&limits, 1, (1, 1), 50 << 20);
         assert_eq!(error.unwrap_err().setting, "data.side");
         config.projector.widths = vec![8192; 3];
-        let error = config.check_device(&limits, (1, 1), 100).unwrap_err();
+        let error = config.check_device(&limits, 1, (1, 1), 100).unwrap_err();
         assert!(error.problem.contains("at most 5792 wide"), "{error}");
         config.projector.widths = vec![1 << 20];
         assert_eq!(config.check(3000).unwrap_err().setting, "projector.widths");

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::Config;
+use super::{Config, Recompute};
 use crate::model;
 use crate::optim::OptimizerConfig;
 
@@ -55,19 +55,25 @@ impl Config {
         ]
     }
 
-    /// Estimates the memory of a step on a GPU, or on the CPU, with `picture_bytes` bytes of pictures on the device.
-    pub fn memory(&self, on_cpu: bool, picture_bytes: u64) -> Memory {
+    /// Estimates the memory of a step on a GPU, or on the CPU, with `picture_bytes` bytes of pictures on the device; of one of so many
+    /// ranks.
+    pub fn memory(&self, on_cpu: bool, ranks: usize, picture_bytes: u64) -> Memory {
         let parameters = self.parameters().into_iter().sum::<usize>() as u64;
         let memories = match self.optimizer {
             OptimizerConfig::Lars { .. } | OptimizerConfig::Sgd { .. } => 1,
             OptimizerConfig::AdamW { .. } => 2,
         };
         let (views, width) = (2 * self.batch as u64, self.projector.embedding() as u64);
+        // The sum of the pieces before, and the next sum.
+        let pieces = match self.accumulate > 1 && !self.is_synchronized(ranks) {
+            true => 2,
+            false => 0,
+        };
         Memory {
             weights: NUMBER * parameters,
             // Gradients; the optimizer's state, old and new; new weights.
-            optimizer: NUMBER * parameters * (1 + 2 * memories + 1),
-            activations: self.activation_bytes()
+            optimizer: NUMBER * parameters * (1 + pieces + 2 * memories + 1),
+            activations: self.activation_bytes(ranks)
                 + match on_cpu {
                     true => NUMBER * self.distinct_weights(),
                     false => 2 * parameters * self.precision.bytes(),
@@ -91,13 +97,21 @@ impl Config {
         sizes.iter().sum::<usize>() as u64
     }
 
-    fn activation_bytes(&self) -> u64 {
-        let views = 2 * self.batch as u64;
+    fn activation_bytes(&self, ranks: usize) -> u64 {
+        // Synchronized pieces are in memory together.
+        let pictures = match self.is_synchronized(ranks) {
+            true => self.batch.div_ceil(ranks.max(1)),
+            false => self.largest_piece(ranks),
+        };
+        let views = 2 * pictures as u64;
         let maps = self.encoder.activations(self.view_size);
         let size = |(channels, side): &(usize, usize)| (channels * side * side) as u64;
         let largest = maps.iter().map(size).max().unwrap_or(0);
         // The output of each convolution and of each block, and the views, with four channels.
-        let mut kept: u64 = maps.iter().map(size).sum();
+        let mut kept: u64 = match self.recompute {
+            Recompute::Nothing => maps.iter().map(size).sum(),
+            Recompute::Blocks => size(&maps[0]) + self.largest_insides(),
+        };
         kept += self
             .encoder
             .block_outputs(self.view_size)
@@ -117,11 +131,51 @@ impl Config {
         views * (self.precision.bytes() * (kept + 3 * largest) + NUMBER * wide as u64)
     }
 
+    /// Numbers of the convolutions' outputs in the two neighbouring blocks that have most, for one view: while a block is gone back
+    /// through, the inside of the one before is known as well.
+    fn largest_insides(&self) -> u64 {
+        let maps = self.encoder.activations(self.view_size);
+        let mut maps = maps[1..].iter();
+        let layout = self.encoder.layout();
+        let blocks = layout.stages.iter().flatten().map(|block| {
+            let count = block.body.len() + usize::from(block.downsample.is_some());
+            let inside = maps.by_ref().take(count);
+            inside
+                .map(|(channels, side)| (channels * side * side) as u64)
+                .sum()
+        });
+        let blocks: Vec<u64> = blocks.collect();
+        let pairs = blocks.windows(2).map(|pair| pair.iter().sum());
+        pairs.max().or(blocks.first().copied()).unwrap_or(0)
+    }
+
+    /// The smallest number of pieces, a power of two, in which a step takes at most `available` bytes.
+    pub fn fewest_pieces(
+        &self,
+        on_cpu: bool,
+        ranks: usize,
+        available: u64,
+        picture_bytes: u64,
+    ) -> Option<usize> {
+        let of_rank = self.batch / ranks.max(1);
+        let pieces = std::iter::successors(Some(2), |pieces| Some(2 * pieces));
+        let mut possible = pieces.take_while(|pieces| 2 * pieces <= of_rank);
+        possible.find(|pieces| {
+            let config = Self {
+                accumulate: *pieces,
+                ..self.clone()
+            };
+            let need = config.memory(on_cpu, ranks, picture_bytes);
+            !config.is_synchronized(ranks) && need.total() <= available
+        })
+    }
+
     /// The largest batch, at most the configured one, whose step takes at most `available` bytes; above 8 it is rounded
     /// down to a multiple of 8. `picture_bytes` maps a batch to the bytes of pictures on the device.
     pub fn largest_batch(
         &self,
         on_cpu: bool,
+        ranks: usize,
         available: u64,
         picture_bytes: impl Fn(usize) -> u64,
     ) -> usize {
@@ -130,7 +184,7 @@ impl Config {
                 batch,
                 ..self.clone()
             };
-            config.memory(on_cpu, picture_bytes(batch)).total() <= available
+            config.memory(on_cpu, ranks, picture_bytes(batch)).total() <= available
         };
         let (mut fitting, mut failing) = (0, self.batch + 1);
         while failing - fitting > 1 {
@@ -168,7 +222,7 @@ mod tests {
         let config = Config::paper();
         // FACTS.md A2: 23.5 million and 151,027,712.
         assert_eq!(config.parameters(), [23_508_032, 151_027_712]);
-        let memory = config.memory(false, 0);
+        let memory = config.memory(false, 1, 0);
         assert_eq!(memory.weights, 4 * 174_535_744);
         // Per view of 224 pixels, the convolutions of ResNet-50 output 11.1 million numbers and its blocks 5.5 million: 272
         // GB for 4096 views. The rest is the largest gradients, the projector's activations and the packed weights.
@@ -180,14 +234,14 @@ mod tests {
             precision: Precision::F16,
             ..config.clone()
         };
-        let share = narrow.memory(false, 0).activations as f64 / memory.activations as f64;
+        let share = narrow.memory(false, 1, 0).activations as f64 / memory.activations as f64;
         assert!((0.5..0.52).contains(&share), "{share}");
-        let largest = config.largest_batch(false, 24 << 30, |_| 0);
+        let largest = config.largest_batch(false, 1, 24 << 30, |_| 0);
         assert!(
             (60..140).contains(&largest) && largest.is_multiple_of(8),
             "{largest}"
         );
-        assert_eq!(config.largest_batch(false, 1 << 30, |_| 0), 0);
+        assert_eq!(config.largest_batch(false, 1, 1 << 30, |_| 0), 0);
     }
 
     /// Compares with what burn's allocator holds after two steps: for large activations, for many weights, and for our
@@ -215,6 +269,20 @@ mod tests {
                 ("activations", resnet(8, 64, 48)),
                 ("weights", resnet(16, 1024, 4)),
                 ("emoji", Config::emoji()),
+                (
+                    "pieces",
+                    Config {
+                        accumulate: 4,
+                        ..resnet(8, 64, 96)
+                    },
+                ),
+                (
+                    "recomputed",
+                    Config {
+                        recompute: Recompute::Blocks,
+                        ..resnet(8, 64, 48)
+                    },
+                ),
             ] {
                 release_memory(device);
                 cpu::release();
@@ -224,7 +292,7 @@ mod tests {
                 };
                 let before = reserved();
                 let pictures = emoji().noto.subset(0..96);
-                let counted = config.memory(on_cpu, 96 * 3 * 32 * 32);
+                let counted = config.memory(on_cpu, 1, 96 * 3 * 32 * 32);
                 // On the CPU, weights, optimizer, C and pictures are burn's tensors, of which there is no count: they are taken
                 // as counted.
                 let uncounted = match on_cpu {

@@ -120,6 +120,16 @@ impl Config {
         self.sync_batch_norm == SyncBatchNorm::All && ranks.saturating_mul(self.accumulate) > 1
     }
 
+    /// The settings of a run whose batch is one piece of this one's, whose products have the same shapes.
+    #[must_use]
+    pub fn of_piece(&self, ranks: usize) -> Self {
+        Self {
+            batch: self.largest_piece(ranks),
+            accumulate: 1,
+            ..self.clone()
+        }
+    }
+
     /// Pictures in the smallest piece of a batch, with so many ranks.
     pub fn smallest_piece(&self, ranks: usize) -> usize {
         self.batch / ranks.max(1) / self.accumulate.max(1)

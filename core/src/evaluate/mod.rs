@@ -11,6 +11,7 @@ mod plane;
 mod protocols;
 mod rank;
 mod retrieval;
+mod shared;
 mod showcase;
 
 pub use classifier::{Classifier, SgdStep, right, top_k_correct};
@@ -26,4 +27,5 @@ pub use protocols::{
 };
 pub use rank::effective_rank;
 pub use retrieval::{Retrieval, mirrored_and_cropped};
+pub use shared::SharedExtractor;
 pub use showcase::{EXCITING, Inspection, NEIGHBORS, Question, Showcase};

@@ -55,17 +55,24 @@ impl Observer {
     }
 
     /// Tells the evaluation of the present step.
-    pub async fn evaluate(&mut self, trainer: &Trainer, tell: &dyn Fn(Message)) {
+    ///
+    /// # Errors
+    /// If another rank cannot go on.
+    pub async fn evaluate(
+        &mut self,
+        trainer: &Trainer,
+        tell: &dyn Fn(Message),
+    ) -> Result<(), TrainError> {
         self.pending = false;
         if let Some(evaluation) = &self.evaluation {
             let step = trainer.done();
-            let (mut embedder, probe) = (trainer.embedder(), trainer.online_probe());
             tell(Message::Evaluation {
                 step,
                 epoch: step / trainer.steps_per_epoch(),
-                metrics: evaluation.quick(&mut embedder, probe).await,
+                metrics: trainer.evaluate(evaluation).await?,
             });
         }
+        Ok(())
     }
 
     /// Whether enough steps and time have passed since the last inspection.

@@ -173,6 +173,10 @@ impl Session {
                 Err(TryRecvError::Closed) => return Ok(Some(End::Closed)),
                 Err(TryRecvError::Empty) => {
                     self.step(tell).await?;
+                    if self.trainer.ranks().are_asked_to_stop() {
+                        self.save(tell).await?;
+                        return Ok(Some(End::Stopped));
+                    }
                     // A worker that computes by itself lets no message in otherwise.
                     let pace = if self.playing {
                         self.pace
@@ -293,7 +297,7 @@ impl Session {
         // Where an untrained encoder stands, or what a run that was killed has missed.
         let is_missing = trainer.done() == 0 || observer.pending;
         if is_missing && trainer.epoch_is_due(trainer.config().evaluate_every) {
-            observer.evaluate(trainer, tell).await;
+            observer.evaluate(trainer, tell).await?;
         }
         trainer.check_device()
     }
@@ -331,7 +335,7 @@ impl Session {
             self.save(tell).await?;
         }
         if evaluation_due {
-            self.observer.evaluate(&self.trainer, tell).await;
+            self.observer.evaluate(&self.trainer, tell).await?;
         }
         if is_finished || is_single || self.observer.has_rested(&self.trainer) {
             self.observer.inspect(&self.trainer, tell).await?;

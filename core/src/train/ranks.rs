@@ -20,6 +20,8 @@ pub(super) enum Command {
     End = 2,
     /// Rank 0 gathers C, of which each rank has some rows.
     Correlation = 3,
+    /// All measure what is learned, and share the work.
+    Evaluate = 4,
 }
 
 /// What all ranks know before they go on.
@@ -72,6 +74,15 @@ impl Ranks {
         self.known.load(Ordering::SeqCst)
     }
 
+    /// Lets the other ranks end, if this is the one that they follow.
+    pub fn end(&self) {
+        if self.open.load(Ordering::SeqCst) {
+            // If one cannot go on, it ends as well.
+            _ = self.agree(Command::End, 0, false);
+            self.open.store(false, Ordering::SeqCst);
+        }
+    }
+
     /// Agrees on what comes next, while this rank has so many `pictures` for it, or `failed`.
     ///
     /// # Errors
@@ -111,6 +122,7 @@ impl Ranks {
             1 => Command::Step,
             2 => Command::End,
             3 => Command::Correlation,
+            4 => Command::Evaluate,
             _ => Command::Follow,
         };
         Ok(Agreed {
@@ -121,10 +133,9 @@ impl Ranks {
 }
 
 impl Drop for Ranks {
-    /// Lets the other ranks end, if this is the one that they follow.
     fn drop(&mut self) {
-        if self.open.load(Ordering::SeqCst) && !std::thread::panicking() {
-            _ = self.agree(Command::End, 0, false);
+        if !std::thread::panicking() {
+            self.end();
         }
     }
 }

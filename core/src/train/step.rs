@@ -18,7 +18,7 @@ use crate::collective::{Collective, CollectiveError, Loss, Sharing};
 use crate::config::Config;
 use crate::data::{Labels, TrainingSet};
 use crate::device::uncaptured_errors;
-use crate::evaluate::{Classifier, Embedder, Role};
+use crate::evaluate::{Classifier, Embedder, Evaluation, Metric, Role, SharedExtractor};
 use crate::loss::gathered;
 use crate::model::{BarlowTwins, Mode, Network};
 use crate::ops::precision::Precision;
@@ -175,11 +175,11 @@ impl Trainer {
         &self.ranks
     }
 
-    /// Does what rank 0 does, until that ends the run.
+    /// Does what rank 0 does, until that ends the run. `evaluation` is that of the session on rank 0.
     ///
     /// # Errors
     /// As [`Self::advance`].
-    pub async fn follow(&mut self) -> Result<(), TrainError> {
+    pub async fn follow(&mut self, evaluation: Option<&Evaluation>) -> Result<(), TrainError> {
         let mut next = None;
         loop {
             if next.is_none() && self.step < self.steps() {
@@ -204,9 +204,31 @@ impl Trainer {
                     self.learn_from(Views::Drawn(pictures), agreed.pictures)
                         .await?;
                 }
+                Command::Evaluate => {
+                    if let Some(evaluation) = evaluation {
+                        self.measure(evaluation).await?;
+                    }
+                }
                 Command::Correlation => _ = self.rows_of_all_ranks().await?,
             }
         }
+    }
+
+    /// The quick evaluation of the networks as they are, shared out to the ranks. Rank 0 calls this, and the others follow.
+    ///
+    /// # Errors
+    /// If the ranks cannot go on together.
+    pub async fn evaluate(&self, evaluation: &Evaluation) -> Result<Vec<Metric>, TrainError> {
+        self.ranks.agree(Command::Evaluate, 0, false)?;
+        self.measure(evaluation).await
+    }
+
+    async fn measure(&self, evaluation: &Evaluation) -> Result<Vec<Metric>, TrainError> {
+        let ranks = self.ranks.collective().as_ref();
+        let mut shared = SharedExtractor::new(self.embedder(), ranks);
+        let metrics = evaluation.quick(&mut shared, self.online_probe()).await;
+        shared.finish()?;
+        Ok(metrics)
     }
 
     /// How progress was converted, if the run was resumed with another batch.

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::anyhow;
 use barlow_core::train::TrainError;
 
-use crate::cli::DeviceChoice;
+use crate::cli::Devices;
 use crate::run_folder::RunFolder;
 
 /// The error of a run with what can be done about it on the command line.
@@ -28,17 +28,13 @@ pub fn advised(error: anyhow::Error) -> anyhow::Error {
 }
 
 /// The command that resumes the run in `folder` on the same device.
-pub fn resume_command(folder: &RunFolder, device: DeviceChoice) -> String {
+pub fn resume_command(folder: &RunFolder, device: &Devices) -> String {
     let path = quoted(folder.path());
     format!("{} train --resume {path} --device {device}", program())
 }
 
 /// The error with the command that continues from what is saved.
-pub fn with_way_on(
-    error: anyhow::Error,
-    folder: &RunFolder,
-    device: DeviceChoice,
-) -> anyhow::Error {
+pub fn with_way_on(error: anyhow::Error, folder: &RunFolder, device: &Devices) -> anyhow::Error {
     match folder.last_checkpoint() {
         Ok(last) => anyhow!(
             "{error:#}\nthe checkpoint of step {} is intact; to resume from it: {}",

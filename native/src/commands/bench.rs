@@ -59,7 +59,7 @@ struct Row {
 
 /// Times each operation of a training step, compared with burn's own and with the device's limits.
 pub fn bench(arguments: &Bench) -> Result<()> {
-    let _pool = compute_from_here();
+    let _pool = compute_from_here(1);
     let opened = device::open(arguments.device)?;
     let mut config = Settings::changed(arguments.preset.config(), &arguments.set)?;
     if let Some(batch) = arguments.batch {
@@ -161,13 +161,13 @@ fn pictures_for(config: &Config, limits: Option<DeviceLimits>) -> Result<Picture
     let side = config.view_size * 8 / 7;
     match &limits {
         Some(limits) => config
-            .check_device(limits, (side, side), 1)
+            .check_device(limits, 1, (side, side), 1)
             .map_err(|error| anyhow!("{error} (--device cpu)"))?,
         None => {
             let limits = DeviceLimits {
                 binding_bytes: MOST_BYTES,
             };
-            if config.check_device(&limits, (side, side), 1).is_err() {
+            if config.check_device(&limits, 1, (side, side), 1).is_err() {
                 bail!(
                     "a batch of {} would need tensors of more than {} GiB on the CPU: use a smaller --batch",
                     config.batch,

@@ -1,10 +1,12 @@
 //! `barlow evaluate`, and the table at the end of `barlow train`.
 
 use anyhow::{Context, Result, bail, ensure};
+use barlow_core::collective::{Alone, Collective};
 use barlow_core::config::Config;
 use barlow_core::device::Device;
 use barlow_core::evaluate::{
-    Classifier, Embedder, Evaluation, Knn, Measurement, Metric, Pixels, Protocol,
+    Classifier, Embedder, Evaluation, FeatureExtractor, Knn, Measurement, Metric, Pixels, Protocol,
+    SharedExtractor,
 };
 use barlow_core::model::BarlowTwins;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -71,7 +73,8 @@ pub fn evaluate(arguments: &Evaluate) -> Result<()> {
     let probe = checkpoint
         .online_probe()
         .filter(|_| arguments.path.is_none());
-    let table = evaluate_with_baselines(&evaluation, learned, probe, config, &opened.device);
+    let table =
+        evaluate_with_baselines(&evaluation, learned, probe, config, &opened.device, &Alone)?;
     check_device()?;
     if arguments.json {
         say!("{}", serde_json::to_string_pretty(&table)?);
@@ -205,28 +208,44 @@ fn described(protocol: &Protocol) -> Result<String> {
     Ok(fields.collect::<Vec<_>>().join(", "))
 }
 
-/// Evaluates `learned`, with its online `probe`, and for comparison raw pixels and the same encoder before training.
+/// Evaluates `learned`, with its online `probe`, and for comparison raw pixels and the same encoder before training. The ranks share
+/// the work.
+///
+/// # Errors
+/// If a rank is lost.
 pub fn evaluate_with_baselines(
     evaluation: &Evaluation,
-    mut learned: Embedder,
+    learned: Embedder,
     probe: Option<&Classifier>,
     config: &Config,
     device: &Device,
-) -> Vec<Row> {
+    ranks: &dyn Collective,
+) -> Result<Vec<Row>> {
     let untrained = BarlowTwins::new(&config.encoder, &config.projector, config.seed, device);
-    let learned = block_on(evaluation.full(&mut learned, probe));
-    let pixels = block_on(evaluation.full(&mut Pixels, None));
-    let untrained = block_on(evaluation.full(&mut Embedder::new(untrained, config, device), None));
+    let untrained = Embedder::new(untrained, config, device);
+    let learned = measured(evaluation, learned, probe, ranks)?;
+    let pixels = measured(evaluation, Pixels, None, ranks)?;
+    let untrained = measured(evaluation, untrained, None, ranks)?;
     let named = |metrics: &[Metric], name: &str| metrics.iter().find(|f| f.name == name).cloned();
-    learned
-        .into_iter()
-        .map(|learned| Row {
-            pixels: named(&pixels, &learned.name),
-            untrained: named(&untrained, &learned.name),
-            name: learned.name.clone(),
-            learned,
-        })
-        .collect()
+    let rows = learned.into_iter().map(|learned| Row {
+        pixels: named(&pixels, &learned.name),
+        untrained: named(&untrained, &learned.name),
+        name: learned.name.clone(),
+        learned,
+    });
+    Ok(rows.collect())
+}
+
+fn measured(
+    evaluation: &Evaluation,
+    source: impl FeatureExtractor,
+    probe: Option<&Classifier>,
+    ranks: &dyn Collective,
+) -> Result<Vec<Metric>> {
+    let mut shared = SharedExtractor::new(source, ranks);
+    let metrics = block_on(evaluation.full(&mut shared, probe));
+    shared.finish()?;
+    Ok(metrics)
 }
 
 /// Prints the table of metrics.

@@ -1,5 +1,6 @@
 //! `barlow train`: trains a run, new or resumed.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,15 +9,18 @@ use barlow_core::config::Config;
 use barlow_core::device::Device;
 use barlow_core::session::Session;
 use barlow_core::train::{Checkpoint, Trainer, encoder_weights};
+use fd_lock::{RwLock, RwLockWriteGuard};
 use pollster::block_on;
 
 use super::advice::{advised, resume_command, with_way_on};
-use super::evaluate::{evaluate_with_baselines, print_table};
+use super::evaluate::{Row, evaluate_with_baselines, print_table};
 use super::resume::{AUTO, existing, held, name_of, resumed_settings};
 use crate::cli::Train;
 use crate::data::{Loaded, WaitStats};
+use crate::device::Opened;
+use crate::ranks::{self, Begun, Rank, all_succeeded, shared};
 use crate::record::Record;
-use crate::run::run;
+use crate::run::{follow, run};
 use crate::run_folder::RunFolder;
 use crate::settings::{Settings, Streaming};
 use crate::terminal::Terminal;
@@ -24,6 +28,19 @@ use crate::{ahead, data, device, plan, tiles};
 
 /// Trains from the start or from a checkpoint, and prints the final evaluation.
 pub fn train(arguments: &Train) -> Result<()> {
+    ranks::run(&arguments.device, |rank| train_as(arguments, &rank))
+}
+
+/// What rank 0 knows of a run before it begins.
+struct Found<'l> {
+    /// The folder of the run to resume.
+    existing: Option<RunFolder>,
+    begun: Begun,
+    _held: Option<RwLockWriteGuard<'l, File>>,
+}
+
+/// Finds the run to resume, if there is one, and reads what the run begins with.
+fn find<'l>(arguments: &Train, lock: &'l mut Option<RwLock<File>>) -> Result<Found<'l>> {
     let auto = arguments
         .resume
         .as_ref()
@@ -35,49 +52,129 @@ pub fn train(arguments: &Train) -> Result<()> {
     };
     let existing = existing(arguments, wanted.as_ref())?;
     // Locked before anything is read: another process may still be writing.
-    let mut lock = existing.as_ref().map(RunFolder::lock).transpose()?;
-    let _held = match (&mut lock, &existing) {
+    *lock = existing.as_ref().map(RunFolder::lock).transpose()?;
+    let held = match (lock, &existing) {
         (Some(lock), Some(folder)) => Some(held(lock, folder)?),
         _ => None,
     };
-    let mut settings = match (&existing, wanted) {
+    let settings = match (&existing, wanted) {
         (Some(folder), wanted) => resumed_settings(folder, arguments, wanted.as_ref())?,
         (None, Some(wanted)) => wanted,
         (None, None) => bail!("there is no run to resume"),
     };
     // With `auto`, a run that ended before its first checkpoint starts again, in the same folder.
     let checkpoint = match &existing {
-        Some(folder) if !auto || folder.has_checkpoint() => Some(folder.last_checkpoint()?),
+        Some(folder) if !auto || folder.has_checkpoint() => Some(folder.last_checkpoint_bytes()?),
         _ => None,
     };
-    let opened = device::open(arguments.device)?;
-    say!("training on {}", opened.name);
+    Ok(Found {
+        existing,
+        begun: Begun {
+            settings,
+            checkpoint,
+        },
+        _held: held,
+    })
+}
+
+/// A rank's side of a run that is ready.
+struct Ready {
+    opened: Opened,
+    loaded: Loaded,
+    trainer: Trainer,
+    waited: Option<Arc<WaitStats>>,
+    tiles: Option<tiles::Kept>,
+}
+
+/// Opens the rank's device, loads the pictures, and makes the trainer.
+fn prepare(
+    arguments: &Train,
+    begun: &Begun,
+    existing: Option<&RunFolder>,
+    rank: &Rank,
+) -> Result<Ready> {
+    let (settings, ranks) = (&begun.settings, rank.count());
+    let opened = device::open(rank.device)?;
+    match ranks {
+        1 => say!("training on {}", opened.name),
+        _ => say!(
+            "training on {ranks} ranks, of which the first computes on {}",
+            opened.name
+        ),
+    }
     let binding = opened.limits.as_ref().map(|limits| limits.binding_bytes);
     let loaded = data::load(&settings.data, binding)?;
     say!("{}", loaded.description);
     let config = settings.training.clone();
     config.check(loaded.set.count())?;
+    config.check_ranks(ranks)?;
     let memory = arguments
         .memory
         .map(|gibibytes| (gibibytes * f64::from(1 << 30)) as u64);
-    plan::check(&config, &loaded.set, &opened, memory)?;
+    plan::check(&config, &loaded.set, &opened, ranks, memory)?;
     if let Some(limits) = &opened.limits {
         let (size, held) = loaded.set.on_device(config.batch, config.view_size);
         config
-            .check_device(limits, size, held)
+            .check_device(limits, ranks, size, held)
             .map_err(|error| anyhow!("{error} (--device cpu)"))?;
     }
+    // Products have the shapes of a piece.
+    let piece = config.of_piece(ranks);
+    let tiles = tiles::choose(&opened, &piece, existing, arguments.tune)?;
+    ahead::compile(&opened.device, &piece);
+    let checkpoint = begun.checkpoint.as_deref().map(Checkpoint::read);
+    let checkpoint = checkpoint.transpose()?;
+    let (trainer, waited) = trainer(config, checkpoint, &loaded, &opened.device)?;
+    Ok(Ready {
+        opened,
+        loaded,
+        trainer,
+        waited,
+        tiles,
+    })
+}
 
-    let existing_folder = existing.as_ref();
-    let created;
-    let tiles = tiles::choose(&opened, &config, existing_folder, arguments.tune)?;
-    ahead::compile(&opened.device, &config);
-    let (mut trainer, waited) = trainer(config, checkpoint, &loaded, &opened.device)?;
-    if arguments.plan {
-        return plan::time(&mut trainer);
+/// Trains as one of the ranks.
+fn train_as(arguments: &Train, rank: &Rank) -> Result<()> {
+    let mut lock = None;
+    let found = rank.is_first().then(|| find(arguments, &mut lock));
+    let (found, begun) = match found {
+        None => (None, None),
+        Some(Err(error)) => (None, Some(Err(error))),
+        Some(Ok(Found {
+            existing,
+            begun,
+            _held,
+        })) => (Some((existing, _held)), Some(Ok(begun))),
+    };
+    let begun = shared(begun, rank)?;
+    let existing = found.as_ref().and_then(|(existing, _)| existing.as_ref());
+    let ready = prepare(arguments, &begun, existing, rank);
+    let Ready {
+        opened,
+        loaded,
+        mut trainer,
+        waited,
+        tiles,
+    } = all_succeeded(ready, rank.collective.as_ref())?;
+    if rank.count() > 1 {
+        trainer.join(rank.collective.clone())?;
     }
+    if arguments.plan {
+        return plan::time(&mut trainer, rank.on_machine);
+    }
+    let Begun { mut settings, .. } = begun;
+    if !rank.is_first() {
+        follow(&mut trainer, &loaded.evaluation, rank)?;
+        return match trainer.done() < trainer.steps() {
+            true => Ok(()),
+            false => measure(&trainer, &loaded, &settings).map(|_| ()),
+        };
+    }
+
+    let created;
     let is_new = existing.is_none();
-    let folder = match existing_folder {
+    let folder = match existing {
         Some(folder) => folder,
         None => {
             let name = name_of(settings.data.folder.as_deref());
@@ -117,14 +214,15 @@ pub fn train(arguments: &Train) -> Result<()> {
     if let Some(every) = every.ok().filter(|every| !every.is_zero()) {
         session = session.saved_every(every);
     }
-    run(&mut session, record, Terminal::new()?)
-        .map_err(|error| with_way_on(advised(error), folder, arguments.device))?;
+    run(&mut session, record, Terminal::new()?, rank.on_machine)
+        .map_err(|error| with_way_on(advised(error), folder, &arguments.device))?;
     let trainer = session.trainer();
+    trainer.ranks().end();
     if trainer.done() < trainer.steps() {
         say!(
             "stopped after step {} and saved. To resume: {}",
             trainer.done(),
-            resume_command(folder, arguments.device)
+            resume_command(folder, &arguments.device)
         );
         return Ok(());
     }
@@ -184,18 +282,7 @@ fn finish(
         "encoder.safetensors",
         &block_on(encoder_weights(&trainer.model().encoder))?,
     )?;
-    // A streamed set is evaluated on a sample during training, and at the end on all pictures that fit in memory.
-    let evaluation = match loaded.set.streaming() {
-        Streaming::Always => &data::load_evaluation(&settings.data)?,
-        _ => &loaded.evaluation,
-    };
-    let table = evaluate_with_baselines(
-        evaluation,
-        trainer.embedder(),
-        trainer.online_probe(),
-        trainer.config(),
-        trainer.device(),
-    );
+    let table = measure(trainer, loaded, settings)?;
     folder.write(
         "evaluation.json",
         serde_json::to_string_pretty(&table)?.as_bytes(),
@@ -206,4 +293,22 @@ fn finish(
         folder.path().display()
     );
     Ok(())
+}
+
+/// The final evaluation, which the ranks share out.
+fn measure(trainer: &Trainer, loaded: &Loaded, settings: &Settings) -> Result<Vec<Row>> {
+    // A streamed set is evaluated on a sample during training, and at the end on all pictures that fit in memory.
+    let evaluation = match loaded.set.streaming() {
+        Streaming::Always => &data::load_evaluation(&settings.data)?,
+        _ => &loaded.evaluation,
+    };
+    let ranks = trainer.ranks().collective().as_ref();
+    Ok(evaluate_with_baselines(
+        evaluation,
+        trainer.embedder(),
+        trainer.online_probe(),
+        trainer.config(),
+        trainer.device(),
+        ranks,
+    )?)
 }

@@ -78,13 +78,13 @@ pub fn load_into_memory_with(
             Some(problem) => {
                 skipped += 1;
                 if skipped <= NAMED_FILES {
-                    eprintln!("skipped {problem}");
+                    warn!("skipped {problem}");
                 }
             }
         }
     }
     if skipped > NAMED_FILES {
-        eprintln!(
+        warn!(
             "skipped {} more files that cannot be read",
             skipped - NAMED_FILES
         );

@@ -74,7 +74,7 @@ pub fn load(data: &Data, binding: Option<u64>) -> Result<Loaded> {
     };
     let catalog = open(path)?;
     for left_out in &catalog.left_out {
-        eprintln!("left out: {left_out}");
+        warn!("left out: {left_out}");
     }
     let Parts {
         mut train,
@@ -200,7 +200,7 @@ pub fn load_evaluation(data: &Data) -> Result<Evaluation> {
     };
     let catalog = open(path)?;
     for left_out in &catalog.left_out {
-        eprintln!("left out: {left_out}");
+        warn!("left out: {left_out}");
     }
     let Parts {
         mut train,
@@ -215,7 +215,7 @@ pub fn load_evaluation(data: &Data) -> Result<Evaluation> {
     let all = train.len() + test.len();
     let max = (2 * MAX_IN_MEMORY_BYTES / (3 * data.side * data.side) as u64) as usize;
     if all > max {
-        eprintln!(
+        warn!(
             "warning: {all} pictures of {0} x {0} do not fit in memory: evaluated on a sample of {max} (a published protocol, \
              --protocol, uses all)",
             data.side

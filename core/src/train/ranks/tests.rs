@@ -73,7 +73,7 @@ fn run(config: &Config, device: &burn::tensor::Device, ranks: usize, steps: usiz
         0 => *first.lock().unwrap() = Some(lead(trainer(Some(rank)))),
         _ => {
             let mut trainer = trainer(Some(rank));
-            block_on(trainer.follow()).unwrap();
+            block_on(trainer.follow(None)).unwrap();
             assert_eq!(trainer.done(), steps);
         }
     });

@@ -1,0 +1,74 @@
+//! What rank 0 reads for all, and how all learn that one of them has failed.
+
+use anyhow::{Context as _, Result, bail};
+use barlow_core::collective::Collective;
+
+use super::{Elsewhere, Rank};
+use crate::settings::Settings;
+
+/// What a run begins with.
+pub struct Begun {
+    /// Its settings.
+    pub settings: Settings,
+    /// The content of the checkpoint that it resumes from.
+    pub checkpoint: Option<Vec<u8>>,
+}
+
+/// What rank 0 has read, on every rank: another machine may not see the run's folder.
+///
+/// # Errors
+/// If rank 0 could not read it, or the ranks cannot go on together.
+pub fn shared(begun: Option<Result<Begun>>, rank: &Rank) -> Result<Begun> {
+    if rank.count() == 1 {
+        return begun.unwrap_or_else(|| Err(Elsewhere.into()));
+    }
+    // Empty if it could not.
+    let (mut bytes, failure) = match begun {
+        None => (Vec::new(), None),
+        Some(Err(error)) => (Vec::new(), Some(error)),
+        Some(Ok(begun)) => (packed(&begun)?, None),
+    };
+    rank.collective.broadcast(&mut bytes)?;
+    match failure {
+        Some(error) => Err(error),
+        None if bytes.is_empty() => Err(Elsewhere.into()),
+        None => unpacked(&bytes),
+    }
+}
+
+/// The length of the settings' text, the text, and the checkpoint.
+fn packed(begun: &Begun) -> Result<Vec<u8>> {
+    let text = begun.settings.to_toml()?;
+    let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(text.as_bytes());
+    bytes.extend(begun.checkpoint.iter().flatten());
+    Ok(bytes)
+}
+
+fn unpacked(bytes: &[u8]) -> Result<Begun> {
+    let Some((length, rest)) = bytes.split_first_chunk() else {
+        bail!("rank 0 has sent no settings");
+    };
+    let length = u64::from_le_bytes(*length) as usize;
+    let Some((text, checkpoint)) = rest.split_at_checked(length) else {
+        bail!("rank 0 has sent half of its settings");
+    };
+    let text = std::str::from_utf8(text).context("rank 0 has sent settings that are no text")?;
+    Ok(Begun {
+        settings: Settings::parse(text)?,
+        checkpoint: (!checkpoint.is_empty()).then(|| checkpoint.to_vec()),
+    })
+}
+
+/// `result`, if every rank has one; else the reason of this rank, or that another has one.
+///
+/// # Errors
+/// If a rank has failed.
+pub fn all_succeeded<T>(result: Result<T>, ranks: &dyn Collective) -> Result<T> {
+    let mut failed = [f32::from(u8::from(result.is_err()))];
+    ranks.sum(&mut failed)?;
+    match failed[0] > 0.0 {
+        true => Err(result.err().unwrap_or_else(|| Elsewhere.into())),
+        false => result,
+    }
+}
