@@ -86,7 +86,7 @@ impl Cost {
 }
 
 /// Gathering `count` numbers of all ranks together, or scattering as many sums.
-fn gather(ranks: usize, count: f64) -> Cost {
+pub fn gather(ranks: usize, count: f64) -> Cost {
     let others = ranks.saturating_sub(1) as f64;
     Cost {
         bytes: NUMBER * count * others / ranks as f64,

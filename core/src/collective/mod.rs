@@ -3,15 +3,19 @@
 //! The trait is as small as training needs, so that another transport takes a page. Whatever the ranks get from a call is the
 //! same on each, bit by bit: they update their networks by it, and must not drift apart.
 
-mod cost;
+pub mod cost;
 mod share;
 #[cfg(not(target_family = "wasm"))]
 mod threads;
+#[cfg(not(target_family = "wasm"))]
+mod timed;
 
-pub use cost::{Cost, Loss, Network, Sharing, sum};
+pub use cost::{Cost, Loss, Network, Sharing};
 pub use share::share;
 #[cfg(not(target_family = "wasm"))]
 pub use threads::Threads;
+#[cfg(not(target_family = "wasm"))]
+pub use timed::{Timed, Traffic, measured_network};
 
 /// Why ranks cannot go on together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

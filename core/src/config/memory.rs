@@ -110,7 +110,7 @@ impl Config {
         // The output of each convolution and of each block, and the views, with four channels.
         let mut kept: u64 = match self.recompute {
             Recompute::Nothing => maps.iter().map(size).sum(),
-            Recompute::Blocks => size(&maps[0]) + self.largest_insides(),
+            Recompute::Blocks => size(&maps[0]) + self.largest_inside(),
         };
         kept += self
             .encoder
@@ -131,9 +131,8 @@ impl Config {
         views * (self.precision.bytes() * (kept + 3 * largest) + NUMBER * wide as u64)
     }
 
-    /// Numbers of the convolutions' outputs in the two neighbouring blocks that have most, for one view: while a block is gone back
-    /// through, the inside of the one before is known as well.
-    fn largest_insides(&self) -> u64 {
+    /// Numbers of the convolutions' outputs in the block that has most, for one view.
+    fn largest_inside(&self) -> u64 {
         let maps = self.encoder.activations(self.view_size);
         let mut maps = maps[1..].iter();
         let layout = self.encoder.layout();
@@ -144,9 +143,7 @@ impl Config {
                 .map(|(channels, side)| (channels * side * side) as u64)
                 .sum()
         });
-        let blocks: Vec<u64> = blocks.collect();
-        let pairs = blocks.windows(2).map(|pair| pair.iter().sum());
-        pairs.max().or(blocks.first().copied()).unwrap_or(0)
+        blocks.max().unwrap_or(0)
     }
 
     /// The smallest number of pieces, a power of two, in which a step takes at most `available` bytes.

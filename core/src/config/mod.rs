@@ -1,12 +1,14 @@
 //! The configuration of a run: all its settings as one value, which is stored with the run.
 
 mod check;
+mod exchanges;
 mod memory;
 mod presets;
 
 use serde::{Deserialize, Serialize};
 
 pub use check::ConfigError;
+pub use exchanges::Exchanges;
 pub use memory::Memory;
 
 use crate::augment::Augmentation;

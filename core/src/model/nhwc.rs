@@ -710,11 +710,12 @@ impl<D: Operations> TapedBlock<D> {
         layers.for_each(|layer| layer.output = None);
     }
 
-    /// Computes the inside of the block again, if it was forgotten, from the block's input.
+    fn is_forgotten(&self) -> bool {
+        self.body.iter().any(|layer| layer.output.is_none())
+    }
+
+    /// Computes the inside of the block again, from the block's input.
     fn compute_again(&mut self, device: &D, input: &D::Images, views: usize) {
-        if self.body.iter().all(|layer| layer.output.is_some()) {
-            return;
-        }
         if let Some(shortcut) = &mut self.downsample {
             shortcut.compute_again(device, (input, None), views);
         }
@@ -780,20 +781,32 @@ impl<D: Operations> Tape<D> {
             || device.mean_pool_gradient(output, &grad_features, self.pool_grid),
         );
         let mut state = (g, None);
+        // The pooling's gradient has passed through the last block's ReLU already.
+        let mut is_last = true;
         while let Some(mut block) = blocks.pop() {
-            // The sums for the normalization before the block need the inside of the block before, too.
-            let views = self.views_per_picture;
-            let input = blocks.last().map_or(&self.input, |before| &before.output);
-            block.compute_again(device, input, views);
-            if let Some((before, others)) = blocks.split_last_mut() {
-                let input = others.last().map_or(&self.input, |other| &other.output);
-                before.compute_again(device, input, views);
+            let is_forgotten = block.is_forgotten();
+            if is_forgotten {
+                let input = blocks.last().map_or(&self.input, |before| &before.output);
+                block.compute_again(device, input, self.views_per_picture);
+                let (g, sums) = &mut state;
+                if sums.is_none() && !is_last {
+                    // The gradient after the block is that of its output: the ReLU's input was not known when it was made.
+                    let last = block.body.last().expect("a block has convolutions");
+                    let activation = last.activation(Some(&block.output));
+                    *sums = Some(device.measured(
+                        || call::<D>("ReLU gradient", g, 4),
+                        || device.activation_gradient(activation, g),
+                    ));
+                }
             }
+            is_last = false;
             // Before a block is another block, or the stem; if that was pooled, the pooling's gradient knows the slope.
             let (input, activation) = match (blocks.last(), &self.pooled) {
                 (Some(before), _) => {
                     let last = before.body.last().expect("a block has convolutions");
-                    (&before.output, Some(last.activation(Some(&before.output))))
+                    let known = (!before.is_forgotten()).then_some(last);
+                    let activation = known.map(|last| last.activation(Some(&before.output)));
+                    (&before.output, activation)
                 }
                 (None, None) => (&self.input, Some(self.stem.activation(Some(&self.input)))),
                 (None, Some(_)) => (&self.input, None),

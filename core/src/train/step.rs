@@ -14,7 +14,7 @@ use super::ranks::{Command, Ranks, compared};
 use super::reduce::reduce;
 use super::resume::{Conversion, resume_point};
 use super::{Checkpoint, CheckpointError, Progress, TrainError};
-use crate::collective::{Collective, CollectiveError, Loss, Sharing};
+use crate::collective::{Collective, CollectiveError};
 use crate::config::Config;
 use crate::data::{Labels, TrainingSet};
 use crate::device::uncaptured_errors;
@@ -522,11 +522,7 @@ impl Trainer {
             pictures: [views.count(), pictures],
             views: &|piece| self.views(views, Some(piece)),
             ranks: self.ranks.collective(),
-            sharing: Sharing::for_settings(Loss {
-                ranks: self.ranks.collective().size(),
-                pictures,
-                width: self.config.projector.embedding(),
-            }),
+            sharing: self.config.sharing(self.ranks.collective().size()),
         };
         let found = differentiate(&self.config, &mut model, &batch, scale).await;
         // Its running statistics are new.

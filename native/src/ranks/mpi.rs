@@ -171,7 +171,7 @@ fn parts(values: &[f32], counts: &[Count]) -> Vec<Vec<f32>> {
 }
 
 fn gather(values: &[f32], world: &SimpleCommunicator) -> Vec<Vec<f32>> {
-    let mut counts = vec![0 as Count; world.size() as usize];
+    let mut counts = vec![Count::default(); world.size() as usize];
     world.all_gather_into(&(values.len() as Count), &mut counts[..]);
     let total: Count = counts.iter().sum();
     let mut all = vec![0.0f32; total as usize];
@@ -182,7 +182,7 @@ fn gather(values: &[f32], world: &SimpleCommunicator) -> Vec<Vec<f32>> {
 
 fn exchange(of_ranks: &[Vec<f32>], world: &SimpleCommunicator) -> Vec<Vec<f32>> {
     let sent: Vec<Count> = of_ranks.iter().map(|part| part.len() as Count).collect();
-    let mut got = vec![0 as Count; sent.len()];
+    let mut got = vec![Count::default(); sent.len()];
     world.all_to_all_into(&sent[..], &mut got[..]);
     let values = of_ranks.concat();
     let total: Count = got.iter().sum();

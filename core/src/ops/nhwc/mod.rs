@@ -222,6 +222,14 @@ pub trait Operations: Clone {
         gradient: &Self::Images,
     ) -> Self::Sums;
 
+    /// Passes the gradient with respect to the output of a ReLU through it, in place, and returns the sums for the gradient of the
+    /// normalization before it: what an epilogue does, where the ReLU's input was not known yet.
+    fn activation_gradient(
+        &self,
+        activation: Activation<'_, Self>,
+        gradient: &Self::Images,
+    ) -> Self::Sums;
+
     /// Writes the gradients with respect to gamma and beta of a normalization of shape `extent`, and returns the coefficients
     /// for [`Self::norm_gradient`].
     fn norm_gradient_finish(

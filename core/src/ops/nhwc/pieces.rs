@@ -224,11 +224,21 @@ fn of_piece<'a, D: Operations>(
     Epilogue {
         accumulate: epilogue.accumulate.map(|images| &images[number]),
         residual: epilogue.residual.map(|images| &images[number]),
-        activation: epilogue.activation.map(|activation| Activation {
-            input: &activation.input[number],
-            normalization: activation.normalization,
-            output: activation.output.map(|images| &images[number]),
-        }),
+        activation: epilogue
+            .activation
+            .map(|activation| activation_of(&activation, number)),
+    }
+}
+
+/// The part of a ReLU that belongs to a piece.
+fn activation_of<'a, D: Operations>(
+    activation: &Activation<'a, Pieces<D>>,
+    number: usize,
+) -> Activation<'a, D> {
+    Activation {
+        input: &activation.input[number],
+        normalization: activation.normalization,
+        output: activation.output.map(|images| &images[number]),
     }
 }
 
@@ -449,6 +459,18 @@ impl<D: Operations> Operations for Pieces<D> {
             .zip(gradient)
             .map(|(x, gradient)| self.device.norm_gradient_sums((x, normalization), gradient));
         self.total(pieces.collect(), &Self::extents(x), false)
+    }
+
+    fn activation_gradient(
+        &self,
+        activation: Activation<'_, Self>,
+        gradient: &Vec<D::Images>,
+    ) -> D::Sums {
+        let pieces = gradient.iter().enumerate().map(|(number, gradient)| {
+            let activation = activation_of(&activation, number);
+            self.device.activation_gradient(activation, gradient)
+        });
+        self.total(pieces.collect(), &Self::extents(gradient), false)
     }
 
     fn norm_gradient_finish(

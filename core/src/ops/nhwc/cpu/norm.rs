@@ -286,6 +286,46 @@ pub fn norm_gradient_sums(
     groups.sum(&sums)
 }
 
+/// Passes a gradient through a ReLU in place, by the ReLU's `output` or, where that is not stored, by the normalized `x`, and returns
+/// [`gradient_sums`] of all images.
+pub fn activation_gradient(
+    (x, normalization): (&Images, &Normalization),
+    output: Option<&Images>,
+    gradient: &Images,
+) -> Sums {
+    let (floats, groups) = (x.floats(), Groups::of(&x.extent, normalization.views.len()));
+    let x = x.values();
+    let x = x.as_slice();
+    let output = output.map(Images::values);
+    let output = output.as_ref().map(|values| values.as_slice());
+    let views = normalization.views.as_slice();
+    let mut sums = Vec::new();
+    gradient.update(|gradient| {
+        sums = groups.map_parts(gradient, floats, |group, gradient| {
+            let (x, numbers) = (group.of(x, floats), &views[group.view]);
+            vectorized(|| match output {
+                Some(output) => {
+                    let pairs = gradient.iter_mut().zip(group.of(output, floats));
+                    pairs.for_each(|(gradient, y)| *gradient = passed(*y, *gradient));
+                }
+                None => {
+                    let channels = numbers.scale.len();
+                    let pixels = gradient.chunks_exact_mut(channels);
+                    for (gradients, pixel) in pixels.zip(x.chunks_exact(channels)) {
+                        let numbers = numbers.scale.iter().zip(&numbers.shift);
+                        let values = gradients.iter_mut().zip(pixel);
+                        for ((gradient, x), (scale, shift)) in values.zip(numbers) {
+                            *gradient = passed(x * scale + shift, *gradient);
+                        }
+                    }
+                }
+            });
+            gradient_sums(x, gradient, &numbers.mean)
+        });
+    });
+    groups.sum(&sums)
+}
+
 /// The gradient with respect to the input is `gradient * factor + x * slope + offset`, `[channels]` each.
 #[derive(Debug)]
 pub struct Coefficients {

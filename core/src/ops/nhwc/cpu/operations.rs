@@ -11,7 +11,7 @@ use super::images::{Cpu, Images, Normalization, Sums};
 use super::norm::{self, Coefficients, Parameters};
 use super::pool::{self, Pooled};
 use crate::ops::nhwc::pieces::TileSums;
-use crate::ops::nhwc::{Convolution, Epilogue, Extent, Operations, Running, Storage};
+use crate::ops::nhwc::{Activation, Convolution, Epilogue, Extent, Operations, Running, Storage};
 use crate::ops::runtime::cpu;
 use crate::ops::runtime::measure::{self, Call};
 
@@ -230,6 +230,15 @@ impl Operations for Cpu {
 
     fn norm_gradient_sums(&self, normalized: (&Images, &Normalization), gradient: &Images) -> Sums {
         norm::norm_gradient_sums(normalized, gradient)
+    }
+
+    fn activation_gradient(&self, activation: Activation<'_, Self>, gradient: &Images) -> Sums {
+        let Activation {
+            input,
+            normalization,
+            output,
+        } = activation;
+        norm::activation_gradient((input, normalization), output, gradient)
     }
 
     fn norm_gradient_finish(

@@ -8,7 +8,7 @@ use super::images::{Gpu, Images, Normalization, Sums};
 use super::pool::Pooled;
 use super::{gemm, norm, pool};
 use crate::ops::nhwc::pieces::TileSums;
-use crate::ops::nhwc::{Convolution, Epilogue, Extent, Operations, Running, Storage};
+use crate::ops::nhwc::{Activation, Convolution, Epilogue, Extent, Operations, Running, Storage};
 use crate::ops::runtime::launch::{self, kernel};
 use crate::ops::runtime::measure::{self, Call};
 use crate::ops::{gradient_buffers, on_wgpu};
@@ -186,6 +186,10 @@ impl Operations for Gpu {
 
     fn norm_gradient_sums(&self, normalized: (&Images, &Normalization), gradient: &Images) -> Sums {
         norm::norm_gradient_sums(self, normalized, gradient)
+    }
+
+    fn activation_gradient(&self, activation: Activation<'_, Self>, gradient: &Images) -> Sums {
+        norm::activation_gradient(self, &activation, gradient)
     }
 
     fn norm_gradient_finish(
