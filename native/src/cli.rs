@@ -353,9 +353,20 @@ pub struct Bench {
     /// Precision of activations and of the numbers that products multiply; burn's own operations always use 32 bits
     #[arg(long, value_enum, default_value_t = PrecisionChoice::F32)]
     pub precision: PrecisionChoice,
-    /// Where to compute: auto (a GPU if there is one), cpu, gpu, or an adapter's number from `barlow devices`
+    /// Where to compute: auto (a GPU if there is one), cpu, gpu, or an adapter's number from `barlow devices`; several for
+    /// --ranks
     #[arg(long, default_value = "auto")]
-    pub device: DeviceChoice,
+    pub device: Devices,
+    /// Measure what the ranks of a step exchange: those of --device or of MPI, beside the model's numbers. With numbers, such
+    /// as 8,64, print what so many ranks would exchange
+    #[arg(long, value_name = "NUMBERS", num_args = 0..=1, value_delimiter = ',', value_parser = rank_number)]
+    pub ranks: Option<Vec<usize>>,
+    /// Gigabits per second of the networks for --ranks on paper
+    #[arg(long, value_delimiter = ',', default_value = "10,25,100", value_parser = positive)]
+    pub gigabits: Vec<f64>,
+    /// Milliseconds that a rank computes in a step, for the efficiency in --ranks on paper
+    #[arg(long, value_name = "MS", value_parser = positive)]
+    pub computing_ms: Option<f64>,
     /// Approximate seconds to repeat each operation for
     #[arg(long, default_value_t = 0.3, value_parser = seconds)]
     pub seconds: f64,
@@ -432,6 +443,20 @@ fn gibibytes(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(gibibytes) if (0.001..=1e6).contains(&gibibytes) => Ok(gibibytes),
         _ => Err("expected a number of GiB, such as 24".into()),
+    }
+}
+
+fn rank_number(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(ranks) if (2..=65_536).contains(&ranks) => Ok(ranks),
+        _ => Err("expected a number of ranks, from 2 to 65536".into()),
+    }
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if number > 0.0 && f64::is_finite(number) => Ok(number),
+        _ => Err("expected a number above 0".into()),
     }
 }
 

@@ -33,12 +33,34 @@ pub fn test(arguments: &[String]) -> Result<()> {
     }
     run(command.args(["test", "--release"]).args(arguments))?;
     if arguments.is_empty() {
+        mpi()?;
         if cfg!(target_os = "linux") && !cpu_only {
             matrix_units()?;
         }
         browser()?;
     }
     Ok(())
+}
+
+/// Tests runs on several processes, where MPI is installed.
+fn mpi() -> Result<()> {
+    if !has("mpirun") || !has("mpicc") {
+        println!(
+            "no MPI: its tests need mpirun, mpicc and libclang (Debian: openmpi-bin libopenmpi-dev libclang-dev)"
+        );
+        return Ok(());
+    }
+    println!("on several processes of MPI");
+    run(cargo().args([
+        "test",
+        "--release",
+        "--package",
+        "barlow",
+        "--features",
+        "mpi",
+        "--test",
+        "ranks",
+    ]))
 }
 
 /// Tests operations, networks and training on an adapter with matrix units, where 16-bit products use them.

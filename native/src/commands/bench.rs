@@ -16,6 +16,7 @@ use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
 use super::advice::advised;
+use super::bench_ranks::bench_ranks;
 use super::kernels;
 use crate::ahead;
 use crate::cli::Bench;
@@ -59,8 +60,6 @@ struct Row {
 
 /// Times each operation of a training step, compared with burn's own and with the device's limits.
 pub fn bench(arguments: &Bench) -> Result<()> {
-    let _pool = compute_from_here(1);
-    let opened = device::open(arguments.device)?;
     let mut config = Settings::changed(arguments.preset.config(), &arguments.set)?;
     if let Some(batch) = arguments.batch {
         config.batch = batch;
@@ -68,10 +67,18 @@ pub fn bench(arguments: &Bench) -> Result<()> {
     config.precision = arguments.precision.into();
     let preset = arguments.preset.name();
     config.check(config.batch)?;
+    if arguments.ranks.is_some() {
+        return bench_ranks(arguments, &config);
+    }
+    let [device] = arguments.device.0.as_slice() else {
+        bail!("one device is measured at a time: several are for --ranks");
+    };
+    let _pool = compute_from_here(1);
+    let opened = device::open(*device)?;
     config
         .check_precision(&opened.device)
         .map_err(|error| advised(TrainError::from(error).into()))?;
-    let pictures = pictures_for(&config, opened.limits)?;
+    let pictures = pictures_for(&config, config.batch, opened.limits)?;
     if arguments.tune {
         tiles::choose(&opened, &config, None, true)?;
     }
@@ -155,9 +162,13 @@ pub fn bench(arguments: &Bench) -> Result<()> {
 /// Maximum bytes of a tensor on the CPU, which has no limit of its own: a batch that needs more is a mistake.
 const MOST_BYTES: u64 = 4 << 30;
 
-/// Pictures for one batch: the emoji if their size and number suffice, else noise somewhat larger than the views. Fails
+/// `count` pictures: the emoji if their size and number suffice, else noise somewhat larger than the views. Fails
 /// if the tensors of such a batch do not fit on the device.
-fn pictures_for(config: &Config, limits: Option<DeviceLimits>) -> Result<Pictures> {
+pub fn pictures_for(
+    config: &Config,
+    count: usize,
+    limits: Option<DeviceLimits>,
+) -> Result<Pictures> {
     let side = config.view_size * 8 / 7;
     match &limits {
         Some(limits) => config
@@ -176,10 +187,10 @@ fn pictures_for(config: &Config, limits: Option<DeviceLimits>) -> Result<Picture
             }
         }
     }
-    if config.view_size == SIDE && config.batch <= emoji().noto.count() {
+    if config.view_size == SIDE && count <= emoji().noto.count() {
         return Ok(emoji().noto.clone());
     }
-    Ok(noise(config.batch, side))
+    Ok(noise(count, side))
 }
 
 struct Bencher {

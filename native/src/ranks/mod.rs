@@ -52,6 +52,11 @@ pub fn is_quiet() -> bool {
     QUIET.get()
 }
 
+/// Whether this process is or has one of several ranks.
+pub fn are_several(devices: &Devices) -> bool {
+    devices.0.len() > 1 || Started::by_environment().is_some()
+}
+
 /// Runs `task` as each rank that this process has.
 ///
 /// # Errors
