@@ -7,10 +7,9 @@ mod program;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
 use safetensors::SafeTensors;
-use tempfile::TempDir;
 
 use program::*;
 
@@ -210,165 +209,158 @@ fn processes_of_a_launcher_need_mpi() {
     assert!(!place.path().join("runs").exists());
 }
 
-/// Runs the program on so many processes of MPI.
 #[cfg(feature = "mpi")]
-fn launcher(place: &Path, ranks: &str) -> Command {
-    let mut command = Command::new("mpirun");
-    command
-        .args(["--oversubscribe", "-n", ranks])
-        .current_dir(place)
-        .env("OMPI_ALLOW_RUN_AS_ROOT", "1")
-        .env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
-    command
-}
-
-#[cfg(feature = "mpi")]
-fn mpirun(place: &Path, ranks: &str, arguments: &[&str]) -> Output {
-    let mut command = launcher(place, ranks);
-    let command = command.arg(env!("CARGO_BIN_EXE_barlow")).args(arguments);
-    command.output().unwrap()
-}
-
-#[cfg(feature = "mpi")]
-#[test]
-fn ranks_of_mpi_compute_the_step_of_one_rank() {
-    let place = pictures(20);
-    let place = place.path();
-    succeed(place, &step("one", "accumulate=1", &["--device", "cpu"]));
-    for (out, pieces, ranks) in [
-        ("two", "accumulate=1", "2"),
-        ("three", "accumulate=1", "3"),
-        ("both", "accumulate=2", "3"),
-    ] {
-        let output = mpirun(place, ranks, &step(out, pieces, &["--device", "cpu"]));
-        let said = text(&output.stdout);
-        assert!(output.status.success(), "{}", text(&output.stderr));
-        // Rank 0 alone speaks.
-        assert_eq!(said.matches("training on").count(), 1, "{said}");
-        assert_same(&place.join(out), &place.join("one"));
-    }
-}
-
-/// A shell that takes the pictures away from rank 1, where namespaces can be made.
-#[cfg(feature = "mpi")]
-const BLIND: &str = r#"
-    if [ "$OMPI_COMM_WORLD_RANK" = 1 ]; then
-        exec unshare --mount sh -c 'mount -t tmpfs none pictures && exec "$@"' sh "$@"
-    fi
-    exec "$@"
-"#;
-
-#[cfg(feature = "mpi")]
-#[test]
-fn pictures_that_one_rank_cannot_read_end_all() {
-    let place: TempDir = pictures(20);
-    let mut command = launcher(place.path(), "2");
-    let command = command
-        .args(["sh", "-c", BLIND, "sh", env!("CARGO_BIN_EXE_barlow")])
-        .args(tiny(&["pictures", "--out", "run"]));
-    let output = command.output().unwrap();
-    let message = text(&output.stderr);
-    if message.contains("unshare") || message.contains("mount:") {
-        println!("no namespaces here: {message}");
-        return;
-    }
-    assert!(!output.status.success(), "{message}");
-    assert_eq!(message.matches("error: rank 1").count(), 1, "{message}");
-    assert!(!place.path().join("run").exists());
-}
-
-/// A rank that is killed ends all, and the same line goes on, to the same end.
-#[cfg(feature = "mpi")]
-#[test]
-fn a_killed_rank_ends_all_and_the_same_line_goes_on() {
+mod mpi {
+    use std::process::{Command, Stdio};
     use std::time::Duration;
-    let place = pictures(20);
-    let place = place.path();
-    let arguments = |out: &'static str| {
-        tiny(&[
+
+    use super::*;
+
+    /// Runs the program on so many processes of MPI.
+    fn launcher(place: &Path, ranks: &str) -> Command {
+        let mut command = Command::new("mpirun");
+        command
+            .args(["--oversubscribe", "-n", ranks])
+            .current_dir(place)
+            .env("OMPI_ALLOW_RUN_AS_ROOT", "1")
+            .env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+        command
+    }
+
+    fn mpirun(place: &Path, ranks: &str, arguments: &[&str]) -> Output {
+        let mut command = launcher(place, ranks);
+        let command = command.arg(env!("CARGO_BIN_EXE_barlow")).args(arguments);
+        command.output().unwrap()
+    }
+
+    #[test]
+    fn ranks_of_mpi_compute_the_step_of_one_rank() {
+        let place = pictures(20);
+        let place = place.path();
+        succeed(place, &step("one", "accumulate=1", &["--device", "cpu"]));
+        for (out, pieces, ranks) in [
+            ("two", "accumulate=1", "2"),
+            ("three", "accumulate=1", "3"),
+            ("both", "accumulate=2", "3"),
+        ] {
+            let output = mpirun(place, ranks, &step(out, pieces, &["--device", "cpu"]));
+            let said = text(&output.stdout);
+            assert!(output.status.success(), "{}", text(&output.stderr));
+            // Rank 0 alone speaks.
+            assert_eq!(said.matches("training on").count(), 1, "{said}");
+            assert_same(&place.join(out), &place.join("one"));
+        }
+    }
+
+    /// A shell that takes the pictures away from rank 1, where namespaces can be made.
+    const BLIND: &str = r#"
+        if [ "$OMPI_COMM_WORLD_RANK" = 1 ]; then
+            exec unshare --mount sh -c 'mount -t tmpfs none pictures && exec "$@"' sh "$@"
+        fi
+        exec "$@"
+    "#;
+
+    #[test]
+    fn pictures_that_one_rank_cannot_read_end_all() {
+        let place = pictures(20);
+        let mut command = launcher(place.path(), "2");
+        let command = command
+            .args(["sh", "-c", BLIND, "sh", env!("CARGO_BIN_EXE_barlow")])
+            .args(tiny(&["pictures", "--out", "run"]));
+        let output = command.output().unwrap();
+        let message = text(&output.stderr);
+        if message.contains("unshare") || message.contains("mount:") {
+            println!("no namespaces here: {message}");
+            return;
+        }
+        assert!(!output.status.success(), "{message}");
+        assert_eq!(message.matches("error: rank 1").count(), 1, "{message}");
+        assert!(!place.path().join("run").exists());
+    }
+
+    /// A rank that is killed ends all, and the same line goes on, to the same end.
+    #[test]
+    fn a_killed_rank_ends_all_and_the_same_line_goes_on() {
+        let place = pictures(20);
+        let place = place.path();
+        let arguments = |out: &'static str| {
+            tiny(&[
+                "pictures",
+                "--out",
+                out,
+                "--epochs",
+                "60",
+                "--resume",
+                "auto",
+                "--set",
+                "checkpoint_every=1",
+                "--set",
+                "evaluate_every=0",
+            ])
+        };
+        assert!(mpirun(place, "2", &arguments("whole")).status.success());
+        let mut command = launcher(place, "2");
+        let command = command
+            .arg(env!("CARGO_BIN_EXE_barlow"))
+            .args(arguments("killed"));
+        let mut run = command.stderr(Stdio::piped()).spawn().unwrap();
+        let checkpoints = place.join("killed/checkpoints");
+        while fs::read_dir(&checkpoints).map_or(0, Iterator::count) == 0 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let children = Command::new("pgrep")
+            .args(["-P", &run.id().to_string()])
+            .output();
+        let children = text(&children.unwrap().stdout);
+        let victim = children.lines().last().unwrap();
+        assert!(
+            Command::new("kill")
+                .args(["-9", victim])
+                .status()
+                .unwrap()
+                .success()
+        );
+        assert!(!run.wait().unwrap().success());
+        let output = mpirun(place, "2", &arguments("killed"));
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let weights = |run: &str| fs::read(place.join(run).join("encoder.safetensors")).unwrap();
+        assert!(weights("whole") == weights("killed"), "the weights differ");
+    }
+
+    /// A signal to any rank stops all, which save once.
+    #[test]
+    fn a_signal_to_any_rank_stops_all() {
+        let place = pictures(20);
+        let place = place.path();
+        let arguments = tiny(&[
             "pictures",
             "--out",
-            out,
+            "run",
             "--epochs",
-            "60",
-            "--resume",
-            "auto",
-            "--set",
-            "checkpoint_every=1",
+            "100000",
             "--set",
             "evaluate_every=0",
-        ])
-    };
-    assert!(mpirun(place, "2", &arguments("whole")).status.success());
-    let mut command = launcher(place, "2");
-    let command = command
-        .arg(env!("CARGO_BIN_EXE_barlow"))
-        .args(arguments("killed"));
-    let mut run = command
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let checkpoints = place.join("killed/checkpoints");
-    while fs::read_dir(&checkpoints).map_or(0, Iterator::count) == 0 {
-        std::thread::sleep(Duration::from_millis(5));
+        ]);
+        let mut command = launcher(place, "2");
+        let command = command.arg(env!("CARGO_BIN_EXE_barlow")).args(arguments);
+        let run = command.stdout(Stdio::piped()).spawn().unwrap();
+        while fs::read_dir(place.join("run/checkpoints")).map_or(0, Iterator::count) == 0 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let children = Command::new("pgrep")
+            .args(["-P", &run.id().to_string()])
+            .output();
+        let children = text(&children.unwrap().stdout);
+        let last = children.lines().last().unwrap();
+        assert!(
+            Command::new("kill")
+                .args(["-USR1", last])
+                .status()
+                .unwrap()
+                .success()
+        );
+        let output = run.wait_with_output();
+        let said = output.map(|output| text(&output.stdout)).unwrap();
+        assert_eq!(said.matches("and saved. To resume").count(), 1, "{said}");
     }
-    let children = Command::new("pgrep")
-        .args(["-P", &run.id().to_string()])
-        .output();
-    let children = text(&children.unwrap().stdout);
-    let victim = children.lines().last().unwrap();
-    assert!(
-        Command::new("kill")
-            .args(["-9", victim])
-            .status()
-            .unwrap()
-            .success()
-    );
-    assert!(!run.wait().unwrap().success());
-    let output = mpirun(place, "2", &arguments("killed"));
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    let weights = |run: &str| fs::read(place.join(run).join("encoder.safetensors")).unwrap();
-    assert!(weights("whole") == weights("killed"), "the weights differ");
-}
-
-/// A signal to any rank stops all, which save once.
-#[cfg(feature = "mpi")]
-#[test]
-fn a_signal_to_any_rank_stops_all() {
-    use std::time::Duration;
-    let place = pictures(20);
-    let place = place.path();
-    let arguments = tiny(&[
-        "pictures",
-        "--out",
-        "run",
-        "--epochs",
-        "100000",
-        "--set",
-        "evaluate_every=0",
-    ]);
-    let mut command = launcher(place, "2");
-    let command = command.arg(env!("CARGO_BIN_EXE_barlow")).args(arguments);
-    let run = command
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    while fs::read_dir(place.join("run/checkpoints")).map_or(0, Iterator::count) == 0 {
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    let children = Command::new("pgrep")
-        .args(["-P", &run.id().to_string()])
-        .output();
-    let children = text(&children.unwrap().stdout);
-    let last = children.lines().last().unwrap();
-    assert!(
-        Command::new("kill")
-            .args(["-USR1", last])
-            .status()
-            .unwrap()
-            .success()
-    );
-    let output = run.wait_with_output();
-    let said = output.map(|output| text(&output.stdout)).unwrap();
-    assert_eq!(said.matches("and saved. To resume").count(), 1, "{said}");
 }

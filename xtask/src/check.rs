@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::{arrows, cargo, run};
+use crate::{arrows, cargo, has, run};
 
 /// Runs all of them, in release mode, so that build scripts and procedural macros are built once for everything.
 pub fn check() -> Result<()> {
@@ -11,6 +11,11 @@ pub fn check() -> Result<()> {
     run(cargo()
         .args(["clippy", "--release", "--workspace", "--all-targets"])
         .args(["--", "--deny", "warnings"]))?;
+    if has("mpicc") {
+        run(cargo()
+            .args(["clippy", "--release", "--all-targets", "--features", "mpi"])
+            .args(["--", "--deny", "warnings"]))?;
+    }
     run(cargo()
         .args([
             "doc",

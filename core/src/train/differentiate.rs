@@ -143,7 +143,7 @@ enum Tape {
     /// By our fused operations.
     Fused(Box<Forward>),
     /// By burn's autodiff, where ours do not run: the tracked embeddings.
-    Autodiff(Tensor<2>),
+    Autodiff(Box<Tensor<2>>),
 }
 
 impl Pass {
@@ -175,7 +175,7 @@ impl Pass {
             network,
             features: features.inner(),
             embeddings: embeddings.clone().inner(),
-            tape: Tape::Autodiff(embeddings),
+            tape: Tape::Autodiff(Box::new(embeddings)),
         })
     }
 }
@@ -187,7 +187,7 @@ impl Tape {
             Self::Fused(forward) => forward.backward(model, grad_z, gradients),
             Self::Autodiff(z) => {
                 // The gradient of this sum with respect to z is `grad_z`.
-                let mut more = (z * grad_z.autodiff()).sum().backward();
+                let mut more = (*z * grad_z.autodiff()).sum().backward();
                 model.clone().visit("", &mut Add(gradients, &mut more));
             }
         }

@@ -420,7 +420,8 @@ impl Trainer {
     pub async fn learn(&mut self, views: Tensor<4>) -> Result<StepReport, TrainError> {
         let count = views.dims()[0] / 2;
         let agreed = self.ranks.agree(Command::Step, count, false)?;
-        self.learn_from(Views::Given(views), agreed.pictures).await
+        self.learn_from(Views::Given(Box::new(views)), agreed.pictures)
+            .await
     }
 
     /// Does one step on this rank's part of a batch of so many `pictures`.
@@ -545,7 +546,7 @@ impl Trainer {
                         .slice([rows, 0..channels, 0..height, 0..width])
                 };
                 match 2 * piece.len() == count {
-                    true => views.clone(),
+                    true => views.as_ref().clone(),
                     false => Tensor::cat(vec![of_view(0), of_view(1)], 0),
                 }
             }
@@ -579,7 +580,7 @@ enum Views {
     /// Views that are still to be made.
     Drawn(StepPictures),
     /// Views `[2 n, 3, size, size]`.
-    Given(Tensor<4>),
+    Given(Box<Tensor<4>>),
 }
 
 impl Views {

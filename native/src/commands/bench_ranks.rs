@@ -11,7 +11,7 @@ use comfy_table::{CellAlignment, Table};
 use pollster::block_on;
 use serde::Serialize;
 
-use super::bench::pictures_for;
+use super::bench_pictures::pictures_for;
 use crate::cli::Bench;
 use crate::device;
 use crate::ranks::{self, Rank};

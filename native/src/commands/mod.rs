@@ -2,6 +2,7 @@
 
 mod advice;
 mod bench;
+mod bench_pictures;
 mod bench_ranks;
 mod data;
 mod devices;
