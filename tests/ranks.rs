@@ -363,4 +363,13 @@ mod mpi {
         let said = output.map(|output| text(&output.stdout)).unwrap();
         assert_eq!(said.matches("and saved. To resume").count(), 1, "{said}");
     }
+
+    #[test]
+    fn a_plan_is_made_once() {
+        let place = pictures(20);
+        let output = mpirun(place.path(), "2", &tiny(&["pictures", "--plan"]));
+        let said = text(&output.stdout);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert_eq!(said.matches("a step takes").count(), 1, "{said}");
+    }
 }

@@ -12,7 +12,7 @@ use barlow_core::session::{Message, Request, Session};
 use barlow_core::train::Trainer;
 use pollster::block_on;
 
-use crate::ranks::Rank;
+use crate::ranks::{Rank, is_quiet};
 use crate::record::Record;
 use crate::terminal::Terminal;
 
@@ -139,13 +139,16 @@ pub fn follow(trainer: &mut Trainer, evaluation: &Evaluation, rank: &Rank) -> Re
 fn stop_when_interrupted(stop: impl Fn() -> bool + Send + Sync + 'static) -> Result<()> {
     let interrupts = Arc::new(AtomicUsize::new(0));
     let stop = Arc::new(stop);
+    let quiet = is_quiet();
     #[cfg(unix)]
     let scheduled = stop.clone();
     ctrlc::set_handler(move || {
         if interrupts.fetch_add(1, Ordering::SeqCst) > 0 || !stop() {
             std::process::exit(INTERRUPTED);
         }
-        eprintln!("\nfinishing the step and saving; interrupt again to quit immediately");
+        if !quiet {
+            eprintln!("\nfinishing the step and saving; interrupt again to quit immediately");
+        }
     })
     .context("cannot install the handler of interrupts")?;
     // Signals that a scheduler sends before the time limit (Slurm: --signal=USR1@60); SIGTERM is handled above.
@@ -158,7 +161,9 @@ fn stop_when_interrupted(stop: impl Fn() -> bool + Send + Sync + 'static) -> Res
             .name("signals".into())
             .spawn(move || {
                 for _ in signals.forever() {
-                    eprintln!("\nreceived a signal: finishing the step and saving");
+                    if !quiet {
+                        eprintln!("\nreceived a signal: finishing the step and saving");
+                    }
                     if !scheduled() {
                         break;
                     }

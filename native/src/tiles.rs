@@ -17,7 +17,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::ahead;
 use crate::data::noise;
-use crate::device::{Opened, clock};
+use crate::device::{Identity, Opened, clock};
 use crate::run_folder::RunFolder;
 
 /// The file in a run's folder.
@@ -52,7 +52,7 @@ pub fn choose(
     let Some(identity) = &opened.adapter else {
         return Ok(None);
     };
-    let adapter = format!("{}, kernels {:016x}", identity.name, kernels_fingerprint());
+    let adapter = adapter_of(identity);
     let of_adapter = |file| read(file).filter(|kept| kept.adapter == adapter);
     // A run that began without any goes on without.
     let of_run = resumed.and_then(|folder| of_adapter(folder.path().join(FILE)));
@@ -73,6 +73,22 @@ pub fn choose(
     let tiles = chosen.as_ref().map(|kept| kept.tiles.clone());
     use_tiles(&opened.device, &tiles.unwrap_or_default());
     Ok(chosen)
+}
+
+/// Uses the tiles that rank 0 has chosen, if it computes on such an adapter too: sums in another order are other numbers. Says whether
+/// it does.
+pub fn adopt(opened: &Opened, of_first: Option<&Kept>) -> bool {
+    let adapter = opened.adapter.as_ref().map(adapter_of);
+    let same = of_first.filter(|kept| Some(&kept.adapter) == adapter.as_ref());
+    if let Some(kept) = same {
+        use_tiles(&opened.device, &kept.tiles);
+    }
+    same.is_some()
+}
+
+/// The adapter and the kernels, as kept tiles name them.
+fn adapter_of(identity: &Identity) -> String {
+    format!("{}, kernels {:016x}", identity.name, kernels_fingerprint())
 }
 
 /// What is known, with tiles for this run's products; `None` if they could not be timed.

@@ -57,8 +57,12 @@ impl Threads {
         state.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What all ranks gave, in order.
-    fn all<T: Any + Send + Sync>(&self, mine: T) -> Result<Vec<Arc<T>>, CollectiveError> {
+    /// What all ranks gave in the same `call`, in order.
+    fn all<T: Any + Send + Sync>(
+        &self,
+        call: &'static str,
+        mine: T,
+    ) -> Result<Vec<Arc<(&'static str, T)>>, CollectiveError> {
         let wait = |state| {
             let state = self.shared.changed.wait(state);
             state.unwrap_or_else(PoisonError::into_inner)
@@ -73,7 +77,7 @@ impl Threads {
             state = wait(state);
         }
         lost(&state)?;
-        state.given[self.rank] = Some(Arc::new(mine));
+        state.given[self.rank] = Some(Arc::new((call, mine)));
         if state.given.iter().all(Option::is_some) {
             let all = state.given.iter_mut().filter_map(Option::take).collect();
             state.all = Some(Arc::new(all));
@@ -93,7 +97,10 @@ impl Threads {
         }
         drop(state);
         let other = || CollectiveError::Transport("the ranks made different calls".into());
-        let part = |part: &Part| part.clone().downcast::<T>().map_err(|_| other());
+        let part = |part: &Part| match part.clone().downcast::<(&'static str, T)>() {
+            Ok(part) if part.0 == call => Ok(part),
+            _ => Err(other()),
+        };
         all.iter().map(part).collect()
     }
 }
@@ -116,31 +123,35 @@ impl Collective for Threads {
     }
 
     fn sum(&self, values: &mut [f32]) -> Result<(), CollectiveError> {
-        let all = self.all(values.to_vec())?;
+        let all = self.all("sum", values.to_vec())?;
+        if all.iter().any(|part| part.1.len() != values.len()) {
+            let other = "the ranks add up different numbers of values";
+            return Err(CollectiveError::Transport(other.into()));
+        }
         // Each rank adds up a share, always in the order of the ranks, so that the result has the same bits in every run.
         let range = share(values.len(), self.rank, self.size());
-        let mut sums = all[0][range.clone()].to_vec();
+        let mut sums = all[0].1[range.clone()].to_vec();
         for others in &all[1..] {
-            let others = &others[range.clone()];
+            let others = &others.1[range.clone()];
             sums.iter_mut().zip(others).for_each(|(sum, x)| *sum += x);
         }
         let mut rest = values;
-        for sums in self.all(sums)? {
-            let (part, after) = rest.split_at_mut(sums.len());
-            part.copy_from_slice(&sums);
+        for sums in self.all("summed", sums)? {
+            let (part, after) = rest.split_at_mut(sums.1.len());
+            part.copy_from_slice(&sums.1);
             rest = after;
         }
         Ok(())
     }
 
     fn gather(&self, values: &[f32]) -> Result<Vec<Vec<f32>>, CollectiveError> {
-        let all = self.all(values.to_vec())?;
-        Ok(all.iter().map(|values| values.to_vec()).collect())
+        let all = self.all("gather", values.to_vec())?;
+        Ok(all.iter().map(|part| part.1.clone()).collect())
     }
 
     fn exchange(&self, parts: Vec<Vec<f32>>) -> Result<Vec<Vec<f32>>, CollectiveError> {
-        let all = self.all(parts)?;
-        Ok(all.iter().map(|parts| parts[self.rank].clone()).collect())
+        let all = self.all("exchange", parts)?;
+        Ok(all.iter().map(|part| part.1[self.rank].clone()).collect())
     }
 
     fn broadcast(&self, bytes: &mut Vec<u8>) -> Result<(), CollectiveError> {
@@ -148,12 +159,12 @@ impl Collective for Threads {
             0 => std::mem::take(bytes),
             _ => Vec::new(),
         };
-        *bytes = self.all(mine)?[0].to_vec();
+        *bytes = self.all("broadcast", mine)?[0].1.clone();
         Ok(())
     }
 
     fn barrier(&self) -> Result<(), CollectiveError> {
-        self.all(()).map(|_| ())
+        self.all("barrier", ()).map(|_| ())
     }
 }
 
@@ -194,6 +205,21 @@ mod tests {
             assert_eq!(bytes, [7]);
             ranks.barrier().unwrap();
         });
+    }
+
+    #[test]
+    fn ranks_that_make_different_calls_are_told() {
+        let ends = each_rank(2, |ranks| match ranks.rank() {
+            0 => ranks.sum(&mut [1.0]),
+            _ => ranks.gather(&[1.0]).map(|_| ()),
+        });
+        let told = |end: &Result<(), CollectiveError>| {
+            matches!(
+                end,
+                Err(CollectiveError::Transport(_) | CollectiveError::Lost { .. })
+            )
+        };
+        assert!(ends.iter().all(told), "{ends:?}");
     }
 
     #[test]

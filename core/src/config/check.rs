@@ -76,10 +76,11 @@ impl Config {
         if activations > max {
             let what = format!("{piece} pictures at once have activations");
             let fits = (piece as u64).saturating_mul(max) / activations;
-            let pieces = self
-                .batch
-                .div_ceil(ranks.max(1))
-                .div_ceil(fits.max(1) as usize);
+            if fits < 2 {
+                let advice = "make the views smaller".into();
+                return too_large("batch", what, activations, advice);
+            }
+            let pieces = self.batch.div_ceil(ranks.max(1)).div_ceil(fits as usize);
             let advice = format!(
                 "make the batch at most {}, or compute it in pieces (accumulate={pieces}), or make the views smaller",
                 fits * (ranks * self.accumulate) as u64

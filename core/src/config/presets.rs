@@ -250,7 +250,15 @@ mod tests {
     ];
 
     /// Settings of ours that no published recipe has.
-    const OURS: [&str; 4] = ["seed", "evaluate_every", "checkpoint_every", "online_probe"];
+    const OURS: [&str; 7] = [
+        "accumulate",
+        "recompute",
+        "sync_batch_norm",
+        "seed",
+        "evaluate_every",
+        "checkpoint_every",
+        "online_probe",
+    ];
 
     /// Collects every setting in `value` as text, by its dotted name.
     fn flat(path: &str, value: &Value, to: &mut BTreeMap<String, String>) {

@@ -15,6 +15,7 @@ use super::TrainError;
 use super::reduce::Statistics;
 use crate::collective::{Collective, Sharing, share};
 use crate::config::{Config, Recompute};
+use crate::device::runs_on_cpu;
 use crate::loss::{Minimized, SharedLoss, shared_loss};
 use crate::model::{BarlowTwins, Forward, Mode, Network, Training, Visitor, WholeBatch};
 use crate::ops::LossOutput;
@@ -153,6 +154,11 @@ impl Pass {
         training: &Training,
     ) -> Result<Self, TrainError> {
         let mut network = model.clone();
+        if cfg!(target_family = "wasm") && training.whole.is_some() && !runs_on_cpu(&views.device())
+        {
+            let problem = "a browser cannot wait for its GPU within a step: sync_batch_norm = \"all\" needs one piece there";
+            return Err(TrainError::Unsupported(problem.into()));
+        }
         if let Some(forward) = network.forward_nhwc(&views, training) {
             return Ok(Self {
                 network,

@@ -74,12 +74,17 @@ impl Ranks {
         self.known.load(Ordering::SeqCst)
     }
 
-    /// Lets the other ranks end, if this is the one that they follow.
+    /// What all agreed on is done, and the other ranks wait for what comes next.
+    pub(super) fn succeeded(&self) {
+        let is_followed = self.collective.rank() == 0 && self.collective.size() > 1;
+        self.open.store(is_followed, Ordering::SeqCst);
+    }
+
+    /// Lets the other ranks end, if this is the one that they follow, and they wait for it.
     pub fn end(&self) {
         if self.open.load(Ordering::SeqCst) {
             // If one cannot go on, it ends as well.
             _ = self.agree(Command::End, 0, false);
-            self.open.store(false, Ordering::SeqCst);
         }
     }
 
@@ -105,8 +110,8 @@ impl Ranks {
         };
         let mut numbers = vec![f32::from(command as u8), asked, pictures as f32];
         numbers.extend((0..size).map(|other| f32::from(u8::from(failed && other == rank))));
-        // Whatever goes wrong, nobody listens any more.
-        let open = self.open.swap(false, Ordering::SeqCst);
+        // Until what comes next has succeeded, the others do not wait for what follows.
+        self.open.store(false, Ordering::SeqCst);
         self.collective.sum(&mut numbers)?;
         let failed = numbers[3..].iter().enumerate();
         let failed: Vec<usize> = failed
@@ -116,7 +121,6 @@ impl Ranks {
         if !failed.is_empty() {
             return Err(TrainError::Elsewhere { ranks: failed });
         }
-        self.open.store(open, Ordering::SeqCst);
         self.known.store(numbers[1] > 0.0, Ordering::SeqCst);
         let command = match numbers[0] as u8 {
             1 => Command::Step,

@@ -67,6 +67,9 @@ pub struct Trainer {
     loss_scale: LossScale,
     probe: Option<OnlineProbe>,
     ranks: Ranks,
+    /// How the loss is shared out, if not by the cheapest way.
+    #[cfg(test)]
+    pub(super) sharing: Option<crate::collective::Sharing>,
     /// The last step's cross-correlation.
     correlation: Option<Tensor<2>>,
 }
@@ -135,6 +138,8 @@ impl Trainer {
             loss_scale: LossScale::default(),
             probe: None,
             ranks: Ranks::default(),
+            #[cfg(test)]
+            sharing: None,
             correlation: None,
         }
     }
@@ -152,22 +157,24 @@ impl Trainer {
             self.step as u64,
         ];
         let [ours, first] = compared(ranks.as_ref(), identity)?;
-        if ours[..2] != first[..2] {
-            return Err(TrainError::OtherPictures {
-                expected: first[0] as usize,
-                found: ours[0] as usize,
-            });
-        }
-        if ours != first {
-            return Err(TrainError::Unsupported(format!(
-                "rank {} stands at step {}, and rank 0 at step {}: begin all of them with the same command line",
-                ranks.rank(),
-                ours[2],
-                first[2]
-            )));
-        }
+        let problem = match (ours[..2] == first[..2], ours[2] == first[2]) {
+            (true, true) => None,
+            (false, _) => Some(format!(
+                "{} pictures here are not the {} of rank 0, or in another order: all ranks need the same set",
+                ours[0], first[0]
+            )),
+            (true, false) => Some(format!(
+                "step {} here is not step {} of rank 0: all ranks need the same checkpoint",
+                ours[2], first[2]
+            )),
+        };
         self.ranks = Ranks::new(ranks);
-        Ok(())
+        // All learn of it before any goes on.
+        let agreed = self.ranks.agree(Command::Follow, 0, problem.is_some());
+        match problem {
+            Some(problem) => Err(TrainError::Unsupported(problem)),
+            None => agreed.map(|_| self.ranks.succeeded()),
+        }
     }
 
     /// The ranks that train together.
@@ -220,7 +227,9 @@ impl Trainer {
     /// If the ranks cannot go on together.
     pub async fn evaluate(&self, evaluation: &Evaluation) -> Result<Vec<Metric>, TrainError> {
         self.ranks.agree(Command::Evaluate, 0, false)?;
-        self.measure(evaluation).await
+        let metrics = self.measure(evaluation).await?;
+        self.ranks.succeeded();
+        Ok(metrics)
     }
 
     async fn measure(&self, evaluation: &Evaluation) -> Result<Vec<Metric>, TrainError> {
@@ -269,8 +278,12 @@ impl Trainer {
     /// of a view.
     ///
     /// # Errors
-    /// If a setting cannot work; the run then goes on as before.
+    /// If a setting cannot work, or there are several ranks; the run then goes on as before.
     pub fn retune(&mut self, config: Config) -> Result<(), TrainError> {
+        if self.ranks.collective().size() > 1 {
+            let problem = "the settings of a run on several ranks cannot change: stop it, and resume it with others";
+            return Err(TrainError::Unsupported(problem.into()));
+        }
         let config = Config {
             seed: self.config.seed,
             view_size: self.config.view_size,
@@ -377,7 +390,9 @@ impl Trainer {
             return Ok(Some((width, read(correlation).await)));
         }
         self.ranks.agree(Command::Correlation, 0, false)?;
-        Ok(Some((width, self.rows_of_all_ranks().await?)))
+        let rows = self.rows_of_all_ranks().await?;
+        self.ranks.succeeded();
+        Ok(Some((width, rows)))
     }
 
     /// The rows of C of all ranks, where each has some.
@@ -409,7 +424,9 @@ impl Trainer {
         let agreed = self.ranks.agree(Command::Step, count, pictures.is_err());
         let pictures = pictures?;
         let all = agreed?.pictures;
-        self.learn_from(Views::Drawn(pictures), all).await
+        let report = self.learn_from(Views::Drawn(pictures), all).await?;
+        self.ranks.succeeded();
+        Ok(report)
     }
 
     /// Does one step on given views, `[2 batch, 3, size, size]`: the first view of every picture, then the second view
@@ -420,8 +437,11 @@ impl Trainer {
     pub async fn learn(&mut self, views: Tensor<4>) -> Result<StepReport, TrainError> {
         let count = views.dims()[0] / 2;
         let agreed = self.ranks.agree(Command::Step, count, false)?;
-        self.learn_from(Views::Given(Box::new(views)), agreed.pictures)
-            .await
+        let report = self
+            .learn_from(Views::Given(Box::new(views)), agreed.pictures)
+            .await?;
+        self.ranks.succeeded();
+        Ok(report)
     }
 
     /// Does one step on this rank's part of a batch of so many `pictures`.
@@ -519,11 +539,14 @@ impl Trainer {
         scale: f64,
     ) -> Result<Differentiated, TrainError> {
         let mut model = self.model.clone();
+        let sharing = self.config.sharing(self.ranks.collective().size());
+        #[cfg(test)]
+        let sharing = self.sharing.unwrap_or(sharing);
         let batch = Share {
             pictures: [views.count(), pictures],
             views: &|piece| self.views(views, Some(piece)),
             ranks: self.ranks.collective(),
-            sharing: self.config.sharing(self.ranks.collective().size()),
+            sharing,
         };
         let found = differentiate(&self.config, &mut model, &batch, scale).await;
         // Its running statistics are new.

@@ -14,11 +14,14 @@ use serde::Serialize;
 use super::bench_pictures::pictures_for;
 use crate::cli::Bench;
 use crate::device;
-use crate::ranks::{self, Rank};
+use crate::ranks::{self, Rank, all_succeeded};
 use crate::run::compute_from_here;
 
 /// Steps before those that are measured: the first ones make buffers and compile kernels.
 const WARM_UP: usize = 3;
+
+/// More epochs than are measured.
+const MANY: usize = 1_000_000;
 
 /// What the exchanges of a step cost, for so many ranks over a network.
 #[derive(Debug, Serialize)]
@@ -156,12 +159,18 @@ struct Measured {
 fn measure(arguments: &Bench, config: &Config, rank: &Rank) -> Result<()> {
     config.check_ranks(rank.count())?;
     let _pool = compute_from_here(rank.on_machine);
-    let opened = device::open(rank.device)?;
-    let pictures = pictures_for(&config.of_piece(rank.count()), config.batch, opened.limits)?;
+    let begun = device::open(rank.device).and_then(|opened| {
+        let limits = opened.limits;
+        let pictures = pictures_for(&config.of_piece(rank.count()), config.batch, limits)?;
+        Ok((opened, pictures))
+    });
+    let (opened, pictures) = all_succeeded(begun, rank.collective.as_ref())?;
     let network = measured_network(rank.collective.as_ref())?;
     let timed = Arc::new(Timed::new(rank.collective.clone()));
     let mut config = config.clone();
     config.online_probe = false;
+    // As many as there is time for.
+    config.schedule.epochs = MANY;
     let mut trainer = Trainer::new(config, &pictures, &opened.device)?;
     trainer.join(timed.clone())?;
     if !rank.is_first() {

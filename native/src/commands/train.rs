@@ -18,7 +18,7 @@ use super::resume::{AUTO, existing, held, name_of, resumed_settings};
 use crate::cli::Train;
 use crate::data::{Loaded, WaitStats};
 use crate::device::Opened;
-use crate::ranks::{self, Begun, Rank, all_succeeded, shared};
+use crate::ranks::{self, Begun, OfAnother, Rank, all_succeeded, shared, smallest};
 use crate::record::Record;
 use crate::run::{follow, run};
 use crate::run_folder::RunFolder;
@@ -86,15 +86,66 @@ struct Ready {
     tiles: Option<tiles::Kept>,
 }
 
-/// Opens the rank's device, loads the pictures, and makes the trainer.
-fn prepare(
+/// Opens the rank's device. What it has of memory is shared with other ranks.
+fn open(rank: &Rank) -> Result<Opened> {
+    let mut opened = device::open(rank.device)?;
+    let sharing = match &opened.adapter {
+        Some(adapter) if adapter.is_hardware => rank.on_device,
+        _ => rank.on_machine,
+    };
+    opened.memory = opened.memory.map(|bytes| bytes / sharing.max(1) as u64);
+    Ok(opened)
+}
+
+/// What the device binds at once, at most, on the rank where that is least: all must hold or stream the same pictures.
+fn least_binding(opened: &Opened, rank: &Rank) -> Result<Option<u64>> {
+    let binding = opened.limits.as_ref().map(|limits| limits.binding_bytes);
+    if rank.count() == 1 {
+        return Ok(binding);
+    }
+    // In MiB, which 32-bit floats count exactly.
+    let mebibytes = binding.map_or(f32::INFINITY, |bytes| (bytes >> 20) as f32);
+    let least = smallest(mebibytes, rank.collective.as_ref())?;
+    Ok(least.is_finite().then_some((least as u64) << 20))
+}
+
+/// Chooses the tiles of the rank's products: those of rank 0, where its adapter is the same.
+fn choose_tiles(
     arguments: &Train,
-    begun: &Begun,
+    opened: &Opened,
+    piece: &Config,
     existing: Option<&RunFolder>,
     rank: &Rank,
-) -> Result<Ready> {
+) -> Result<Option<tiles::Kept>> {
+    let own = || tiles::choose(opened, piece, existing, arguments.tune);
+    if rank.count() == 1 {
+        return own();
+    }
+    let chosen = rank.is_first().then(own);
+    let mut bytes = match &chosen {
+        Some(Ok(kept)) => serde_json::to_vec(kept)?,
+        _ => Vec::new(),
+    };
+    rank.collective.broadcast(&mut bytes)?;
+    if let Some(chosen) = chosen {
+        return chosen;
+    }
+    let of_first: Option<tiles::Kept> = serde_json::from_slice(&bytes).ok().flatten();
+    match tiles::adopt(opened, of_first.as_ref()) {
+        true => Ok(of_first),
+        false => own(),
+    }
+}
+
+/// Loads the pictures, and checks that the run fits.
+fn load(
+    arguments: &Train,
+    begun: &Begun,
+    opened: &Opened,
+    binding: Option<u64>,
+    rank: &Rank,
+) -> Result<Loaded> {
     let (settings, ranks) = (&begun.settings, rank.count());
-    let opened = device::open(rank.device)?;
     match ranks {
         1 => say!("training on {}", opened.name),
         _ => say!(
@@ -102,29 +153,47 @@ fn prepare(
             opened.name
         ),
     }
-    let binding = opened.limits.as_ref().map(|limits| limits.binding_bytes);
     let loaded = data::load(&settings.data, binding)?;
     say!("{}", loaded.description);
-    let config = settings.training.clone();
+    let config = &settings.training;
     config.check(loaded.set.count())?;
     config.check_ranks(ranks)?;
     let memory = arguments
         .memory
         .map(|gibibytes| (gibibytes * f64::from(1 << 30)) as u64);
-    plan::check(&config, &loaded.set, &opened, ranks, memory)?;
+    plan::check(config, &loaded.set, opened, ranks, memory)?;
     if let Some(limits) = &opened.limits {
         let (size, held) = loaded.set.on_device(config.batch, config.view_size);
         config
             .check_device(limits, ranks, size, held)
             .map_err(|error| anyhow!("{error} (--device cpu)"))?;
     }
+    Ok(loaded)
+}
+
+/// Opens the rank's device, loads the pictures, and makes the trainer. Where one rank fails, all do.
+fn prepare(
+    arguments: &Train,
+    begun: &Begun,
+    existing: Option<&RunFolder>,
+    rank: &Rank,
+) -> Result<Ready> {
+    let ranks = rank.collective.as_ref();
+    let opened = all_succeeded(open(rank), ranks)?;
+    let binding = least_binding(&opened, rank)?;
+    let loaded = all_succeeded(load(arguments, begun, &opened, binding, rank), ranks)?;
+    let config = &begun.settings.training;
     // Products have the shapes of a piece.
-    let piece = config.of_piece(ranks);
-    let tiles = tiles::choose(&opened, &piece, existing, arguments.tune)?;
+    let piece = config.of_piece(rank.count());
+    let tiles = choose_tiles(arguments, &opened, &piece, existing, rank);
+    let tiles = all_succeeded(tiles, ranks)?;
     ahead::compile(&opened.device, &piece);
     let checkpoint = begun.checkpoint.as_deref().map(Checkpoint::read);
-    let checkpoint = checkpoint.transpose()?;
-    let (trainer, waited) = trainer(config, checkpoint, &loaded, &opened.device)?;
+    let made = checkpoint
+        .transpose()
+        .map_err(Into::into)
+        .and_then(|checkpoint| trainer(config.clone(), checkpoint, &loaded, &opened.device));
+    let (trainer, waited) = all_succeeded(made, ranks)?;
     Ok(Ready {
         opened,
         loaded,
@@ -149,14 +218,13 @@ fn train_as(arguments: &Train, rank: &Rank) -> Result<()> {
     };
     let begun = shared(begun, rank)?;
     let existing = found.as_ref().and_then(|(existing, _)| existing.as_ref());
-    let ready = prepare(arguments, &begun, existing, rank);
     let Ready {
         opened,
         loaded,
         mut trainer,
         waited,
         tiles,
-    } = all_succeeded(ready, rank.collective.as_ref())?;
+    } = prepare(arguments, &begun, existing, rank)?;
     if rank.count() > 1 {
         trainer.join(rank.collective.clone())?;
     }
@@ -214,8 +282,14 @@ fn train_as(arguments: &Train, rank: &Rank) -> Result<()> {
     if let Some(every) = every.ok().filter(|every| !every.is_zero()) {
         session = session.saved_every(every);
     }
-    run(&mut session, record, Terminal::new()?, rank.on_machine)
-        .map_err(|error| with_way_on(advised(error), folder, &arguments.device))?;
+    run(&mut session, record, Terminal::new()?, rank.on_machine).map_err(|error| {
+        let is_of_another = ranks::is_of_another(&error);
+        let error = with_way_on(advised(error), folder, &arguments.device);
+        match is_of_another {
+            true => OfAnother(error.to_string()).into(),
+            false => error,
+        }
+    })?;
     let trainer = session.trainer();
     trainer.ranks().end();
     if trainer.done() < trainer.steps() {

@@ -7,11 +7,11 @@ mod share;
 use std::cell::Cell;
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use barlow_core::collective::{Alone, Collective, CollectiveError, Threads};
 use barlow_core::train::TrainError;
 
-pub use self::share::{Begun, all_succeeded, shared};
+pub use self::share::{Begun, all_succeeded, shared, smallest};
 use crate::cli::{DeviceChoice, Devices};
 
 /// One rank of a run.
@@ -22,6 +22,8 @@ pub struct Rank {
     pub device: DeviceChoice,
     /// How many ranks share this machine's processor.
     pub on_machine: usize,
+    /// How many of them share the device.
+    pub on_device: usize,
     /// Whether it has a process of its own.
     process: bool,
 }
@@ -70,6 +72,7 @@ pub fn run(devices: &Devices, task: impl Fn(Rank) -> Result<()> + Sync) -> Resul
             collective: Arc::new(Alone),
             device: *device,
             on_machine: 1,
+            on_device: 1,
             process: true,
         }),
         devices => as_threads(devices, task),
@@ -81,6 +84,7 @@ fn as_threads(devices: &[DeviceChoice], task: impl Fn(Rank) -> Result<()> + Sync
         collective: Arc::new(collective),
         device: *device,
         on_machine: devices.len(),
+        on_device: devices.iter().filter(|other| *other == device).count(),
         process: false,
     };
     let mut ranks = Threads::group(devices.len())
@@ -107,17 +111,14 @@ fn as_threads(devices: &[DeviceChoice], task: impl Fn(Rank) -> Result<()> + Sync
             })
         });
         let ends: Vec<Result<()>> = std::iter::once(first).chain(others).collect();
-        // Whoever knows the reason says it.
-        let mut errors = ends.into_iter().filter_map(Result::err);
-        let Some(mut reason) = errors.next() else {
-            return Ok(());
-        };
-        for error in errors {
-            if is_of_another(&reason) && !is_of_another(&error) {
-                reason = error;
-            }
+        let mut errors: Vec<_> = ends.into_iter().filter_map(Result::err).collect();
+        // Whoever knows the reason says it, and rank 0 how to go on.
+        let reason = errors.iter().position(|error| !is_of_another(error));
+        match (reason, errors.is_empty()) {
+            (_, true) => Ok(()),
+            (None | Some(0), false) => Err(errors.swap_remove(0)),
+            (Some(reason), false) => Err(anyhow!("{:#}\n{:#}", errors[reason], errors[0])),
         }
-        Err(reason)
     })
 }
 
@@ -130,13 +131,14 @@ fn of_rank(rank: usize, error: anyhow::Error) -> anyhow::Error {
 }
 
 /// Whether the error only says that another rank has one.
-fn is_of_another(error: &anyhow::Error) -> bool {
+pub fn is_of_another(error: &anyhow::Error) -> bool {
+    let of_run = error.downcast_ref::<TrainError>();
     error.downcast_ref::<Elsewhere>().is_some()
+        || error.downcast_ref::<OfAnother>().is_some()
+        || error.downcast_ref::<CollectiveError>().is_some()
         || matches!(
-            error.downcast_ref::<TrainError>(),
-            Some(
-                TrainError::Elsewhere { .. } | TrainError::Collective(CollectiveError::Lost { .. })
-            )
+            of_run,
+            Some(TrainError::Elsewhere { .. } | TrainError::Collective(_))
         )
 }
 
@@ -144,6 +146,11 @@ fn is_of_another(error: &anyhow::Error) -> bool {
 #[derive(Debug, thiserror::Error)]
 #[error("the run ends, since another rank cannot go on; it says why")]
 pub struct Elsewhere;
+
+/// What rank 0 says when another rank cannot go on.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct OfAnother(pub String);
 
 /// That an MPI launcher or Slurm has started this process as one of several.
 struct Started {
@@ -192,16 +199,27 @@ fn as_process(
     let (place, on_machine) = mpi.on_machine();
     let (number, mpi) = (mpi.rank(), Arc::new(mpi));
     QUIET.set(number > 0);
+    let (device, known) = in_turn(devices, place)?;
     let rank = Rank {
         collective: mpi.clone(),
-        device: in_turn(devices, place)?,
+        device,
         on_machine,
+        on_device: on_machine.div_ceil(known.max(1)),
         process: true,
     };
-    let Err(error) = task(rank) else {
-        return Ok(());
+    // Were a fault to unwind from here, this process would wait for the others to end MPI, and they for it.
+    let end = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| task(rank)));
+    let error = match end {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(error)) => error,
+        Err(_) => anyhow!("the program has a fault, whose message stands above"),
     };
-    if is_of_another(&error) {
+    // A run diverges on all ranks at once.
+    let is_common = matches!(
+        error.downcast_ref::<TrainError>(),
+        Some(TrainError::Diverged { .. })
+    );
+    if is_of_another(&error) || (is_common && number > 0) {
         if number == 0 {
             eprintln!("error: {error:#}");
         }
@@ -217,11 +235,10 @@ fn as_process(
     mpi.abort()
 }
 
-/// The device of the rank at this place among those of its machine.
+/// The device of the rank at this place among those of its machine, and how many devices the ranks take in turn.
 #[cfg(feature = "mpi")]
-fn in_turn(devices: &Devices, place: usize) -> Result<DeviceChoice> {
-    let in_turn = |devices: &[DeviceChoice]| devices.get(place % devices.len().max(1)).copied();
-    match devices.0.as_slice() {
+fn in_turn(devices: &Devices, place: usize) -> Result<(DeviceChoice, usize)> {
+    let listed = match devices.0.as_slice() {
         [DeviceChoice::Auto | DeviceChoice::Gpu] => {
             let adapters = crate::device::list();
             let hardware = adapters.iter().enumerate();
@@ -229,9 +246,14 @@ fn in_turn(devices: &Devices, place: usize) -> Result<DeviceChoice> {
                 .filter(|(_, adapter)| adapter.is_hardware())
                 .map(|(number, _)| DeviceChoice::Number(number))
                 .collect();
-            let none = devices.0[0];
-            Ok(in_turn(&hardware).unwrap_or(none))
+            match hardware.is_empty() {
+                true => devices.0.clone(),
+                false => hardware,
+            }
         }
-        devices => in_turn(devices).ok_or_else(|| anyhow::anyhow!("--device names no device")),
-    }
+        devices => devices.to_vec(),
+    };
+    let device = listed.get(place % listed.len().max(1)).copied();
+    let device = device.ok_or_else(|| anyhow!("--device names no device"))?;
+    Ok((device, listed.len()))
 }

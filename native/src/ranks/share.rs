@@ -60,15 +60,28 @@ fn unpacked(bytes: &[u8]) -> Result<Begun> {
     })
 }
 
-/// `result`, if every rank has one; else the reason of this rank, or that another has one.
+/// `result`, if every rank has one; else the reason of the first rank that has none, which says it for all.
 ///
 /// # Errors
 /// If a rank has failed.
 pub fn all_succeeded<T>(result: Result<T>, ranks: &dyn Collective) -> Result<T> {
-    let mut failed = [f32::from(u8::from(result.is_err()))];
-    ranks.sum(&mut failed)?;
-    match failed[0] > 0.0 {
-        true => Err(result.err().unwrap_or_else(|| Elsewhere.into())),
-        false => result,
+    if ranks.size() == 1 {
+        return result;
     }
+    let failed = ranks.gather(&[f32::from(u8::from(result.is_err()))])?;
+    let first = failed.iter().position(|failed| failed[0] > 0.0);
+    match first {
+        None => result,
+        Some(first) if first == ranks.rank() => result,
+        Some(_) => Err(Elsewhere.into()),
+    }
+}
+
+/// The smallest of the ranks' numbers.
+///
+/// # Errors
+/// If the ranks cannot go on together.
+pub fn smallest(number: f32, ranks: &dyn Collective) -> Result<f32> {
+    let all = ranks.gather(&[number])?;
+    Ok(all.iter().flatten().copied().fold(f32::INFINITY, f32::min))
 }

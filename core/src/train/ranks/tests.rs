@@ -4,13 +4,14 @@ use std::sync::Mutex;
 
 use pollster::block_on;
 
-use crate::collective::{Collective, Threads};
+use crate::collective::{Collective, Sharing, Threads};
 use crate::config::{Config, SyncBatchNorm};
 use crate::data::emoji::emoji;
-use crate::data::{Labels, Pictures};
+use crate::data::{Batch, Cut, Labels, PictureLoader, Pictures, TrainingSet};
 use crate::evaluate::Role;
-use crate::testing::{each_device, each_rank};
-use crate::train::{StepReport, Trainer, named_tensors};
+use crate::ops::precision::Precision;
+use crate::testing::{cpu, each_device, each_f16_device, each_rank};
+use crate::train::{StepReport, TrainError, Trainer, named_tensors};
 
 fn tiny() -> (Config, Pictures) {
     let mut config = Config {
@@ -116,4 +117,200 @@ fn ten_steps_of_ranks_are_those_of_one_device() {
             }
         }
     });
+}
+
+/// `steps` steps of two ranks that share the loss out in this way; rank 0's reports, and C.
+fn shared(
+    config: &Config,
+    device: &burn::tensor::Device,
+    sharing: Sharing,
+) -> (Vec<StepReport>, Vec<f32>) {
+    let (_, pictures) = tiny();
+    let mut all = each_rank(2, |ranks| {
+        let is_first = ranks.rank() == 0;
+        let mut trainer = Trainer::new(config.clone(), &pictures, device).unwrap();
+        trainer.sharing = Some(sharing);
+        trainer.join(std::sync::Arc::new(ranks)).unwrap();
+        if !is_first {
+            block_on(trainer.follow(None)).unwrap();
+            return None;
+        }
+        let reports = (0..3).map(|_| block_on(trainer.advance()).unwrap());
+        let reports = reports.collect();
+        let (width, correlation) = block_on(trainer.correlation()).unwrap().unwrap();
+        assert_eq!(correlation.len(), width * width);
+        // The run goes on after C was asked for.
+        block_on(trainer.advance()).unwrap();
+        Some((reports, correlation))
+    });
+    all.swap_remove(0).unwrap()
+}
+
+#[test]
+fn every_way_to_share_the_loss_out_trains_alike() {
+    let (config, _) = tiny();
+    each_device(|device| {
+        let (expected, matrix) = shared(&config, device, Sharing::Gather);
+        for sharing in [Sharing::Reduce, Sharing::Rows] {
+            let (reports, found) = shared(&config, device, sharing);
+            for (report, expected) in reports.iter().zip(&expected) {
+                // Three steps of AdamW, as in the conformance test of trajectories.
+                let drift = (report.loss - expected.loss).abs() / expected.loss;
+                assert!(
+                    drift < 1e-4,
+                    "{sharing:?}: {report:?} instead of {expected:?}"
+                );
+            }
+            for (a, b) in found.iter().zip(&matrix) {
+                assert!((a - b).abs() < 1e-3, "{sharing:?}: {a} instead of {b}");
+            }
+        }
+    });
+}
+
+#[test]
+fn ranks_in_sixteen_bits_skip_the_same_steps() {
+    let (mut config, _) = tiny();
+    config.precision = Precision::F16;
+    each_f16_device(|device| {
+        let (expected, _) = run(&config, device, 1, 4);
+        let (reports, _) = run(&config, device, 2, 4);
+        for (report, expected) in reports.iter().zip(&expected) {
+            assert_eq!(report.skipped_steps, expected.skipped_steps);
+            assert_eq!(report.loss_scale, expected.loss_scale);
+            // Of numbers with 11 bits, through about ten layers.
+            let drift = (report.loss - expected.loss).abs() / expected.loss;
+            assert!(drift < 0.05, "{report:?} instead of {expected:?}");
+        }
+    });
+}
+
+/// Streamed pictures are read by the rank whose share they are in.
+struct Counted {
+    pictures: Pictures,
+    announced: Vec<usize>,
+}
+
+impl PictureLoader for Counted {
+    fn count(&self) -> usize {
+        self.pictures.count()
+    }
+    fn size(&self) -> (usize, usize) {
+        self.pictures.size()
+    }
+    fn cuts_views(&self) -> bool {
+        false
+    }
+    fn fingerprint(&self) -> u64 {
+        self.pictures.fingerprint()
+    }
+    fn announce(&mut self, indices: &[usize], _: &Cut) {
+        self.announced.extend(indices);
+    }
+    fn read(&mut self, indices: &[usize], _: &Cut) -> Result<Batch, String> {
+        let announced: Vec<usize> = self.announced.drain(..indices.len()).collect();
+        assert_eq!(announced, indices, "what is read was announced, in order");
+        Ok(Batch {
+            pictures: self.pictures.subset(indices.iter().copied()),
+            sizes: vec![self.pictures.size(); indices.len()],
+            read: indices.to_vec(),
+        })
+    }
+}
+
+#[test]
+fn streamed_pictures_are_shared_out_like_held_ones() {
+    let (mut config, pictures) = tiny();
+    config.accumulate = 2;
+    let device = &cpu();
+    let (expected, _) = run(&config, device, 2, 6);
+    let found = each_rank(2, |ranks| {
+        let is_first = ranks.rank() == 0;
+        let stream = Counted {
+            pictures: pictures.clone(),
+            announced: Vec::new(),
+        };
+        let set = TrainingSet::Streamed(Box::new(stream));
+        let mut trainer = Trainer::new(config.clone(), set, device).unwrap();
+        trainer.join(std::sync::Arc::new(ranks)).unwrap();
+        if !is_first {
+            block_on(trainer.follow(None)).unwrap();
+            return Vec::new();
+        }
+        let losses = (0..6).map(|_| block_on(trainer.advance()).unwrap().loss);
+        losses.collect()
+    });
+    let expected: Vec<f64> = expected.iter().map(|report| report.loss).collect();
+    assert_eq!(found[0], expected);
+}
+
+/// A rank whose pictures become unreadable ends all: itself with the reason, the others with its number.
+#[test]
+fn a_rank_that_cannot_go_on_ends_all() {
+    struct Broken(Counted, usize);
+    impl PictureLoader for Broken {
+        fn count(&self) -> usize {
+            self.0.count()
+        }
+        fn size(&self) -> (usize, usize) {
+            self.0.size()
+        }
+        fn cuts_views(&self) -> bool {
+            false
+        }
+        fn fingerprint(&self) -> u64 {
+            self.0.fingerprint()
+        }
+        fn announce(&mut self, indices: &[usize], cut: &Cut) {
+            self.0.announce(indices, cut);
+        }
+        fn read(&mut self, indices: &[usize], cut: &Cut) -> Result<Batch, String> {
+            self.1 -= 1;
+            match self.1 {
+                0 => Err("the disk is gone".into()),
+                _ => self.0.read(indices, cut),
+            }
+        }
+    }
+    let (config, pictures) = tiny();
+    let ends = each_rank(2, |ranks| {
+        let rank = ranks.rank();
+        let counted = Counted {
+            pictures: pictures.clone(),
+            announced: Vec::new(),
+        };
+        let reads = if rank == 1 { 3 } else { 100 };
+        let set = TrainingSet::Streamed(Box::new(Broken(counted, reads)));
+        let mut trainer = Trainer::new(config.clone(), set, &cpu()).unwrap();
+        trainer.join(std::sync::Arc::new(ranks)).unwrap();
+        if rank == 1 {
+            return block_on(trainer.follow(None));
+        }
+        (0..9).try_for_each(|_| block_on(trainer.advance()).map(|_| ()))
+    });
+    assert!(
+        matches!(&ends[0], Err(TrainError::Elsewhere { ranks }) if ranks == &[1]),
+        "{ends:?}"
+    );
+    assert!(
+        matches!(&ends[1], Err(TrainError::Pictures(reason)) if reason.contains("disk is gone")),
+        "{ends:?}"
+    );
+}
+
+#[test]
+fn ranks_with_other_pictures_are_refused_together() {
+    let (config, pictures) = tiny();
+    let ends = each_rank(3, |ranks| {
+        let count = if ranks.rank() == 2 { 75 } else { 76 };
+        let pictures = pictures.subset(0..count);
+        let mut trainer = Trainer::new(config.clone(), &pictures, &cpu()).unwrap();
+        trainer.join(std::sync::Arc::new(ranks))
+    });
+    assert!(ends.iter().all(Result::is_err), "{ends:?}");
+    let reason = ends[2].as_ref().unwrap_err().to_string();
+    assert!(
+        reason.contains("75 pictures here are not the 76"),
+        "{reason}"
+    );
 }

@@ -430,3 +430,31 @@ fn tiles_that_a_product_cannot_have_are_not_used() {
         tune::use_tiles(device, &tune::Tiles::default());
     });
 }
+
+/// Also more numbers than a dispatch has threads.
+#[test]
+fn gradients_of_pieces_are_added() {
+    use std::cell::RefCell;
+
+    use crate::ops::nhwc::Operations;
+    use crate::ops::nhwc::cpu::Cpu;
+    each_gpu_alone(|gpu, _| {
+        for count in [1, 257, 65_535 * 256 + 3] {
+            let values = |factor: f32| (0..count).map(move |i| factor * (i % 1000) as f32);
+            let upload = |factor: f32| {
+                let bytes: Vec<u8> = values(factor).flat_map(f32::to_ne_bytes).collect();
+                gpu.client.create_from_slice(&bytes)
+            };
+            let (sum, more) = (upload(0.5), upload(3.0));
+            gpu.add_gradient(&sum, more);
+            let found = gpu.client.read_one(sum).unwrap();
+            // The plain version.
+            let expected = RefCell::new(values(0.5).collect::<Vec<f32>>());
+            let more = RefCell::new(values(3.0).collect::<Vec<f32>>());
+            Cpu.add_gradient(&expected, more);
+            let found = found.chunks_exact(4);
+            let found = found.map(|b| f32::from_ne_bytes([b[0], b[1], b[2], b[3]]));
+            assert!(found.eq(expected.into_inner()), "{count}");
+        }
+    });
+}
