@@ -145,7 +145,9 @@ fn what_one_rank_lacks_is_said_once() {
     let output = with("cpu,99");
     let message = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{message}");
-    assert_eq!(message.matches("error:").count(), 1, "{message}");
+    // Mesa has an error of its own without a desktop session.
+    assert_eq!(message.matches("no adapter 99").count(), 1, "{message}");
+    assert!(!message.contains("cannot go on"), "{message}");
     assert!(
         message.contains("rank 1") && message.contains("no adapter 99"),
         "{message}"
