@@ -114,10 +114,13 @@ fn as_threads(devices: &[DeviceChoice], task: impl Fn(Rank) -> Result<()> + Sync
         let mut errors: Vec<_> = ends.into_iter().filter_map(Result::err).collect();
         // Whoever knows the reason says it, and rank 0 how to go on.
         let reason = errors.iter().position(|error| !is_of_another(error));
-        match (reason, errors.is_empty()) {
-            (_, true) => Ok(()),
-            (None | Some(0), false) => Err(errors.swap_remove(0)),
-            (Some(reason), false) => Err(anyhow!("{:#}\n{:#}", errors[reason], errors[0])),
+        let is_way_on = |error: &anyhow::Error| error.downcast_ref::<OfAnother>().is_some();
+        match reason {
+            _ if errors.is_empty() => Ok(()),
+            Some(reason) if reason > 0 && is_way_on(&errors[0]) => {
+                Err(anyhow!("{:#}\n{:#}", errors[reason], errors[0]))
+            }
+            reason => Err(errors.swap_remove(reason.unwrap_or(0))),
         }
     })
 }
