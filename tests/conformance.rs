@@ -363,8 +363,8 @@ fn schedule() {
         for (i, step) in case["steps"].as_array().unwrap().iter().enumerate() {
             let step = step.as_u64().unwrap() as usize;
             let (steps_per_epoch, batch) = (count("steps_per_epoch"), count("batch_size"));
-            let factor = schedule.factor(step, steps_per_epoch, batch);
-            let rates = schedule.rates(step, steps_per_epoch, batch);
+            let factor = schedule.factor(step as f64, steps_per_epoch, batch);
+            let rates = schedule.rates(step as f64, steps_per_epoch, batch);
             for (found, name) in [
                 (factor, "factor"),
                 (rates.weights, "weights"),

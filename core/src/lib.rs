@@ -39,7 +39,7 @@
 //! use barlow_core::config::Config;
 //! use barlow_core::data::emoji::emoji;
 //! use barlow_core::device;
-//! use barlow_core::evaluate::{FeatureExtractor, Retrieval};
+//! use barlow_core::evaluate::{FeatureExtractor, Queries, Retrieval};
 //! use barlow_core::train::Trainer;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -50,7 +50,7 @@
 //! assert_eq!(features.count(), 64);
 //!
 //! let retrieval = Retrieval { queries, gallery };
-//! let accuracy = pollster::block_on(retrieval.top_1(&mut embedder));
+//! let accuracy = pollster::block_on(retrieval.top_1(&mut embedder, Queries::All));
 //! assert!(accuracy > 0.0 && accuracy < 1.0);
 //! # Ok(())
 //! # }

@@ -21,6 +21,8 @@ pub enum Purpose {
     Probe = 6,
     /// Which pictures keep their labels in an evaluation with few labels, and the augmentation that it trains with.
     Labels = 7,
+    /// How strongly the pictures of a step are mixed.
+    Mixing = 8,
 }
 
 /// A stream of random numbers, determined by its key.

@@ -71,6 +71,10 @@ pub struct Train {
     /// Number of passes over the pictures
     #[arg(long)]
     pub epochs: Option<usize>,
+    /// Minutes that the whole command may take, from reading the pictures to the evaluation at the end, instead of a number
+    /// of epochs; pauses between a stop and --resume do not count
+    #[arg(long, conflicts_with = "epochs", value_parser = minutes)]
+    pub minutes: Option<f64>,
     /// Pictures per step
     #[arg(long)]
     pub batch: Option<usize>,
@@ -128,9 +132,52 @@ pub struct Evaluate {
     /// Temperature of the votes in kNN
     #[arg(long, default_value_t = 0.07, conflicts_with = "protocol")]
     pub temperature: f64,
+    /// Evaluate as during the run, on the pictures that are for validation: to choose settings without the test part
+    #[arg(long, conflicts_with = "protocol")]
+    pub validation: bool,
+    /// How features are compared
+    #[command(flatten)]
+    pub comparison: ComparisonChoice,
     /// Print the metrics as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// How features are compared, instead of as the run's settings say.
+#[derive(Debug, Clone, Args)]
+pub struct ComparisonChoice {
+    /// Whiten the features with this ridge, a fraction of their mean variance such as 0.1, before they are compared; `none` does
+    /// not [default: as the run's comparison.whitening says]
+    #[arg(long, value_name = "RIDGE", value_parser = ridge, conflicts_with = "protocol")]
+    pub whiten: Option<Ridge>,
+    /// Average the features with those of the picture's mirror image before they are compared [default: as the run's
+    /// comparison.mirrored says]
+    #[arg(long, value_name = "BOOL", conflicts_with = "protocol")]
+    pub mirrored: Option<bool>,
+}
+
+/// The ridge of a whitening, or none.
+#[derive(Debug, Clone, Copy)]
+pub struct Ridge(pub Option<f64>);
+
+fn ridge(text: &str) -> Result<Ridge, String> {
+    match text.parse() {
+        _ if text == "none" => Ok(Ridge(None)),
+        Ok(ridge) if (0.0..=1e6).contains(&ridge) => Ok(Ridge(Some(ridge))),
+        _ => Err("expected a number, 0 or more, such as 0.1, or none".into()),
+    }
+}
+
+impl ComparisonChoice {
+    /// Changes the settings of a run.
+    pub fn apply(&self, config: &mut Config) {
+        if let Some(Ridge(ridge)) = self.whiten {
+            config.comparison.whitening = ridge;
+        }
+        if let Some(mirrored) = self.mirrored {
+            config.comparison.mirrored = mirrored;
+        }
+    }
 }
 
 fn units(text: &str) -> Result<Units, String> {
@@ -458,6 +505,10 @@ fn positive(text: &str) -> Result<f64, String> {
         Ok(number) if number > 0.0 && f64::is_finite(number) => Ok(number),
         _ => Err("expected a number above 0".into()),
     }
+}
+
+fn minutes(text: &str) -> Result<f64, String> {
+    positive(text).map_err(|_| "expected a number of minutes, such as 10 or 0.5".into())
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

@@ -121,7 +121,7 @@ pub fn time(trainer: &mut Trainer, on_machine: usize) -> Result<()> {
         return Ok(block_on(trainer.follow(None))?);
     }
     let steps = trainer.steps();
-    let timed = TIMED.min(steps);
+    let timed = TIMED.min(steps).max(1);
     let mut started = Instant::now();
     for step in 0..timed {
         block_on(trainer.advance())?;
@@ -130,6 +130,15 @@ pub fn time(trainer: &mut Trainer, on_machine: usize) -> Result<()> {
         }
     }
     let step = started.elapsed() / timed.saturating_sub(1).max(1) as u32;
+    if let Some(minutes) = trainer.config().schedule.minutes {
+        let steps = 60.0 * minutes / step.as_secs_f64().max(1e-9);
+        say!(
+            "a step takes {:.3} s after the first: {minutes} minutes are about {:.0} epochs, without evaluations",
+            step.as_secs_f64(),
+            steps / trainer.steps_per_epoch().max(1) as f64
+        );
+        return Ok(());
+    }
     say!(
         "a step takes {:.3} s after the first: {} steps take about {}, without evaluations",
         step.as_secs_f64(),

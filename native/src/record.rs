@@ -179,7 +179,8 @@ fn best_so_far(folder: &RunFolder) -> Option<f64> {
         };
         let metric = metrics.into_iter().next()?;
         // Older runs asked about the test part, which is another measure.
-        let is_same = !metric.name.starts_with("kNN on") || metric.name.contains("held-out");
+        let of_validation = ["held-out", "(validation)"];
+        let is_same = of_validation.iter().any(|part| metric.name.contains(part));
         (step > 0 && is_same).then_some(metric.value)
     });
     evaluations.max_by(f64::total_cmp)

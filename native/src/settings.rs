@@ -153,6 +153,10 @@ impl Settings {
         if let Some(epochs) = arguments.epochs {
             training.schedule.epochs = epochs;
             training.schedule.warmup_epochs = training.schedule.warmup_epochs.min(epochs);
+            training.schedule.minutes = None;
+        }
+        if arguments.minutes.is_some() {
+            training.schedule.minutes = arguments.minutes;
         }
         if let Some(batch) = arguments.batch {
             training.batch = batch;

@@ -12,6 +12,8 @@ use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
 /// Lines that a run prints, about, where there is no terminal.
 const PLAIN_LINES: usize = 30;
+/// The length of a bar that shows a fraction.
+const FULL: u64 = 1000;
 /// Columns of C on a terminal.
 const TERMINAL_CELLS: usize = 32;
 /// How many steps the speed is measured over.
@@ -23,6 +25,9 @@ pub struct Terminal {
     batch: usize,
     steps: usize,
     epochs: usize,
+    /// Of a run that ends by the clock.
+    minutes: Option<f64>,
+    pictures: usize,
     /// When the last steps ended.
     times: VecDeque<Instant>,
     /// The terminal's display, if there is one.
@@ -48,6 +53,8 @@ impl Terminal {
             batch: 1,
             steps: 1,
             epochs: 1,
+            minutes: None,
+            pictures: 1,
             times: VecDeque::new(),
             bar: is_terminal.then(|| ProgressBar::new(1).with_style(style)),
             matrix: String::new(),
@@ -70,6 +77,8 @@ impl Terminal {
                 (self.lambda, self.batch) = (config.lambda, config.batch);
                 self.steps = opened.steps;
                 self.epochs = config.schedule.epochs;
+                self.minutes = config.schedule.minutes;
+                self.pictures = opened.pictures.max(1);
                 self.printed = opened.done;
                 self.times.push_back(Instant::now());
                 if opened.done > 0 {
@@ -77,7 +86,10 @@ impl Terminal {
                 }
                 // After the line above: from its first drawing on, the bar owns the last lines.
                 if let Some(bar) = &self.bar {
-                    bar.set_length(opened.steps as u64);
+                    bar.set_length(match self.minutes {
+                        Some(_) => FULL,
+                        None => opened.steps as u64,
+                    });
                 }
             }
             Message::Step { report, .. } => self.step(report),
@@ -115,7 +127,7 @@ impl Terminal {
         if self.times.len() > SPEED_STEPS + 1 {
             self.times.pop_front();
         }
-        let (speed, left) = self.speed(report.step);
+        let (speed, left) = self.speed(report);
         let scale = match (report.loss_scale, report.skipped_steps) {
             (Some(scale), Some(skipped)) => format!("  scale {scale:.0}, {skipped} steps skipped"),
             _ => String::new(),
@@ -123,15 +135,23 @@ impl Terminal {
         const TIMED: usize = 3;
         self.steps_seen += 1;
         if self.steps_seen == TIMED + 1 && self.bar.is_none() {
-            say!(
-                "about {} to the end, by the first steps",
-                HumanDuration(left)
-            );
+            match self.minutes {
+                Some(_) => say!(
+                    "about {:.0} epochs until the time is over, by the first steps",
+                    speed * left.as_secs_f64() / self.pictures as f64
+                ),
+                None => say!(
+                    "about {} to the end, by the first steps",
+                    HumanDuration(left)
+                ),
+            }
         }
+        let epoch = match self.minutes {
+            Some(_) => (report.epoch + 1).to_string(),
+            None => format!("{}/{}", report.epoch + 1, self.epochs),
+        };
         let line = format!(
-            "epoch {}/{}  loss {:.3} = {:.3} + {} x {:.2}  diagonal {:.3}  off-diagonal {:.3}  {:.0} images/s{scale}  {} left",
-            report.epoch + 1,
-            self.epochs,
+            "epoch {epoch}  loss {:.3} = {:.3} + {} x {:.2}  diagonal {:.3}  off-diagonal {:.3}  {:.0} images/s{scale}  {} left",
             report.loss,
             report.invariance,
             self.lambda,
@@ -143,27 +163,42 @@ impl Terminal {
         );
         match &self.bar {
             Some(bar) => {
-                bar.set_position(report.step as u64);
+                bar.set_position(match report.progress {
+                    Some(progress) => (progress * FULL as f64) as u64,
+                    None => report.step as u64,
+                });
                 bar.set_message(format!("{}{line}\n{}", self.matrix, self.last_evaluation));
             }
             None => {
-                let every = (self.steps / PLAIN_LINES).max(1);
-                if report.step == 1 || report.step >= self.printed + every {
-                    self.printed = report.step;
-                    say!("step {}/{}  {line}", report.step, self.steps);
+                // Of a run by the clock, thousandths are counted instead of steps.
+                let (at, of) = match report.progress {
+                    Some(progress) => ((progress * FULL as f64) as usize, FULL as usize),
+                    None => (report.step, self.steps),
+                };
+                if report.step == 1 || at >= self.printed + (of / PLAIN_LINES).max(1) {
+                    self.printed = at;
+                    match report.progress {
+                        Some(progress) => {
+                            say!("step {} ({:.0}%)  {line}", report.step, 100.0 * progress);
+                        }
+                        None => say!("step {}/{}  {line}", report.step, self.steps),
+                    }
                 }
             }
         }
     }
 
     /// Pictures per second over the last steps, and how long the rest takes.
-    fn speed(&self, step: usize) -> (f64, Duration) {
+    fn speed(&self, report: &StepReport) -> (f64, Duration) {
         let (Some(first), Some(last)) = (self.times.front(), self.times.back()) else {
             return (0.0, Duration::ZERO);
         };
         let steps = (self.times.len() - 1).max(1) as f64;
         let per_step = (last.duration_since(*first).as_secs_f64() / steps).max(1e-9);
-        let left = self.steps.saturating_sub(step) as f64 * per_step;
+        let left = match (self.minutes, report.progress) {
+            (Some(minutes), Some(progress)) => 60.0 * minutes * (1.0 - progress),
+            _ => self.steps.saturating_sub(report.step) as f64 * per_step,
+        };
         (self.batch as f64 / per_step, Duration::from_secs_f64(left))
     }
 }

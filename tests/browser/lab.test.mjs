@@ -63,7 +63,7 @@ describe("with WebGPU", () => {
   });
 
   test("the GPU and the CPU compute the same losses", async () => {
-    const objectives = ["barlow-twins", "invariance", "redundancy", "unnormalized", "info-nce"];
+    const objectives = ["barlow-twins", "invariance", "redundancy", "unnormalized", "info-nce", "vicreg", "frossl"];
     const losses = { gpu: [], cpu: [] };
     for (const device of ["gpu", "cpu"]) {
       const fragment = (objective) => `device=${device}&${SMALL}&objective=${objective}&blur_on=true&gray_on=true&solarize_on=true`;

@@ -67,6 +67,25 @@ impl Policy {
         }
     }
 
+    /// The same policy with a `strength` from 0 to 1: ranges around the unchanged picture, and the probabilities of what changes
+    /// colors and sharpness, are this much smaller. Mirroring stays.
+    #[must_use]
+    pub fn weakened(&self, strength: f32) -> Self {
+        let towards_one = |x: f32| 1.0 + strength * (x - 1.0);
+        Self {
+            crop_scale: self.crop_scale.map(towards_one),
+            crop_ratio: self.crop_ratio.map(|x| x.powf(strength)),
+            brightness: strength * self.brightness,
+            contrast: strength * self.contrast,
+            saturation: strength * self.saturation,
+            hue: strength * self.hue,
+            gray: strength * self.gray,
+            blur: strength * self.blur,
+            solarize: strength * self.solarize,
+            ..self.clone()
+        }
+    }
+
     /// The first setting that is out of range, as a message; `None` if all are valid.
     pub fn problem(&self) -> Option<String> {
         let probabilities = [

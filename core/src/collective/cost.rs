@@ -48,6 +48,8 @@ pub struct Loss {
     pub ranks: usize,
     /// Pictures of all ranks.
     pub pictures: usize,
+    /// Views of each picture.
+    pub views: usize,
     /// The embedding's width.
     pub width: usize,
 }
@@ -114,6 +116,7 @@ impl Sharing {
         let Loss {
             ranks,
             pictures,
+            views,
             width,
         } = loss;
         let (w, n, d) = (ranks as f64, pictures as f64, width as f64);
@@ -125,7 +128,7 @@ impl Sharing {
         // The mean and squared distance of each feature in each view of each rank, and two sums back.
         let normalization = gather(ranks, w * 4.0 * d).and(sum(ranks, 4.0 * d));
         match self {
-            Self::Gather => gather(ranks, 2.0 * n * d).and(products(1.0)),
+            Self::Gather => gather(ranks, views as f64 * n * d).and(products(1.0)),
             Self::Reduce => sum(ranks, d * d).and(products(1.0 / w)).and(normalization),
             Self::Rows => {
                 // Of one view's embeddings all-to-all, a rank has a W-th; of the other view's it needs all.
@@ -160,6 +163,7 @@ mod tests {
         let loss = Loss {
             ranks: 8,
             pictures: 2048,
+            views: 2,
             width: 8192,
         };
         let megabytes = |way: Sharing| (way.cost(loss).bytes / 1e6).round();
@@ -176,6 +180,7 @@ mod tests {
             Sharing::for_settings(Loss {
                 ranks,
                 pictures,
+                views: 2,
                 width,
             })
         };

@@ -2,6 +2,7 @@
 
 use super::Config;
 use crate::device::{Device, DeviceLimits};
+use crate::loss::Objective;
 
 /// A setting that cannot work: its name, the reason, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -21,6 +22,9 @@ impl ConfigError {
         }
     }
 }
+
+/// The largest accepted number of views of a picture.
+const MAX_VIEWS: usize = 16;
 
 /// The largest accepted number of cells per side of the grid that the last feature map is averaged over.
 const MAX_POOL_GRID: usize = 16;
@@ -70,9 +74,9 @@ impl Config {
         // The picture resized in one direction is scratch space of the augmentation.
         let view = (3 * self.view_size * self.view_size).max(height * self.view_size);
         let view = view.max(self.encoder.largest_activation(self.view_size));
-        // Two views of each picture.
         let piece = self.largest_piece(ranks);
-        let activations = 2 * 4 * (piece as u64).saturating_mul(view as u64);
+        let images = (piece as u64).saturating_mul(self.images_per_picture() as u64);
+        let activations = 4 * images.saturating_mul(view as u64);
         if activations > max {
             let what = format!("{piece} pictures at once have activations");
             let fits = (piece as u64).saturating_mul(max) / activations;
@@ -101,6 +105,11 @@ impl Config {
     /// # Errors
     /// If a rank's pieces would be too small.
     pub fn check_ranks(&self, ranks: usize) -> Result<(), ConfigError> {
+        if self.mixing > 0.0 && ranks > 1 {
+            let problem = "a picture is mixed with another one of its batch, which several ranks share out: set mixing = 0, or use \
+                           one device";
+            return Err(ConfigError::new("mixing", problem));
+        }
         let pieces = ranks.saturating_mul(self.accumulate);
         let least = match self.is_synchronized(ranks) {
             true => 1,
@@ -194,6 +203,61 @@ impl Config {
                 format!(
                     "the factor on the loss must be a finite number above 0, not {}",
                     self.loss_weight
+                ),
+            );
+        }
+        if !(2..=MAX_VIEWS).contains(&self.views) {
+            return fail(
+                "views",
+                format!(
+                    "a step compares 2 to {MAX_VIEWS} views of each picture, not {}",
+                    self.views
+                ),
+            );
+        }
+        if !(self.mixing >= 0.0 && self.mixing.is_finite()) {
+            return fail(
+                "mixing",
+                format!(
+                    "the weight of mixed pictures must be a finite number, 0 or more, not {}: the paper uses up to 5",
+                    self.mixing
+                ),
+            );
+        }
+        if self.mixing > 0.0 && (self.objective != Objective::BarlowTwins || self.views != 2) {
+            return fail(
+                "mixing",
+                "mixed pictures are defined for Barlow Twins with 2 views: set objective = \"barlow-twins\" and views = 2, or \
+                 mixing = 0"
+                    .into(),
+            );
+        }
+        if self.mixing > 0.0 && self.accumulate > 1 {
+            return fail(
+                "mixing",
+                "a picture is mixed with another one of its batch, which must be one piece: set accumulate = 1, or mixing = 0"
+                    .into(),
+            );
+        }
+        if !(0.0..1.0).contains(&self.average) {
+            return fail(
+                "average",
+                format!(
+                    "the decay of the running average must be 0 for none, or below 1, such as 0.999, not {}",
+                    self.average
+                ),
+            );
+        }
+        if let Some((setting, problem)) = self.schedule.problem(self.view_size) {
+            return fail(setting, problem);
+        }
+        if let Some(ridge) = self.comparison.whitening
+            && !(ridge >= 0.0 && ridge.is_finite())
+        {
+            return fail(
+                "comparison.whitening",
+                format!(
+                    "the ridge must be a finite number, 0 or more, not {ridge}: 0.1 suits most runs"
                 ),
             );
         }

@@ -29,16 +29,18 @@ impl Exchanges {
 }
 
 /// Numbers that the ranks agree on, besides one for each rank.
-const AGREED: usize = 3;
+const AGREED: usize = 4;
 
 impl Config {
     /// How so many ranks share the loss out.
     pub fn sharing(&self, ranks: usize) -> Sharing {
-        self.objective.sharing(Sharing::for_settings(Loss {
+        let cheapest = Sharing::for_settings(Loss {
             ranks,
             pictures: self.batch,
+            views: self.views,
             width: self.projector.embedding(),
-        }))
+        });
+        self.objective.sharing(self.views, cheapest)
     }
 
     /// The exchanges of a step of so many ranks.
@@ -49,7 +51,7 @@ impl Config {
         if self.is_synchronized(ranks) {
             for channels in &channels {
                 // Forward and backward: two sums for each channel and view of each rank, and the count of each view.
-                let numbers = (ranks * 2 * (2 * channels + 1)) as f64;
+                let numbers = (ranks * self.views * (2 * channels + 1)) as f64;
                 let once = cost::gather(ranks, numbers);
                 norms = norms.and(once).and(once);
             }
@@ -62,6 +64,7 @@ impl Config {
             loss: sharing.cost(Loss {
                 ranks,
                 pictures: self.batch,
+                views: self.views,
                 width: self.projector.embedding(),
             }),
             gradients: cost::sum(ranks, (parameters + statistics) as f64),

@@ -63,7 +63,8 @@ impl Config {
             OptimizerConfig::Lars { .. } | OptimizerConfig::Sgd { .. } => 1,
             OptimizerConfig::AdamW { .. } => 2,
         };
-        let (views, width) = (2 * self.batch as u64, self.projector.embedding() as u64);
+        let images = (self.images_per_picture() * self.batch) as u64;
+        let (views, width) = (images, self.projector.embedding() as u64);
         // The sum of the pieces before, and the next sum.
         let pieces = match self.accumulate > 1 && !self.is_synchronized(ranks) {
             true => 2,
@@ -103,7 +104,7 @@ impl Config {
             true => self.batch.div_ceil(ranks.max(1)),
             false => self.largest_piece(ranks),
         };
-        let views = 2 * pictures as u64;
+        let views = (self.images_per_picture() * pictures) as u64;
         let maps = self.encoder.activations(self.view_size);
         let size = |(channels, side): &(usize, usize)| (channels * side * side) as u64;
         let largest = maps.iter().map(size).max().unwrap_or(0);

@@ -1,6 +1,7 @@
 //! The configuration of a run: all its settings as one value, which is stored with the run.
 
 mod check;
+mod comparison;
 mod exchanges;
 mod memory;
 mod presets;
@@ -8,6 +9,7 @@ mod presets;
 use serde::{Deserialize, Serialize};
 
 pub use check::ConfigError;
+pub use comparison::Comparison;
 pub use exchanges::Exchanges;
 pub use memory::Memory;
 
@@ -35,6 +37,14 @@ pub struct Config {
     /// Multiplies the whole loss. With LARS this scales the updates of biases by the same factor, and those of weights
     /// only where the trust ratio is clipped.
     pub loss_weight: f64,
+    /// Views of each picture in a step: 2 as published. With more, the loss is the mean over all pairs of views
+    /// (arXiv 2312.10725); further views follow the policies of the first two in turn.
+    pub views: usize,
+    /// The weight of the regularization by mixed pictures, in units of λ (Bandara et al. 2023, arXiv 2312.02151); 0 for none.
+    /// Each step then has one more view.
+    pub mixing: f64,
+    /// The decay per step of a running average of the weights, which evaluations and exports then use; 0 for none.
+    pub average: f64,
     /// How many pieces a batch is computed in, one after the other. The loss, C and the gradient with respect to the embeddings are
     /// those of the whole batch, at the price of almost one more forward pass.
     pub accumulate: usize,
@@ -61,6 +71,8 @@ pub struct Config {
     pub optimizer: OptimizerConfig,
     /// The number of epochs and the learning rates.
     pub schedule: Schedule,
+    /// How evaluations and searches compare features.
+    pub comparison: Comparison,
 }
 
 /// What is computed again in the backward pass (Chen et al. 2016, arXiv 1604.06174).
@@ -95,6 +107,9 @@ impl Default for Config {
             objective: Objective::BarlowTwins,
             lambda: 0.0051,
             loss_weight: 1.0,
+            views: 2,
+            mixing: 0.0,
+            average: 0.0,
             accumulate: 1,
             recompute: Recompute::Nothing,
             sync_batch_norm: SyncBatchNorm::Embeddings,
@@ -107,6 +122,7 @@ impl Default for Config {
             augmentation: Augmentation::default(),
             optimizer: OptimizerConfig::default(),
             schedule: Schedule::default(),
+            comparison: Comparison::default(),
         }
     }
 }
@@ -115,6 +131,25 @@ impl Config {
     /// The number of full batches in an epoch over `pictures` pictures.
     pub fn steps_per_epoch(&self, pictures: usize) -> usize {
         pictures / self.batch.max(1)
+    }
+
+    /// Images per picture that go through the networks in a step: its views, and the mixed one.
+    pub fn images_per_picture(&self) -> usize {
+        self.views + usize::from(self.mixing > 0.0)
+    }
+
+    /// The settings at this fraction of the run, from 0 to 1: those of its stage.
+    #[must_use]
+    pub fn at(&self, progress: f64) -> Self {
+        let mut config = self.clone();
+        if let Some(stage) = self.schedule.stage(progress) {
+            config.view_size = stage.view_size.unwrap_or(self.view_size);
+            let augmentation = &mut config.augmentation;
+            for view in [&mut augmentation.view_a, &mut augmentation.view_b] {
+                *view = view.weakened(stage.strength);
+            }
+        }
+        config
     }
 
     /// Whether the networks' batch normalizations exchange statistics, with so many ranks.

@@ -139,6 +139,7 @@ impl Config {
                 by: By::Step,
                 rate_weights: 0.3,
                 rate_biases: 0.3,
+                ..Schedule::default()
             },
             ..Self::default()
         };
@@ -196,6 +197,7 @@ impl Config {
                 // lightly's 0.06 is for 128 pictures; rates here are for 256.
                 rate_weights: 0.12,
                 rate_biases: 0.12,
+                ..Schedule::default()
             },
             ..Self::default()
         };
@@ -250,7 +252,11 @@ mod tests {
     ];
 
     /// Settings of ours that no published recipe has.
-    const OURS: [&str; 7] = [
+    const OURS: [&str; 11] = [
+        "comparison.mirrored",
+        "views",
+        "mixing",
+        "average",
         "accumulate",
         "recompute",
         "sync_batch_norm",

@@ -91,6 +91,14 @@ impl Pictures {
         Self::new(self.height, self.width, bytes)
     }
 
+    /// The pictures, mirrored left and right.
+    #[must_use]
+    pub fn mirrored(&self) -> Self {
+        let rows = self.bytes.chunks_exact(self.width);
+        let bytes = rows.flat_map(|row| row.iter().rev().copied()).collect();
+        Self::new(self.height, self.width, bytes)
+    }
+
     /// A 64-bit hash (xxh3) of the pictures, their size and their order, the same on every machine and in every version
     /// of the program.
     pub fn fingerprint(&self) -> u64 {

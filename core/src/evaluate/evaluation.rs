@@ -3,10 +3,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::retrieval::mirrored_and_cropped;
+use super::retrieval::{Queries, mirrored_and_cropped};
 use super::{
-    Classifier, FeatureExtractor, Features, Knn, LinearProbe, Retrieval, effective_rank, right,
+    Classifier, Compared, FeatureExtractor, Features, Knn, LinearProbe, Retrieval, effective_rank,
+    right,
 };
+use crate::config::Comparison;
 use crate::data::emoji::Emoji;
 use crate::data::{LabelledPictures, Labels, Pictures};
 use crate::random::{Purpose, Rng};
@@ -103,6 +105,8 @@ pub struct Evaluation {
     validation: Vec<usize>,
     /// The pictures for the effective rank.
     sample: Pictures,
+    /// The training pictures that a whitening is fitted on.
+    known: Pictures,
 }
 
 /// The most pictures that quick evaluations learn from and test on, and that the effective rank and retrieval use.
@@ -110,6 +114,8 @@ const QUICK_TRAIN: usize = 5000;
 const QUICK_TEST: usize = 1000;
 const RANK_SAMPLE: usize = 1024;
 const RETRIEVAL_SAMPLE: usize = 2000;
+/// The most pictures that a whitening is fitted on: some more than features.
+const WHITENING_SAMPLE: usize = 5000;
 
 /// The fraction of the pictures of a set without a test split that are for the test at the end.
 const HELD_OUT: f64 = 0.2;
@@ -148,6 +154,7 @@ impl Evaluation {
             }),
             validation: Vec::new(),
             sample: sample(&emoji.noto, RANK_SAMPLE),
+            known: sample(&emoji.all().pictures, WHITENING_SAMPLE),
         }
     }
 
@@ -176,6 +183,7 @@ impl Evaluation {
         };
         Self {
             sample: sample(&train.pictures, RANK_SAMPLE),
+            known: sample(&train.pictures, WHITENING_SAMPLE),
             classification: Some(Classification { train, test }),
             validation,
             ..Self::unlabelled(&Pictures::new(1, 1, vec![0; 3]))
@@ -201,19 +209,23 @@ impl Evaluation {
             classification: None,
             validation: Vec::new(),
             sample: sample(pictures, RANK_SAMPLE),
+            known: sample(pictures, WHITENING_SAMPLE),
         }
     }
 
-    /// The quick evaluation, to be repeated during the run; it takes seconds. It is retrieval, or kNN that learns from
+    /// The quick evaluation, to be repeated during the run; it takes seconds. It is retrieval with every second query, or kNN that learns from
     /// a sample of the training pictures and is tested on those for validation, with the online `probe` if there is
     /// one.
     pub async fn quick(
         &self,
+        comparison: Comparison,
         source: &mut impl FeatureExtractor,
         probe: Option<&Classifier>,
     ) -> Vec<Metric> {
+        let mut source = Compared::new(source, comparison, &self.known).await;
+        let source = &mut source;
         if !self.retrieval.is_empty() {
-            return self.retrieve(source).await;
+            return self.retrieve(source, Queries::Validation).await;
         }
         let Some(Classification { train, .. }) = &self.classification else {
             return Vec::new();
@@ -236,10 +248,10 @@ impl Evaluation {
             part(&self.validation, QUICK_TEST),
         );
         let known_features = source.features(&known.pictures).await;
-        let features = source.features(&asked.pictures).await;
+        let [plain, features] = source.plain_and_compared(&asked.pictures).await;
         let classes = &asked.labels.class_of;
         let on = format!("on {} held-out pictures", features.count());
-        let online = online(probe, &features, &asked.labels)
+        let online = online(probe, &plain, &asked.labels)
             .map(|accuracy| Metric::fraction(format!("online linear probe {on}"), accuracy));
         let accuracy = self.knn.accuracy(
             (known_features, &known.labels.class_of),
@@ -252,24 +264,26 @@ impl Evaluation {
     /// The full evaluation, with the online `probe` if there is one.
     pub async fn full(
         &self,
+        comparison: Comparison,
         source: &mut impl FeatureExtractor,
         probe: Option<&Classifier>,
     ) -> Vec<Metric> {
-        let mut metrics = self.retrieve(source).await;
+        let mut source = Compared::new(source, comparison, &self.known).await;
+        let source = &mut source;
+        let mut metrics = self.retrieve(source, Queries::All).await;
         if let Some(Classification { train, test }) = &self.classification {
             let knn = self.knn;
             let name = format!("kNN, k = {}, T = {}", knn.neighbors, knn.temperature);
             let (train_classes, test_classes) = (&train.labels.class_of, &test.labels.class_of);
             let test_labels = &test.labels;
-            let train = source.features(&train.pictures).await;
-            let test = source.features(&test.pictures).await;
-            let accuracy =
-                knn.accuracy((train.clone(), train_classes), (test.clone(), test_classes));
+            let [plain_train, train] = source.plain_and_compared(&train.pictures).await;
+            let [plain_test, test] = source.plain_and_compared(&test.pictures).await;
+            let accuracy = knn.accuracy((train, train_classes), (test, test_classes));
             metrics.push(Metric::fraction(name, accuracy));
-            let online = online(probe, &test, test_labels);
+            let online = online(probe, &plain_test, test_labels);
             let accuracy = self
                 .probe
-                .accuracy((train, train_classes), (test, test_classes));
+                .accuracy((plain_train, train_classes), (plain_test, test_classes));
             metrics.push(Metric::fraction("linear probe", accuracy));
             metrics.extend(online.map(|accuracy| Metric::fraction(ONLINE_PROBE, accuracy)));
         }
@@ -282,10 +296,14 @@ impl Evaluation {
         metrics
     }
 
-    async fn retrieve(&self, source: &mut impl FeatureExtractor) -> Vec<Metric> {
+    async fn retrieve(&self, source: &mut impl FeatureExtractor, queries: Queries) -> Vec<Metric> {
         let mut metrics = Vec::new();
         for (name, task) in &self.retrieval {
-            metrics.push(Metric::fraction(*name, task.top_1(source).await));
+            let name = match queries {
+                Queries::All => (*name).to_owned(),
+                Queries::Validation => format!("{name} (validation)"),
+            };
+            metrics.push(Metric::fraction(name, task.top_1(source, queries).await));
         }
         metrics
     }
@@ -386,11 +404,11 @@ mod tests {
         for (lies, quick) in [(false, 1.0), (true, 0.0)] {
             let train = set(&|i| lies && roles[i] == Role::Validate);
             let evaluation = Evaluation::classes(train, &roles, Some(test.clone()));
-            let metrics = block_on(evaluation.quick(&mut Pixels, None));
+            let metrics = block_on(evaluation.quick(Comparison::default(), &mut Pixels, None));
             assert_eq!(metrics[0].name, "kNN on 20 held-out pictures");
             assert_eq!(metrics[0].value, quick);
             // The full evaluation uses the test split, whatever the pictures for validation say.
-            let full = block_on(evaluation.full(&mut Pixels, None));
+            let full = block_on(evaluation.full(Comparison::default(), &mut Pixels, None));
             assert!(full[0].value > 0.9, "{full:?}");
         }
     }

@@ -2,6 +2,7 @@
 //! in another style, the effective rank of the embeddings, and the published protocols.
 
 mod classifier;
+mod compare;
 mod evaluation;
 mod features;
 mod gallery;
@@ -15,6 +16,7 @@ mod shared;
 mod showcase;
 
 pub use classifier::{Classifier, SgdStep, right, top_k_correct};
+pub use compare::{Compared, Whitening};
 pub use evaluation::{Classification, Evaluation, Metric, ONLINE_PROBE, Role, Unit, roles};
 pub use features::{Embedder, FeatureExtractor, Features, Pixels};
 pub use gallery::Gallery;
@@ -26,6 +28,6 @@ pub use protocols::{
     ProtocolData,
 };
 pub use rank::effective_rank;
-pub use retrieval::{Retrieval, mirrored_and_cropped};
+pub use retrieval::{Queries, Retrieval, mirrored_and_cropped};
 pub use shared::SharedExtractor;
 pub use showcase::{EXCITING, Inspection, NEIGHBORS, Question, Showcase};

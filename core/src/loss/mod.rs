@@ -8,7 +8,8 @@ mod shared;
 
 use burn::tensor::Tensor;
 
-pub use objective::Objective;
+use objective::mixed_loss;
+pub use objective::{Mixing, Objective};
 pub(crate) use shared::gathered;
 pub use shared::{Minimized, SharedLoss, shared_loss};
 
@@ -19,11 +20,11 @@ const EPSILON: f64 = 1e-5;
 
 /// The loss of embeddings `z [2 n, d]` of two views of the same `n` pictures: the first view's, then the second's.
 pub fn barlow_twins(z: Tensor<2>, lambda: f64) -> LossOutput {
-    ops::correlate(normalize(z), lambda)
+    ops::correlate(normalize(z, 2), lambda)
 }
 
-/// Normalizes every dimension to zero mean and unit variance over each view.
-fn normalize(z: Tensor<2>) -> Tensor<2> {
+/// Normalizes every dimension to zero mean and unit variance over each of so many views.
+fn normalize(z: Tensor<2>, views: usize) -> Tensor<2> {
     let [_, width] = z.dims();
     let device = z.device();
     let (zeros, ones) = (
@@ -31,7 +32,7 @@ fn normalize(z: Tensor<2>) -> Tensor<2> {
         Tensor::<1>::ones([width], &device),
     );
     let options = BatchNormOptions {
-        views: 2,
+        views,
         epsilon: EPSILON,
         momentum: 0.0,
         relu: false,

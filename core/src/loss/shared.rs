@@ -8,12 +8,12 @@ use std::ops::Range;
 
 use burn::tensor::{Tensor, TensorData};
 
-use super::{EPSILON, Objective};
+use super::{EPSILON, Mixing, Objective, mixed_loss};
 use crate::collective::{Collective, CollectiveError, Sharing, share};
 use crate::ops::precision::{Precision, with_precision};
 use crate::ops::{LossOutput, product, read, read_all};
 
-/// Views of a picture.
+/// Views of a picture, where the loss is shared out by another way than gathering all embeddings.
 const VIEWS: usize = 2;
 
 /// The loss of all ranks' embeddings, as far as a rank knows it.
@@ -31,23 +31,42 @@ pub struct Minimized {
     pub objective: Objective,
     /// The weight of the redundancy term.
     pub lambda: f64,
+    /// How many views of each picture there are.
+    pub views: usize,
+    /// The regularization by mixed pictures, whose embeddings then follow those of the views.
+    pub mixing: Option<Mixing>,
     /// Multiplies the loss before it is differentiated.
     pub weight: f64,
     /// The precision of the products.
     pub precision: Precision,
 }
 
-impl Objective {
-    /// How the loss of so many pictures is shared out to ranks: some objectives need the embeddings of all.
-    pub fn sharing(self, cheapest: Sharing) -> Sharing {
-        match self {
-            Self::BarlowTwins | Self::Invariance => cheapest,
-            Self::Redundancy | Self::Unnormalized | Self::InfoNce => Sharing::Gather,
+impl Minimized {
+    /// Images of each picture: its views, and the mixed one.
+    fn images(&self) -> usize {
+        self.views + usize::from(self.mixing.is_some())
+    }
+
+    fn loss(&self, z: Tensor<2>) -> LossOutput {
+        match self.mixing {
+            Some(mixing) => mixed_loss(z, self.lambda, mixing),
+            None => self.objective.loss_of_views(z, self.views, self.lambda),
         }
     }
 }
 
-/// The loss of all ranks' embeddings, of which `z [2 n, d]` are this rank's: the first view's rows, then the second's. All ranks
+impl Objective {
+    /// How the loss of so many views is shared out to ranks: some objectives need the embeddings of all, and so do pairs of more than
+    /// two views.
+    pub fn sharing(self, views: usize, cheapest: Sharing) -> Sharing {
+        match self {
+            Self::BarlowTwins | Self::Invariance if views == VIEWS => cheapest,
+            _ => Sharing::Gather,
+        }
+    }
+}
+
+/// The loss of all ranks' embeddings, of which `z [views n, d]` are this rank's: the first view's rows, then the second's, and so on. All ranks
 /// have `pictures` pictures, shared out as [`share`] says.
 ///
 /// # Errors
@@ -60,8 +79,9 @@ pub async fn shared_loss(
     ranks: &dyn Collective,
 ) -> Result<SharedLoss, CollectiveError> {
     let own = share(pictures, ranks.rank(), ranks.size());
-    if ranks.size() == 1 || minimized.objective.sharing(sharing) == Sharing::Gather {
-        let all = gathered(z, ranks).await?;
+    let views = minimized.views;
+    if ranks.size() == 1 || minimized.objective.sharing(views, sharing) == Sharing::Gather {
+        let all = gathered(z, minimized.images(), ranks).await?;
         return Ok(whole(all, own, minimized));
     }
     let lambda = match minimized.objective {
@@ -106,7 +126,7 @@ fn whole(z: Tensor<2>, own: Range<usize>, minimized: Minimized) -> SharedLoss {
     let [count, width] = z.dims();
     let z = z.autodiff().require_grad();
     let (output, mut gradients) = with_precision(minimized.precision, || {
-        let output = minimized.objective.loss(z.clone(), minimized.lambda);
+        let output = minimized.loss(z.clone());
         let weighted = match minimized.weight {
             1.0 => output.loss.clone(),
             weight => output.loss.clone().mul_scalar(weight),
@@ -116,23 +136,28 @@ fn whole(z: Tensor<2>, own: Range<usize>, minimized: Minimized) -> SharedLoss {
     });
     let gradient = z.grad_remove(&mut gradients);
     let gradient = gradient.expect("the loss depends on the embeddings");
-    let gradient = match VIEWS * own.len() == count {
+    let images = minimized.images();
+    let gradient = match images * own.len() == count {
         true => gradient,
         false => {
-            let rows = VIEWS * own.len();
-            let views: Tensor<3> = gradient.reshape([VIEWS, count / VIEWS, width]);
-            let views = views.slice([0..VIEWS, own, 0..width]);
+            let rows = images * own.len();
+            let views: Tensor<3> = gradient.reshape([images, count / images, width]);
+            let views = views.slice([0..images, own, 0..width]);
             views.reshape([rows, width])
         }
     };
     SharedLoss { output, gradient }
 }
 
-/// The rows `[2 n, width]` of all ranks as one tensor, in their order.
+/// The rows `[views n, width]` of all ranks as one tensor, in their order.
 ///
 /// # Errors
 /// If the ranks cannot go on together.
-pub async fn gathered(x: Tensor<2>, ranks: &dyn Collective) -> Result<Tensor<2>, CollectiveError> {
+pub async fn gathered(
+    x: Tensor<2>,
+    views: usize,
+    ranks: &dyn Collective,
+) -> Result<Tensor<2>, CollectiveError> {
     if ranks.size() == 1 {
         return Ok(x);
     }
@@ -140,9 +165,9 @@ pub async fn gathered(x: Tensor<2>, ranks: &dyn Collective) -> Result<Tensor<2>,
     let all = ranks.gather(&read(x).await)?;
     let view = |view: usize| {
         let of_ranks = all.iter();
-        of_ranks.flat_map(move |values| values.chunks((values.len() / VIEWS).max(1)).nth(view))
+        of_ranks.flat_map(move |values| values.chunks((values.len() / views).max(1)).nth(view))
     };
-    let values: Vec<f32> = (0..VIEWS).flat_map(view).flatten().copied().collect();
+    let values: Vec<f32> = (0..views).flat_map(view).flatten().copied().collect();
     let count = values.len() / width;
     Ok(Tensor::from_data(
         TensorData::new(values, [count, width]),
@@ -367,6 +392,8 @@ mod tests {
     const MINIMIZED: Minimized = Minimized {
         objective: Objective::BarlowTwins,
         lambda: 0.0051,
+        views: 2,
+        mixing: None,
         weight: 3.0,
         precision: Precision::F32,
     };

@@ -6,4 +6,4 @@ mod schedule;
 
 pub use crate::ops::{Lars, Rates, TrustRatio};
 pub use optimizer::{Optimizer, OptimizerConfig, OptimizerState};
-pub use schedule::{By, Schedule, half_cosine};
+pub use schedule::{By, Schedule, Stage, half_cosine};

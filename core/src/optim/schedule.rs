@@ -13,6 +13,10 @@ const REFERENCE_BATCH: f64 = 256.0;
 pub struct Schedule {
     /// Epochs: how often every picture is seen.
     pub epochs: usize,
+    /// Minutes to train for, instead of `epochs`, which then only says which part of the run the warm-up is. The learning rate
+    /// follows the time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub minutes: Option<f64>,
     /// Epochs at the start over which the rate rises.
     pub warmup_epochs: usize,
     /// The rate at the first step of the warm-up, whatever the batch size. With [`By::Step`], the last step of the
@@ -28,6 +32,30 @@ pub struct Schedule {
     pub rate_weights: f64,
     /// The peak rate of biases and of batch normalization's scale and shift, for batches of 256.
     pub rate_biases: f64,
+    /// Views that grow during the run (Koçyiğit et al. 2022, arXiv 2212.05611): each stage lasts until the next one begins, and
+    /// before the first one views are as the settings say.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<Stage>,
+}
+
+/// A part of a run with views of its own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stage {
+    /// The fraction of the run at which it begins.
+    pub from: f64,
+    /// Pixels per side of its views; those of the settings by default.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub view_size: Option<usize>,
+    /// How strong its augmentation is: 1 is what the settings say, and 0 leaves pictures as they are.
+    #[serde(default = "Stage::whole")]
+    pub strength: f32,
+}
+
+impl Stage {
+    fn whole() -> f32 {
+        1.0
+    }
 }
 
 /// How often the learning rate changes.
@@ -46,43 +74,45 @@ impl Default for Schedule {
     fn default() -> Self {
         Self {
             epochs: 1000,
+            minutes: None,
             warmup_epochs: 10,
             warmup_start: None,
             final_factor: 0.001,
             by: By::Step,
             rate_weights: 0.2,
             rate_biases: 0.0048,
+            stages: Vec::new(),
         }
     }
 }
 
 impl Schedule {
     /// The factor of the peak rates for batches of 256 at `step`, counted from 0. It leaves out [`Self::warmup_start`],
-    /// which [`Self::rates`] adds.
-    pub fn factor(&self, step: usize, steps_per_epoch: usize, batch: usize) -> f64 {
+    /// which [`Self::rates`] adds. Between two steps (where the time decides) there is a rate too.
+    pub fn factor(&self, step: f64, steps_per_epoch: usize, batch: usize) -> f64 {
         let base = batch as f64 / REFERENCE_BATCH;
         let step = self.counted(step, steps_per_epoch);
         let warmup = self.warmup_epochs * steps_per_epoch;
-        if step < warmup {
-            return base * step as f64 / self.last_of_warmup(warmup);
+        if step < warmup as f64 {
+            return base * step / self.last_of_warmup(warmup);
         }
         let total = (self.epochs * steps_per_epoch)
             .saturating_sub(warmup)
             .max(1);
-        let progress = (step - warmup) as f64 / total as f64;
+        let progress = (step - warmup as f64) / total as f64;
         let left = half_cosine(progress);
         base * left + base * self.final_factor * (1.0 - left)
     }
 
     /// The learning rates at `step`, counted from 0.
-    pub fn rates(&self, step: usize, steps_per_epoch: usize, batch: usize) -> Rates {
+    pub fn rates(&self, step: f64, steps_per_epoch: usize, batch: usize) -> Rates {
         let factor = self.factor(step, steps_per_epoch, batch);
         let counted = self.counted(step, steps_per_epoch);
         let warmup = self.warmup_epochs * steps_per_epoch;
         // The contribution of `warmup_start` falls to 0 as the factor rises to its peak.
         let start = match self.warmup_start {
-            Some(start) if counted < warmup => {
-                start * (1.0 - counted as f64 / self.last_of_warmup(warmup))
+            Some(start) if counted < warmup as f64 => {
+                start * (1.0 - counted / self.last_of_warmup(warmup))
             }
             _ => 0.0,
         };
@@ -93,10 +123,10 @@ impl Schedule {
     }
 
     /// The step whose rate `step` has: itself, or the first of its epoch.
-    fn counted(&self, step: usize, steps_per_epoch: usize) -> usize {
+    fn counted(&self, step: f64, steps_per_epoch: usize) -> f64 {
         match self.by {
             By::Step => step,
-            By::Epoch => step - step % steps_per_epoch.max(1),
+            By::Epoch => step - step % steps_per_epoch.max(1) as f64,
         }
     }
 
@@ -107,7 +137,51 @@ impl Schedule {
             _ => warmup as f64,
         }
     }
+
+    /// The stage at this fraction of the run, if one has begun.
+    pub fn stage(&self, progress: f64) -> Option<&Stage> {
+        self.stages.iter().rfind(|stage| stage.from <= progress)
+    }
+
+    /// The first setting of time or of stages that cannot work, and why; `view_size` is that of the run.
+    pub(crate) fn problem(&self, view_size: usize) -> Option<(&'static str, String)> {
+        if let Some(minutes) = self.minutes
+            && !(minutes > 0.0 && minutes <= MAX_MINUTES)
+        {
+            let problem = format!(
+                "a run can take up to {MAX_MINUTES} minutes (ten years), and more than 0, not {minutes}"
+            );
+            return Some(("schedule.minutes", problem));
+        }
+        for (number, stage) in self.stages.iter().enumerate() {
+            let is_later = number == 0 || self.stages[number - 1].from < stage.from;
+            let is_strong = (0.0..=1.0).contains(&stage.strength);
+            let size = stage.view_size.unwrap_or(view_size);
+            let problem = match () {
+                () if !(0.0..1.0).contains(&stage.from) || !is_later => format!(
+                    "stage {} begins at {}: stages begin at fractions of the run from 0 to below 1, one after the other",
+                    number + 1,
+                    stage.from
+                ),
+                () if size == 0 || size > view_size => format!(
+                    "stage {} has views of {size} pixels per side: use 1 to {view_size}, the size at the end (view_size)",
+                    number + 1
+                ),
+                () if !is_strong => format!(
+                    "stage {} has a strength of {}: it must be from 0 to 1",
+                    number + 1,
+                    stage.strength
+                ),
+                () => continue,
+            };
+            return Some(("schedule.stages", problem));
+        }
+        None
+    }
 }
+
+/// The longest accepted run, in minutes: ten years.
+const MAX_MINUTES: f64 = 5_260_000.0;
 
 /// Half a cosine: 1 at a `progress` of 0, 0 at a `progress` of 1.
 pub fn half_cosine(progress: f64) -> f64 {
@@ -141,7 +215,7 @@ mod tests {
             } else {
                 0.5 * base * (1.0 + (std::f64::consts::PI * (t - warmup) / (total - warmup)).cos())
             };
-            let rates = schedule.rates(step, steps_per_epoch, 256);
+            let rates = schedule.rates(step as f64, steps_per_epoch, 256);
             assert!(
                 (rates.weights - expected).abs() < 1e-15,
                 "{step}: {rates:?} {expected}"
@@ -163,11 +237,31 @@ mod tests {
         };
         for (step, epoch) in [(0, 0.0), (96, 0.0), (97, 1.0), (193, 1.0), (19_399, 199.0)] {
             let expected = 0.24 * 0.5 * (1.0 + (std::f64::consts::PI * epoch / 200.0).cos());
-            let found = schedule.rates(step, 97, 512).weights;
+            let found = schedule.rates(f64::from(step), 97, 512).weights;
             assert!(
                 (found - expected).abs() < 1e-15,
                 "{step}: {found} {expected}"
             );
         }
+    }
+
+    #[test]
+    fn the_last_stage_that_has_begun_counts() {
+        let stage = |from, view_size| Stage {
+            from,
+            view_size: Some(view_size),
+            strength: 1.0,
+        };
+        let mut schedule = Schedule {
+            stages: vec![stage(0.1, 16), stage(0.5, 24)],
+            ..Schedule::default()
+        };
+        let size = |progress| schedule.stage(progress).and_then(|stage| stage.view_size);
+        let sizes = [0.0, 0.1, 0.49, 0.5, 1.0].map(size);
+        assert_eq!(sizes, [None, Some(16), Some(16), Some(24), Some(24)]);
+        assert_eq!(schedule.problem(24), None);
+        assert_eq!(schedule.problem(20).unwrap().0, "schedule.stages");
+        schedule.stages.swap(0, 1);
+        assert_eq!(schedule.problem(24).unwrap().0, "schedule.stages");
     }
 }

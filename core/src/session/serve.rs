@@ -218,6 +218,7 @@ impl Session {
             Request::Play => self.playing = true,
             Request::Pause => {
                 (self.playing, self.steps_to_do) = (false, 0);
+                self.trainer.rest();
                 self.save(tell).await?;
                 self.observer.inspect(&self.trainer, tell).await?;
                 tell(Message::Paused {
@@ -261,7 +262,7 @@ impl Session {
     }
 
     fn is_finished(&self) -> bool {
-        self.trainer.done() >= self.trainer.steps()
+        self.trainer.is_finished()
     }
 
     fn device(&self) -> &Device {
@@ -270,6 +271,13 @@ impl Session {
 
     /// Tells what run it is and where it stands.
     async fn open(&mut self, tell: &dyn Fn(Message)) -> Result<(), TrainError> {
+        let start = Instant::now();
+        self.introduce(tell).await?;
+        self.trainer.spend(start.elapsed());
+        Ok(())
+    }
+
+    async fn introduce(&mut self, tell: &dyn Fn(Message)) -> Result<(), TrainError> {
         let (trainer, observer) = (&self.trainer, &mut self.observer);
         let (first, baseline) = observer.baseline(trainer).await.unzip();
         let model = trainer.model();
@@ -341,6 +349,7 @@ impl Session {
             self.observer.inspect(&self.trainer, tell).await?;
         }
         if is_single && self.steps_to_do == 0 {
+            self.trainer.rest();
             tell(Message::Paused { step });
         }
         if is_finished {
@@ -351,6 +360,7 @@ impl Session {
 
     fn finish(&mut self, tell: &dyn Fn(Message)) {
         (self.playing, self.steps_to_do) = (false, 0);
+        self.trainer.rest();
         tell(Message::Finished {
             step: self.trainer.done(),
         });

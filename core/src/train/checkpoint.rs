@@ -1,5 +1,5 @@
 //! The whole state of a run as one safetensors file: weights and running statistics under the official code's names,
-//! the optimizer's state under `optimizer.`, the online probe under `probe.`, and settings and progress in the
+//! the optimizer's state under `optimizer.`, the running average of the networks under `average.`, the online probe under `probe.`, and settings and progress in the
 //! metadata.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -15,6 +15,7 @@ use crate::optim::OptimizerState;
 
 const OPTIMIZER: &str = "optimizer.";
 const PROBE: &str = "probe.";
+const AVERAGE: &str = "average.";
 /// The version of this layout.
 const FORMAT: &str = "2";
 
@@ -41,6 +42,8 @@ pub struct Checkpoint {
     /// How far the run has come.
     pub progress: Progress,
     tensors: BTreeMap<String, TensorData>,
+    /// The running average of the networks, if there is one.
+    average: BTreeMap<String, TensorData>,
     pub(super) optimizer: OptimizerState,
     pub(super) probe: Option<Classifier>,
 }
@@ -70,11 +73,15 @@ impl Checkpoint {
     pub(super) async fn write(
         config: &Config,
         progress: Progress,
-        model: &BarlowTwins,
+        (model, average): (&BarlowTwins, Option<&BarlowTwins>),
         optimizer: OptimizerState,
         probe: Option<&Classifier>,
     ) -> Result<Vec<u8>, CheckpointError> {
         let mut tensors = named_tensors(model).await?;
+        if let Some(average) = average {
+            let average = named_tensors(average).await?.into_iter();
+            tensors.extend(average.map(|(name, data)| (format!("{AVERAGE}{name}"), data)));
+        }
         for (name, data) in optimizer.tensors {
             tensors.push((format!("{OPTIMIZER}{name}"), data));
         }
@@ -203,13 +210,15 @@ impl Checkpoint {
             counters,
         };
         let mut tensors = BTreeMap::new();
-        let mut probe = BTreeMap::new();
+        let (mut probe, mut average) = (BTreeMap::new(), BTreeMap::new());
         for (name, view) in file.tensors() {
             let data = data_of(&name, &view)?;
             if let Some(name) = name.strip_prefix(OPTIMIZER) {
                 optimizer.tensors.push((name.to_owned(), data));
             } else if let Some(name) = name.strip_prefix(PROBE) {
                 probe.insert(name.to_owned(), data);
+            } else if let Some(name) = name.strip_prefix(AVERAGE) {
+                average.insert(name.to_owned(), data);
             } else {
                 tensors.insert(name, data);
             }
@@ -218,22 +227,62 @@ impl Checkpoint {
             config,
             progress,
             tensors,
+            average,
             optimizer,
             probe: read_probe(probe),
         })
     }
 
-    /// Builds the networks that `config` describes, with the checkpoint's tensors, on `device`.
+    /// Builds the networks that `config` describes, as evaluations and exports use them: with the running average of the weights, if
+    /// there is one.
     ///
     /// # Errors
     /// If the tensors do not fit these networks.
     pub fn model(&self, config: &Config, device: &Device) -> Result<BarlowTwins, CheckpointError> {
-        let mut problems = self.differences(config);
+        match self.average(config, device)? {
+            Some(average) => Ok(average),
+            None => self.trained(config, device),
+        }
+    }
+
+    /// Builds the networks that `config` describes, with the weights that training goes on from, on `device`.
+    ///
+    /// # Errors
+    /// If the tensors do not fit these networks.
+    pub(super) fn trained(
+        &self,
+        config: &Config,
+        device: &Device,
+    ) -> Result<BarlowTwins, CheckpointError> {
+        Self::network(&self.tensors, config, device)
+    }
+
+    /// Builds the networks that `config` describes, with the running average of the weights, if there is one.
+    ///
+    /// # Errors
+    /// If the tensors do not fit these networks.
+    pub(super) fn average(
+        &self,
+        config: &Config,
+        device: &Device,
+    ) -> Result<Option<BarlowTwins>, CheckpointError> {
+        match self.average.is_empty() {
+            true => Ok(None),
+            false => Self::network(&self.average, config, device).map(Some),
+        }
+    }
+
+    fn network(
+        tensors: &BTreeMap<String, TensorData>,
+        config: &Config,
+        device: &Device,
+    ) -> Result<BarlowTwins, CheckpointError> {
+        let mut problems = Self::differences(tensors, config);
         if problems.is_empty() {
             let mut model =
                 BarlowTwins::new(&config.encoder, &config.projector, config.seed, device);
             let mut load = Load {
-                tensors: self.tensors.clone(),
+                tensors: tensors.clone(),
                 device,
             };
             model.visit("", &mut load);
@@ -252,11 +301,11 @@ impl Checkpoint {
 
     /// Lists how the tensors differ from those of the networks that `config` describes, without building these
     /// networks.
-    fn differences(&self, config: &Config) -> Vec<String> {
+    fn differences(tensors: &BTreeMap<String, TensorData>, config: &Config) -> Vec<String> {
         let mut problems = Vec::new();
-        let mut unknown: BTreeSet<&str> = self.tensors.keys().map(String::as_str).collect();
+        let mut unknown: BTreeSet<&str> = tensors.keys().map(String::as_str).collect();
         for TensorInfo { name, shape, .. } in model::tensors(&config.encoder, &config.projector) {
-            match self.tensors.get(&name).map(|data| data.shape().to_vec()) {
+            match tensors.get(&name).map(|data| data.shape().to_vec()) {
                 None => problems.push(format!("{name} is missing")),
                 Some(found) if found != shape => problems.push(format!(
                     "{name} has the shape {found:?} instead of {shape:?}"

@@ -16,7 +16,7 @@ use super::reduce::Statistics;
 use crate::collective::{Collective, Sharing, share};
 use crate::config::{Config, Recompute};
 use crate::device::runs_on_cpu;
-use crate::loss::{Minimized, SharedLoss, shared_loss};
+use crate::loss::{Minimized, Mixing, SharedLoss, shared_loss};
 use crate::model::{BarlowTwins, Forward, Mode, Network, Training, Visitor, WholeBatch};
 use crate::ops::LossOutput;
 use crate::ops::nhwc::pieces::Synchronizer;
@@ -24,7 +24,7 @@ use crate::ops::precision::with_precision;
 
 /// What a step learns from.
 pub(super) struct Differentiated {
-    /// The features of this rank's views, `[2 n, features]`.
+    /// The features of this rank's views, and of its mixed pictures, `[images n, features]`.
     pub features: Tensor<2>,
     /// The loss of the whole batch.
     pub loss: LossOutput,
@@ -36,15 +36,14 @@ pub(super) struct Differentiated {
 pub(super) struct Share<'a> {
     /// Pictures of this rank, and of all.
     pub pictures: [usize; 2],
-    /// The views of some of this rank's pictures, `[2 n, 3, size, size]`.
+    /// The views of some of this rank's pictures, and the mixed ones, `[images n, 3, size, size]`.
     pub views: &'a dyn Fn(Range<usize>) -> Tensor<4>,
+    /// How the pictures are mixed, if they are.
+    pub mixing: Option<Mixing>,
     /// The ranks, and how they share the loss out.
     pub ranks: &'a Arc<dyn Collective>,
     pub sharing: Sharing,
 }
-
-/// How the views of a picture are numbered in a batch: all first views, then all second views.
-const VIEWS: usize = 2;
 
 /// The features, the loss and the gradients of `scale` times the weighted loss. Both views go through the networks together, but
 /// batch normalization uses separate statistics for each view. The network's running statistics become those after the step.
@@ -58,10 +57,12 @@ pub(super) async fn differentiate(
     scale: f64,
 ) -> Result<Differentiated, TrainError> {
     let [own, all] = batch.pictures;
+    // How they are numbered in a batch: all first views, then all second views, and so on.
+    let images = config.images_per_picture();
     let is_synchronized = config.is_synchronized(batch.ranks.size());
     let synchronizer = Rc::new(Synchronizer::new(batch.ranks.clone()));
     let training = Training {
-        views: VIEWS,
+        views: images,
         recompute: config.recompute == Recompute::Blocks,
         whole: is_synchronized.then(|| WholeBatch {
             pieces: config.accumulate,
@@ -100,10 +101,12 @@ pub(super) async fn differentiate(
         return Err(failure.into());
     }
 
-    let (features, z) = (joined(features), joined(embeddings));
+    let (features, z) = (joined(features, images), joined(embeddings, images));
     let minimized = Minimized {
         objective: config.objective,
         lambda: config.lambda,
+        views: config.views,
+        mixing: batch.mixing,
         weight: config.loss_weight * scale,
         precision: config.precision,
     };
@@ -112,7 +115,7 @@ pub(super) async fn differentiate(
 
     let mut gradients = no_gradients(&gradient);
     for piece in pieces().collect::<Vec<_>>().into_iter().rev() {
-        let grad_z = rows(&gradient, piece.clone());
+        let grad_z = rows(&gradient, images, piece.clone());
         let made = match last.take() {
             Some(made) => made,
             None => pass(&before, piece)?,
@@ -224,28 +227,28 @@ fn no_gradients(like: &Tensor<2>) -> Gradients {
     nothing.autodiff().require_grad().backward()
 }
 
-/// The rows of some pictures in each view of `x [2 n, width]`.
-fn rows(x: &Tensor<2>, pictures: Range<usize>) -> Tensor<2> {
+/// The rows of some pictures in each view of `x [views n, width]`.
+fn rows(x: &Tensor<2>, views: usize, pictures: Range<usize>) -> Tensor<2> {
     let [count, width] = x.dims();
-    if VIEWS * pictures.len() == count {
+    if views * pictures.len() == count {
         return x.clone();
     }
-    let views: Tensor<3> = x.clone().reshape([VIEWS, count / VIEWS, width]);
-    let count = VIEWS * pictures.len();
-    let rows = views.slice([0..VIEWS, pictures, 0..width]);
+    let by_view: Tensor<3> = x.clone().reshape([views, count / views, width]);
+    let count = views * pictures.len();
+    let rows = by_view.slice([0..views, pictures, 0..width]);
     rows.reshape([count, width])
 }
 
-/// Pieces `[2 n, width]` of a batch as one tensor, with its first views first.
-fn joined(mut pieces: Vec<Tensor<2>>) -> Tensor<2> {
+/// Pieces `[views n, width]` of a batch as one tensor, with its first views first.
+fn joined(mut pieces: Vec<Tensor<2>>, views: usize) -> Tensor<2> {
     if pieces.len() == 1 {
         return pieces.swap_remove(0);
     }
-    let views = pieces.into_iter().map(|piece| {
+    let by_view = pieces.into_iter().map(|piece| {
         let [count, width] = piece.dims();
-        piece.reshape([VIEWS, count / VIEWS, width])
+        piece.reshape([views, count / views, width])
     });
-    let all: Tensor<3> = Tensor::cat(views.collect(), 1);
+    let all: Tensor<3> = Tensor::cat(by_view.collect(), 1);
     all.flatten(0, 1)
 }
 

@@ -22,7 +22,9 @@ const STEPS_AHEAD: usize = 3;
 pub(super) struct StepPictures {
     /// The pictures' indices in the set.
     pub indices: Vec<usize>,
-    /// Of each first view, then of each second view: which picture, and what is done with it.
+    /// The settings of this step.
+    pub config: Arc<Config>,
+    /// Of each first view, then of each second view, and so on: which picture, and what is done with it.
     draws: Vec<(usize, Draw)>,
     /// Streamed pictures, which the draws count; held ones are on the device already.
     read: Option<Pictures>,
@@ -35,6 +37,8 @@ pub(super) struct Feed {
     uploaded: Option<DevicePictures>,
     /// The first step whose pictures are not announced yet, if they are streamed.
     announced: usize,
+    /// The settings with which the pictures of coming steps were announced.
+    ahead: VecDeque<(usize, Arc<Config>)>,
     count: usize,
     fingerprint: u64,
     /// Epochs (from 0) with the order of their pictures: the current one, and the next one once its pictures are being
@@ -53,6 +57,7 @@ impl Feed {
                 TrainingSet::Streamed(_) => None,
             },
             announced: 0,
+            ahead: VecDeque::new(),
             set,
             orders: VecDeque::new(),
         }
@@ -86,30 +91,36 @@ impl Feed {
     }
 
     /// The pictures of `step` and the draws of their views, of the `rank`-th of so many ranks. Announces the pictures of the next
-    /// steps of the run, which has `steps` steps.
+    /// steps of the run, which has `steps` steps. `settings` maps a step to its settings, of which only those of views differ.
     ///
     /// # Errors
     /// If streamed pictures cannot be read; the text says why.
     pub fn step(
         &mut self,
-        config: &Config,
+        settings: &dyn Fn(usize) -> Config,
         step: usize,
         steps: usize,
         (rank, ranks): (usize, usize),
     ) -> Result<StepPictures, String> {
+        self.announce(settings, step, steps, (rank, ranks));
+        // What was announced is what is read.
+        self.ahead.retain(|(of, _)| *of >= step);
+        let config = match self.ahead.front() {
+            Some((of, config)) if *of == step => config.clone(),
+            _ => Arc::new(settings(step)),
+        };
         let share = share(config.batch, rank, ranks);
-        let indices = self.indices(config, step)[share.clone()].to_vec();
-        self.announce(config, step, steps, &share);
+        let indices = self.indices(&config, step)[share].to_vec();
         let epoch = step / config.steps_per_epoch(self.count);
         let draw = |size: &dyn Fn(usize) -> (usize, usize)| {
-            let (seed, view_size) = (config.seed, config.view_size);
+            let key = (config.seed, epoch);
             let augmentation = &config.augmentation;
-            augmentation.draw_views(seed, view_size, size, &indices, epoch)
+            augmentation.draw_views(config.views, key, config.view_size, size, &indices)
         };
         let (draws, read) = match &mut self.set {
             TrainingSet::Held(held) => (draw(&|_| held.size()), None),
             TrainingSet::Streamed(stream) => {
-                let cut = cut(config, epoch, stream.cuts_views());
+                let cut = cut(&config, epoch, stream.cuts_views());
                 let Batch {
                     pictures, sizes, ..
                 } = stream.read(&indices, &cut)?;
@@ -130,23 +141,19 @@ impl Feed {
         };
         Ok(StepPictures {
             indices,
+            config,
             draws,
             read,
         })
     }
 
-    /// The views of a piece of a step's pictures, `[2 pictures, 3, size, size]`: the first view of each, then the second view of
-    /// each.
-    pub fn views(
-        &self,
-        config: &Config,
-        step: &StepPictures,
-        piece: Range<usize>,
-        device: &Device,
-    ) -> Tensor<4> {
+    /// The views of a piece of a step's pictures, `[views pictures, 3, size, size]`: the first view of each, then the second view of
+    /// each, and so on.
+    pub fn views(&self, step: &StepPictures, piece: Range<usize>, device: &Device) -> Tensor<4> {
         let count = step.indices.len();
         let of_view = |view: usize| &step.draws[view * count..][piece.clone()];
-        let mut draws = [of_view(0), of_view(1)].concat();
+        let config = &step.config;
+        let mut draws = (0..config.views).map(of_view).collect::<Vec<_>>().concat();
         let normalization = &config.augmentation.normalization;
         let augment = |pictures: &DevicePictures, draws: &[(usize, Draw)]| {
             augment(pictures, draws, config.view_size, normalization, device)
@@ -170,19 +177,27 @@ impl Feed {
     }
 
     /// Announces the pictures of the next steps, so that the stream reads them ahead.
-    fn announce(&mut self, config: &Config, step: usize, steps: usize, share: &Range<usize>) {
+    fn announce(
+        &mut self,
+        settings: &dyn Fn(usize) -> Config,
+        step: usize,
+        steps: usize,
+        (rank, ranks): (usize, usize),
+    ) {
         if matches!(self.set, TrainingSet::Held(_)) {
             return;
         }
-        for step in self.announced.max(step)..(step + STEPS_AHEAD).min(steps) {
-            let ahead = self.indices(config, step);
+        for step in self.announced.max(step)..step.saturating_add(STEPS_AHEAD).min(steps) {
+            let config = Arc::new(settings(step));
+            let ahead = self.indices(&config, step);
             let epoch = step / config.steps_per_epoch(self.count);
             if let TrainingSet::Streamed(stream) = &mut self.set {
                 stream.announce(
-                    &ahead[share.clone()],
-                    &cut(config, epoch, stream.cuts_views()),
+                    &ahead[share(config.batch, rank, ranks)],
+                    &cut(&config, epoch, stream.cuts_views()),
                 );
             }
+            self.ahead.push_back((step, config));
             self.announced = step + 1;
         }
     }
@@ -201,11 +216,11 @@ fn cut(config: &Config, epoch: usize, views: bool) -> Cut {
         interpolation,
         crops: Arc::new(move |index, size| {
             let draws = config.augmentation.draw_views(
-                config.seed,
+                config.views,
+                (config.seed, epoch),
                 config.view_size,
                 |_| size,
                 &[index],
-                epoch,
             );
             draws.into_iter().map(|(_, draw)| draw.crop).collect()
         }),

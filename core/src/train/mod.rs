@@ -1,6 +1,8 @@
 //! A run: its steps, what they are fed, what it can be resumed from, and why it cannot continue.
 
+mod average;
 mod checkpoint;
+mod clock;
 mod differentiate;
 mod error;
 mod feed;

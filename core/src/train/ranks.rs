@@ -4,7 +4,7 @@
 //! signal may reach any of them), and whether one cannot go on, so that all end together instead of waiting for it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::TrainError;
 use crate::collective::{Alone, Collective, CollectiveError};
@@ -39,6 +39,8 @@ pub struct Ranks {
     asked: Arc<AtomicBool>,
     /// Whether any was, as all know.
     known: AtomicBool,
+    /// How far the run is by rank 0's clock, as the bits of a 32-bit float: as it is now, and as all know.
+    progress: [AtomicU32; 2],
     /// Whether this is rank 0, and has still to tell the others that it ends.
     open: AtomicBool,
 }
@@ -56,6 +58,7 @@ impl Ranks {
             collective,
             asked: Arc::default(),
             known: AtomicBool::new(false),
+            progress: Default::default(),
         }
     }
 
@@ -72,6 +75,16 @@ impl Ranks {
     /// Whether a rank was asked to stop, as all know since the last step.
     pub fn are_asked_to_stop(&self) -> bool {
         self.known.load(Ordering::SeqCst)
+    }
+
+    /// Rank 0 says how far the run is by its clock, which all know when they agree next.
+    pub(super) fn tell_progress(&self, progress: f64) {
+        self.progress[0].store((progress as f32).to_bits(), Ordering::SeqCst);
+    }
+
+    /// How far the run is by rank 0's clock, as all know it.
+    pub(super) fn progress(&self) -> f64 {
+        f64::from(f32::from_bits(self.progress[1].load(Ordering::SeqCst)))
     }
 
     /// What all agreed on is done, and the other ranks wait for what comes next.
@@ -108,12 +121,16 @@ impl Ranks {
             0 => command,
             _ => Command::Follow,
         };
-        let mut numbers = vec![f32::from(command as u8), asked, pictures as f32];
+        let progress = match rank {
+            0 => f32::from_bits(self.progress[0].load(Ordering::SeqCst)),
+            _ => 0.0,
+        };
+        let mut numbers = vec![f32::from(command as u8), asked, pictures as f32, progress];
         numbers.extend((0..size).map(|other| f32::from(u8::from(failed && other == rank))));
         // Until what comes next has succeeded, the others do not wait for what follows.
         self.open.store(false, Ordering::SeqCst);
         self.collective.sum(&mut numbers)?;
-        let failed = numbers[3..].iter().enumerate();
+        let failed = numbers[4..].iter().enumerate();
         let failed: Vec<usize> = failed
             .filter(|(_, x)| **x > 0.0)
             .map(|(rank, _)| rank)
@@ -122,6 +139,7 @@ impl Ranks {
             return Err(TrainError::Elsewhere { ranks: failed });
         }
         self.known.store(numbers[1] > 0.0, Ordering::SeqCst);
+        self.progress[1].store(numbers[3].to_bits(), Ordering::SeqCst);
         let command = match numbers[0] as u8 {
             1 => Command::Step,
             2 => Command::End,

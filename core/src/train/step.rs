@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
+use web_time::{Duration, Instant};
 
+use super::average;
+use super::clock::Clock;
 use super::differentiate::{Differentiated, Share, differentiate};
 use super::feed::{Feed, StepPictures};
 use super::loss_scale::LossScale;
@@ -19,11 +22,12 @@ use crate::config::Config;
 use crate::data::{Labels, TrainingSet};
 use crate::device::uncaptured_errors;
 use crate::evaluate::{Classifier, Embedder, Evaluation, Metric, Role, SharedExtractor};
-use crate::loss::gathered;
+use crate::loss::{Mixing, gathered};
 use crate::model::{BarlowTwins, Mode, Network};
 use crate::ops::precision::Precision;
 use crate::ops::{read, read_all};
 use crate::optim::{Optimizer, Rates};
+use crate::random::{Purpose, Rng};
 
 /// The numbers of one step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -50,6 +54,9 @@ pub struct StepReport {
     /// Steps of the run, this one included, whose gradients overflowed 16 bits, so that they moved nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skipped_steps: Option<usize>,
+    /// The fraction of the run that is done, in a run of so many minutes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<f64>,
 }
 
 /// A run: its settings, pictures, networks and progress.
@@ -59,9 +66,12 @@ pub struct Trainer {
     feed: Feed,
     /// On the device's autodiff backend, so that gradients are tracked.
     model: BarlowTwins,
+    /// The running average of the weights, if the settings ask for one.
+    average: Option<BarlowTwins>,
     optimizer: Optimizer,
     /// Steps done.
     step: usize,
+    clock: Clock,
     /// How progress was converted, if the run was resumed with another batch.
     conversion: Option<Conversion>,
     loss_scale: LossScale,
@@ -106,9 +116,14 @@ impl Trainer {
         config.check_precision(device)?;
         let (count, fingerprint) = (pictures.count(), pictures.fingerprint());
         let (step, conversion) = resume_point(&checkpoint, &config, count, fingerprint)?;
-        let model = checkpoint.model(&config, device)?;
+        let model = checkpoint.trained(&config, device)?;
+        let average = checkpoint.average(&config, device)?;
         let mut trainer = Self::with_model(config, pictures, device, model);
         (trainer.step, trainer.conversion) = (step, conversion);
+        if trainer.average.is_some() && average.is_some() {
+            trainer.average = average;
+        }
+        trainer.clock = Clock::restored(&checkpoint.optimizer);
         trainer.loss_scale = LossScale::restored(&checkpoint.optimizer.counters);
         trainer.probe = checkpoint.probe.map(OnlineProbe::new);
         trainer
@@ -130,7 +145,9 @@ impl Trainer {
         Self {
             optimizer: config.optimizer.init(),
             feed: Feed::new(pictures.into(), device),
+            average: (config.average > 0.0).then(|| model.clone()),
             model: model.tracked(),
+            clock: Clock::default(),
             device: device.clone(),
             config,
             step: 0,
@@ -189,7 +206,7 @@ impl Trainer {
     pub async fn follow(&mut self, evaluation: Option<&Evaluation>) -> Result<(), TrainError> {
         let mut next = None;
         loop {
-            if next.is_none() && self.step < self.steps() {
+            if next.is_none() && !self.is_finished() {
                 next = Some(self.next_pictures());
             }
             let failed = matches!(next, Some(Err(_)));
@@ -208,7 +225,7 @@ impl Trainer {
                 Command::Step => {
                     let pictures = next.take().and_then(Result::ok);
                     let pictures = pictures.ok_or(TrainError::Elsewhere { ranks: vec![0] })?;
-                    self.learn_from(Views::Drawn(pictures), agreed.pictures)
+                    self.learn_from(Views::Drawn(Box::new(pictures)), agreed.pictures)
                         .await?;
                 }
                 Command::Evaluate => {
@@ -235,7 +252,10 @@ impl Trainer {
     async fn measure(&self, evaluation: &Evaluation) -> Result<Vec<Metric>, TrainError> {
         let ranks = self.ranks.collective().as_ref();
         let mut shared = SharedExtractor::new(self.embedder(), ranks);
-        let metrics = evaluation.quick(&mut shared, self.online_probe()).await;
+        let comparison = self.config.comparison;
+        let metrics = evaluation
+            .quick(comparison, &mut shared, self.online_probe())
+            .await;
         shared.finish()?;
         Ok(metrics)
     }
@@ -304,9 +324,70 @@ impl Trainer {
         self.config.steps_per_epoch(self.feed.count())
     }
 
-    /// Steps in the whole run.
+    /// Steps in the whole run; in a run of so many minutes, an estimate by the last step.
     pub fn steps(&self) -> usize {
-        self.config.schedule.epochs * self.steps_per_epoch()
+        let left = self
+            .config
+            .schedule
+            .minutes
+            .and_then(|minutes| self.clock.steps_left(minutes));
+        match left {
+            Some(left) => self.step + left,
+            None => self.config.schedule.epochs * self.steps_per_epoch(),
+        }
+    }
+
+    /// The fraction of the run that is done, by its steps or by its time.
+    pub fn progress(&self) -> f64 {
+        self.progress_at(self.step)
+    }
+
+    /// The fraction of the run that is done before this step; by time, it is the present one.
+    fn progress_at(&self, step: usize) -> f64 {
+        match self.config.schedule.minutes {
+            Some(minutes) if self.ranks.collective().size() == 1 => self.clock.progress(minutes),
+            Some(_) => self.ranks.progress(),
+            None => step as f64 / self.steps().max(1) as f64,
+        }
+    }
+
+    /// Whether every epoch is done, or the run's time is over.
+    pub fn is_finished(&self) -> bool {
+        match self.config.schedule.minutes {
+            Some(_) => self.progress() >= 1.0,
+            None => self.step >= self.steps(),
+        }
+    }
+
+    /// How long the run has trained, with its evaluations, before and after it was resumed.
+    pub fn elapsed(&self) -> Duration {
+        self.clock.elapsed()
+    }
+
+    /// Counts time that was spent before the first step, such as for reading pictures, as time of the run.
+    pub fn spend(&mut self, time: Duration) {
+        self.clock.add(time);
+    }
+
+    /// Keeps some of a run's minutes for what follows it, such as an evaluation.
+    pub fn reserve(&mut self, time: Duration) {
+        self.clock.reserve(time);
+    }
+
+    /// The run's time stands still until the next step: it waits for its user.
+    pub fn rest(&mut self) {
+        self.clock.stop();
+    }
+
+    /// The place in the schedule: steps done or, by time, as many steps of its epochs.
+    fn position(&self) -> f64 {
+        match self.config.schedule.minutes {
+            Some(_) => {
+                let steps = self.config.schedule.epochs * self.steps_per_epoch();
+                self.progress() * steps as f64
+            }
+            None => self.step as f64,
+        }
     }
 
     /// Pictures in the training set.
@@ -319,9 +400,12 @@ impl Trainer {
         self.step
     }
 
-    /// The current networks, without gradients.
+    /// The networks as they are to be used, without gradients: the running average of the weights, if there is one.
     pub fn model(&self) -> BarlowTwins {
-        self.model.frozen()
+        match &self.average {
+            Some(average) => average.clone(),
+            None => self.model.frozen(),
+        }
     }
 
     /// The online probe's classifier, if there is one.
@@ -341,6 +425,10 @@ impl Trainer {
     pub async fn checkpoint(&self) -> Result<Vec<u8>, CheckpointError> {
         let mut optimizer = self.optimizer.state(&self.model).await;
         self.loss_scale.save(&mut optimizer.counters);
+        // Otherwise the same run would not always make the same file.
+        if self.config.schedule.minutes.is_some() {
+            self.clock.save(&mut optimizer);
+        }
         let progress = Progress::Steps {
             done: self.step,
             pictures: self.feed.count(),
@@ -349,7 +437,7 @@ impl Trainer {
         Checkpoint::write(
             &self.config,
             progress,
-            &self.model,
+            (&self.model, self.average.as_ref()),
             optimizer,
             self.probe.as_ref().map(|probe| &probe.classifier),
         )
@@ -408,9 +496,13 @@ impl Trainer {
     /// d, and its entries row by row.
     pub async fn preview_correlation(&mut self) -> Result<(usize, Vec<f32>), TrainError> {
         let pictures = self.next_pictures()?;
-        let views = self.views(&Views::Drawn(pictures), None);
-        let z = self.model().embed(views, Mode::Train { views: 2 });
-        let matrix = self.config.objective.loss(z, self.config.lambda).matrix;
+        let (views, config) = (self.config.views, &self.config);
+        let images = self.views(&Views::Drawn(Box::new(pictures)), None, None);
+        let z = self.model.frozen().embed(images, Mode::Train { views });
+        let matrix = config
+            .objective
+            .loss_of_views(z, views, config.lambda)
+            .matrix;
         Ok((matrix.dims()[0], read(matrix).await))
     }
 
@@ -419,23 +511,30 @@ impl Trainer {
     /// # Errors
     /// If the loss is not finite, or the device failed; the weights are then as before the step.
     pub async fn advance(&mut self) -> Result<StepReport, TrainError> {
+        self.clock.start();
+        if let Some(minutes) = self.config.schedule.minutes {
+            self.ranks.tell_progress(self.clock.progress(minutes));
+        }
         let pictures = self.next_pictures();
         let count = pictures.as_ref().map_or(0, |next| next.indices.len());
         let agreed = self.ranks.agree(Command::Step, count, pictures.is_err());
         let pictures = pictures?;
         let all = agreed?.pictures;
-        let report = self.learn_from(Views::Drawn(pictures), all).await?;
+        let report = self
+            .learn_from(Views::Drawn(Box::new(pictures)), all)
+            .await?;
         self.ranks.succeeded();
         Ok(report)
     }
 
-    /// Does one step on given views, `[2 batch, 3, size, size]`: the first view of every picture, then the second view
-    /// of every picture; of this rank's pictures, if there are several ranks, which then all call this.
+    /// Does one step on given views, `[views batch, 3, size, size]`: the first view of every picture, then the second view
+    /// of every picture, and so on; of this rank's pictures, if there are several ranks, which then all call this.
     ///
     /// # Errors
     /// If the loss is not finite, or the device failed; the weights are then as before the step.
     pub async fn learn(&mut self, views: Tensor<4>) -> Result<StepReport, TrainError> {
-        let count = views.dims()[0] / 2;
+        self.clock.start();
+        let count = views.dims()[0] / self.config.views;
         let agreed = self.ranks.agree(Command::Step, count, false)?;
         let report = self
             .learn_from(Views::Given(Box::new(views)), agreed.pictures)
@@ -450,11 +549,13 @@ impl Trainer {
         views: Views,
         pictures: usize,
     ) -> Result<StepReport, TrainError> {
-        let epoch = self.step / self.steps_per_epoch().max(1);
-        let rates =
-            self.config
-                .schedule
-                .rates(self.step, self.steps_per_epoch(), self.config.batch);
+        let start = Instant::now();
+        let (epoch, steps_per_epoch) = (
+            self.step / self.steps_per_epoch().max(1),
+            self.steps_per_epoch(),
+        );
+        let (position, batch) = (self.position(), self.config.batch);
+        let rates = self.config.schedule.rates(position, steps_per_epoch, batch);
         let scale = self.loss_scale.of(self.config.precision);
         let Differentiated {
             features,
@@ -462,12 +563,17 @@ impl Trainer {
             mut gradients,
         } = self.differentiate(&views, pictures, scale).await?;
         let ranks = self.ranks.collective().clone();
-        let weight = views.count() as f64 / pictures as f64;
+        let weight = views.count(&self.config) as f64 / pictures as f64;
         reduce(&mut self.model, &mut gradients, weight, ranks.as_ref()).await?;
         // The probe learns from the whole batch, as on one device.
         let is_probed = self.probe.is_some() && views.are_drawn();
         let features = match is_probed {
-            true => gathered(features, ranks.as_ref()).await?,
+            true => {
+                let images = self.config.images_per_picture();
+                let features = gathered(features, images, ranks.as_ref()).await?;
+                // Not those of mixed pictures.
+                features.narrow(0, 0, self.config.views * batch)
+            }
             false => features,
         };
         let indices = match is_probed {
@@ -508,13 +614,22 @@ impl Trainer {
             self.loss_scale.update(finite);
         }
         if let (Some(probe), Some(features)) = (&mut self.probe, features) {
-            let (step, batch) = (self.step, self.config.batch);
-            let steps_per_epoch = self.config.steps_per_epoch(self.feed.count());
-            let factor = self.config.schedule.factor(step, steps_per_epoch, batch);
+            let factor = self
+                .config
+                .schedule
+                .factor(position, steps_per_epoch, batch);
             probe.learn(&features, &indices, factor);
         }
         self.correlation = Some(loss.matrix);
         self.step += 1;
+        if let Some(average) = &mut self.average {
+            average::follow(average, &self.model, self.config.average, self.step);
+        }
+        let minutes = self.config.schedule.minutes;
+        if let Some(minutes) = minutes {
+            self.clock.step_done(start, minutes);
+            self.ranks.tell_progress(self.clock.progress(minutes));
+        }
         let off_diagonals = (width * width.saturating_sub(1)).max(1) as f64;
         Ok(StepReport {
             step: self.step,
@@ -527,6 +642,7 @@ impl Trainer {
             rates,
             loss_scale: is_narrow.then_some(scale),
             skipped_steps: is_narrow.then(|| self.loss_scale.skipped()),
+            progress: minutes.map(|_| self.progress()),
         })
     }
 
@@ -542,9 +658,18 @@ impl Trainer {
         let sharing = self.config.sharing(self.ranks.collective().size());
         #[cfg(test)]
         let sharing = self.sharing.unwrap_or(sharing);
+        let mixing = (self.config.mixing > 0.0).then(|| {
+            let mut rng = Rng::new(self.config.seed, Purpose::Mixing, self.step as u64, 0);
+            Mixing {
+                weight: self.config.mixing,
+                // Beta(1, 1), as in the authors' code, is uniform.
+                share: rng.unit().into(),
+            }
+        });
         let batch = Share {
-            pictures: [views.count(), pictures],
-            views: &|piece| self.views(views, Some(piece)),
+            pictures: [views.count(&self.config), pictures],
+            views: &|piece| self.views(views, Some(piece), mixing),
+            mixing,
             ranks: self.ranks.collective(),
             sharing,
         };
@@ -554,25 +679,31 @@ impl Trainer {
         found
     }
 
-    /// The views of a piece of a step's pictures, or of all.
-    fn views(&self, views: &Views, piece: Option<Range<usize>>) -> Tensor<4> {
-        let piece = piece.unwrap_or(0..views.count());
-        match views {
-            Views::Drawn(pictures) => self.feed.views(&self.config, pictures, piece, &self.device),
+    /// The views of a piece of a step's pictures, or of all, and the mixed pictures.
+    fn views(
+        &self,
+        views: &Views,
+        piece: Option<Range<usize>>,
+        mixing: Option<Mixing>,
+    ) -> Tensor<4> {
+        let piece = piece.unwrap_or(0..views.count(&self.config));
+        let images = match views {
+            Views::Drawn(pictures) => self.feed.views(pictures, piece, &self.device),
             Views::Given(views) => {
-                let [count, channels, height, width] = views.dims();
+                let (count, per_picture) = (views.dims()[0], self.config.views);
                 let of_view = |view: usize| {
-                    let first = view * count / 2;
-                    let rows = first + piece.start..first + piece.end;
-                    views
-                        .clone()
-                        .slice([rows, 0..channels, 0..height, 0..width])
+                    let first = view * count / per_picture + piece.start;
+                    views.as_ref().clone().narrow(0, first, piece.len())
                 };
-                match 2 * piece.len() == count {
+                match per_picture * piece.len() == count {
                     true => views.as_ref().clone(),
-                    false => Tensor::cat(vec![of_view(0), of_view(1)], 0),
+                    false => Tensor::cat((0..per_picture).map(of_view).collect(), 0),
                 }
             }
+        };
+        match mixing {
+            Some(mixing) => with_mixed(images, mixing.share),
+            None => images,
         }
     }
 
@@ -590,28 +721,49 @@ impl Trainer {
 
     /// This rank's pictures of the next step.
     fn next_pictures(&mut self) -> Result<StepPictures, TrainError> {
-        let steps = self.steps();
-        let ranks = self.ranks.collective();
+        let steps = match self.config.schedule.minutes {
+            // It ends by the clock.
+            Some(_) => usize::MAX,
+            None => self.steps(),
+        };
+        let (rank, size) = (
+            self.ranks.collective().rank(),
+            self.ranks.collective().size(),
+        );
+        let (config, now) = (&self.config, self.progress());
+        let settings = |step: usize| match config.schedule.minutes {
+            Some(_) => config.at(now),
+            None => config.at(step as f64 / steps.max(1) as f64),
+        };
         self.feed
-            .step(&self.config, self.step, steps, (ranks.rank(), ranks.size()))
+            .step(&settings, self.step, steps, (rank, size))
             .map_err(TrainError::Pictures)
     }
+}
+
+/// Images `[2 n, 3, size, size]` of two views, followed by the mixed ones: `share` of a picture's first view, and the rest of the second
+/// view of the next picture, in a circle.
+fn with_mixed(images: Tensor<4>, share: f64) -> Tensor<4> {
+    let n = images.dims()[0] / 2;
+    let [a, b] = [0, 1].map(|view| images.clone().narrow(0, view * n, n));
+    let partner = Tensor::cat(vec![b.clone().narrow(0, 1, n - 1), b.narrow(0, 0, 1)], 0);
+    Tensor::cat(vec![images, a * share + partner * (1.0 - share)], 0)
 }
 
 /// What a step learns from.
 enum Views {
     /// Views that are still to be made.
-    Drawn(StepPictures),
-    /// Views `[2 n, 3, size, size]`.
+    Drawn(Box<StepPictures>),
+    /// Views `[views n, 3, size, size]`.
     Given(Box<Tensor<4>>),
 }
 
 impl Views {
     /// How many pictures they are of.
-    fn count(&self) -> usize {
+    fn count(&self, config: &Config) -> usize {
         match self {
             Self::Drawn(pictures) => pictures.indices.len(),
-            Self::Given(views) => views.dims()[0] / 2,
+            Self::Given(views) => views.dims()[0] / config.views,
         }
     }
 

@@ -276,17 +276,14 @@ fn random_views(views: usize, size: usize) -> Cut {
         size,
         interpolation: config.augmentation.interpolation,
         crops: Arc::new(move |index, picture_size| {
-            let draws = (0..views).flat_map(|epoch| {
-                let draws = config.augmentation.draw_views(
-                    config.seed,
-                    config.view_size,
-                    |_| picture_size,
-                    &[index],
-                    epoch,
-                );
-                draws.into_iter().take(1)
-            });
-            draws.map(|(_, draw)| draw.crop).collect()
+            let draws = config.augmentation.draw_views(
+                views,
+                (config.seed, 0),
+                config.view_size,
+                |_| picture_size,
+                &[index],
+            );
+            draws.into_iter().map(|(_, draw)| draw.crop).collect()
         }),
     })
 }

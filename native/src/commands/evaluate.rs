@@ -1,8 +1,10 @@
 //! `barlow evaluate`, and the table at the end of `barlow train`.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result, bail, ensure};
 use barlow_core::collective::{Alone, Collective};
-use barlow_core::config::Config;
+use barlow_core::config::{Comparison, Config};
 use barlow_core::device::Device;
 use barlow_core::evaluate::{
     Classifier, Embedder, Evaluation, FeatureExtractor, Knn, Measurement, Metric, Pixels, Protocol,
@@ -68,18 +70,35 @@ pub fn evaluate(arguments: &Evaluate) -> Result<()> {
         temperature: arguments.temperature,
         ..Knn::default()
     };
+    let mut config = config.clone();
+    arguments.comparison.apply(&mut config);
+    config
+        .check(usize::MAX)
+        .context("--whiten: the ridge of the whitening")?;
+    let config = &config;
     let learned = Embedder::new(model, config, &opened.device);
     // The online probe applies only to the classes of the run's own pictures.
     let probe = checkpoint
         .online_probe()
         .filter(|_| arguments.path.is_none());
-    let table =
-        evaluate_with_baselines(&evaluation, learned, probe, config, &opened.device, &Alone)?;
+    let comparison = config.comparison;
+    if arguments.validation {
+        let mut learned = learned;
+        let metrics = block_on(evaluation.quick(comparison, &mut learned, probe));
+        check_device()?;
+        match arguments.json {
+            true => say!("{}", serde_json::to_string_pretty(&metrics)?),
+            false => metrics.iter().for_each(|m| say!("{}  {m}", m.name)),
+        }
+        return Ok(());
+    }
+    let baselines = Baselines::measure(&evaluation, config, &opened.device, &Alone)?;
+    let table = baselines.with_learned(&evaluation, comparison, learned, probe, &Alone)?;
     check_device()?;
     if arguments.json {
         say!("{}", serde_json::to_string_pretty(&table)?);
     } else {
-        print_table(&table);
+        print_table(&table, comparison);
     }
     Ok(())
 }
@@ -208,48 +227,80 @@ fn described(protocol: &Protocol) -> Result<String> {
     Ok(fields.collect::<Vec<_>>().join(", "))
 }
 
-/// Evaluates `learned`, with its online `probe`, and for comparison raw pixels and the same encoder before training. The ranks share
-/// the work.
-///
-/// # Errors
-/// If a rank is lost.
-pub fn evaluate_with_baselines(
-    evaluation: &Evaluation,
-    learned: Embedder,
-    probe: Option<&Classifier>,
-    config: &Config,
-    device: &Device,
-    ranks: &dyn Collective,
-) -> Result<Vec<Row>> {
-    let untrained = BarlowTwins::new(&config.encoder, &config.projector, config.seed, device);
-    let untrained = Embedder::new(untrained, config, device);
-    let learned = measured(evaluation, learned, probe, ranks)?;
-    let pixels = measured(evaluation, Pixels, None, ranks)?;
-    let untrained = measured(evaluation, untrained, None, ranks)?;
-    let named = |metrics: &[Metric], name: &str| metrics.iter().find(|f| f.name == name).cloned();
-    let rows = learned.into_iter().map(|learned| Row {
-        pixels: named(&pixels, &learned.name),
-        untrained: named(&untrained, &learned.name),
-        name: learned.name.clone(),
-        learned,
-    });
-    Ok(rows.collect())
+/// What learned features are compared with: raw pixels, and the same encoder before training.
+pub struct Baselines {
+    pixels: Vec<Metric>,
+    untrained: Vec<Metric>,
+    /// How long the untrained encoder took, as any encoder of this run will.
+    pub duration: Duration,
+}
+
+impl Baselines {
+    /// Measures both. The ranks share the work.
+    ///
+    /// # Errors
+    /// If a rank is lost.
+    pub fn measure(
+        evaluation: &Evaluation,
+        config: &Config,
+        device: &Device,
+        ranks: &dyn Collective,
+    ) -> Result<Self> {
+        // As they are: whitening makes them worse.
+        let pixels = measured(evaluation, Comparison::default(), Pixels, None, ranks)?;
+        let start = Instant::now();
+        let untrained = BarlowTwins::new(&config.encoder, &config.projector, config.seed, device);
+        let untrained = Embedder::new(untrained, config, device);
+        let untrained = measured(evaluation, config.comparison, untrained, None, ranks)?;
+        Ok(Self {
+            pixels,
+            untrained,
+            duration: start.elapsed(),
+        })
+    }
+
+    /// Evaluates `learned`, with its online `probe`, beside the baselines.
+    ///
+    /// # Errors
+    /// If a rank is lost.
+    pub fn with_learned(
+        &self,
+        evaluation: &Evaluation,
+        comparison: Comparison,
+        learned: Embedder,
+        probe: Option<&Classifier>,
+        ranks: &dyn Collective,
+    ) -> Result<Vec<Row>> {
+        let learned = measured(evaluation, comparison, learned, probe, ranks)?;
+        let named = |metrics: &[Metric], name: &str| {
+            let mut found = metrics.iter().filter(|f| f.name == name);
+            found.next().cloned()
+        };
+        let rows = learned.into_iter().map(|learned| Row {
+            pixels: named(&self.pixels, &learned.name),
+            untrained: named(&self.untrained, &learned.name),
+            name: learned.name.clone(),
+            learned,
+        });
+        Ok(rows.collect())
+    }
 }
 
 fn measured(
     evaluation: &Evaluation,
+    comparison: Comparison,
     source: impl FeatureExtractor,
     probe: Option<&Classifier>,
     ranks: &dyn Collective,
 ) -> Result<Vec<Metric>> {
     let mut shared = SharedExtractor::new(source, ranks);
-    let metrics = block_on(evaluation.full(&mut shared, probe));
+    let metrics = block_on(evaluation.full(comparison, &mut shared, probe));
     shared.finish()?;
     Ok(metrics)
 }
 
 /// Prints the table of metrics.
-pub fn print_table(rows: &[Row]) {
+pub fn print_table(rows: &[Row], comparison: Comparison) {
     let width = rows
         .iter()
         .map(|row| row.name.chars().count())
@@ -272,5 +323,10 @@ pub fn print_table(rows: &[Row]) {
             shown(&row.untrained)
         );
     }
-    say!("");
+    match comparison.description() {
+        Some(done) => {
+            say!("\nbefore kNN and retrieval, the features of both encoders were {done}\n")
+        }
+        None => say!(""),
+    }
 }

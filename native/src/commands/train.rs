@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow, bail};
 use barlow_core::config::Config;
 use barlow_core::device::Device;
+use barlow_core::evaluate::Evaluation;
 use barlow_core::session::Session;
 use barlow_core::train::{Checkpoint, Trainer, encoder_weights};
 use fd_lock::{RwLock, RwLockWriteGuard};
 use pollster::block_on;
 
 use super::advice::{advised, resume_command, with_way_on};
-use super::evaluate::{Row, evaluate_with_baselines, print_table};
+use super::evaluate::{Baselines, Row, print_table};
 use super::resume::{AUTO, existing, held, name_of, resumed_settings};
 use crate::cli::Train;
 use crate::data::{Loaded, WaitStats};
@@ -28,7 +29,10 @@ use crate::{ahead, data, device, plan, tiles};
 
 /// Trains from the start or from a checkpoint, and prints the final evaluation.
 pub fn train(arguments: &Train) -> Result<()> {
-    ranks::run(&arguments.device, |rank| train_as(arguments, &rank))
+    let started = Instant::now();
+    ranks::run(&arguments.device, |rank| {
+        train_as(arguments, &rank, started)
+    })
 }
 
 /// What rank 0 knows of a run before it begins.
@@ -204,7 +208,7 @@ fn prepare(
 }
 
 /// Trains as one of the ranks.
-fn train_as(arguments: &Train, rank: &Rank) -> Result<()> {
+fn train_as(arguments: &Train, rank: &Rank, started: Instant) -> Result<()> {
     let mut lock = None;
     let found = rank.is_first().then(|| find(arguments, &mut lock));
     let (found, begun) = match found {
@@ -232,11 +236,18 @@ fn train_as(arguments: &Train, rank: &Rank) -> Result<()> {
         return plan::time(&mut trainer, rank.on_machine);
     }
     let Begun { mut settings, .. } = begun;
+    let before = match settings.training.schedule.minutes {
+        Some(minutes) if !trainer.is_finished() => {
+            let timed = timed(&mut trainer, &loaded, &settings, started, minutes);
+            Some(all_succeeded(timed, rank.collective.as_ref())?)
+        }
+        _ => None,
+    };
     if !rank.is_first() {
         follow(&mut trainer, &loaded.evaluation, rank)?;
-        return match trainer.done() < trainer.steps() {
-            true => Ok(()),
-            false => measure(&trainer, &loaded, &settings).map(|_| ()),
+        return match trainer.is_finished() {
+            false => Ok(()),
+            true => measure(&trainer, &loaded, &settings, before).map(|_| ()),
         };
     }
 
@@ -292,7 +303,7 @@ fn train_as(arguments: &Train, rank: &Rank) -> Result<()> {
     })?;
     let trainer = session.trainer();
     trainer.ranks().end();
-    if trainer.done() < trainer.steps() {
+    if !trainer.is_finished() {
         say!(
             "stopped after step {} and saved. To resume: {}",
             trainer.done(),
@@ -311,7 +322,70 @@ fn train_as(arguments: &Train, rank: &Rank) -> Result<()> {
             started.elapsed().as_secs_f64()
         );
     }
-    finish(trainer, folder, &loaded, &settings)
+    if settings.training.schedule.minutes.is_some() {
+        let epochs = trainer.done() as f64 / trainer.steps_per_epoch().max(1) as f64;
+        say!(
+            "trained for {:.1} minutes, which were {epochs:.1} epochs",
+            trainer.elapsed().as_secs_f64() / 60.0
+        );
+    }
+    finish(trainer, folder, &loaded, &settings, before)
+}
+
+/// What a run of so many minutes has measured before it trains.
+struct Before {
+    evaluation: Evaluation,
+    baselines: Baselines,
+}
+
+/// Evaluates what a run of so many minutes is compared with, and sets its clock: what was spent since the program `started`, and what
+/// the evaluation at the end will take, counts.
+///
+/// # Errors
+/// If no time is left to train.
+fn timed(
+    trainer: &mut Trainer,
+    loaded: &Loaded,
+    settings: &Settings,
+    started: Instant,
+    minutes: f64,
+) -> Result<Before> {
+    let begun = Instant::now();
+    let evaluation = final_evaluation(loaded, settings)?;
+    let reading = begun.elapsed();
+    let ranks = trainer.ranks().collective().clone();
+    let (config, device) = (trainer.config(), trainer.device());
+    let baselines = Baselines::measure(&evaluation, config, device, ranks.as_ref())?;
+    let (is_new, evaluating) = (trainer.done() == 0, baselines.duration);
+    trainer.spend(started.elapsed());
+    trainer.reserve(evaluating);
+    let reserved = (started.elapsed() + evaluating).as_secs_f64() / 60.0;
+    if is_new && trainer.is_finished() {
+        bail!(
+            "{minutes} minutes are not enough: reading the pictures and evaluating without and with training takes about \
+             {reserved:.1} minutes of them: give at least {:.0} (--minutes)",
+            (2.0 * reserved).ceil().max(1.0)
+        );
+    }
+    if is_new && 2.0 * reserved > minutes {
+        warn!(
+            "reading and evaluating take about {reserved:.1} of the {minutes} minutes ({:.0} s of it reading what is evaluated)",
+            reading.as_secs_f64()
+        );
+    }
+    Ok(Before {
+        evaluation,
+        baselines,
+    })
+}
+
+/// What the evaluation at the end evaluates. A streamed set is evaluated on a sample during training, and at the end on all pictures
+/// that fit in memory.
+fn final_evaluation(loaded: &Loaded, settings: &Settings) -> Result<Evaluation> {
+    match loaded.set.streaming() {
+        Streaming::Always => data::load_evaluation(&settings.data),
+        _ => Ok(loaded.evaluation.clone()),
+    }
 }
 
 /// A trainer of the loaded pictures, new or resumed, and the record of the time spent waiting for streamed ones.
@@ -351,17 +425,18 @@ fn finish(
     folder: &RunFolder,
     loaded: &Loaded,
     settings: &Settings,
+    before: Option<Before>,
 ) -> Result<()> {
     folder.write(
         "encoder.safetensors",
         &block_on(encoder_weights(&trainer.model().encoder))?,
     )?;
-    let table = measure(trainer, loaded, settings)?;
+    let table = measure(trainer, loaded, settings, before)?;
     folder.write(
         "evaluation.json",
         serde_json::to_string_pretty(&table)?.as_bytes(),
     )?;
-    print_table(&table);
+    print_table(&table, settings.training.comparison);
     say!(
         "encoder.safetensors, curves.svg and the pictures of C are in {}",
         folder.path().display()
@@ -369,20 +444,29 @@ fn finish(
     Ok(())
 }
 
-/// The final evaluation, which the ranks share out.
-fn measure(trainer: &Trainer, loaded: &Loaded, settings: &Settings) -> Result<Vec<Row>> {
-    // A streamed set is evaluated on a sample during training, and at the end on all pictures that fit in memory.
-    let evaluation = match loaded.set.streaming() {
-        Streaming::Always => &data::load_evaluation(&settings.data)?,
-        _ => &loaded.evaluation,
-    };
+/// The final evaluation, which the ranks share out. What was measured `before` is not measured again.
+fn measure(
+    trainer: &Trainer,
+    loaded: &Loaded,
+    settings: &Settings,
+    before: Option<Before>,
+) -> Result<Vec<Row>> {
     let ranks = trainer.ranks().collective().as_ref();
-    evaluate_with_baselines(
+    let config = trainer.config();
+    let Before {
         evaluation,
-        trainer.embedder(),
-        trainer.online_probe(),
-        trainer.config(),
-        trainer.device(),
-        ranks,
-    )
+        baselines,
+    } = match before {
+        Some(before) => before,
+        None => {
+            let evaluation = final_evaluation(loaded, settings)?;
+            let baselines = Baselines::measure(&evaluation, config, trainer.device(), ranks)?;
+            Before {
+                evaluation,
+                baselines,
+            }
+        }
+    };
+    let (learned, probe) = (trainer.embedder(), trainer.online_probe());
+    baselines.with_learned(&evaluation, config.comparison, learned, probe, ranks)
 }

@@ -98,6 +98,8 @@ fn settings(ui: &mut Ui, setup: &mut Setup) {
                 "No normalization of the embeddings",
             ),
             (Objective::InfoNce, "InfoNCE, to compare"),
+            (Objective::VicReg, "VICReg, to compare"),
+            (Objective::FroSsl, "FroSSL, to compare"),
         ],
     );
     hint(
@@ -107,7 +109,9 @@ fn settings(ui: &mut Ui, setup: &mut Setup) {
             Objective::Invariance => "Watch the entries off the diagonal: nothing reduces them.",
             Objective::Redundancy => "Watch the diagonal: nothing raises it.",
             Objective::Unnormalized => "Watch the scale: entries are no longer correlations.",
-            Objective::InfoNce => "Watch C: this objective does not use it.",
+            Objective::InfoNce | Objective::VicReg | Objective::FroSsl => {
+                "Watch C: this objective does not use it."
+            }
         },
     );
     slider(

@@ -37,11 +37,11 @@ fn chosen(redrawn: usize, count: usize) -> Vec<usize> {
 fn views_of(config: &Config, pictures: &Pictures, indices: &[usize], epoch: usize) -> Pictures {
     let device = cpu();
     let draws = config.augmentation.draw_views(
-        config.seed,
+        2,
+        (config.seed, epoch),
         config.view_size,
         |_| pictures.size(),
         indices,
-        epoch,
     );
     // Without the normalization of the network's input, which would change the colors.
     let views = augment(

@@ -11,6 +11,9 @@ use crate::loss::Objective;
 use crate::model::{Architecture, EncoderConfig, Stem};
 use crate::testing::{each_device, each_rank, random, values};
 
+/// Views of a picture.
+const VIEWS: usize = 2;
+
 /// Largest difference of a result over its largest value. Sums over the batch are added up in another order, which changes their
 /// last of 24 bits; about ten layers follow each other, forward and back.
 const TOLERANCE: f32 = 1e-5;
@@ -89,6 +92,7 @@ fn found(config: &Config, device: &Device, ranks: Arc<dyn Collective>, noise: f3
     let share = Share {
         pictures: [own.len(), batch],
         views: &views,
+        mixing: None,
         ranks: &ranks,
         sharing: Sharing::Gather,
     };

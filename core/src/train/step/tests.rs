@@ -161,10 +161,10 @@ fn readers_and_devices_cut_the_same_views() {
         let mut trainer = Trainer::new(config.clone(), set, &cpu()).unwrap();
         let pictures = trainer.next_pictures().unwrap();
         let indices = pictures.indices.clone();
-        let drawn = Views::Drawn(pictures);
+        let drawn = Views::Drawn(Box::new(pictures));
         // A piece has the views that it has in the whole.
-        let whole = values(trainer.views(&drawn, None));
-        let piece = values(trainer.views(&drawn, Some(3..5)));
+        let whole = values(trainer.views(&drawn, None, None));
+        let piece = values(trainer.views(&drawn, Some(3..5), None));
         let view = whole.len() / 2;
         let picture = view / indices.len();
         let expected = [0, view].map(|first| &whole[first + 3 * picture..][..2 * picture]);
@@ -356,7 +356,7 @@ fn gradients_at_every_scale_are_right_or_infinite() {
             };
             let mut trainer = Trainer::new(config, &pictures, device).unwrap();
             let pictures = trainer.next_pictures().unwrap();
-            let (count, views) = (pictures.indices.len(), Views::Drawn(pictures));
+            let (count, views) = (pictures.indices.len(), Views::Drawn(Box::new(pictures)));
             let found = block_on(trainer.differentiate(&views, count, scale)).unwrap();
             let gradients = found.gradients;
             let flat = flat(&trainer.model, &gradients, scale);
@@ -571,4 +571,131 @@ fn foreign_and_damaged_checkpoints_are_refused() {
         ),
         "{error}"
     );
+}
+
+/// A step on more views, and one with mixed pictures, by our fused operations and by burn's autodiff, which share nothing but the
+/// loss; and the same in a run that is resumed.
+#[test]
+fn more_views_and_mixed_pictures_are_trained_alike_everywhere() {
+    let (config, pictures) = tiny();
+    each_device(|device| {
+        for (views, mixing, average) in [(3, 0.0, 0.0), (2, 2.0, 0.9), (4, 0.0, 0.9)] {
+            let config = Config {
+                views,
+                mixing,
+                average,
+                ..config.clone()
+            };
+            let mut trainer = Trainer::new(config.clone(), &pictures, device).unwrap();
+            let mut plain = Trainer::new(config.clone(), &pictures, &cpu()).unwrap();
+            block_on(trainer.advance()).unwrap();
+            crate::ops::with_reference_ops(|| block_on(plain.advance()).unwrap());
+            let checkpoint = Checkpoint::read(&block_on(trainer.checkpoint()).unwrap()).unwrap();
+            let mut resumed =
+                Trainer::resume(checkpoint, config.clone(), &pictures, device).unwrap();
+            let [went_on, again] =
+                [&mut trainer, &mut resumed].map(|t| block_on(t.advance()).unwrap());
+            assert_eq!(went_on, again);
+            let tensors = |trainer: &Trainer| block_on(named_tensors(&trainer.model())).unwrap();
+            assert!(tensors(&trainer) == tensors(&resumed), "{views} {mixing}");
+            let second = crate::ops::with_reference_ops(|| block_on(plain.advance()).unwrap());
+            // Rounding: a first step of AdamW has the sign of gradients, so tiny ones may turn.
+            assert!(
+                (second.loss / went_on.loss - 1.0).abs() < 1e-3,
+                "{second:?} {went_on:?}"
+            );
+        }
+    });
+}
+
+/// Stages change the size of views, at the same step in a run that was resumed, on held and on streamed pictures.
+#[test]
+fn views_grow_with_the_run() {
+    let (mut config, pictures) = tiny();
+    config.schedule.stages = vec![
+        crate::optim::Stage {
+            from: 0.0,
+            view_size: Some(8),
+            strength: 0.0,
+        },
+        crate::optim::Stage {
+            from: 0.5,
+            view_size: Some(12),
+            strength: 0.5,
+        },
+    ];
+    for feed in 0..3 {
+        let set = || match feed {
+            0 => TrainingSet::Held(pictures.clone()),
+            feed => streamed(&pictures, feed == 2),
+        };
+        let mut trainer = Trainer::new(config.clone(), set(), &cpu()).unwrap();
+        let steps = trainer.steps();
+        let mut sizes = Vec::new();
+        let mut reports = Vec::new();
+        let mut half = None;
+        for step in 0..steps {
+            if step == steps / 2 - 1 {
+                half = Some(block_on(trainer.checkpoint()).unwrap());
+            }
+            let pictures = trainer.next_pictures().unwrap();
+            sizes.push(pictures.config.view_size);
+            let views = Views::Drawn(Box::new(pictures));
+            reports.push(block_on(trainer.learn_from(views, config.batch)).unwrap());
+        }
+        let expected: Vec<usize> = (0..steps)
+            .map(|step| if 2 * step < steps { 8 } else { 12 })
+            .collect();
+        assert_eq!(sizes, expected, "feed {feed}");
+        let checkpoint = Checkpoint::read(&half.unwrap()).unwrap();
+        let mut resumed = Trainer::resume(checkpoint, config.clone(), set(), &cpu()).unwrap();
+        for report in &reports[steps / 2 - 1..] {
+            assert_eq!(*report, block_on(resumed.advance()).unwrap(), "feed {feed}");
+        }
+    }
+    // Without strength, both views are the whole picture, or its mirror image.
+    let weak = config.at(0.0).augmentation.view_b;
+    assert_eq!(
+        (weak.crop_scale, weak.hue, weak.solarize),
+        ([1.0; 2], 0.0, 0.0)
+    );
+}
+
+/// The clock decides, whatever the number of epochs: the rate follows the time to its end, through a pause and a resumed run.
+#[test]
+fn a_run_of_minutes_ends_on_time_with_its_schedule_finished() {
+    let (mut config, pictures) = tiny();
+    let seconds = 3.0;
+    config.schedule.minutes = Some(seconds / 60.0);
+    config.schedule.epochs = 10;
+    let peak = config.schedule.rates(4.0, 4, config.batch).weights;
+    let mut trainer = Trainer::new(config.clone(), &pictures, &cpu()).unwrap();
+    trainer.spend(Duration::from_millis(200));
+    let mut reports = Vec::new();
+    while trainer.progress() < 0.4 {
+        reports.push(block_on(trainer.advance()).unwrap());
+    }
+    trainer.rest();
+    let (paused, elapsed) = (trainer.progress(), trainer.elapsed());
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!((trainer.progress(), trainer.elapsed()), (paused, elapsed));
+    let bytes = block_on(trainer.checkpoint()).unwrap();
+    let checkpoint = Checkpoint::read(&bytes).unwrap();
+    let mut resumed = Trainer::resume(checkpoint, config.clone(), &pictures, &cpu()).unwrap();
+    assert!((resumed.progress() - paused).abs() < 0.01);
+    while !resumed.is_finished() {
+        reports.push(block_on(resumed.advance()).unwrap());
+    }
+    // It ends at the step boundary that is nearest; a noisy machine may make a step long, so only steps count here.
+    let last = reports.last().unwrap();
+    assert_eq!(last.progress, Some(1.0));
+    let rates: Vec<f64> = reports.iter().map(|report| report.rates.weights).collect();
+    let highest = rates.iter().copied().fold(0.0, f64::max);
+    assert!(highest <= peak && highest > 0.5 * peak, "{rates:?}");
+    assert!(last.rates.weights < 0.1 * peak, "{rates:?}");
+    // A finished run stays finished.
+    let bytes = block_on(resumed.checkpoint()).unwrap();
+    let again =
+        Trainer::resume(Checkpoint::read(&bytes).unwrap(), config, &pictures, &cpu()).unwrap();
+    assert!(again.is_finished());
 }
