@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use barlow_core::config::Config;
 use barlow_core::device::Units;
+use barlow_core::model::Layer;
 use barlow_core::ops::precision::Precision;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -41,6 +42,10 @@ pub enum Command {
     Search(Search),
     /// Find near-duplicate pictures
     Duplicates(Duplicates),
+    /// Draw a map of all pictures into a page, similar ones beside each other
+    Map(Map),
+    /// Classify pictures by a few labelled examples
+    Classify(Classify),
     /// Open the lab in a window, to train interactively or to follow a run
     Lab(Lab),
 }
@@ -58,6 +63,13 @@ pub struct Train {
     /// Configuration file to start from instead of a recipe, such as a run's config.toml
     #[arg(long, value_name = "FILE", conflicts_with = "preset")]
     pub config: Option<PathBuf>,
+    /// Weights to begin a new run with instead of random ones: the folder of a run, or a ResNet that PyTorch wrote (.pth,
+    /// .safetensors); they decide what the encoder is
+    #[arg(long, value_name = "WEIGHTS")]
+    pub init: Option<PathBuf>,
+    /// Take the projector of --init too
+    #[arg(long, requires = "init")]
+    pub init_projector: bool,
     /// Resume this run from its last checkpoint; `auto` resumes the run that the other arguments name, or starts it
     #[arg(long, value_name = "RUN")]
     pub resume: Option<PathBuf>,
@@ -135,12 +147,34 @@ pub struct Evaluate {
     /// Evaluate as during the run, on the pictures that are for validation: to choose settings without the test part
     #[arg(long, conflicts_with = "protocol")]
     pub validation: bool,
+    /// Evaluate another layer than the encoder's last one: layer1 and so on, projector1 and so on, or all of them
+    #[arg(long, value_name = "LAYER", value_parser = layers, conflicts_with = "protocol")]
+    pub layer: Option<Layers>,
     /// How features are compared
     #[command(flatten)]
     pub comparison: ComparisonChoice,
     /// Print the metrics as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// The layers that `--layer` names.
+#[derive(Debug, Clone, Copy)]
+pub enum Layers {
+    /// All.
+    All,
+    /// One.
+    One(Layer),
+}
+
+fn layers(text: &str) -> Result<Layers, String> {
+    match text {
+        "all" => Ok(Layers::All),
+        name => name
+            .parse()
+            .map(Layers::One)
+            .map_err(|error: String| format!("{error}, or all")),
+    }
 }
 
 /// How features are compared, instead of as the run's settings say.
@@ -320,12 +354,18 @@ pub struct Embed {
     pub run: PathBuf,
     /// Pictures to embed: a folder, an archive, a list, or a data set's files
     pub path: PathBuf,
-    /// File to write: .parquet, .npy or .safetensors
+    /// File to write: .parquet, .csv, .npy or .safetensors
     #[arg(long, value_name = "FILE", default_value = "features.parquet")]
     pub to: PathBuf,
     /// Write the projector's embeddings instead of the encoder's features
-    #[arg(long)]
+    #[arg(long, conflicts_with = "layer")]
     pub embeddings: bool,
+    /// Write the output of another layer: layer1 and so on, or projector1 and so on
+    #[arg(long, value_name = "LAYER")]
+    pub layer: Option<Layer>,
+    /// Write feature maps, [channels, rows, columns] for each picture, instead of their means
+    #[arg(long, conflicts_with = "embeddings")]
+    pub maps: bool,
     /// Use the checkpoint with the best evaluation instead of the last one
     #[arg(long)]
     pub best: bool,
@@ -383,6 +423,70 @@ pub struct Duplicates {
     /// Where to compute: auto (a GPU if there is one), cpu, gpu, or an adapter's number from `barlow devices`
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
+}
+
+/// `barlow map`
+#[derive(Debug, Args)]
+pub struct Map {
+    /// The run's folder
+    pub run: PathBuf,
+    /// Pictures to show: a folder, an archive, a list, or a data set's files
+    pub path: PathBuf,
+    /// Page to write (.html); it needs no other file
+    #[arg(long, value_name = "FILE", default_value = "map.html")]
+    pub to: PathBuf,
+    /// Maximum number of pictures; of more, so many are chosen, evenly spread
+    #[arg(long, default_value_t = 5000, value_parser = count)]
+    pub count: usize,
+    /// Use the checkpoint with the best evaluation instead of the last one
+    #[arg(long)]
+    pub best: bool,
+    /// Where to compute: auto (a GPU if there is one), cpu, gpu, or an adapter's number from `barlow devices`
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
+}
+
+/// `barlow classify`
+#[derive(Debug, Args)]
+pub struct Classify {
+    /// The run's folder
+    pub run: PathBuf,
+    /// Pictures to classify: a folder, an archive, a list, or a data set's files
+    pub path: PathBuf,
+    /// Labelled examples: a folder with a folder of pictures for each class
+    #[arg(long, value_name = "FOLDER")]
+    pub labels: PathBuf,
+    /// What decides: the nearest examples, or a linear classifier that is trained on them
+    #[arg(long, value_enum, default_value_t = Head::Knn)]
+    pub head: Head,
+    /// Number of the nearest examples that vote
+    #[arg(long, default_value_t = 5, value_parser = count)]
+    pub neighbors: usize,
+    /// Table to write (.csv): name, class, confidence, and the score of each class [default: print the classes]
+    #[arg(long, value_name = "FILE")]
+    pub to: Option<PathBuf>,
+    /// Use the checkpoint with the best evaluation instead of the last one
+    #[arg(long)]
+    pub best: bool,
+    /// Where to compute: auto (a GPU if there is one), cpu, gpu, or an adapter's number from `barlow devices`
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
+}
+
+/// What decides on a picture's class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Head {
+    /// The nearest examples vote
+    Knn,
+    /// A linear classifier
+    Linear,
+}
+
+fn count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count) if count > 0 => Ok(count),
+        _ => Err("expected a number, 1 or more".into()),
+    }
 }
 
 /// `barlow bench`

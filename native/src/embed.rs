@@ -5,8 +5,10 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 
 use anyhow::{Result, bail};
+use barlow_core::config::Comparison;
 use barlow_core::data::Pictures;
-use barlow_core::evaluate::{Embedder, FeatureExtractor as _, Features};
+use barlow_core::evaluate::{Compared, Embedder, FeatureExtractor as _, Features};
+use barlow_core::model::Layer;
 use barlow_formats::Catalog;
 use indicatif::{ProgressBar, ProgressStyle};
 use pollster::block_on;
@@ -32,6 +34,8 @@ pub struct Encoder {
     pub side: usize,
     /// The name of the device it computes on, for display.
     pub device: String,
+    /// How the run compares features.
+    pub comparison: Comparison,
 }
 
 impl Encoder {
@@ -40,16 +44,52 @@ impl Encoder {
     /// # Errors
     /// If there is no checkpoint, or the device cannot be opened.
     pub fn open(run: &Path, best: bool, choice: DeviceChoice) -> Result<Self> {
+        Self::open_at(run, best, choice, None)
+    }
+
+    /// As [`Self::open`], but up to a `layer`, whose output is averaged over a grid of so many cells per side.
+    ///
+    /// # Errors
+    /// If there is no checkpoint, or the device cannot be opened.
+    pub fn open_at(
+        run: &Path,
+        best: bool,
+        choice: DeviceChoice,
+        layer: Option<(Layer, usize)>,
+    ) -> Result<Self> {
         let folder = RunFolder::open(run)?;
         let checkpoint = folder.checkpoint(best)?;
         let opened = device::open(choice)?;
-        let model = checkpoint.model(&checkpoint.config, &opened.device)?;
+        let mut model = checkpoint.model(&checkpoint.config, &opened.device)?;
+        if let Some((layer, grid)) = layer {
+            model = model.up_to(layer, grid);
+        }
         Ok(Self {
             learned: Embedder::new(model, &checkpoint.config, &opened.device),
             // The whole middle square, resized once, to the encoder's input size.
             side: checkpoint.config.view_size,
             device: opened.name,
+            comparison: checkpoint.config.comparison,
         })
+    }
+
+    /// The vectors of `pictures`.
+    pub fn vectors(&mut self, pictures: &Pictures, kind: Kind) -> Features {
+        match kind {
+            Kind::Features => block_on(self.learned.features(pictures)),
+            Kind::Embeddings => block_on(self.learned.embeddings(pictures)),
+            Kind::Compared => {
+                let comparison = Comparison {
+                    whitening: None,
+                    ..self.comparison
+                };
+                block_on(async {
+                    let learned = &mut self.learned;
+                    let mut compared = Compared::new(learned, comparison, pictures).await;
+                    compared.features(pictures).await
+                })
+            }
+        }
     }
 
     /// Encodes the pictures at `members` of `catalog`; files that cannot be read are named and left out. Calls `look`
@@ -68,7 +108,6 @@ impl Encoder {
             ProgressStyle::with_template("encoding {bar:40} {human_pos}/{human_len} {eta}")?;
         let bar = ProgressBar::new(members.len() as u64).with_style(style);
         let side = self.side;
-        let learned = &mut self.learned;
         let encoded = thread::scope(|scope| -> Result<Encoded> {
             let (sender, chunks) = sync_channel(AHEAD);
             thread::Builder::new()
@@ -108,10 +147,7 @@ impl Encoder {
                     continue;
                 }
                 let pictures = Pictures::new(side, side, bytes);
-                encoded.vectors.extend(match kind {
-                    Kind::Features => block_on(learned.features(&pictures)),
-                    Kind::Embeddings => block_on(learned.embeddings(&pictures)),
-                });
+                encoded.vectors.extend(self.vectors(&pictures, kind));
             }
             if skipped > NAMED_FILES {
                 eprintln!(
@@ -149,4 +185,6 @@ pub enum Kind {
     Features,
     /// The projector's output.
     Embeddings,
+    /// The encoder's output as the run compares it, still without the whitening, which needs all of it.
+    Compared,
 }

@@ -29,6 +29,7 @@ mod device;
 mod embed;
 #[cfg(feature = "lab")]
 mod follow;
+mod init;
 mod onnx;
 mod plan;
 mod ranks;
@@ -40,6 +41,7 @@ mod sheet;
 mod tensorboard;
 mod terminal;
 mod tiles;
+mod weights;
 
 use std::process::ExitCode;
 
@@ -59,6 +61,8 @@ pub fn main() -> ExitCode {
         cli::Command::Embed(arguments) => commands::embed(&arguments),
         cli::Command::Search(arguments) => commands::search(&arguments),
         cli::Command::Duplicates(arguments) => commands::duplicates(&arguments),
+        cli::Command::Map(arguments) => commands::map(&arguments),
+        cli::Command::Classify(arguments) => commands::classify(&arguments),
         cli::Command::Lab(arguments) => commands::lab(&arguments),
     };
     match result {

@@ -13,6 +13,8 @@ use tempfile::NamedTempFile;
 
 /// The checkpoint with the best evaluation.
 const BEST: &str = "checkpoints/best.safetensors";
+/// The weights with which a run began, if not with random ones.
+const INITIAL: &str = "initial.safetensors";
 const CHECKPOINTS: &str = "checkpoints";
 /// Prefix of the names of files that are still being written.
 const UNFINISHED: &str = ".writing-";
@@ -192,6 +194,28 @@ impl RunFolder {
             self.write(BEST, &bytes)?;
         }
         Ok(())
+    }
+
+    /// Keeps the checkpoint without progress with which the run begins.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn write_initial(&self, bytes: &[u8]) -> Result<()> {
+        self.write(INITIAL, bytes)
+    }
+
+    /// Reads the checkpoint with which the run began, if not with random weights.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn initial(&self) -> Result<Option<Vec<u8>>> {
+        let path = self.path.join(INITIAL);
+        match path.exists() {
+            true => fs::read(&path)
+                .map(Some)
+                .with_context(|| format!("cannot read {}", path.display())),
+            false => Ok(None),
+        }
     }
 
     /// Reads the last checkpoint, or the best one.

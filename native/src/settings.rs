@@ -7,6 +7,7 @@ use barlow_core::config::Config;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::{Preset, Train};
+use crate::init::Initial;
 
 /// A run's settings: where its pictures come from, and how it trains.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -113,11 +114,11 @@ pub fn side_for(size: usize) -> usize {
 const SIDE_UNSET: usize = 0;
 
 impl Settings {
-    /// The settings that `barlow train` asks for.
+    /// The settings that `barlow train` asks for, and the weights that a new run begins with, if not random ones.
     ///
     /// # Errors
     /// If a file or a value cannot be understood.
-    pub fn from_arguments(arguments: &Train) -> Result<Self> {
+    pub fn from_arguments(arguments: &Train) -> Result<(Self, Option<Initial>)> {
         let mut settings = match &arguments.config {
             Some(file) => Self::read(file)?,
             None => {
@@ -137,8 +138,18 @@ impl Settings {
                 }
             }
         };
+        let initial = arguments.init.as_deref();
+        let initial = initial
+            .map(|path| Initial::read(path, arguments.init_projector))
+            .transpose()?;
+        if let Some(initial) = &initial {
+            initial.adapt(&mut settings.training);
+        }
         settings.apply(arguments)?;
-        Ok(settings)
+        if let Some(initial) = &initial {
+            initial.check(&settings.training)?;
+        }
+        Ok((settings, initial))
     }
 
     /// Applies the settings given on the command line, and checks the result.

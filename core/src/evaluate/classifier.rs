@@ -121,7 +121,7 @@ pub fn top_k_correct(scores: &[f32], classes: &[usize], max: usize) -> usize {
     .count()
 }
 
-fn softmax(scores: &mut [f32]) {
+pub(super) fn softmax(scores: &mut [f32]) {
     let highest = scores.iter().fold(f32::NEG_INFINITY, |m, s| m.max(*s));
     scores.iter_mut().for_each(|s| *s = (*s - highest).exp());
     let sum: f32 = scores.iter().sum();

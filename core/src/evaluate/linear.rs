@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Features;
-use super::classifier::{Classifier, SgdStep, right};
+use super::classifier::{Classifier, SgdStep, right, softmax};
 use crate::optim::half_cosine;
 use crate::random::{Purpose, Rng};
 
@@ -38,15 +38,19 @@ impl LinearProbe {
     /// The accuracy on the test pictures, from 0 to 1, of a classifier that is trained on the training pictures.
     pub fn accuracy(
         &self,
-        (mut train, train_classes): (Features, &[usize]),
-        (mut test, test_classes): (Features, &[usize]),
+        (train, train_classes): (Features, &[usize]),
+        (test, test_classes): (Features, &[usize]),
     ) -> f64 {
-        let classes = train_classes
-            .iter()
-            .chain(test_classes)
-            .max()
-            .map_or(0, |c| c + 1);
-        standardize(&mut train, &mut test);
+        let all = train_classes.iter().chain(test_classes);
+        let classes = all.max().map_or(0, |c| c + 1);
+        let head = self.fit(&train, train_classes, classes);
+        head.count_right(&test, test_classes) as f64 / test.count().max(1) as f64
+    }
+
+    /// Trains a classifier of so many `classes`.
+    pub fn fit(&self, train: &Features, train_classes: &[usize], classes: usize) -> LinearHead {
+        let standard = Standard::of(train);
+        let train = standard.apply(train);
         let (width, count) = (train.width, train.count());
         let mut classifier = Classifier::new(classes, width);
         let batch = self.batch.clamp(1, count);
@@ -72,33 +76,72 @@ impl LinearProbe {
             };
             classifier.learn(&rows, &batch_classes, descent);
         }
-        let found = right(&classifier.scores(&test.values), test_classes);
-        found as f64 / test.count().max(1) as f64
+        LinearHead {
+            standard,
+            classifier,
+        }
     }
 }
 
-/// Standardizes every dimension with the training pictures' mean and standard deviation.
-fn standardize(train: &mut Features, test: &mut Features) {
-    let mean = train.mean();
-    let mut squares = vec![0.0f64; train.width];
-    for row in train.values.chunks_exact(train.width) {
-        for ((square, x), mean) in squares.iter_mut().zip(row).zip(&mean) {
-            *square += f64::from(x - mean).powi(2);
-        }
+/// A trained linear classifier of features.
+#[derive(Debug, Clone)]
+pub struct LinearHead {
+    standard: Standard,
+    classifier: Classifier,
+}
+
+impl LinearHead {
+    /// How many of the pictures it classifies correctly.
+    pub fn count_right(&self, features: &Features, classes: &[usize]) -> usize {
+        let features = self.standard.apply(features);
+        right(&self.classifier.scores(&features.values), classes)
     }
-    let count = train.count() as f64;
-    // A dimension that does not vary carries no information, and is set to 0.
-    let scale: Vec<f32> = squares
-        .into_iter()
-        .map(|square| (square / count).sqrt())
-        .map(|std| if std > 1e-9 { (1.0 / std) as f32 } else { 0.0 })
-        .collect();
-    for features in [train, test] {
+
+    /// The probability of each class for each picture, row by row.
+    pub fn probabilities(&self, features: &Features) -> Vec<f64> {
+        let features = self.standard.apply(features);
+        let mut scores = self.classifier.scores(&features.values);
+        for scores in scores.chunks_exact_mut(self.classifier.classes().max(1)) {
+            softmax(scores);
+        }
+        scores.into_iter().map(f64::from).collect()
+    }
+}
+
+/// The mean and the inverse standard deviation of every dimension of the training pictures' features.
+#[derive(Debug, Clone)]
+struct Standard {
+    mean: Vec<f32>,
+    scale: Vec<f32>,
+}
+
+impl Standard {
+    fn of(train: &Features) -> Self {
+        let mean = train.mean();
+        let mut squares = vec![0.0f64; train.width];
+        for row in train.values.chunks_exact(train.width) {
+            for ((square, x), mean) in squares.iter_mut().zip(row).zip(&mean) {
+                *square += f64::from(x - mean).powi(2);
+            }
+        }
+        let count = train.count() as f64;
+        // A dimension that does not vary carries no information, and is set to 0.
+        let scale = squares
+            .into_iter()
+            .map(|square| (square / count).sqrt())
+            .map(|std| if std > 1e-9 { (1.0 / std) as f32 } else { 0.0 })
+            .collect();
+        Self { mean, scale }
+    }
+
+    fn apply(&self, features: &Features) -> Features {
+        let mut features = features.clone();
         for row in features.values.chunks_exact_mut(features.width) {
-            for ((x, mean), scale) in row.iter_mut().zip(&mean).zip(&scale) {
+            for ((x, mean), scale) in row.iter_mut().zip(&self.mean).zip(&self.scale) {
                 *x = (*x - mean) * scale;
             }
         }
+        features
     }
 }
 

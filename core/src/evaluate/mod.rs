@@ -21,7 +21,7 @@ pub use evaluation::{Classification, Evaluation, Metric, ONLINE_PROBE, Role, Uni
 pub use features::{Embedder, FeatureExtractor, Features, Pixels};
 pub use gallery::Gallery;
 pub use knn::{Knn, predicted};
-pub use linear::LinearProbe;
+pub use linear::{LinearHead, LinearProbe};
 pub use plane::{principal_plane, to_unit_square};
 pub use protocols::{
     Decay, FineTuning, InitialWeights, LabelledSet, LinearProtocol, Measurement, Protocol,

@@ -1,5 +1,6 @@
 //! The networks: an encoder (ResNet) and a projector, with PyTorch's parameter names.
 
+mod layer;
 mod layers;
 mod layout;
 mod nhwc;
@@ -9,6 +10,7 @@ mod resnet;
 
 use burn::tensor::{Device, Tensor};
 
+pub use layer::Layer;
 pub use layers::{BatchNorm, Conv, Linear, Mode};
 pub use layout::{BlockLayout, ConvLayout, EncoderLayout, tensors};
 pub use nhwc::{Forward, Training, WholeBatch};

@@ -24,12 +24,12 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    /// Goes on from what a checkpoint has kept.
-    pub fn restored(state: &OptimizerState) -> Self {
+    /// Goes on from what a checkpoint has kept, in a run of as many minutes as then, or of others.
+    pub fn restored(state: &OptimizerState, as_then: bool) -> Self {
         let milliseconds = state.counters.get(COUNTER).copied().unwrap_or(0);
         Self {
             before: Duration::from_millis(milliseconds),
-            over: state.counters.contains_key(OVER),
+            over: as_then && state.counters.contains_key(OVER),
             ..Self::default()
         }
     }
@@ -118,7 +118,7 @@ mod tests {
         assert_eq!(clock.elapsed(), stopped);
         let mut state = OptimizerState::default();
         clock.save(&mut state);
-        let restored = Clock::restored(&state);
+        let restored = Clock::restored(&state, true);
         assert!(stopped.abs_diff(restored.elapsed()) <= Duration::from_millis(1));
     }
 

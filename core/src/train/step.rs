@@ -123,7 +123,8 @@ impl Trainer {
         if trainer.average.is_some() && average.is_some() {
             trainer.average = average;
         }
-        trainer.clock = Clock::restored(&checkpoint.optimizer);
+        let [then, now] = [&checkpoint.config, &trainer.config].map(|c| c.schedule.minutes);
+        trainer.clock = Clock::restored(&checkpoint.optimizer, then == now);
         trainer.loss_scale = LossScale::restored(&checkpoint.optimizer.counters);
         trainer.probe = checkpoint.probe.map(OnlineProbe::new);
         trainer

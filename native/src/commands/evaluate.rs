@@ -5,17 +5,19 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use barlow_core::collective::{Alone, Collective};
 use barlow_core::config::{Comparison, Config};
+use barlow_core::data::Pictures;
 use barlow_core::device::Device;
 use barlow_core::evaluate::{
-    Classifier, Embedder, Evaluation, FeatureExtractor, Knn, Measurement, Metric, Pixels, Protocol,
-    SharedExtractor,
+    Classifier, Embedder, Evaluation, FeatureExtractor, Features, Knn, Measurement, Metric, Pixels,
+    Protocol, SharedExtractor, Unit,
 };
-use barlow_core::model::BarlowTwins;
+use barlow_core::model::{BarlowTwins, Layer};
+use barlow_core::train::Checkpoint;
 use indicatif::{ProgressBar, ProgressStyle};
 use pollster::block_on;
 use serde::Serialize;
 
-use crate::cli::Evaluate;
+use crate::cli::{Evaluate, Layers};
 use crate::run_folder::RunFolder;
 use crate::settings::{Data, Settings};
 use crate::{data, device};
@@ -76,6 +78,16 @@ pub fn evaluate(arguments: &Evaluate) -> Result<()> {
         .check(usize::MAX)
         .context("--whiten: the ridge of the whitening")?;
     let config = &config;
+    if let Some(layers) = arguments.layer {
+        return evaluate_layers(
+            arguments,
+            layers,
+            &evaluation,
+            &model,
+            config,
+            &opened.device,
+        );
+    }
     let learned = Embedder::new(model, config, &opened.device);
     // The online probe applies only to the classes of the run's own pictures.
     let probe = checkpoint
@@ -92,15 +104,127 @@ pub fn evaluate(arguments: &Evaluate) -> Result<()> {
         }
         return Ok(());
     }
-    let baselines = Baselines::measure(&evaluation, config, &opened.device, &Alone)?;
+    let initial = folder.initial()?;
+    let baselines = Baselines::measure(
+        &evaluation,
+        config,
+        &opened.device,
+        initial.as_deref(),
+        &Alone,
+    )?;
     let table = baselines.with_learned(&evaluation, comparison, learned, probe, &Alone)?;
     check_device()?;
     if arguments.json {
         say!("{}", serde_json::to_string_pretty(&table)?);
     } else {
-        print_table(&table, comparison);
+        print_table(&table, comparison, baselines.is_initial);
     }
     Ok(())
+}
+
+/// The output of a layer, as the networks up to it have it.
+struct AtLayer(Embedder, Layer);
+
+impl FeatureExtractor for AtLayer {
+    async fn features(&mut self, pictures: &Pictures) -> Features {
+        match self.1 {
+            Layer::Stage(_) => self.0.features(pictures).await,
+            Layer::Projector(_) => self.0.embeddings(pictures).await,
+        }
+    }
+
+    async fn embeddings(&mut self, pictures: &Pictures) -> Features {
+        self.features(pictures).await
+    }
+}
+
+/// The metrics of a layer.
+#[derive(Debug, Serialize)]
+struct OfLayer {
+    layer: String,
+    /// Numbers per picture.
+    width: usize,
+    metrics: Vec<Metric>,
+}
+
+/// Evaluates layers, one after the other, and prints a table with a row for each.
+fn evaluate_layers(
+    arguments: &Evaluate,
+    layers: Layers,
+    evaluation: &Evaluation,
+    model: &BarlowTwins,
+    config: &Config,
+    device: &Device,
+) -> Result<()> {
+    let known = Layer::all(&config.encoder, &config.projector);
+    let layers = match layers {
+        Layers::All => known,
+        Layers::One(layer) if known.contains(&layer) => vec![layer],
+        Layers::One(layer) => bail!("there is no {layer}: {}", named(&known)),
+    };
+    let comparison = config.comparison;
+    let is_quick = arguments.validation;
+    let mut all = Vec::new();
+    for layer in layers {
+        let networks = model.clone().up_to(layer, config.encoder.pool_grid);
+        let source = AtLayer(Embedder::new(networks, config, device), layer);
+        let (width, mut metrics) = of_layer(evaluation, comparison, source, is_quick);
+        // The effective rank is of embeddings.
+        metrics.retain(|metric| metric.unit == Unit::Fraction);
+        all.push(OfLayer {
+            layer: layer.to_string(),
+            width,
+            metrics,
+        });
+    }
+    check_device()?;
+    if arguments.json {
+        say!("{}", serde_json::to_string_pretty(&all)?);
+        return Ok(());
+    }
+    let mut table = comfy_table::Table::new();
+    table.load_preset(comfy_table::presets::NOTHING);
+    let names = all
+        .first()
+        .map(|of| of.metrics.iter().map(|m| m.name.clone()));
+    let header = ["layer".to_owned(), "numbers".to_owned()].into_iter();
+    table.set_header(header.chain(names.into_iter().flatten()));
+    for OfLayer {
+        layer,
+        width,
+        metrics,
+    } in &all
+    {
+        let row = [layer.clone(), width.to_string()].into_iter();
+        table.add_row(row.chain(metrics.iter().map(Metric::to_string)));
+    }
+    say!("{table}");
+    if let Some(done) = comparison.description() {
+        say!("before kNN and retrieval, features were {done}");
+    }
+    Ok(())
+}
+
+/// How many numbers a picture has, and the metrics.
+fn of_layer(
+    evaluation: &Evaluation,
+    comparison: Comparison,
+    mut source: impl FeatureExtractor,
+    is_quick: bool,
+) -> (usize, Vec<Metric>) {
+    let one = Pictures::new(1, 1, vec![0; 3]);
+    let width = block_on(source.features(&one)).width;
+    let metrics = match is_quick {
+        true => block_on(evaluation.quick(comparison, &mut source, None)),
+        false => block_on(evaluation.full(comparison, &mut source, None)),
+    };
+    (width, metrics)
+}
+
+/// The layers of a network, for people.
+pub fn named(layers: &[Layer]) -> String {
+    let names: Vec<String> = layers.iter().map(Layer::to_string).collect();
+    format!("the layers are {}", names.join(", "))
 }
 
 fn check_device() -> Result<()> {
@@ -227,16 +351,19 @@ fn described(protocol: &Protocol) -> Result<String> {
     Ok(fields.collect::<Vec<_>>().join(", "))
 }
 
-/// What learned features are compared with: raw pixels, and the same encoder before training.
+/// What learned features are compared with: raw pixels, and the same encoder before training, with random weights or with those that the
+/// run began with.
 pub struct Baselines {
     pixels: Vec<Metric>,
     untrained: Vec<Metric>,
+    /// Whether the run began with weights that others had learned.
+    pub is_initial: bool,
     /// How long the untrained encoder took, as any encoder of this run will.
     pub duration: Duration,
 }
 
 impl Baselines {
-    /// Measures both. The ranks share the work.
+    /// Measures both. `initial` is the checkpoint with which the run began, if not with random weights. The ranks share the work.
     ///
     /// # Errors
     /// If a rank is lost.
@@ -244,17 +371,22 @@ impl Baselines {
         evaluation: &Evaluation,
         config: &Config,
         device: &Device,
+        initial: Option<&[u8]>,
         ranks: &dyn Collective,
     ) -> Result<Self> {
         // As they are: whitening makes them worse.
         let pixels = measured(evaluation, Comparison::default(), Pixels, None, ranks)?;
         let start = Instant::now();
-        let untrained = BarlowTwins::new(&config.encoder, &config.projector, config.seed, device);
+        let untrained = match initial {
+            Some(bytes) => Checkpoint::read(bytes)?.model(config, device)?,
+            None => BarlowTwins::new(&config.encoder, &config.projector, config.seed, device),
+        };
         let untrained = Embedder::new(untrained, config, device);
         let untrained = measured(evaluation, config.comparison, untrained, None, ranks)?;
         Ok(Self {
             pixels,
             untrained,
+            is_initial: initial.is_some(),
             duration: start.elapsed(),
         })
     }
@@ -299,8 +431,8 @@ fn measured(
     Ok(metrics)
 }
 
-/// Prints the table of metrics.
-pub fn print_table(rows: &[Row], comparison: Comparison) {
+/// Prints the table of metrics. `is_initial` says that the run began with weights that others had learned.
+pub fn print_table(rows: &[Row], comparison: Comparison, is_initial: bool) {
     let width = rows
         .iter()
         .map(|row| row.name.chars().count())
@@ -311,7 +443,7 @@ pub fn print_table(rows: &[Row], comparison: Comparison) {
         "",
         "learned",
         "raw pixels",
-        "untrained"
+        if is_initial { "before" } else { "untrained" }
     );
     let shown = |metric: &Option<Metric>| metric.as_ref().map_or("-".into(), Metric::to_string);
     for row in rows {

@@ -4,6 +4,7 @@ mod advice;
 mod bench;
 mod bench_pictures;
 mod bench_ranks;
+mod classify;
 mod data;
 mod devices;
 mod embed;
@@ -13,11 +14,13 @@ mod import;
 mod kernels;
 #[cfg(feature = "lab")]
 mod lab;
+mod map;
 mod resume;
 mod search;
 mod train;
 
 pub use bench::bench;
+pub use classify::classify;
 pub use data::{inspect, speed};
 pub use devices::devices;
 pub use embed::embed;
@@ -26,6 +29,7 @@ pub use export::export;
 pub use import::import;
 #[cfg(feature = "lab")]
 pub use lab::lab;
+pub use map::map;
 pub use search::{duplicates, search};
 pub use train::train;
 

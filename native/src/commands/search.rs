@@ -5,12 +5,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use barlow_core::data::Pictures;
-use barlow_core::evaluate::FeatureExtractor as _;
+use barlow_core::evaluate::Whitening;
 use barlow_formats::Catalog;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use image::ImageFormat;
-use pollster::block_on;
 use serde_json::json;
 
 use crate::cli::{Duplicates, Search};
@@ -35,14 +34,18 @@ pub fn search(arguments: &Search) -> Result<()> {
     let mut encoder = Encoder::open(&arguments.run, arguments.best, arguments.device)?;
     let query = decode::planes_of_file(&arguments.like, encoder.side)?;
     let query = Pictures::new(encoder.side, encoder.side, query);
-    let query = block_on(encoder.learned.features(&query));
+    let query = encoder.vectors(&query, Kind::Compared);
     let members: Vec<usize> = (0..catalog.items.len()).collect();
-    let encoded = encoder.encode(&catalog, &members, Kind::Features, |_, _| {})?;
-    let center = encoded.vectors.mean();
-    let (query, gallery) = (
-        query.directions(&center),
-        encoded.vectors.directions(&center),
-    );
+    let encoded = encoder.encode(&catalog, &members, Kind::Compared, |_, _| {})?;
+    let (query, gallery) = match encoder.comparison.whitening {
+        Some(ridge) => {
+            let whitening = Whitening::fit(&encoded.vectors, ridge);
+            (whitening.apply(query), whitening.apply(encoded.vectors))
+        }
+        None => (query, encoded.vectors),
+    };
+    let center = gallery.mean();
+    let (query, gallery) = (query.directions(&center), gallery.directions(&center));
     let mut cosines = query.compare(&gallery, |_, cosines| cosines.to_vec());
     let cosines = cosines.pop().unwrap_or_default();
     let mut order: Vec<usize> = (0..cosines.len()).collect();

@@ -49,10 +49,11 @@ fn find<'l>(arguments: &Train, lock: &'l mut Option<RwLock<File>>) -> Result<Fou
         .resume
         .as_ref()
         .is_some_and(|run| run.as_os_str() == AUTO);
-    let wanted = if auto || arguments.resume.is_none() {
-        Some(Settings::from_arguments(arguments)?)
+    let (wanted, initial) = if auto || arguments.resume.is_none() {
+        let (wanted, initial) = Settings::from_arguments(arguments)?;
+        (Some(wanted), initial)
     } else {
-        None
+        (None, None)
     };
     let existing = existing(arguments, wanted.as_ref())?;
     // Locked before anything is read: another process may still be writing.
@@ -71,11 +72,24 @@ fn find<'l>(arguments: &Train, lock: &'l mut Option<RwLock<File>>) -> Result<Fou
         Some(folder) if !auto || folder.has_checkpoint() => Some(folder.last_checkpoint_bytes()?),
         _ => None,
     };
+    let initial = match (&checkpoint, initial, &arguments.init) {
+        (None, Some(initial), Some(path)) => {
+            say!("{}", initial.description(path));
+            Some(initial.checkpoint(&settings.training)?)
+        }
+        _ => existing
+            .as_ref()
+            .map(RunFolder::initial)
+            .transpose()?
+            .flatten(),
+    };
+    let checkpoint = checkpoint.or_else(|| initial.clone());
     Ok(Found {
         existing,
         begun: Begun {
             settings,
             checkpoint,
+            initial,
         },
         _held: held,
     })
@@ -235,10 +249,21 @@ fn train_as(arguments: &Train, rank: &Rank, started: Instant) -> Result<()> {
     if arguments.plan {
         return plan::time(&mut trainer, rank.on_machine);
     }
-    let Begun { mut settings, .. } = begun;
+    let Begun {
+        mut settings,
+        initial,
+        ..
+    } = begun;
     let before = match settings.training.schedule.minutes {
         Some(minutes) if !trainer.is_finished() => {
-            let timed = timed(&mut trainer, &loaded, &settings, started, minutes);
+            let initial = initial.as_deref();
+            let timed = timed(
+                &mut trainer,
+                &loaded,
+                &settings,
+                initial,
+                (started, minutes),
+            );
             Some(all_succeeded(timed, rank.collective.as_ref())?)
         }
         _ => None,
@@ -247,7 +272,7 @@ fn train_as(arguments: &Train, rank: &Rank, started: Instant) -> Result<()> {
         follow(&mut trainer, &loaded.evaluation, rank)?;
         return match trainer.is_finished() {
             false => Ok(()),
-            true => measure(&trainer, &loaded, &settings, before).map(|_| ()),
+            true => measure(&trainer, &loaded, &settings, initial.as_deref(), before).map(|_| ()),
         };
     }
 
@@ -271,6 +296,9 @@ fn train_as(arguments: &Train, rank: &Rank, started: Instant) -> Result<()> {
     // the number of pictures would change.
     settings.data.stream = loaded.set.streaming();
     folder.write("config.toml", settings.to_toml()?.as_bytes())?;
+    if let Some(initial) = initial.as_ref().filter(|_| is_new) {
+        folder.write_initial(initial)?;
+    }
     if let Some(tiles) = &tiles {
         tiles::keep(tiles, folder)?;
     }
@@ -329,7 +357,14 @@ fn train_as(arguments: &Train, rank: &Rank, started: Instant) -> Result<()> {
             trainer.elapsed().as_secs_f64() / 60.0
         );
     }
-    finish(trainer, folder, &loaded, &settings, before)
+    finish(
+        trainer,
+        folder,
+        &loaded,
+        &settings,
+        initial.as_deref(),
+        before,
+    )
 }
 
 /// What a run of so many minutes has measured before it trains.
@@ -347,15 +382,15 @@ fn timed(
     trainer: &mut Trainer,
     loaded: &Loaded,
     settings: &Settings,
-    started: Instant,
-    minutes: f64,
+    initial: Option<&[u8]>,
+    (started, minutes): (Instant, f64),
 ) -> Result<Before> {
     let begun = Instant::now();
     let evaluation = final_evaluation(loaded, settings)?;
     let reading = begun.elapsed();
     let ranks = trainer.ranks().collective().clone();
     let (config, device) = (trainer.config(), trainer.device());
-    let baselines = Baselines::measure(&evaluation, config, device, ranks.as_ref())?;
+    let baselines = Baselines::measure(&evaluation, config, device, initial, ranks.as_ref())?;
     let (is_new, evaluating) = (trainer.done() == 0, baselines.duration);
     trainer.spend(started.elapsed());
     trainer.reserve(evaluating);
@@ -425,18 +460,19 @@ fn finish(
     folder: &RunFolder,
     loaded: &Loaded,
     settings: &Settings,
+    initial: Option<&[u8]>,
     before: Option<Before>,
 ) -> Result<()> {
     folder.write(
         "encoder.safetensors",
         &block_on(encoder_weights(&trainer.model().encoder))?,
     )?;
-    let table = measure(trainer, loaded, settings, before)?;
+    let (table, is_initial) = measure(trainer, loaded, settings, initial, before)?;
     folder.write(
         "evaluation.json",
         serde_json::to_string_pretty(&table)?.as_bytes(),
     )?;
-    print_table(&table, settings.training.comparison);
+    print_table(&table, settings.training.comparison, is_initial);
     say!(
         "encoder.safetensors, curves.svg and the pictures of C are in {}",
         folder.path().display()
@@ -444,13 +480,15 @@ fn finish(
     Ok(())
 }
 
-/// The final evaluation, which the ranks share out. What was measured `before` is not measured again.
+/// The final evaluation, which the ranks share out, and whether it is compared with the weights that the run began with. What was
+/// measured `before` is not measured again.
 fn measure(
     trainer: &Trainer,
     loaded: &Loaded,
     settings: &Settings,
+    initial: Option<&[u8]>,
     before: Option<Before>,
-) -> Result<Vec<Row>> {
+) -> Result<(Vec<Row>, bool)> {
     let ranks = trainer.ranks().collective().as_ref();
     let config = trainer.config();
     let Before {
@@ -460,7 +498,8 @@ fn measure(
         Some(before) => before,
         None => {
             let evaluation = final_evaluation(loaded, settings)?;
-            let baselines = Baselines::measure(&evaluation, config, trainer.device(), ranks)?;
+            let device = trainer.device();
+            let baselines = Baselines::measure(&evaluation, config, device, initial, ranks)?;
             Before {
                 evaluation,
                 baselines,
@@ -468,5 +507,6 @@ fn measure(
         }
     };
     let (learned, probe) = (trainer.embedder(), trainer.online_probe());
-    baselines.with_learned(&evaluation, config.comparison, learned, probe, ranks)
+    let table = baselines.with_learned(&evaluation, config.comparison, learned, probe, ranks)?;
+    Ok((table, baselines.is_initial))
 }

@@ -10,8 +10,10 @@ use crate::settings::Settings;
 pub struct Begun {
     /// Its settings.
     pub settings: Settings,
-    /// The content of the checkpoint that it resumes from.
+    /// The content of the checkpoint that it resumes from, or of the one without progress that it begins with.
     pub checkpoint: Option<Vec<u8>>,
+    /// The content of the checkpoint with which the run began, if not with random weights.
+    pub initial: Option<Vec<u8>>,
 }
 
 /// What rank 0 has read, on every rank: another machine may not see the run's folder.
@@ -36,27 +38,36 @@ pub fn shared(begun: Option<Result<Begun>>, rank: &Rank) -> Result<Begun> {
     }
 }
 
-/// The length of the settings' text, the text, and the checkpoint.
+/// Three parts, each after its length: the settings' text, the checkpoint, and what the run began with. An absent one is empty.
 fn packed(begun: &Begun) -> Result<Vec<u8>> {
-    let text = begun.settings.to_toml()?;
-    let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
-    bytes.extend(text.as_bytes());
-    bytes.extend(begun.checkpoint.iter().flatten());
-    Ok(bytes)
+    let text = begun.settings.to_toml()?.into_bytes();
+    let of = |part: &Option<Vec<u8>>| part.clone().unwrap_or_default();
+    let parts = [text, of(&begun.checkpoint), of(&begun.initial)];
+    let with_length = parts.iter().map(|part| {
+        let length = (part.len() as u64).to_le_bytes();
+        [&length, part.as_slice()].concat()
+    });
+    Ok(with_length.collect::<Vec<_>>().concat())
 }
 
-fn unpacked(bytes: &[u8]) -> Result<Begun> {
-    let Some((length, rest)) = bytes.split_first_chunk() else {
-        bail!("rank 0 has sent no settings");
+fn unpacked(mut bytes: &[u8]) -> Result<Begun> {
+    let mut part = || -> Result<Option<Vec<u8>>> {
+        let Some((length, rest)) = bytes.split_first_chunk() else {
+            bail!("rank 0 has not sent all that a run begins with");
+        };
+        let length = u64::from_le_bytes(*length) as usize;
+        let Some((part, rest)) = rest.split_at_checked(length) else {
+            bail!("rank 0 has sent half of what a run begins with");
+        };
+        bytes = rest;
+        Ok((!part.is_empty()).then(|| part.to_vec()))
     };
-    let length = u64::from_le_bytes(*length) as usize;
-    let Some((text, checkpoint)) = rest.split_at_checked(length) else {
-        bail!("rank 0 has sent half of its settings");
-    };
-    let text = std::str::from_utf8(text).context("rank 0 has sent settings that are no text")?;
+    let text = part()?.unwrap_or_default();
+    let text = std::str::from_utf8(&text).context("rank 0 has sent settings that are no text")?;
     Ok(Begun {
         settings: Settings::parse(text)?,
-        checkpoint: (!checkpoint.is_empty()).then(|| checkpoint.to_vec()),
+        checkpoint: part()?,
+        initial: part()?,
     })
 }
 

@@ -1,0 +1,289 @@
+//! Tests of runs by the clock, of runs that begin with others' weights, and of what can be done with a trained encoder.
+
+#![allow(missing_docs)]
+
+mod program;
+
+use std::fs;
+
+use serde_json::Value;
+
+use program::*;
+
+/// The rows of a table, without its header, and the header.
+fn table(text: &str) -> (Vec<String>, Vec<Vec<String>>) {
+    let mut reader = csv::Reader::from_reader(text.as_bytes());
+    let header = reader
+        .headers()
+        .unwrap()
+        .iter()
+        .map(str::to_owned)
+        .collect();
+    let rows = reader
+        .records()
+        .map(|row| row.unwrap().iter().map(str::to_owned).collect());
+    (header, rows.collect())
+}
+
+#[test]
+fn a_run_of_minutes_is_stopped_resumed_and_finished() {
+    let place = pictures(20);
+    let run = |more: &[&str]| succeed(place.path(), &[&["train"], more].concat());
+    let said = run(&tiny(&["pictures", "--out", "run", "--minutes", "0.05", "--plan"])[1..]);
+    assert!(said.contains("0.05 minutes are about"), "{said}");
+    let said = run(&tiny(&["pictures", "--out", "run", "--minutes", "0.05"])[1..]);
+    assert!(said.contains("epochs until the time is over"), "{said}");
+    assert!(
+        said.contains("trained for 0.") && said.contains("linear probe"),
+        "{said}"
+    );
+    let folder = place.path().join("run");
+    let config = fs::read_to_string(folder.join("config.toml")).unwrap();
+    assert!(config.contains("minutes = 0.05"), "{config}");
+    let steps: Vec<Value> = metrics(&folder)
+        .into_iter()
+        .filter(|line| line["event"] == "step")
+        .collect();
+    let progress: Vec<f64> = steps
+        .iter()
+        .map(|step| step["progress"].as_f64().unwrap())
+        .collect();
+    assert!(progress.is_sorted(), "{progress:?}");
+    let rates: Vec<f64> = steps
+        .iter()
+        .map(|step| step["rates"]["weights"].as_f64().unwrap())
+        .collect();
+    assert!(
+        rates.iter().copied().fold(0.0, f64::max) > 5.0 * rates.last().unwrap(),
+        "{rates:?}"
+    );
+    // It is over: resuming trains no more, and evaluates.
+    let said = run(&["--resume", "run", "--device", "cpu"]);
+    assert!(said.contains("linear probe"), "{said}");
+    let again = metrics(&folder)
+        .into_iter()
+        .filter(|line| line["event"] == "step");
+    assert_eq!(again.count(), steps.len());
+    // More time, and it goes on.
+    run(&["--resume", "run", "--minutes", "0.1", "--device", "cpu"]);
+    let more = metrics(&folder)
+        .into_iter()
+        .filter(|line| line["event"] == "step");
+    assert!(more.count() > steps.len());
+    fail(
+        place.path(),
+        &tiny(&["pictures", "--minutes", "0.00001"]),
+        &["minutes are not enough", "--minutes"],
+    );
+}
+
+#[test]
+fn a_run_begins_with_the_weights_of_another() {
+    let place = pictures(20);
+    trained(place.path(), "3");
+    let evaluated = |run: &str| -> Vec<Value> {
+        let said = succeed(
+            place.path(),
+            &["evaluate", run, "--device", "cpu", "--json"],
+        );
+        serde_json::from_str(&said).unwrap()
+    };
+    // The encoder is what the weights are of, whatever the recipe says.
+    let begin = |out: &str, more: &[&str]| {
+        let arguments = [
+            "train", "pictures", "--out", out, "--init", "run", "--device", "cpu",
+        ];
+        let common = ["--batch", "8", "--epochs", "1", "--set", "view_size=16"];
+        succeed(place.path(), &[&arguments, &common[..], more].concat())
+    };
+    let still = [
+        "--set",
+        "schedule.rate_weights=0",
+        "--set",
+        "schedule.rate_biases=0",
+    ];
+    let said = begin("same", &[&still[..], &["--init-projector"]].concat());
+    assert!(
+        said.contains("the encoder and projector begin with the weights of run"),
+        "{said}"
+    );
+    assert!(said.contains("before"), "{said}");
+    // Without learning, only running statistics move: the features before training are those of the first run.
+    let (first, second) = (evaluated("run"), evaluated("same"));
+    let knn = |rows: &[Value], column: &str| {
+        let row = rows
+            .iter()
+            .find(|row| row["name"].as_str().unwrap().starts_with("kNN"))
+            .unwrap();
+        row[column]["value"].as_f64().unwrap()
+    };
+    assert_eq!(knn(&second, "untrained"), knn(&first, "learned"));
+    let said = begin("encoder", &["--set", "projector.widths=[6,6]"]);
+    assert!(said.contains("the encoder begins with"), "{said}");
+    fail(
+        place.path(),
+        &[
+            "train",
+            "pictures",
+            "--init",
+            "run",
+            "--set",
+            "encoder.width=8",
+        ],
+        &["encoder.width", "of width 4"],
+    );
+    fail(
+        place.path(),
+        &["train", "pictures", "--init", "nowhere.pth"],
+        &["nowhere.pth"],
+    );
+}
+
+#[test]
+fn pictures_are_classified_by_examples() {
+    let place = pictures(20);
+    trained(place.path(), "2");
+    // Five examples of each class, and the others without their classes' folders.
+    for class in ["blue", "red"] {
+        let examples = place.path().join("examples").join(class);
+        fs::create_dir_all(&examples).unwrap();
+        fs::create_dir_all(place.path().join("new")).unwrap();
+        for i in 0..20 {
+            let from = place.path().join(format!("pictures/{class}/{i}.png"));
+            match i < 5 {
+                true => fs::copy(from, examples.join(format!("{i}.png"))),
+                false => fs::copy(from, place.path().join(format!("new/{class}-{i}.png"))),
+            }
+            .unwrap();
+        }
+    }
+    let classify = |more: &[&str]| {
+        let arguments = [
+            "classify", "run", "new", "--labels", "examples", "--device", "cpu",
+        ];
+        succeed(place.path(), &[&arguments, more].concat())
+    };
+    for head in ["knn", "linear"] {
+        let said = classify(&["--head", head, "--to", "classes.csv"]);
+        assert!(said.contains("15 blue, 15 red"), "{said}");
+        assert!(
+            said.contains("of the 10 labelled pictures themselves, 100.0%"),
+            "{said}"
+        );
+        let text = fs::read_to_string(place.path().join("classes.csv")).unwrap();
+        let (header, rows) = table(&text);
+        assert_eq!(header, ["name", "class", "confidence", "blue", "red"]);
+        assert_eq!(rows.len(), 30);
+        for row in rows {
+            assert!(row[0].starts_with(&row[1]), "{head}: {row:?}");
+            let scores: Vec<f64> = row[2..]
+                .iter()
+                .map(|score| score.parse().unwrap())
+                .collect();
+            assert!(
+                (scores[1] + scores[2] - 1.0).abs() < 2e-4 && scores[0] > 0.5,
+                "{row:?}"
+            );
+        }
+    }
+    assert!(classify(&[]).contains("red-7.png"));
+    fail(
+        place.path(),
+        &[
+            "classify", "run", "new", "--labels", "new", "--device", "cpu",
+        ],
+        &["--labels new", "a folder of pictures for each class"],
+    );
+}
+
+#[test]
+fn features_of_every_layer_are_written_and_evaluated() {
+    let place = pictures(12);
+    trained(place.path(), "1");
+    let embed = |to: &str, more: &[&str]| {
+        let arguments = ["embed", "run", "pictures", "--to", to, "--device", "cpu"];
+        succeed(place.path(), &[&arguments, more].concat())
+    };
+    embed("f.csv", &[]);
+    let (header, rows) = table(&fs::read_to_string(place.path().join("f.csv")).unwrap());
+    // The encoder has 4, 8 and 16 channels.
+    assert_eq!((header.len(), rows.len()), (1 + 16, 24));
+    let said = embed("maps.npy", &["--maps", "--layer", "layer2"]);
+    // Views of 16 pixels are 8 pixels wide after the stem, and 4 after the second stage.
+    assert!(
+        said.contains("24 feature maps of 8 x 4 x 4 numbers"),
+        "{said}"
+    );
+    let said = embed("hidden.npy", &["--layer", "projector1"]);
+    assert!(said.contains("24 vectors of 8 numbers"), "{said}");
+    fail(
+        place.path(),
+        &[
+            "embed", "run", "pictures", "--layer", "layer4", "--device", "cpu",
+        ],
+        &[
+            "--layer layer4",
+            "layer1, layer2, layer3, projector1, projector2",
+        ],
+    );
+    let said = succeed(
+        place.path(),
+        &[
+            "evaluate", "run", "--layer", "all", "--device", "cpu", "--json", "--whiten", "0.1",
+        ],
+    );
+    let layers: Vec<Value> = serde_json::from_str(&said).unwrap();
+    let widths: Vec<u64> = layers
+        .iter()
+        .map(|layer| layer["width"].as_u64().unwrap())
+        .collect();
+    assert_eq!(widths, [4, 8, 16, 8, 8]);
+    let said = succeed(
+        place.path(),
+        &[
+            "evaluate",
+            "run",
+            "--validation",
+            "--mirrored",
+            "true",
+            "--device",
+            "cpu",
+        ],
+    );
+    assert!(said.contains("held-out"), "{said}");
+}
+
+#[test]
+fn a_map_shows_every_picture() {
+    let place = pictures(12);
+    trained(place.path(), "1");
+    let map = ["map", "run", "pictures", "--device", "cpu"];
+    succeed(place.path(), &map);
+    let page = fs::read_to_string(place.path().join("map.html")).unwrap();
+    let data = page.split_once("const data = ").unwrap().1;
+    let data: Value = serde_json::from_str(data.split_once(";\n").unwrap().0).unwrap();
+    let shown = data["pictures"].as_array().unwrap();
+    assert_eq!(shown.len(), 24);
+    assert_eq!(data["classes"], serde_json::json!(["blue", "red"]));
+    for picture in shown {
+        for axis in ["x", "y"] {
+            assert!((0.0..=1.0).contains(&picture[axis].as_f64().unwrap()));
+        }
+        let class = picture["class"].as_u64().unwrap();
+        let name = picture["name"].as_str().unwrap();
+        assert!(
+            name.starts_with(["blue/", "red/"][class as usize]),
+            "{picture}"
+        );
+    }
+    // No file beside it is needed.
+    assert!(
+        data["sheets"][0]
+            .as_str()
+            .unwrap()
+            .starts_with("data:image/jpeg;base64,")
+    );
+    assert!(!page.contains("http"));
+    let said = succeed(place.path(), &[&map[..], &["--count", "10"]].concat());
+    assert!(said.contains("10 of 25 pictures"), "{said}");
+}
