@@ -229,7 +229,7 @@ pub(super) fn mixed_loss(
     let apart = mixed - a.clone() * share - partner * (1.0 - share);
     let with =
         |view: Tensor<2>| sum_of_squares(product((apart.clone(), true), (view, false)) / n as f64);
-    let loss = plain.loss.clone() + (with(a.clone()) + with(b)) * (weight * lambda);
+    let loss = plain.loss.clone() + (with(a) + with(b)) * (weight * lambda);
     replace_loss(plain, loss)
 }
 
