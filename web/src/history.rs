@@ -187,6 +187,7 @@ mod tests {
             },
             loss_scale: None,
             skipped_steps: None,
+            progress: None,
         }
     }
 

@@ -457,7 +457,7 @@ pub fn print_table(rows: &[Row], comparison: Comparison, is_initial: bool) {
     }
     match comparison.description() {
         Some(done) => {
-            say!("\nbefore kNN and retrieval, the features of both encoders were {done}\n")
+            say!("\nbefore kNN and retrieval, the features of both encoders were {done}\n");
         }
         None => say!(""),
     }
