@@ -254,6 +254,42 @@ fn features_of_every_layer_are_written_and_evaluated() {
 }
 
 #[test]
+fn an_encoder_is_exported_with_a_model_card() {
+    let place = pictures(12);
+    trained(place.path(), "1");
+    succeed(place.path(), &["export", "run", "--to", "hub"]);
+    let hub = place.path().join("hub");
+    let config = fs::read_to_string(hub.join("config.json")).unwrap();
+    let config: Value = serde_json::from_str(&config).unwrap();
+    assert_eq!(config["num_features"], 16);
+    // timm has no such network, so that it must not find a name.
+    assert!(config["architecture"].is_null());
+    assert_eq!(
+        config["pretrained_cfg"]["input_size"],
+        serde_json::json!([3, 16, 16])
+    );
+    let card = fs::read_to_string(hub.join("README.md")).unwrap();
+    for part in [
+        "24 pictures",
+        "| kNN, k = 20, T = 0.07 |",
+        "encoder.onnx",
+        "barlow-twins",
+    ] {
+        assert!(card.contains(part), "no `{part}` in: {card}");
+    }
+    let weights = fs::read(hub.join("model.safetensors")).unwrap();
+    assert_eq!(
+        weights,
+        fs::read(place.path().join("run/encoder.safetensors")).unwrap()
+    );
+    fail(
+        place.path(),
+        &["export", "run", "--to", "hub", "--projector"],
+        &["the encoder alone"],
+    );
+}
+
+#[test]
 fn a_map_shows_every_picture() {
     let place = pictures(12);
     trained(place.path(), "1");

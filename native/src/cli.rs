@@ -336,8 +336,8 @@ impl From<StemChoice> for barlow_core::model::Stem {
 pub struct Export {
     /// The run's folder
     pub run: PathBuf,
-    /// File to write: .safetensors or .onnx
-    #[arg(long, value_name = "FILE")]
+    /// File to write: .safetensors or .onnx; or a folder, which gets the layout of Hugging Face's hub, with a model card
+    #[arg(long, value_name = "PATH")]
     pub to: PathBuf,
     /// Export the projector too
     #[arg(long)]

@@ -29,6 +29,7 @@ mod device;
 mod embed;
 #[cfg(feature = "lab")]
 mod follow;
+mod hugging_face;
 mod init;
 mod onnx;
 mod plan;

@@ -29,18 +29,21 @@ pub fn check(
     memory: Option<u64>,
 ) -> Result<()> {
     let picture_bytes = |batch: usize| {
-        let ((height, width), count) = set.on_device(batch, config.view_size);
+        let ((height, width), count) = set.on_device(batch, (config.views, config.view_size));
         (count * 3 * height * width) as u64
     };
     let on_cpu = runs_on_cpu(&opened.device);
     let need = config.memory(on_cpu, ranks, picture_bytes(config.batch));
     let [encoder, projector] = config.parameters();
     let steps = config.steps_per_epoch(set.count());
+    let length = match config.schedule.minutes {
+        Some(minutes) => format!("{minutes} minutes, with epochs"),
+        None => format!("{} epochs", config.schedule.epochs),
+    };
     say!(
-        "{} in the encoder, {} in the projector; {} epochs of {steps} steps of {} pictures",
+        "{} in the encoder, {} in the projector; {length} of {steps} steps of {} pictures",
         count(encoder),
         count(projector),
-        config.schedule.epochs,
         config.batch
     );
     let available = memory.or(opened.memory);
@@ -97,7 +100,7 @@ fn largest_bindable_batch(
         return batch;
     };
     let fits = |batch: usize| {
-        let (size, held) = set.on_device(batch, config.view_size);
+        let (size, held) = set.on_device(batch, (config.views, config.view_size));
         let config = Config {
             batch,
             ..config.clone()

@@ -79,7 +79,11 @@ impl Terminal {
                 self.epochs = config.schedule.epochs;
                 self.minutes = config.schedule.minutes;
                 self.pictures = opened.pictures.max(1);
-                self.printed = opened.done;
+                // Of a run by the clock, thousandths are counted.
+                self.printed = match config.schedule.minutes {
+                    Some(_) => 0,
+                    None => opened.done,
+                };
                 self.times.push_back(Instant::now());
                 if opened.done > 0 {
                     say!("going on after step {}", opened.done);

@@ -71,7 +71,8 @@ impl Config {
             false => 0,
         };
         Memory {
-            weights: NUMBER * parameters,
+            // And their running average.
+            weights: NUMBER * parameters * (1 + u64::from(self.average > 0.0)),
             // Gradients; the optimizer's state, old and new; new weights.
             optimizer: NUMBER * parameters * (1 + pieces + 2 * memories + 1),
             activations: self.activation_bytes(ranks)
@@ -80,9 +81,15 @@ impl Config {
                     false => 2 * parameters * self.precision.bytes(),
                 },
             // C, the gradient with respect to the normalized embeddings, and a scaled copy of that gradient.
-            correlation: NUMBER * (width * width + 2 * views * width),
+            correlation: NUMBER * self.correlations() * (width * width + 2 * views * width),
             pictures: picture_bytes,
         }
+    }
+
+    /// How many matrices the loss is computed from: one for each pair of views, and with mixed pictures two more.
+    fn correlations(&self) -> u64 {
+        let pairs = self.views * (self.views - 1) / 2;
+        (pairs + if self.mixing > 0.0 { 2 } else { 0 }) as u64
     }
 
     /// Numbers of all weights that differ in size. On the CPU a weight is packed for one product at a time, in memory that the next
@@ -155,6 +162,9 @@ impl Config {
         available: u64,
         picture_bytes: u64,
     ) -> Option<usize> {
+        if self.mixing > 0.0 {
+            return None;
+        }
         let of_rank = self.batch / ranks.max(1);
         let pieces = std::iter::successors(Some(2), |pieces| Some(2 * pieces));
         let mut possible = pieces.take_while(|pieces| 2 * pieces <= of_rank);

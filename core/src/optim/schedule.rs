@@ -94,7 +94,7 @@ impl Schedule {
         let step = self.counted(step, steps_per_epoch);
         let warmup = self.warmup_epochs * steps_per_epoch;
         if step < warmup as f64 {
-            return base * step / self.last_of_warmup(warmup);
+            return base * (step / self.last_of_warmup(warmup)).min(1.0);
         }
         let total = (self.epochs * steps_per_epoch)
             .saturating_sub(warmup)
@@ -112,7 +112,7 @@ impl Schedule {
         // The contribution of `warmup_start` falls to 0 as the factor rises to its peak.
         let start = match self.warmup_start {
             Some(start) if counted < warmup as f64 => {
-                start * (1.0 - counted / self.last_of_warmup(warmup))
+                start * (1.0 - counted / self.last_of_warmup(warmup)).max(0.0)
             }
             _ => 0.0,
         };

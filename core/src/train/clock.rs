@@ -1,4 +1,7 @@
-//! The time that a run has trained for, and how far it is by that time or by its steps.
+//! The time that a run has trained for, and how far it is by that time.
+//!
+//! Of a run's minutes, reading pictures and evaluating before the first step take some, and the evaluation at the end takes some. The
+//! rest is for training, and the schedule is spread over that: the first step is at 0, whatever came before it.
 
 use web_time::{Duration, Instant};
 
@@ -6,6 +9,8 @@ use crate::optim::OptimizerState;
 
 /// The name under which a checkpoint counts the milliseconds of a run.
 const COUNTER: &str = "milliseconds";
+/// The same of the time that was spent on something else.
+const ASIDE: &str = "milliseconds_aside";
 /// The name under which a checkpoint says that a run's time is over.
 const OVER: &str = "over";
 
@@ -15,6 +20,8 @@ pub(super) struct Clock {
     /// Time of before it was started last.
     before: Duration,
     started: Option<Instant>,
+    /// Time of the run that was not training: reading pictures, evaluating what it is compared with.
+    aside: Duration,
     /// Time that what follows the run needs.
     reserved: Duration,
     /// How long the last step took.
@@ -26,9 +33,10 @@ pub(super) struct Clock {
 impl Clock {
     /// Goes on from what a checkpoint has kept, in a run of as many minutes as then, or of others.
     pub fn restored(state: &OptimizerState, as_then: bool) -> Self {
-        let milliseconds = state.counters.get(COUNTER).copied().unwrap_or(0);
+        let counted = |name| Duration::from_millis(state.counters.get(name).copied().unwrap_or(0));
         Self {
-            before: Duration::from_millis(milliseconds),
+            before: counted(COUNTER),
+            aside: counted(ASIDE),
             over: as_then && state.counters.contains_key(OVER),
             ..Self::default()
         }
@@ -36,8 +44,10 @@ impl Clock {
 
     /// Adds the time to what a checkpoint keeps.
     pub fn save(&self, state: &mut OptimizerState) {
-        let milliseconds = u64::try_from(self.elapsed().as_millis()).unwrap_or(u64::MAX);
-        state.counters.insert(COUNTER.to_owned(), milliseconds);
+        for (name, time) in [(COUNTER, self.trained()), (ASIDE, self.aside)] {
+            let milliseconds = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+            state.counters.insert(name.to_owned(), milliseconds);
+        }
         if self.over {
             state.counters.insert(OVER.to_owned(), 1);
         }
@@ -50,13 +60,18 @@ impl Clock {
 
     /// Does not count until it is started again.
     pub fn stop(&mut self) {
-        self.before = self.elapsed();
+        self.before = self.trained();
         self.started = None;
     }
 
-    /// Counts time that was spent before it was started.
-    pub fn add(&mut self, time: Duration) {
-        self.before += time;
+    /// Counts time that was spent on something else than training.
+    pub fn add_aside(&mut self, time: Duration) {
+        self.aside += time;
+    }
+
+    /// The run has other minutes than before, so that its end is not known to be reached.
+    pub fn reopen(&mut self) {
+        self.over = false;
     }
 
     /// Keeps time for what follows the run, such as an evaluation.
@@ -64,9 +79,19 @@ impl Clock {
         self.reserved = time;
     }
 
-    /// The time so far.
+    /// The time of the run so far.
     pub fn elapsed(&self) -> Duration {
+        self.trained() + self.aside
+    }
+
+    /// The time so far in which it trained, with its evaluations.
+    fn trained(&self) -> Duration {
         self.before + self.started.map_or(Duration::ZERO, |start| start.elapsed())
+    }
+
+    /// The seconds that a run of so many `minutes` can train for.
+    fn seconds_for_training(&self, minutes: f64) -> f64 {
+        60.0 * minutes - (self.reserved + self.aside).as_secs_f64()
     }
 
     /// The fraction of a run of so many `minutes` that is done; 1 when a further step would end later than without it.
@@ -74,8 +99,8 @@ impl Clock {
         if self.over {
             return 1.0;
         }
-        let whole = 60.0 * minutes - self.reserved.as_secs_f64();
-        let done = self.elapsed().as_secs_f64();
+        let whole = self.seconds_for_training(minutes);
+        let done = self.trained().as_secs_f64();
         match done + 0.5 * self.step.as_secs_f64() >= whole {
             true => 1.0,
             false => done / whole,
@@ -90,7 +115,7 @@ impl Clock {
 
     /// How many more steps like the last one fit into a run of so many `minutes`.
     pub fn steps_left(&self, minutes: f64) -> Option<usize> {
-        let left = 60.0 * minutes - self.reserved.as_secs_f64() - self.elapsed().as_secs_f64();
+        let left = self.seconds_for_training(minutes) - self.trained().as_secs_f64();
         match (self.over, self.step.is_zero()) {
             (true, _) => Some(0),
             (false, true) => None,
@@ -103,13 +128,20 @@ impl Clock {
 mod tests {
     use super::*;
 
+    fn trained_for(seconds: u64) -> Clock {
+        Clock {
+            before: Duration::from_secs(seconds),
+            ..Clock::default()
+        }
+    }
+
     #[test]
     fn only_time_between_start_and_stop_counts() {
-        let mut clock = Clock::default();
-        clock.add(Duration::from_secs(30));
-        assert_eq!(clock.progress(1.0), 0.5);
-        clock.reserve(Duration::from_secs(20));
-        assert_eq!(clock.progress(1.0), 0.75);
+        let mut clock = trained_for(20);
+        clock.add_aside(Duration::from_secs(10));
+        assert_eq!(clock.progress(1.0), 20.0 / 50.0);
+        clock.reserve(Duration::from_secs(10));
+        assert_eq!(clock.progress(1.0), 20.0 / 40.0);
         assert_eq!(clock.elapsed(), Duration::from_secs(30));
         clock.start();
         clock.stop();
@@ -118,23 +150,42 @@ mod tests {
         assert_eq!(clock.elapsed(), stopped);
         let mut state = OptimizerState::default();
         clock.save(&mut state);
-        let restored = Clock::restored(&state, true);
-        assert!(stopped.abs_diff(restored.elapsed()) <= Duration::from_millis(1));
+        let mut restored = Clock::restored(&state, true);
+        assert!(stopped.abs_diff(restored.elapsed()) <= Duration::from_millis(2));
+        restored.reserve(Duration::from_secs(10));
+        assert!((restored.progress(1.0) - 0.5).abs() < 0.01);
+    }
+
+    /// What comes before the first step takes nothing from the warm-up.
+    #[test]
+    fn the_schedule_begins_with_the_first_step() {
+        let mut clock = Clock::default();
+        clock.add_aside(Duration::from_secs(30));
+        assert_eq!(clock.progress(1.0), 0.0);
+        clock.add_aside(Duration::from_secs(30));
+        assert_eq!(clock.progress(1.0), 1.0);
     }
 
     #[test]
     fn a_run_ends_at_the_step_that_is_nearest_to_its_time() {
-        let mut clock = Clock::default();
         let step = Duration::from_secs(10);
-        clock.step = step;
-        let mut steps = 0;
-        while clock.progress(1.0) < 1.0 {
-            clock.add(step);
-            steps += 1;
-        }
-        assert_eq!(steps, 6);
-        clock.add(Duration::from_secs(5));
+        let after = |steps: u32, aside: u64| {
+            let mut clock = Clock {
+                before: steps * step,
+                step,
+                ..Clock::default()
+            };
+            clock.add_aside(Duration::from_secs(aside));
+            clock.progress(1.0)
+        };
+        // Five steps end 4 s before the minute, and six 6 s after it.
+        assert!(after(4, 6) < 1.0 && after(5, 6) == 1.0);
+        // Five steps end 6 s before it, and six 4 s after it.
+        assert!(after(5, 4) < 1.0 && after(6, 4) == 1.0);
+        let mut clock = trained_for(60);
         clock.step_done(Instant::now(), 1.0);
         assert!(clock.over && clock.steps_left(1.0) == Some(0));
+        clock.reopen();
+        assert_eq!(clock.progress(2.0), 0.5);
     }
 }

@@ -38,8 +38,9 @@ impl OnlineProbe {
     pub fn learn(&mut self, features: &[f32], indices: &[usize], factor: f64) {
         let width = self.classifier.width;
         let mut rows = Vec::with_capacity(features.len());
-        let mut classes = Vec::with_capacity(2 * indices.len());
-        let views = indices.iter().chain(indices);
+        let mut classes = Vec::new();
+        // All first views, then all second views, and so on.
+        let views = indices.iter().cycle();
         for (index, row) in views.zip(features.chunks_exact(width.max(1))) {
             if let Some(class) = self.classes.get(*index).copied().flatten() {
                 rows.extend_from_slice(row);

@@ -139,7 +139,6 @@ impl Ranks {
             return Err(TrainError::Elsewhere { ranks: failed });
         }
         self.known.store(numbers[1] > 0.0, Ordering::SeqCst);
-        self.progress[1].store(numbers[3].to_bits(), Ordering::SeqCst);
         let command = match numbers[0] as u8 {
             1 => Command::Step,
             2 => Command::End,
@@ -147,6 +146,10 @@ impl Ranks {
             4 => Command::Evaluate,
             _ => Command::Follow,
         };
+        // Not for what comes between two steps: the views of the next one may be drawn already.
+        if matches!(command, Command::Follow | Command::Step | Command::End) {
+            self.progress[1].store(numbers[3].to_bits(), Ordering::SeqCst);
+        }
         Ok(Agreed {
             command,
             pictures: numbers[2] as usize,

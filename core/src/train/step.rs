@@ -187,6 +187,7 @@ impl Trainer {
             )),
         };
         self.ranks = Ranks::new(ranks);
+        self.tell_progress();
         // All learn of it before any goes on.
         let agreed = self.ranks.agree(Command::Follow, 0, problem.is_some());
         match problem {
@@ -269,7 +270,8 @@ impl Trainer {
     /// Trains an online probe on these classes, if the settings ask for one, with the pictures whose role is
     /// [`Role::Learn`]. It continues the checkpoint's probe if that has the same numbers of classes and features.
     pub fn set_labels(&mut self, labels: &Labels, roles: &[Role]) {
-        if !self.config.online_probe || labels.names.len() < 2 {
+        // With a running average, evaluations use other features than those that the probe learns from.
+        if !self.config.online_probe || self.average.is_some() || labels.names.len() < 2 {
             self.probe = None;
             return;
         }
@@ -295,8 +297,8 @@ impl Trainer {
     }
 
     /// Changes the settings from the next step on. Those that the networks, the optimizer's state or the order of the
-    /// pictures depend on stay as they are: the encoder, the projector, the optimizer, the seed, the batch and the size
-    /// of a view.
+    /// pictures depend on stay as they are: the encoder, the projector, the optimizer, the seed, the batch, the size and
+    /// the number of views, and mixing.
     ///
     /// # Errors
     /// If a setting cannot work, or there are several ranks; the run then goes on as before.
@@ -309,6 +311,8 @@ impl Trainer {
             seed: self.config.seed,
             view_size: self.config.view_size,
             batch: self.config.batch,
+            views: self.config.views,
+            mixing: self.config.mixing,
             encoder: self.config.encoder.clone(),
             projector: self.config.projector.clone(),
             optimizer: self.config.optimizer.clone(),
@@ -316,6 +320,13 @@ impl Trainer {
         };
         config.check(self.feed.count())?;
         config.check_precision(&self.device)?;
+        if config.schedule.minutes != self.config.schedule.minutes {
+            self.clock.reopen();
+        }
+        self.average = match config.average > 0.0 {
+            true => Some(self.model()),
+            false => None,
+        };
         self.config = config;
         Ok(())
     }
@@ -340,15 +351,27 @@ impl Trainer {
 
     /// The fraction of the run that is done, by its steps or by its time.
     pub fn progress(&self) -> f64 {
-        self.progress_at(self.step)
+        match self.config.schedule.minutes {
+            // The others have clocks too, but follow that of rank 0.
+            Some(minutes) if self.ranks.collective().rank() == 0 => self.clock.progress(minutes),
+            Some(_) => self.ranks.progress(),
+            None => self.step as f64 / self.steps().max(1) as f64,
+        }
     }
 
-    /// The fraction of the run that is done before this step; by time, it is the present one.
-    fn progress_at(&self, step: usize) -> f64 {
+    /// The fraction of the run by which a step's rates and views are chosen. By time and on several ranks, it is the one that all know
+    /// since they agreed on the step before.
+    fn agreed_progress(&self) -> f64 {
         match self.config.schedule.minutes {
-            Some(minutes) if self.ranks.collective().size() == 1 => self.clock.progress(minutes),
-            Some(_) => self.ranks.progress(),
-            None => step as f64 / self.steps().max(1) as f64,
+            Some(_) if self.ranks.collective().size() > 1 => self.ranks.progress(),
+            _ => self.progress(),
+        }
+    }
+
+    /// Lets the other ranks know of this rank's clock when they agree next.
+    fn tell_progress(&self) {
+        if let Some(minutes) = self.config.schedule.minutes {
+            self.ranks.tell_progress(self.clock.progress(minutes));
         }
     }
 
@@ -367,7 +390,7 @@ impl Trainer {
 
     /// Counts time that was spent before the first step, such as for reading pictures, as time of the run.
     pub fn spend(&mut self, time: Duration) {
-        self.clock.add(time);
+        self.clock.add_aside(time);
     }
 
     /// Keeps some of a run's minutes for what follows it, such as an evaluation.
@@ -385,7 +408,7 @@ impl Trainer {
         match self.config.schedule.minutes {
             Some(_) => {
                 let steps = self.config.schedule.epochs * self.steps_per_epoch();
-                self.progress() * steps as f64
+                self.agreed_progress() * steps as f64
             }
             None => self.step as f64,
         }
@@ -512,10 +535,9 @@ impl Trainer {
     /// # Errors
     /// If the loss is not finite, or the device failed; the weights are then as before the step.
     pub async fn advance(&mut self) -> Result<StepReport, TrainError> {
+        let start = Instant::now();
         self.clock.start();
-        if let Some(minutes) = self.config.schedule.minutes {
-            self.ranks.tell_progress(self.clock.progress(minutes));
-        }
+        self.tell_progress();
         let pictures = self.next_pictures();
         let count = pictures.as_ref().map_or(0, |next| next.indices.len());
         let agreed = self.ranks.agree(Command::Step, count, pictures.is_err());
@@ -524,6 +546,7 @@ impl Trainer {
         let report = self
             .learn_from(Views::Drawn(Box::new(pictures)), all)
             .await?;
+        let report = self.timed(report, start);
         self.ranks.succeeded();
         Ok(report)
     }
@@ -534,14 +557,27 @@ impl Trainer {
     /// # Errors
     /// If the loss is not finite, or the device failed; the weights are then as before the step.
     pub async fn learn(&mut self, views: Tensor<4>) -> Result<StepReport, TrainError> {
+        let start = Instant::now();
         self.clock.start();
+        self.tell_progress();
         let count = views.dims()[0] / self.config.views;
         let agreed = self.ranks.agree(Command::Step, count, false)?;
         let report = self
             .learn_from(Views::Given(Box::new(views)), agreed.pictures)
             .await?;
+        let report = self.timed(report, start);
         self.ranks.succeeded();
         Ok(report)
+    }
+
+    /// Takes down the time of a step that was begun at `start`, in a run of so many minutes.
+    fn timed(&mut self, mut report: StepReport, start: Instant) -> StepReport {
+        if let Some(minutes) = self.config.schedule.minutes {
+            self.clock.step_done(start, minutes);
+            self.tell_progress();
+            report.progress = Some(self.progress());
+        }
+        report
     }
 
     /// Does one step on this rank's part of a batch of so many `pictures`.
@@ -550,7 +586,6 @@ impl Trainer {
         views: Views,
         pictures: usize,
     ) -> Result<StepReport, TrainError> {
-        let start = Instant::now();
         let (epoch, steps_per_epoch) = (
             self.step / self.steps_per_epoch().max(1),
             self.steps_per_epoch(),
@@ -626,11 +661,6 @@ impl Trainer {
         if let Some(average) = &mut self.average {
             average::follow(average, &self.model, self.config.average, self.step);
         }
-        let minutes = self.config.schedule.minutes;
-        if let Some(minutes) = minutes {
-            self.clock.step_done(start, minutes);
-            self.ranks.tell_progress(self.clock.progress(minutes));
-        }
         let off_diagonals = (width * width.saturating_sub(1)).max(1) as f64;
         Ok(StepReport {
             step: self.step,
@@ -643,7 +673,7 @@ impl Trainer {
             rates,
             loss_scale: is_narrow.then_some(scale),
             skipped_steps: is_narrow.then(|| self.loss_scale.skipped()),
-            progress: minutes.map(|_| self.progress()),
+            progress: None,
         })
     }
 
@@ -731,7 +761,7 @@ impl Trainer {
             self.ranks.collective().rank(),
             self.ranks.collective().size(),
         );
-        let (config, now) = (&self.config, self.progress());
+        let (config, now) = (&self.config, self.agreed_progress());
         let settings = |step: usize| match config.schedule.minutes {
             Some(_) => config.at(now),
             None => config.at(step as f64 / steps.max(1) as f64),

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use barlow_core::evaluate::{Features, Gallery, Knn, LinearProbe, Whitening, predicted};
 use barlow_formats::Catalog;
 
@@ -16,6 +16,14 @@ const FOLDS: usize = 5;
 
 /// Classifies pictures, and writes or prints their classes.
 pub fn classify(arguments: &Classify) -> Result<()> {
+    if let Some(path) = &arguments.to {
+        let ending = path.extension().map(|e| e.to_string_lossy().to_lowercase());
+        ensure!(
+            ending.as_deref() == Some("csv"),
+            "--to {}: the name must end in .csv",
+            path.display()
+        );
+    }
     let labelled = open(&arguments.labels)?;
     let members: Vec<usize> = (0..labelled.items.len()).collect();
     let examples_in = arguments.labels.display();
@@ -212,10 +220,6 @@ fn report(names: &[String], rows: &[Row<'_>], catalog: &Catalog, members: &[usiz
 
 /// Writes a table with a row per picture: its name, its class, how sure that is, and the score of each class.
 fn write_csv(path: &Path, names: &[String], rows: &[Row<'_>]) -> Result<()> {
-    let ending = path.extension().map(|e| e.to_string_lossy().to_lowercase());
-    if ending.as_deref() != Some("csv") {
-        bail!("--to {}: the name must end in .csv", path.display());
-    }
     let mut writer = csv::Writer::from_writer(Vec::new());
     let fixed = ["name", "class", "confidence"].map(str::to_owned);
     writer.write_record(fixed.iter().chain(names))?;

@@ -74,9 +74,6 @@ pub fn evaluate(arguments: &Evaluate) -> Result<()> {
     };
     let mut config = config.clone();
     arguments.comparison.apply(&mut config);
-    config
-        .check(usize::MAX)
-        .context("--whiten: the ridge of the whitening")?;
     let config = &config;
     if let Some(layers) = arguments.layer {
         return evaluate_layers(
@@ -98,6 +95,11 @@ pub fn evaluate(arguments: &Evaluate) -> Result<()> {
         let mut learned = learned;
         let metrics = block_on(evaluation.quick(comparison, &mut learned, probe));
         check_device()?;
+        if metrics.is_empty() {
+            bail!(
+                "there are no pictures for validation: the set is too small, or has no classes and one picture"
+            );
+        }
         match arguments.json {
             true => say!("{}", serde_json::to_string_pretty(&metrics)?),
             false => metrics.iter().for_each(|m| say!("{}  {m}", m.name)),

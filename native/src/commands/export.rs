@@ -7,8 +7,8 @@ use barlow_core::train::{encoder_weights, named_tensors, network_weights};
 use pollster::block_on;
 
 use crate::cli::Export;
-use crate::onnx;
 use crate::run_folder::{RunFolder, write_file};
+use crate::{hugging_face, onnx};
 
 /// Exports the encoder of the run's last checkpoint, or of its best one.
 pub fn export(arguments: &Export) -> Result<()> {
@@ -17,6 +17,20 @@ pub fn export(arguments: &Export) -> Result<()> {
     let config = &checkpoint.config;
     let model = checkpoint.model(config, &cpu())?;
     let path = &arguments.to;
+    if path.extension().is_none() || path.is_dir() {
+        if arguments.projector {
+            bail!(
+                "--to {}: a folder holds the encoder alone: leave out --projector, or name a file",
+                path.display()
+            );
+        }
+        hugging_face::export(&folder, &checkpoint, path)?;
+        say!(
+            "{0}: model.safetensors, config.json and README.md, in the layout of Hugging Face's hub: huggingface-cli upload NAME {0}",
+            path.display()
+        );
+        return Ok(());
+    }
     let ending = path.extension().map(|e| e.to_string_lossy().to_lowercase());
     let shown = path.display();
     let bytes = match ending.as_deref() {
@@ -32,7 +46,9 @@ pub fn export(arguments: &Export) -> Result<()> {
                 });
             onnx::file(config, &tensors.collect(), arguments.projector)?
         }
-        _ => bail!("--to {shown}: the name must end in .safetensors or .onnx"),
+        _ => bail!(
+            "--to {shown}: the name must end in .safetensors or .onnx, or be that of a folder"
+        ),
     };
     write_file(path, &bytes).with_context(|| format!("cannot write {shown}"))?;
     say!("{shown}: {} KB", bytes.len() >> 10);

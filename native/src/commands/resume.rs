@@ -21,10 +21,11 @@ pub fn existing(arguments: &Train, wanted: Option<&Settings>) -> Result<Option<R
             Ok(RunFolder::find(arguments.out.as_deref(), &name))
         }
         (Some(run), None) => {
-            if arguments.preset.is_some() || arguments.config.is_some() || arguments.out.is_some() {
+            let is_new = arguments.preset.is_some() || arguments.config.is_some();
+            if is_new || arguments.out.is_some() || arguments.init.is_some() {
                 bail!(
-                    "a resumed run keeps its settings and its folder: leave out --preset, --config and --out (single settings may \
-                     change, with --set NAME=VALUE)"
+                    "a resumed run keeps its settings, its weights and its folder: leave out --preset, --config, --init and --out (single \
+                     settings may change, with --set NAME=VALUE)"
                 );
             }
             RunFolder::open(run).map(Some)

@@ -181,7 +181,9 @@ fn load(
         .map(|gibibytes| (gibibytes * f64::from(1 << 30)) as u64);
     plan::check(config, &loaded.set, opened, ranks, memory)?;
     if let Some(limits) = &opened.limits {
-        let (size, held) = loaded.set.on_device(config.batch, config.view_size);
+        let (size, held) = loaded
+            .set
+            .on_device(config.batch, (config.views, config.view_size));
         config
             .check_device(limits, ranks, size, held)
             .map_err(|error| anyhow!("{error} (--device cpu)"))?;
@@ -257,13 +259,10 @@ fn train_as(arguments: &Train, rank: &Rank, started: Instant) -> Result<()> {
     let before = match settings.training.schedule.minutes {
         Some(minutes) if !trainer.is_finished() => {
             let initial = initial.as_deref();
-            let timed = timed(
-                &mut trainer,
-                &loaded,
-                &settings,
-                initial,
-                (started, minutes),
-            );
+            // Read by all before any exchanges features.
+            let evaluation = final_evaluation(&loaded, &settings);
+            let evaluation = all_succeeded(evaluation, rank.collective.as_ref())?;
+            let timed = timed(&mut trainer, evaluation, initial, (started, minutes));
             Some(all_succeeded(timed, rank.collective.as_ref())?)
         }
         _ => None,
@@ -296,7 +295,9 @@ fn train_as(arguments: &Train, rank: &Rank, started: Instant) -> Result<()> {
     // the number of pictures would change.
     settings.data.stream = loaded.set.streaming();
     folder.write("config.toml", settings.to_toml()?.as_bytes())?;
-    if let Some(initial) = initial.as_ref().filter(|_| is_new) {
+    if let Some(initial) = &initial
+        && folder.initial()?.is_none()
+    {
         folder.write_initial(initial)?;
     }
     if let Some(tiles) = &tiles {
@@ -380,33 +381,27 @@ struct Before {
 /// If no time is left to train.
 fn timed(
     trainer: &mut Trainer,
-    loaded: &Loaded,
-    settings: &Settings,
+    evaluation: Evaluation,
     initial: Option<&[u8]>,
     (started, minutes): (Instant, f64),
 ) -> Result<Before> {
-    let begun = Instant::now();
-    let evaluation = final_evaluation(loaded, settings)?;
-    let reading = begun.elapsed();
     let ranks = trainer.ranks().collective().clone();
     let (config, device) = (trainer.config(), trainer.device());
     let baselines = Baselines::measure(&evaluation, config, device, initial, ranks.as_ref())?;
     let (is_new, evaluating) = (trainer.done() == 0, baselines.duration);
     trainer.spend(started.elapsed());
     trainer.reserve(evaluating);
-    let reserved = (started.elapsed() + evaluating).as_secs_f64() / 60.0;
-    if is_new && trainer.is_finished() {
+    // Those before and after training, and a quick one before the first step, which takes less.
+    let not_training = (started.elapsed() + 2 * evaluating).as_secs_f64() / 60.0;
+    if is_new && not_training >= minutes {
         bail!(
-            "{minutes} minutes are not enough: reading the pictures and evaluating without and with training takes about \
-             {reserved:.1} minutes of them: give at least {:.0} (--minutes)",
-            (2.0 * reserved).ceil().max(1.0)
+            "{minutes} minutes are not enough: reading the pictures and evaluating before and after training take about \
+             {not_training:.2} minutes of them: give at least {:.0} (--minutes)",
+            (2.0 * not_training).ceil().max(1.0)
         );
     }
-    if is_new && 2.0 * reserved > minutes {
-        warn!(
-            "reading and evaluating take about {reserved:.1} of the {minutes} minutes ({:.0} s of it reading what is evaluated)",
-            reading.as_secs_f64()
-        );
+    if is_new && 2.0 * not_training > minutes {
+        warn!("reading and evaluating take about {not_training:.1} of the {minutes} minutes");
     }
     Ok(Before {
         evaluation,

@@ -35,11 +35,17 @@ impl Set {
     }
 
     /// Rows and columns of the pictures that are on the device at once, and their number, in a run with that batch and
-    /// views of that size.
-    pub fn on_device(&self, batch: usize, view_size: usize) -> ((usize, usize), usize) {
+    /// so many views of that size.
+    pub fn on_device(
+        &self,
+        batch: usize,
+        (views, view_size): (usize, usize),
+    ) -> ((usize, usize), usize) {
         match self {
             Self::Held(pictures) => (pictures.size(), pictures.count()),
-            Self::Streamed { handed, .. } if handed.whole => ((view_size, view_size), 2 * batch),
+            Self::Streamed { handed, .. } if handed.whole => {
+                ((view_size, view_size), views * batch)
+            }
             Self::Streamed { handed, .. } => ((handed.side, handed.side), batch),
         }
     }

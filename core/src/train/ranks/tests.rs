@@ -314,3 +314,54 @@ fn ranks_with_other_pictures_are_refused_together() {
         "{reason}"
     );
 }
+
+/// All ranks follow the clock of rank 0: in their rates, in the stages of their views, and in when they end.
+#[test]
+fn ranks_follow_one_clock() {
+    let (mut config, pictures) = tiny();
+    config.schedule.minutes = Some(2.0 / 60.0);
+    config.schedule.stages = vec![
+        crate::optim::Stage {
+            from: 0.0,
+            view_size: Some(8),
+            strength: 1.0,
+        },
+        crate::optim::Stage {
+            from: 0.3,
+            view_size: None,
+            strength: 1.0,
+        },
+    ];
+    config.average = 0.9;
+    let (finished, checkpoint) = (Mutex::new(Vec::new()), Mutex::new(None));
+    each_rank(2, |rank| {
+        let (first, rank) = (rank.rank() == 0, std::sync::Arc::new(rank));
+        let mut trainer = Trainer::new(config.clone(), &pictures, &cpu()).unwrap();
+        trainer.join(rank).unwrap();
+        if first {
+            while !trainer.is_finished() {
+                // Views of another size on another rank would end both.
+                block_on(trainer.advance()).unwrap();
+            }
+            *checkpoint.lock().unwrap() = Some(block_on(trainer.checkpoint()).unwrap());
+            trainer.ranks().end();
+        } else {
+            block_on(trainer.follow(None)).unwrap();
+        }
+        assert!(trainer.is_finished());
+        finished
+            .lock()
+            .unwrap()
+            .push((trainer.done(), weights(&trainer)));
+    });
+    let finished = finished.into_inner().unwrap();
+    assert!(finished[0].0 > 5 && finished[0] == finished[1]);
+    // A finished run is finished on all ranks when it is resumed.
+    let bytes = checkpoint.into_inner().unwrap().unwrap();
+    each_rank(2, |rank| {
+        let checkpoint = crate::train::Checkpoint::read(&bytes).unwrap();
+        let mut trainer = Trainer::resume(checkpoint, config.clone(), &pictures, &cpu()).unwrap();
+        trainer.join(std::sync::Arc::new(rank)).unwrap();
+        assert!(trainer.is_finished());
+    });
+}
