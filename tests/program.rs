@@ -17,7 +17,22 @@ use tempfile::TempDir;
 pub fn barlow(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_barlow"));
     command.current_dir(folder).args(arguments);
+    // What a test keeps goes when its folder goes.
+    command.env("XDG_CACHE_HOME", folder.join(".cache"));
+    // Except for Mesa's compiled kernels, which take seconds.
+    if let Some(cache) = user_cache() {
+        command.env("MESA_SHADER_CACHE_DIR", cache);
+    }
     command
+}
+
+/// Where programs keep what they could compute again.
+fn user_cache() -> Option<PathBuf> {
+    let of = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let usual = || of("HOME").map(|home| home.join(".cache"));
+    of("MESA_SHADER_CACHE_DIR")
+        .or_else(|| of("XDG_CACHE_HOME"))
+        .or_else(usual)
 }
 
 pub fn run_program(folder: &Path, arguments: &[&str]) -> Output {

@@ -114,18 +114,21 @@ fn card(run: &RunFolder, checkpoint: &Checkpoint, to: &Path) -> Result<String> {
             Message::Opened(opened) => Some(opened),
             _ => None,
         });
-    let pictures = opened.map_or("unknown".into(), |opened| opened.pictures.to_string());
-    let steps = checkpoint
-        .step()
-        .map_or("unknown".into(), |step| step.to_string());
+    // A run that was imported knows neither.
+    let trained = match (opened, checkpoint.step()) {
+        (Some(opened), Some(step)) => format!(
+            "| trained on | {} pictures |\n| steps | {step} of {} pictures |\n",
+            opened.pictures, config.batch
+        ),
+        _ => String::new(),
+    };
     card += &format!(
         "| | |\n| --- | --- |\n| network | {:?}, width {}, {:?} stem |\n| features | {} |\n| input | {size} x {size} pixels, (0..1 - mean) / \
-         std, as in `config.json` |\n| trained on | {pictures} pictures |\n| steps | {steps} of {} pictures |\n| projector | {:?} |\n\n",
+         std, as in `config.json` |\n{trained}| projector | {:?} |\n\n",
         encoder.architecture,
         encoder.width,
         encoder.stem,
         encoder.features(),
-        config.batch,
         config.projector.widths,
         size = config.view_size
     );

@@ -60,6 +60,15 @@ pub struct Data {
     /// What views are cut from.
     #[serde(default = "Crops::default_before_crops")]
     pub crops: Crops,
+    /// Whether pictures that were decoded into memory are kept in the user's cache folder for the next time.
+    #[serde(default = "Data::default_cache")]
+    pub cache: bool,
+}
+
+impl Data {
+    fn default_cache() -> bool {
+        true
+    }
 }
 
 /// What views are cut from.
@@ -132,6 +141,7 @@ impl Settings {
                         side: SIDE_UNSET,
                         stream: Streaming::Auto,
                         crops: Crops::Auto,
+                        cache: true,
                     },
                     keep: Keep::default(),
                     training: preset.config(),
@@ -228,6 +238,7 @@ impl Settings {
             side: training.view_size,
             stream: Streaming::Auto,
             crops: Crops::Middle,
+            cache: true,
         };
         let keep = Keep::default();
         let mut settings = Self {
@@ -336,6 +347,7 @@ mod tests {
                 side: 32,
                 stream: Streaming::Auto,
                 crops: Crops::Middle,
+                cache: true,
             },
             keep: Keep::default(),
             training: Config::emoji(),

@@ -42,6 +42,7 @@ pub fn import(arguments: &Import) -> Result<()> {
             side: side_for(config.view_size),
             stream: Streaming::Auto,
             crops: Crops::Auto,
+            cache: true,
         },
         keep: Keep::default(),
         training: config.clone(),

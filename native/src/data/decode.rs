@@ -214,7 +214,40 @@ fn decoded_file(bytes: &[u8]) -> Result<DynamicImage> {
     let mut picture = DynamicImage::from_decoder(decoder)?;
     // Cameras store the sensor's picture as it is, and the camera's orientation in the metadata.
     picture.apply_orientation(orientation);
-    Ok(picture)
+    Ok(with_whole_range(picture))
+}
+
+/// Bits per value of cameras and microscopes, whose files have 16.
+const DEPTHS: [u32; 4] = [8, 10, 12, 14];
+
+/// A picture with 16 bits per value that uses fewer of them, as 12-bit cameras write it, stretched to all 16: otherwise it would be nearly
+/// black in the 8 bits in which pictures are kept. The number of bits is the smallest usual one that the largest value fits in.
+fn with_whole_range(mut picture: DynamicImage) -> DynamicImage {
+    fn stretch(values: &mut [u16], colors: usize, channels: usize) {
+        let is_color = |at: usize| at % channels < colors;
+        let of_colors = values.iter().enumerate().filter(|(at, _)| is_color(*at));
+        let max = of_colors.map(|(_, value)| *value).max().unwrap_or(0);
+        let Some(depth) = DEPTHS.into_iter().find(|depth| u32::from(max) < 1 << depth) else {
+            return;
+        };
+        let white = (1u32 << depth) - 1;
+        let all = u32::from(u16::MAX);
+        for (_, value) in values
+            .iter_mut()
+            .enumerate()
+            .filter(|(at, _)| is_color(*at))
+        {
+            *value = ((u32::from(*value) * all + white / 2) / white) as u16;
+        }
+    }
+    match &mut picture {
+        DynamicImage::ImageLuma16(values) => stretch(values, 1, 1),
+        DynamicImage::ImageLumaA16(values) => stretch(values, 1, 2),
+        DynamicImage::ImageRgb16(values) => stretch(values, 3, 3),
+        DynamicImage::ImageRgba16(values) => stretch(values, 3, 4),
+        _ => {}
+    }
+    picture
 }
 
 /// Three planes of the middle square, `side` pixels per side, with transparent pixels blended over white.
@@ -285,6 +318,30 @@ mod tests {
             location: Location::memory(bytes),
             encoding,
         }
+    }
+
+    #[test]
+    fn sixteen_bits_keep_their_range() {
+        let gray = |values: [u16; 4]| {
+            let picture =
+                image::ImageBuffer::<image::Luma<u16>, _>::from_raw(2, 2, values.to_vec());
+            let mut png = Cursor::new(Vec::new());
+            let picture = DynamicImage::ImageLuma16(picture.unwrap());
+            picture.write_to(&mut png, ImageFormat::Png).unwrap();
+            let planes = planes(&item(png.into_inner(), Encoding::File), 2).unwrap();
+            planes[..4].to_vec()
+        };
+        // Of 16 bits, of 12, of 10, and of 8.
+        assert_eq!(gray([0, 0x8000, 0xffff, 0x4000]), [0, 128, 255, 64]);
+        assert_eq!(gray([0, 2048, 4095, 1024]), [0, 128, 255, 64]);
+        assert_eq!(gray([0, 512, 1023, 256]), [0, 128, 255, 64]);
+        assert_eq!(gray([0, 128, 255, 64]), [0, 128, 255, 64]);
+        assert_eq!(gray([0; 4]), [0; 4]);
+        // A value that is transparent does not count as bright.
+        let picture =
+            image::ImageBuffer::<image::LumaA<u16>, _>::from_raw(1, 1, vec![4095, 0xffff]);
+        let stretched = with_whole_range(DynamicImage::ImageLumaA16(picture.unwrap()));
+        assert_eq!(stretched.into_luma_alpha16().into_raw(), [0xffff, 0xffff]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use barlow_formats::Catalog;
 use indicatif::{ParallelProgressIterator as _, ProgressBar, ProgressStyle};
 use rayon::prelude::*;
 
+use super::cache::PictureCache;
 use super::decode;
 
 /// Unreadable files that are named; the rest are only counted.
@@ -30,8 +31,17 @@ pub struct Held {
 ///
 /// # Errors
 /// If none can be read.
-pub fn hold(catalog: &Catalog, members: &[usize], side: usize) -> Result<Held> {
-    load_into_memory_with(catalog, members, side, Interpolation::Bicubic)
+pub fn hold(catalog: &Catalog, members: &[usize], reading: Reading) -> Result<Held> {
+    load_into_memory_with(catalog, members, reading, Interpolation::Bicubic)
+}
+
+/// How pictures are read into memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Reading {
+    /// Pixels per side of the middle squares.
+    pub side: usize,
+    /// Whether decoded pictures are kept on disk for the next time.
+    pub cache: bool,
 }
 
 /// As [`hold`], with the given interpolation.
@@ -41,7 +51,7 @@ pub fn hold(catalog: &Catalog, members: &[usize], side: usize) -> Result<Held> {
 pub fn load_into_memory_with(
     catalog: &Catalog,
     members: &[usize],
-    side: usize,
+    Reading { side, cache }: Reading,
     interpolation: Interpolation,
 ) -> Result<Held> {
     let style =
@@ -50,22 +60,43 @@ pub fn load_into_memory_with(
     let bar = ProgressBar::new(members.len() as u64).with_style(style);
     let picture = 3 * side * side;
     let mut bytes = vec![0; members.len() * picture];
-    let problems: Vec<Option<String>> = bytes
+    let is_usual = matches!(interpolation, Interpolation::Bicubic);
+    let cache = (cache && is_usual)
+        .then(|| PictureCache::of(catalog, side))
+        .flatten();
+    // Why it cannot be read, and the key under which to keep what was decoded.
+    let read: Vec<(Option<String>, Option<u64>)> = bytes
         .par_chunks_exact_mut(picture)
         .zip(members)
         .progress_with(bar.clone())
         .map(|(bytes, member)| {
             let item = &catalog.items[*member];
+            let (known, key) = cache
+                .as_ref()
+                .map_or((None, None), |cache| cache.find(item));
+            if let Some(planes) = known {
+                bytes.copy_from_slice(&planes);
+                return (None, None);
+            }
             match decode::planes_with(item, side, interpolation) {
                 Ok(planes) => {
                     bytes.copy_from_slice(&planes);
-                    None
+                    (None, key)
                 }
-                Err(error) => Some(format!("{}: {error:#}", item.name)),
+                Err(error) => (Some(format!("{}: {error:#}", item.name)), None),
             }
         })
         .collect();
     bar.finish_and_clear();
+    if let Some(cache) = &cache {
+        let decoded = read.iter().zip(bytes.chunks_exact(picture));
+        let decoded = decoded.filter_map(|((_, key), planes)| Some(((*key)?, planes)));
+        let kept = cache.keep(&decoded.collect::<Vec<_>>());
+        if let Err(error) = kept {
+            warn!("decoded pictures are not kept for the next time: {error:#}");
+        }
+    }
+    let problems = read.into_iter().map(|(problem, _)| problem);
     let mut kept = Vec::with_capacity(members.len());
     let mut skipped = 0;
     for (position, (member, problem)) in members.iter().zip(problems).enumerate() {

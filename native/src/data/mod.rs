@@ -1,5 +1,6 @@
 //! Loads the pictures of a run: the built-in emoji or any data set, in memory or as a stream.
 
+mod cache;
 pub mod decode;
 mod memory;
 mod parts;
@@ -17,7 +18,7 @@ use barlow_core::data::{LabelledPictures, Labels, Pictures};
 use barlow_core::evaluate::{Evaluation, Role};
 use barlow_formats::Catalog;
 
-pub use self::memory::{Held, hold, load_into_memory_with, spread};
+pub use self::memory::{Held, Reading, hold, load_into_memory_with, spread};
 use self::parts::roles_of;
 pub use self::parts::{Parts, counted_parts, labels_of};
 pub use self::set::Set;
@@ -85,6 +86,7 @@ pub fn load(data: &Data, binding: Option<u64>) -> Result<Loaded> {
     let labelled_train = train.clone();
     train.extend(unlabelled);
     let side = data.side;
+    let reading = reading(data);
     let bytes = (train.len() as u64).saturating_mul((3 * side * side) as u64);
     let whole = data.crops == Crops::Whole;
     let streamed = match data.stream {
@@ -139,8 +141,8 @@ pub fn load(data: &Data, binding: Option<u64>) -> Result<Loaded> {
                 // Without labelled pictures, unlabelled ones serve for retrieval.
                 members = spread(&train, max);
             }
-            let sample = hold(&catalog, &members, side)?;
-            evaluation_of(&catalog, sample, &role_of, &[], side)?
+            let sample = hold(&catalog, &members, reading)?;
+            evaluation_of(&catalog, sample, &role_of, &[], reading)?
         };
         let labels = labels_and_roles(&train);
         let set = Set::Streamed {
@@ -158,7 +160,7 @@ pub fn load(data: &Data, binding: Option<u64>) -> Result<Loaded> {
             description,
         });
     }
-    let held = hold(&catalog, &train, side)?;
+    let held = hold(&catalog, &train, reading)?;
     let labels = labels_and_roles(&held.members);
     let pictures = held.pictures.clone();
     let description = describe(pictures.count(), "");
@@ -180,7 +182,13 @@ pub fn load(data: &Data, binding: Option<u64>) -> Result<Loaded> {
         }
     };
     let max = (MAX_IN_MEMORY_BYTES / (3 * side * side) as u64) as usize;
-    let evaluation = evaluation_of(&catalog, with_classes, &role_of, &spread(&test, max), side)?;
+    let evaluation = evaluation_of(
+        &catalog,
+        with_classes,
+        &role_of,
+        &spread(&test, max),
+        reading,
+    )?;
     Ok(Loaded {
         set: Set::Held(pictures),
         labels,
@@ -223,8 +231,16 @@ pub fn load_evaluation(data: &Data) -> Result<Evaluation> {
         train = spread(&train, train.len() * max / all);
         test = spread(&test, test.len() * max / all);
     }
-    let train = hold(&catalog, &train, data.side)?;
-    evaluation_of(&catalog, train, &role_of, &test, data.side)
+    let train = hold(&catalog, &train, reading(data))?;
+    evaluation_of(&catalog, train, &role_of, &test, reading(data))
+}
+
+/// How the pictures of a run are read into memory.
+fn reading(data: &Data) -> Reading {
+    Reading {
+        side: data.side,
+        cache: data.cache,
+    }
 }
 
 /// The evaluation on held training pictures, and on the test pictures at `test`.
@@ -233,7 +249,7 @@ fn evaluation_of(
     train: Held,
     role_of: &HashMap<usize, Role>,
     test: &[usize],
-    side: usize,
+    reading: Reading,
 ) -> Result<Evaluation> {
     let labelled = |held: &Held| {
         Some(LabelledPictures {
@@ -249,7 +265,7 @@ fn evaluation_of(
     };
     let test = match test.is_empty() {
         true => None,
-        false => labelled(&hold(catalog, test, side)?),
+        false => labelled(&hold(catalog, test, reading)?),
     };
     let role = |member: &usize| role_of.get(member).copied().unwrap_or(Role::Learn);
     let roles: Vec<Role> = train.members.iter().map(role).collect();

@@ -13,7 +13,8 @@ use barlow_core::evaluate::{LabelledSet, ProtocolData, Role, roles};
 use barlow_formats::Catalog;
 
 use super::{
-    MAX_IN_MEMORY_BYTES, Parts, StreamOptions, Streamed, labels_of, load_into_memory_with, open,
+    MAX_IN_MEMORY_BYTES, Parts, Reading, StreamOptions, Streamed, labels_of, load_into_memory_with,
+    open,
 };
 use crate::settings::Data;
 
@@ -75,8 +76,11 @@ pub fn load(data: &Data, labelled: Option<&Path>) -> Result<(ProtocolData, Strin
     let is_held = data.side <= MAX_HELD_SIDE && bytes <= MAX_IN_MEMORY_BYTES;
     let set = |members: &[usize]| -> Result<(LabelledSet, Vec<usize>)> {
         let (pictures, members) = if is_held {
-            let held =
-                load_into_memory_with(&catalog, members, data.side, Interpolation::Bilinear)?;
+            let reading = Reading {
+                side: data.side,
+                cache: false,
+            };
+            let held = load_into_memory_with(&catalog, members, reading, Interpolation::Bilinear)?;
             (TrainingSet::Held(held.pictures), held.members)
         } else {
             let handed = StreamOptions {

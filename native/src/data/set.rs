@@ -6,7 +6,7 @@ use anyhow::Result;
 use barlow_core::data::{Pictures, TrainingSet};
 use barlow_formats::Catalog;
 
-use super::memory::{hold, spread};
+use super::memory::{Reading, hold, spread};
 use super::stream::{StreamOptions, Streamed, WaitStats};
 use crate::settings::Streaming;
 
@@ -91,7 +91,15 @@ impl Set {
                 catalog,
                 members,
                 handed,
-            } => Ok(hold(catalog, &spread(members, max), handed.side)?.pictures),
+            } => Ok(hold(
+                catalog,
+                &spread(members, max),
+                Reading {
+                    side: handed.side,
+                    cache: true,
+                },
+            )?
+            .pictures),
         }
     }
 }
