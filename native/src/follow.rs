@@ -183,6 +183,7 @@ mod tests {
                 side: 32,
                 stream: crate::settings::Streaming::Auto,
                 crops: crate::settings::Crops::Middle,
+                cache: true,
             },
             keep: Keep::default(),
             training: config.clone(),
