@@ -251,6 +251,28 @@ fn features_of_every_layer_are_written_and_evaluated() {
         ],
     );
     assert!(said.contains("held-out"), "{said}");
+    let said = succeed(
+        place.path(),
+        &[
+            "evaluate",
+            "run",
+            "--device",
+            "cpu",
+            "--layers",
+            "layer1,layer3,projector1",
+            "--whiten",
+            "0.1",
+        ],
+    );
+    assert!(
+        said.contains("joined: those of layer1, layer3, projector1, then whitened"),
+        "{said}"
+    );
+    fail(
+        place.path(),
+        &["evaluate", "run", "--layers", "layer9", "--device", "cpu"],
+        &["comparison.layers", "there is no layer9", "projector2"],
+    );
 }
 
 #[test]

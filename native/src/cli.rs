@@ -188,6 +188,10 @@ pub struct ComparisonChoice {
     /// comparison.mirrored says]
     #[arg(long, value_name = "BOOL", conflicts_with = "protocol")]
     pub mirrored: Option<bool>,
+    /// Compare the outputs of these layers together, such as layer1,layer2,layer3,projector1 [default: as the run's
+    /// comparison.layers says]
+    #[arg(long, value_name = "LAYERS", value_delimiter = ',', conflicts_with_all = ["protocol", "layer"])]
+    pub layers: Option<Vec<Layer>>,
 }
 
 /// The ridge of a whitening, or none.
@@ -210,6 +214,9 @@ impl ComparisonChoice {
         }
         if let Some(mirrored) = self.mirrored {
             config.comparison.mirrored = mirrored;
+        }
+        if let Some(layers) = &self.layers {
+            config.comparison.layers.clone_from(layers);
         }
     }
 }
@@ -308,6 +315,9 @@ pub struct Import {
     /// Pixels per side of the encoder's input [default: 224, or 32 with a stem for small pictures]
     #[arg(long)]
     pub size: Option<usize>,
+    /// Cells per side of the grid that the last feature map is averaged over
+    #[arg(long, default_value_t = 1)]
+    pub pool_grid: usize,
 }
 
 /// The stems that `--stem` can name.

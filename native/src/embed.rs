@@ -7,7 +7,7 @@ use std::thread;
 use anyhow::{Result, bail};
 use barlow_core::config::Comparison;
 use barlow_core::data::Pictures;
-use barlow_core::evaluate::{Compared, Embedder, FeatureExtractor as _, Features};
+use barlow_core::evaluate::{Embedder, FeatureExtractor as _, Features, Preparation, unprepared};
 use barlow_core::model::Layer;
 use barlow_formats::Catalog;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -36,6 +36,8 @@ pub struct Encoder {
     pub device: String,
     /// How the run compares features.
     pub comparison: Comparison,
+    /// The widths of the parts of its vectors.
+    widths: Vec<usize>,
 }
 
 impl Encoder {
@@ -69,7 +71,8 @@ impl Encoder {
             // The whole middle square, resized once, to the encoder's input size.
             side: checkpoint.config.view_size,
             device: opened.name,
-            comparison: checkpoint.config.comparison,
+            comparison: checkpoint.config.comparison.clone(),
+            widths: Vec::new(),
         })
     }
 
@@ -79,17 +82,17 @@ impl Encoder {
             Kind::Features => block_on(self.learned.features(pictures)),
             Kind::Embeddings => block_on(self.learned.embeddings(pictures)),
             Kind::Compared => {
-                let comparison = Comparison {
-                    whitening: None,
-                    ..self.comparison
-                };
-                block_on(async {
-                    let learned = &mut self.learned;
-                    let mut compared = Compared::new(learned, comparison, pictures).await;
-                    compared.features(pictures).await
-                })
+                let found = unprepared(&mut self.learned, &self.comparison, pictures);
+                let (vectors, widths) = block_on(found);
+                self.widths = widths;
+                vectors
             }
         }
+    }
+
+    /// What is done to the vectors of all pictures, of [`Kind::Compared`], before they are compared.
+    pub fn preparation(&self, all: &Features) -> Preparation {
+        Preparation::fit(all, &self.widths, self.comparison.whitening)
     }
 
     /// Encodes the pictures at `members` of `catalog`; files that cannot be read are named and left out. Calls `look`

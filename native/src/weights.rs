@@ -33,6 +33,8 @@ pub struct Unsaid {
     pub stem_padding: Option<usize>,
     /// Pixels per side of the encoder's input.
     pub size: Option<usize>,
+    /// Cells per side of the grid that the last feature map is averaged over; 1 by default.
+    pub pool_grid: Option<usize>,
 }
 
 /// Names, of which only some are written out.
@@ -97,6 +99,7 @@ impl Imported {
         };
         let encoder = EncoderConfig {
             stem_padding: unsaid.stem_padding,
+            pool_grid: unsaid.pool_grid.unwrap_or(1),
             ..encoder_of(&tensors, &backbone, unsaid.stem)?
         };
         // The names with `backbone.` and those with `projector.` have the same prefix before them.

@@ -3,6 +3,7 @@
 use super::Config;
 use crate::device::{Device, DeviceLimits};
 use crate::loss::Objective;
+use crate::model::Layer;
 
 /// A setting that cannot work: its name, the reason, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -250,6 +251,19 @@ impl Config {
         }
         if let Some((setting, problem)) = self.schedule.problem(self.view_size) {
             return fail(setting, problem);
+        }
+        let known = Layer::all(&self.encoder, &self.projector);
+        if let Some(layer) = self
+            .comparison
+            .layers
+            .iter()
+            .find(|layer| !known.contains(layer))
+        {
+            let known: Vec<String> = known.iter().map(Layer::to_string).collect();
+            return fail(
+                "comparison.layers",
+                format!("there is no {layer}: the layers are {}", known.join(", ")),
+            );
         }
         if let Some(ridge) = self.comparison.whitening
             && !(ridge >= 0.0 && ridge.is_finite())

@@ -2,8 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::Layer;
+
 /// How features are compared.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Comparison {
     /// The ridge of the whitening, as a fraction of the features' mean variance; without a value they are not whitened.
@@ -11,6 +13,9 @@ pub struct Comparison {
     pub whitening: Option<f64>,
     /// Whether features are averaged with those of the picture's mirror image, which takes twice the time.
     pub mirrored: bool,
+    /// The layers whose outputs are compared together, each scaled to the same variance; by default the encoder's features alone.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<Layer>,
 }
 
 impl Comparison {
@@ -22,7 +27,10 @@ impl Comparison {
         let mirrored = self
             .mirrored
             .then(|| "averaged with those of the mirror image".to_owned());
-        let parts: Vec<String> = mirrored.into_iter().chain(whitened).collect();
+        let layers = self.layers.iter().map(Layer::to_string).collect::<Vec<_>>();
+        let layers =
+            (!layers.is_empty()).then(|| format!("joined: those of {}", layers.join(", ")));
+        let parts: Vec<String> = layers.into_iter().chain(mirrored).chain(whitened).collect();
         (!parts.is_empty()).then(|| parts.join(", then "))
     }
 }

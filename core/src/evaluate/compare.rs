@@ -90,24 +90,125 @@ impl Whitening {
     }
 }
 
-/// A source of features as a comparison needs them.
-pub struct Compared<'a, S> {
-    source: &'a mut S,
-    mirrored: bool,
+/// What is done to vectors that consist of parts, one for each layer, before they are compared.
+#[derive(Debug, Clone)]
+pub struct Preparation {
+    /// The factor of each part, with its width; none for a single part.
+    scales: Vec<(usize, f32)>,
     whitening: Option<Whitening>,
 }
 
-impl<'a, S: FeatureExtractor> Compared<'a, S> {
-    /// Features of `source` for this `comparison`; a whitening is fitted on the features of `known` pictures.
-    pub async fn new(source: &'a mut S, comparison: Comparison, known: &Pictures) -> Self {
-        let mut compared = Self {
-            source,
-            mirrored: comparison.mirrored,
+impl Preparation {
+    /// Fitted on vectors whose parts have these `widths`: the parts are scaled to the same variance, and then whitened together if there
+    /// is a `ridge`.
+    pub fn fit(known: &Features, widths: &[usize], ridge: Option<f64>) -> Self {
+        let mut preparation = Self {
+            scales: Vec::new(),
             whitening: None,
         };
-        if let Some(ridge) = comparison.whitening {
-            let features = compared.features(known).await;
-            compared.whitening = Some(Whitening::fit(&features, ridge));
+        if widths.len() > 1 {
+            let mean = known.mean();
+            let mut squares = vec![0.0f64; widths.len()];
+            for row in known.values.chunks_exact(known.width.max(1)) {
+                let mut first = 0;
+                for (square, width) in squares.iter_mut().zip(widths) {
+                    let part = first..first + width;
+                    let values = row[part.clone()].iter().zip(&mean[part]);
+                    *square += values
+                        .map(|(x, mean)| f64::from(x - mean).powi(2))
+                        .sum::<f64>();
+                    first += width;
+                }
+            }
+            let count = known.count().max(1) as f64;
+            let scale = |square: f64| (1.0 / (square / count).max(TINY).sqrt()) as f32;
+            let scales = widths.iter().zip(squares);
+            preparation.scales = scales
+                .map(|(width, square)| (*width, scale(square)))
+                .collect();
+        }
+        if let Some(ridge) = ridge {
+            let scaled = preparation.apply(known.clone());
+            preparation.whitening = Some(Whitening::fit(&scaled, ridge));
+        }
+        preparation
+    }
+
+    /// `features`, prepared.
+    pub fn apply(&self, mut features: Features) -> Features {
+        if !self.scales.is_empty() {
+            let scales = self.scales.iter();
+            let scales: Vec<f32> = scales
+                .flat_map(|(width, scale)| std::iter::repeat_n(*scale, *width))
+                .collect();
+            for row in features.values.chunks_exact_mut(features.width.max(1)) {
+                row.iter_mut()
+                    .zip(&scales)
+                    .for_each(|(x, scale)| *x *= scale);
+            }
+        }
+        match &self.whitening {
+            Some(whitening) => whitening.apply(features),
+            None => features,
+        }
+    }
+}
+
+/// The vectors of `pictures` as `comparison` wants them, still without a [`Preparation`], and the widths of their parts.
+pub async fn unprepared(
+    source: &mut impl FeatureExtractor,
+    comparison: &Comparison,
+    pictures: &Pictures,
+) -> (Features, Vec<usize>) {
+    let parts = match comparison.layers.is_empty() {
+        true => vec![source.features(pictures).await],
+        false => source.outputs(pictures, &comparison.layers).await,
+    };
+    let widths: Vec<usize> = parts.iter().map(|part| part.width).collect();
+    let mut vectors = joined(parts);
+    if comparison.mirrored {
+        let mirrored = pictures.mirrored();
+        let others = match comparison.layers.is_empty() {
+            true => vec![source.features(&mirrored).await],
+            false => source.outputs(&mirrored, &comparison.layers).await,
+        };
+        let both = vectors.values.iter_mut().zip(joined(others).values);
+        both.for_each(|(x, other)| *x = 0.5 * (*x + other));
+    }
+    (vectors, widths)
+}
+
+/// Parts side by side.
+fn joined(mut parts: Vec<Features>) -> Features {
+    if parts.len() == 1 {
+        return parts.swap_remove(0);
+    }
+    let count = parts.iter().map(Features::count).max().unwrap_or(0);
+    let row = |index: usize| parts.iter().flat_map(move |part| part.row(index));
+    Features {
+        width: parts.iter().map(|part| part.width).sum(),
+        values: (0..count).flat_map(row).copied().collect(),
+    }
+}
+
+/// A source of features as a comparison needs them.
+pub struct Compared<'a, S> {
+    source: &'a mut S,
+    comparison: Comparison,
+    preparation: Option<Preparation>,
+}
+
+impl<'a, S: FeatureExtractor> Compared<'a, S> {
+    /// Features of `source` for this `comparison`; scales and a whitening are fitted on the features of `known` pictures.
+    pub async fn new(source: &'a mut S, comparison: &Comparison, known: &Pictures) -> Self {
+        let mut compared = Self {
+            source,
+            comparison: comparison.clone(),
+            preparation: None,
+        };
+        if comparison.whitening.is_some() || comparison.layers.len() > 1 {
+            let (features, widths) = unprepared(compared.source, comparison, known).await;
+            compared.preparation = Some(Preparation::fit(&features, &widths, comparison.whitening));
         }
         compared
     }
@@ -115,15 +216,9 @@ impl<'a, S: FeatureExtractor> Compared<'a, S> {
     /// Features as the source has them, for a classifier that learns from those, and as they are compared.
     pub async fn plain_and_compared(&mut self, pictures: &Pictures) -> [Features; 2] {
         let plain = self.source.features(pictures).await;
-        let mut features = plain.clone();
-        if self.mirrored {
-            let others = self.source.features(&pictures.mirrored()).await;
-            let both = features.values.iter_mut().zip(others.values);
-            both.for_each(|(x, other)| *x = 0.5 * (*x + other));
-        }
-        let compared = match &self.whitening {
-            Some(whitening) => whitening.apply(features),
-            None => features,
+        let compared = match self.comparison == Comparison::default() {
+            true => plain.clone(),
+            false => self.features(pictures).await,
         };
         [plain, compared]
     }
@@ -131,8 +226,11 @@ impl<'a, S: FeatureExtractor> Compared<'a, S> {
 
 impl<S: FeatureExtractor> FeatureExtractor for Compared<'_, S> {
     async fn features(&mut self, pictures: &Pictures) -> Features {
-        let [_, compared] = self.plain_and_compared(pictures).await;
-        compared
+        let (features, _) = unprepared(self.source, &self.comparison, pictures).await;
+        match &self.preparation {
+            Some(preparation) => preparation.apply(features),
+            None => features,
+        }
     }
 
     async fn embeddings(&mut self, pictures: &Pictures) -> Features {
@@ -226,13 +324,31 @@ mod tests {
         let picture = Pictures::new(1, 3, vec![10, 20, 30, 40, 50, 60, 70, 80, 90]);
         let comparison = Comparison {
             mirrored: true,
-            whitening: None,
+            ..Comparison::default()
         };
         let mut pixels = Pixels;
-        let mut compared = block_on(Compared::new(&mut pixels, comparison, &picture));
+        let mut compared = block_on(Compared::new(&mut pixels, &comparison, &picture));
         let both = [&picture, &picture.mirrored()];
         let [a, b] = both.map(|picture| block_on(compared.plain_and_compared(picture)));
         assert_eq!(a[1].values, b[1].values);
         assert_ne!(a[0].values, b[0].values);
+    }
+
+    /// Parts count alike, however large their numbers are, and whether they are whitened or not.
+    #[test]
+    fn parts_are_scaled_to_the_same_variance() {
+        let [a, mut b] = [random(60, 3), random(60, 2)];
+        b.values.iter_mut().for_each(|x| *x *= 1000.0);
+        let both = joined(vec![a, b]);
+        assert_eq!((both.width, both.count()), (5, 60));
+        let prepared = Preparation::fit(&both, &[3, 2], None).apply(both.clone());
+        let variances = covariance(&prepared);
+        let of = |part: std::ops::Range<usize>| part.map(|i| variances[6 * i]).sum::<f64>();
+        assert!((of(0..3) - 1.0).abs() < 1e-4 && (of(3..5) - 1.0).abs() < 1e-4);
+        let whitened = Preparation::fit(&both, &[3, 2], Some(0.0)).apply(both);
+        for (at, entry) in covariance(&whitened).into_iter().enumerate() {
+            let expected = if at / 5 == at % 5 { 1.0 } else { 0.0 };
+            assert!((entry - expected).abs() < 2e-3, "{at}: {entry}");
+        }
     }
 }

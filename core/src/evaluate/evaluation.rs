@@ -218,7 +218,7 @@ impl Evaluation {
     /// one.
     pub async fn quick(
         &self,
-        comparison: Comparison,
+        comparison: &Comparison,
         source: &mut impl FeatureExtractor,
         probe: Option<&Classifier>,
     ) -> Vec<Metric> {
@@ -264,7 +264,7 @@ impl Evaluation {
     /// The full evaluation, with the online `probe` if there is one.
     pub async fn full(
         &self,
-        comparison: Comparison,
+        comparison: &Comparison,
         source: &mut impl FeatureExtractor,
         probe: Option<&Classifier>,
     ) -> Vec<Metric> {
@@ -404,11 +404,11 @@ mod tests {
         for (lies, quick) in [(false, 1.0), (true, 0.0)] {
             let train = set(&|i| lies && roles[i] == Role::Validate);
             let evaluation = Evaluation::classes(train, &roles, Some(test.clone()));
-            let metrics = block_on(evaluation.quick(Comparison::default(), &mut Pixels, None));
+            let metrics = block_on(evaluation.quick(&Comparison::default(), &mut Pixels, None));
             assert_eq!(metrics[0].name, "kNN on 20 held-out pictures");
             assert_eq!(metrics[0].value, quick);
             // The full evaluation uses the test split, whatever the pictures for validation say.
-            let full = block_on(evaluation.full(Comparison::default(), &mut Pixels, None));
+            let full = block_on(evaluation.full(&Comparison::default(), &mut Pixels, None));
             assert!(full[0].value > 0.9, "{full:?}");
         }
     }

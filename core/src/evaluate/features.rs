@@ -5,7 +5,7 @@ use burn::tensor::{Device, Tensor};
 use crate::augment::{Draw, Normalization};
 use crate::config::Config;
 use crate::data::Pictures;
-use crate::model::{BarlowTwins, Mode};
+use crate::model::{BarlowTwins, Layer, Mode};
 use crate::ops::{Orientation, augment, matrix_product, parallel_blocks, read};
 
 /// The most pictures that go through the encoder at once; never more than the training batch, which was checked to fit.
@@ -112,6 +112,16 @@ pub trait FeatureExtractor {
 
     /// The vectors that the loss is computed from: a projector's embeddings.
     fn embeddings(&mut self, pictures: &Pictures) -> impl Future<Output = Features>;
+
+    /// The outputs of `layers`, as far as there are layers: otherwise the vectors that evaluations compare.
+    fn outputs(
+        &mut self,
+        pictures: &Pictures,
+        layers: &[Layer],
+    ) -> impl Future<Output = Vec<Features>> {
+        _ = layers;
+        async { vec![self.features(pictures).await] }
+    }
 }
 
 /// Turns pictures into vectors with the networks of a run.
@@ -176,6 +186,17 @@ impl FeatureExtractor for Embedder {
 
     async fn embeddings(&mut self, pictures: &Pictures) -> Features {
         self.features_and_embeddings(pictures).await.1
+    }
+
+    async fn outputs(&mut self, pictures: &Pictures, layers: &[Layer]) -> Vec<Features> {
+        let mut all = vec![Features::default(); layers.len()];
+        for views in self.batches(pictures) {
+            let outputs = self.model.outputs(views, layers);
+            for (features, output) in all.iter_mut().zip(outputs) {
+                features.add(output).await;
+            }
+        }
+        all
     }
 }
 

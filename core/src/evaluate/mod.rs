@@ -16,7 +16,7 @@ mod shared;
 mod showcase;
 
 pub use classifier::{Classifier, SgdStep, right, top_k_correct};
-pub use compare::{Compared, Whitening};
+pub use compare::{Compared, Preparation, Whitening, unprepared};
 pub use evaluation::{Classification, Evaluation, Metric, ONLINE_PROBE, Role, Unit, roles};
 pub use features::{Embedder, FeatureExtractor, Features, Pixels};
 pub use gallery::Gallery;

@@ -3,6 +3,7 @@
 use super::{FeatureExtractor, Features};
 use crate::collective::{Collective, CollectiveError, share};
 use crate::data::Pictures;
+use crate::model::Layer;
 
 /// An extractor on each of several ranks, which are asked for the same pictures in the same order.
 pub struct SharedExtractor<'a, E> {
@@ -74,6 +75,12 @@ impl<E: FeatureExtractor> FeatureExtractor for SharedExtractor<'_, E> {
         let own = self.own(pictures);
         let own = self.source.embeddings(&own).await;
         self.gathered(own)
+    }
+
+    async fn outputs(&mut self, pictures: &Pictures, layers: &[Layer]) -> Vec<Features> {
+        let own = self.own(pictures);
+        let own = self.source.outputs(&own, layers).await;
+        own.into_iter().map(|own| self.gathered(own)).collect()
     }
 }
 

@@ -3,15 +3,33 @@
 use std::fmt;
 use std::str::FromStr;
 
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+
 use super::{BarlowTwins, EncoderConfig, ProjectorConfig};
 
 /// A layer of both networks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Layer {
     /// A stage of the encoder, counted from 1, with torchvision's names `layer1`, `layer2` and so on.
     Stage(usize),
     /// A layer of the projector, counted from 1: `projector1` and so on.
     Projector(usize),
+}
+
+impl TryFrom<String> for Layer {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse().map_err(|error| format!("`{text}`: {error}"))
+    }
+}
+
+impl From<Layer> for String {
+    fn from(layer: Layer) -> Self {
+        layer.to_string()
+    }
 }
 
 impl fmt::Display for Layer {
@@ -44,6 +62,21 @@ impl Layer {
 }
 
 impl BarlowTwins {
+    /// The outputs of `layers` for pictures `[n, 3, h, w]`, by the running statistics. A layer that there is not has none.
+    pub fn outputs(&mut self, pictures: Tensor<4>, layers: &[Layer]) -> Vec<Tensor<2>> {
+        let stages = self.encoder.stage_features(pictures);
+        let is_of_projector = |layer: &Layer| matches!(layer, Layer::Projector(_));
+        let hidden = match (layers.iter().any(is_of_projector), stages.last()) {
+            (true, Some(features)) => self.projector.layers(features.clone()),
+            _ => Vec::new(),
+        };
+        let output = |layer: &Layer| match layer {
+            Layer::Stage(number) => stages.get(number - 1).cloned(),
+            Layer::Projector(number) => hidden.get(number - 1).cloned(),
+        };
+        layers.iter().filter_map(output).collect()
+    }
+
     /// The networks up to a layer: the encoder's features are those of its stage, averaged over a grid of so many cells per side, or
     /// the projector's embeddings are those of its layer.
     #[must_use]
@@ -116,6 +149,21 @@ mod tests {
             }
             assert_eq!(config.encoder.stage_output(4, 32), None);
             assert_eq!(config.encoder.stage_output(0, 32), None);
+            // All at once, and each alone.
+            let layers = Layer::all(&config.encoder, &config.projector);
+            let outputs = whole.clone().outputs(pictures.clone(), &layers);
+            assert_eq!(outputs.len(), layers.len());
+            for (layer, output) in layers.into_iter().zip(outputs) {
+                let mut alone = whole.clone().up_to(layer, grid);
+                let expected = match layer {
+                    Layer::Stage(_) => features(&alone),
+                    Layer::Projector(_) => {
+                        let features = features(&whole);
+                        alone.projector.forward(features, Mode::Evaluate)
+                    }
+                };
+                assert_close(output, expected, 1e-6, &layer.to_string());
+            }
             let mut first = whole.clone().up_to(Layer::Projector(1), 1).projector;
             let hidden = first.forward(features(&whole), Mode::Evaluate);
             assert_eq!(hidden.dims(), [2, 8]);

@@ -155,7 +155,7 @@ fn call_of(name: &'static str, like: &Extent, bytes: usize) -> Call {
 }
 
 /// A forward pass in progress.
-struct Pass<'a, D> {
+struct Pass<'a, D: Operations> {
     device: &'a D,
     mode: Mode,
     /// Whether the insides of residual blocks are forgotten.
@@ -164,6 +164,8 @@ struct Pass<'a, D> {
     parameters: usize,
     /// A tensor on the device.
     like: &'a Tensor<1>,
+    /// The features of each stage so far, if they are wanted.
+    stages: Option<Vec<D::Images>>,
 }
 
 impl<D: Operations> Pass<'_, D> {
@@ -322,16 +324,21 @@ impl<D: Operations> Pass<'_, D> {
             ),
         };
         let mut blocks: Vec<TapedBlock<D>> = Vec::new();
-        for block in encoder.stages.iter_mut().flatten() {
-            let x = blocks.last().map_or(&input, |last| &last.output).clone();
-            let mut block = self.block(block, &x);
-            if self.mode == Mode::Evaluate {
-                // Nothing goes back through it.
-                block.body.clear();
-                block.downsample = None;
-                blocks.clear();
+        for stage in &mut encoder.stages {
+            for block in stage {
+                let x = blocks.last().map_or(&input, |last| &last.output).clone();
+                let mut block = self.block(block, &x);
+                if self.mode == Mode::Evaluate {
+                    // Nothing goes back through it.
+                    block.body.clear();
+                    block.downsample = None;
+                    blocks.clear();
+                }
+                blocks.push(block);
             }
-            blocks.push(block);
+            if let (Some(stages), Some(last)) = (&mut self.stages, blocks.last()) {
+                stages.push(device.mean_pool(&last.output, encoder.pool_grid));
+            }
         }
         let output = blocks.last().map_or(&input, |last| &last.output);
         let features = device.measured(
@@ -353,11 +360,20 @@ impl ResNet {
     /// The features `[n, features]` of pictures `[n, 3, h, w]` by the running statistics, where our fused operations run; else
     /// `None`.
     pub(super) fn evaluate_nhwc(&self, pictures: &Tensor<4>) -> Option<Tensor<2>> {
+        self.evaluate_somewhere(pictures, false)?.pop()
+    }
+
+    /// The features of each stage, the last one's at the end, as [`Self::evaluate_nhwc`].
+    pub(super) fn evaluate_stages_nhwc(&self, pictures: &Tensor<4>) -> Option<Vec<Tensor<2>>> {
+        self.evaluate_somewhere(pictures, true)
+    }
+
+    fn evaluate_somewhere(&self, pictures: &Tensor<4>, stages: bool) -> Option<Vec<Tensor<2>>> {
         let (place, planes) = place(pictures)?;
         let shape = pictures.dims();
         Some(match place {
-            Place::Gpu(device) => self.evaluate_on(&device, planes, shape),
-            Place::Cpu(device) => self.evaluate_on(&device, planes, shape),
+            Place::Gpu(device) => self.evaluate_on(&device, planes, shape, stages),
+            Place::Cpu(device) => self.evaluate_on(&device, planes, shape, stages),
         })
     }
 
@@ -366,7 +382,8 @@ impl ResNet {
         device: &D,
         planes: Tensor<1>,
         shape: [usize; 4],
-    ) -> Tensor<2> {
+        stages: bool,
+    ) -> Vec<Tensor<2>> {
         let images = device.channels_last(planes.clone(), shape);
         let mut pass = Pass {
             device,
@@ -374,9 +391,14 @@ impl ResNet {
             recompute: false,
             parameters: 0,
             like: &planes,
+            stages: stages.then(Vec::new),
         };
-        let pass = pass.encoder(&mut self.clone(), images);
-        device.vectors(&pass.features, &planes)
+        let last = pass.encoder(&mut self.clone(), images).features;
+        let features = pass.stages.unwrap_or_else(|| vec![last]);
+        let features = features.iter();
+        features
+            .map(|images| device.vectors(images, &planes))
+            .collect()
     }
 }
 
@@ -422,6 +444,7 @@ impl BarlowTwins {
             recompute: training.recompute,
             parameters: 0,
             like: &planes,
+            stages: None,
         };
         let EncoderPass {
             views,

@@ -69,6 +69,23 @@ impl Projector {
     }
 }
 
+impl Projector {
+    /// Maps features `[n, features]` to the outputs of each layer, by the running statistics. The last ones are the embeddings.
+    pub fn layers(&mut self, features: Tensor<2>) -> Vec<Tensor<2>> {
+        let mut outputs: Vec<Tensor<2>> = Vec::new();
+        let mut norms = self.norms.iter_mut();
+        for linear in &self.linear {
+            let input = outputs.last().unwrap_or(&features).clone();
+            let output = linear.forward(input);
+            outputs.push(match norms.next() {
+                Some(norm) => norm.forward(output, None, true, Mode::Evaluate),
+                None => output,
+            });
+        }
+        outputs
+    }
+}
+
 impl Network for Projector {
     /// Names are numbered as in PyTorch's `Sequential(Linear, BatchNorm1d, ReLU, Linear, ...)`.
     fn visit(&mut self, path: &str, visitor: &mut impl Visitor) {

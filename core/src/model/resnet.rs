@@ -209,6 +209,21 @@ impl ResNet {
         }
         ops::mean_pool(x, self.pool_grid)
     }
+
+    /// Maps pictures `[n, 3, h, w]` to the features of each stage, without gradients and by the running statistics: the means of its
+    /// output over the cells of the grid. The last one's are those of [`Self::forward`].
+    pub fn stage_features(&mut self, pictures: Tensor<4>) -> Vec<Tensor<2>> {
+        if let Some(stages) = self.evaluate_stages_nhwc(&pictures) {
+            return stages;
+        }
+        let stages = 1..=self.stages.len();
+        let up_to = stages.map(|count| {
+            let mut network = self.clone();
+            network.stages.truncate(count);
+            network.forward(pictures.clone(), Mode::Evaluate)
+        });
+        up_to.collect()
+    }
 }
 
 impl Network for ResNet {

@@ -254,7 +254,7 @@ impl Trainer {
     async fn measure(&self, evaluation: &Evaluation) -> Result<Vec<Metric>, TrainError> {
         let ranks = self.ranks.collective().as_ref();
         let mut shared = SharedExtractor::new(self.embedder(), ranks);
-        let comparison = self.config.comparison;
+        let comparison = &self.config.comparison;
         let metrics = evaluation
             .quick(comparison, &mut shared, self.online_probe())
             .await;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use barlow_core::evaluate::{Features, Gallery, Knn, LinearProbe, Whitening, predicted};
+use barlow_core::evaluate::{Features, Gallery, Knn, LinearProbe, predicted};
 use barlow_formats::Catalog;
 
 use crate::cli::{Classify, Head};
@@ -62,12 +62,8 @@ pub fn classify(arguments: &Classify) -> Result<()> {
             // Of all pictures: there are more of them, and what varies among them is what tells them apart.
             let mut all = examples.vectors.clone();
             all.extend(encoded.vectors.clone());
-            let whitening = encoder.comparison.whitening;
-            let whitening = whitening.map(|ridge| Whitening::fit(&all, ridge));
-            let prepared = |features: &Features| match &whitening {
-                Some(whitening) => whitening.apply(features.clone()),
-                None => features.clone(),
-            };
+            let preparation = encoder.preparation(&all);
+            let prepared = |features: &Features| preparation.apply(features.clone());
             let center = prepared(&all).mean();
             let directions = |features: &Features| prepared(features).directions(&center);
             let (examples, pictures) =

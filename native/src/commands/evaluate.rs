@@ -74,6 +74,7 @@ pub fn evaluate(arguments: &Evaluate) -> Result<()> {
     };
     let mut config = config.clone();
     arguments.comparison.apply(&mut config);
+    config.check(usize::MAX)?;
     let config = &config;
     if let Some(layers) = arguments.layer {
         return evaluate_layers(
@@ -90,7 +91,7 @@ pub fn evaluate(arguments: &Evaluate) -> Result<()> {
     let probe = checkpoint
         .online_probe()
         .filter(|_| arguments.path.is_none());
-    let comparison = config.comparison;
+    let comparison = &config.comparison;
     if arguments.validation {
         let mut learned = learned;
         let metrics = block_on(evaluation.quick(comparison, &mut learned, probe));
@@ -164,7 +165,7 @@ fn evaluate_layers(
         Layers::One(layer) if known.contains(&layer) => vec![layer],
         Layers::One(layer) => bail!("there is no {layer}: {}", named(&known)),
     };
-    let comparison = config.comparison;
+    let comparison = &config.comparison;
     let is_quick = arguments.validation;
     let mut all = Vec::new();
     for layer in layers {
@@ -210,7 +211,7 @@ fn evaluate_layers(
 /// How many numbers a picture has, and the metrics.
 fn of_layer(
     evaluation: &Evaluation,
-    comparison: Comparison,
+    comparison: &Comparison,
     mut source: impl FeatureExtractor,
     is_quick: bool,
 ) -> (usize, Vec<Metric>) {
@@ -377,14 +378,14 @@ impl Baselines {
         ranks: &dyn Collective,
     ) -> Result<Self> {
         // As they are: whitening makes them worse.
-        let pixels = measured(evaluation, Comparison::default(), Pixels, None, ranks)?;
+        let pixels = measured(evaluation, &Comparison::default(), Pixels, None, ranks)?;
         let start = Instant::now();
         let untrained = match initial {
             Some(bytes) => Checkpoint::read(bytes)?.model(config, device)?,
             None => BarlowTwins::new(&config.encoder, &config.projector, config.seed, device),
         };
         let untrained = Embedder::new(untrained, config, device);
-        let untrained = measured(evaluation, config.comparison, untrained, None, ranks)?;
+        let untrained = measured(evaluation, &config.comparison, untrained, None, ranks)?;
         Ok(Self {
             pixels,
             untrained,
@@ -400,7 +401,7 @@ impl Baselines {
     pub fn with_learned(
         &self,
         evaluation: &Evaluation,
-        comparison: Comparison,
+        comparison: &Comparison,
         learned: Embedder,
         probe: Option<&Classifier>,
         ranks: &dyn Collective,
@@ -422,7 +423,7 @@ impl Baselines {
 
 fn measured(
     evaluation: &Evaluation,
-    comparison: Comparison,
+    comparison: &Comparison,
     source: impl FeatureExtractor,
     probe: Option<&Classifier>,
     ranks: &dyn Collective,
@@ -434,7 +435,7 @@ fn measured(
 }
 
 /// Prints the table of metrics. `is_initial` says that the run began with weights that others had learned.
-pub fn print_table(rows: &[Row], comparison: Comparison, is_initial: bool) {
+pub fn print_table(rows: &[Row], comparison: &Comparison, is_initial: bool) {
     let width = rows
         .iter()
         .map(|row| row.name.chars().count())

@@ -16,6 +16,7 @@ pub fn import(arguments: &Import) -> Result<()> {
         stem: arguments.stem.map(Into::into),
         stem_padding: arguments.stem_padding,
         size: arguments.size,
+        pool_grid: Some(arguments.pool_grid),
     };
     let mut import = Imported::read(&arguments.file, &unsaid)?;
     let config = import.config.clone();

@@ -4,7 +4,7 @@
 use std::io::Cursor;
 
 use anyhow::{Context, Result, bail};
-use barlow_core::evaluate::{Features, Gallery, Whitening, to_unit_square};
+use barlow_core::evaluate::{Features, Gallery, to_unit_square};
 use barlow_core::random::{Purpose, Rng};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -72,10 +72,8 @@ pub fn map(arguments: &Map) -> Result<()> {
             encoded.members.len()
         );
     }
-    let vectors = match encoder.comparison.whitening {
-        Some(ridge) => Whitening::fit(&encoded.vectors, ridge).apply(encoded.vectors),
-        None => encoded.vectors,
-    };
+    let preparation = encoder.preparation(&encoded.vectors);
+    let vectors = preparation.apply(encoded.vectors);
     let center = vectors.mean();
     let places = places(&vectors.directions(&center));
     let pictures: Vec<Picture<'_>> = encoded

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use barlow_core::data::Pictures;
-use barlow_core::evaluate::Whitening;
 use barlow_formats::Catalog;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -37,13 +36,8 @@ pub fn search(arguments: &Search) -> Result<()> {
     let query = encoder.vectors(&query, Kind::Compared);
     let members: Vec<usize> = (0..catalog.items.len()).collect();
     let encoded = encoder.encode(&catalog, &members, Kind::Compared, |_, _| {})?;
-    let (query, gallery) = match encoder.comparison.whitening {
-        Some(ridge) => {
-            let whitening = Whitening::fit(&encoded.vectors, ridge);
-            (whitening.apply(query), whitening.apply(encoded.vectors))
-        }
-        None => (query, encoded.vectors),
-    };
+    let preparation = encoder.preparation(&encoded.vectors);
+    let (query, gallery) = (preparation.apply(query), preparation.apply(encoded.vectors));
     let center = gallery.mean();
     let (query, gallery) = (query.directions(&center), gallery.directions(&center));
     let mut cosines = query.compare(&gallery, |_, cosines| cosines.to_vec());

@@ -467,7 +467,7 @@ fn finish(
         "evaluation.json",
         serde_json::to_string_pretty(&table)?.as_bytes(),
     )?;
-    print_table(&table, settings.training.comparison, is_initial);
+    print_table(&table, &settings.training.comparison, is_initial);
     say!(
         "encoder.safetensors, curves.svg and the pictures of C are in {}",
         folder.path().display()
@@ -502,6 +502,6 @@ fn measure(
         }
     };
     let (learned, probe) = (trainer.embedder(), trainer.online_probe());
-    let table = baselines.with_learned(&evaluation, config.comparison, learned, probe, ranks)?;
+    let table = baselines.with_learned(&evaluation, &config.comparison, learned, probe, ranks)?;
     Ok((table, baselines.is_initial))
 }
