@@ -96,7 +96,8 @@ impl Set {
                 &spread(members, max),
                 Reading {
                     side: handed.side,
-                    cache: true,
+                    // The setting is not known here.
+                    cache: false,
                 },
             )?
             .pictures),
