@@ -309,7 +309,7 @@ fn knn() {
             let width = case.tensors[name].shape().to_vec()[1];
             let values = case.values(name);
             // Cosines of features that are not centered.
-            Features { width, values }.directions(&vec![0.0; width])
+            Features::new(width, values).directions(&vec![0.0; width])
         };
         let classes = |name: &str| -> Vec<usize> {
             case.values(name)

@@ -345,3 +345,86 @@ fn a_map_shows_every_picture() {
     let said = succeed(place.path(), &[&map[..], &["--count", "10"]].concat());
     assert!(said.contains("10 of 25 pictures"), "{said}");
 }
+
+#[test]
+fn grey_networks_train_and_take_the_weights_of_colored_ones() {
+    let place = pictures(20);
+    trained(place.path(), "1");
+    let begin = |out: &str, more: &[&str]| {
+        let first = ["pictures", "--out", out, "--set", "data.channels=1"];
+        succeed(
+            place.path(),
+            &[&["train"], &tiny(&[&first, more].concat())[1..]].concat(),
+        )
+    };
+    begin("grey", &[]);
+    begin("taken", &["--init", "run"]);
+    let stem = |run: &str| -> Vec<usize> {
+        let bytes = fs::read(place.path().join(run).join("encoder.safetensors")).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        tensors.tensor("conv1.weight").unwrap().shape().to_vec()
+    };
+    assert_eq!(
+        (stem("run")[1], stem("grey")[1], stem("taken")[1]),
+        (3, 1, 1)
+    );
+    // Features do not depend on color: pictures and their grey copies have the same ones.
+    let features = |pictures: &str| {
+        let to = format!("{pictures}.csv");
+        let arguments = ["embed", "grey", pictures, "--to", &to, "--device", "cpu"];
+        succeed(place.path(), &arguments);
+        table(&fs::read_to_string(place.path().join(to)).unwrap()).1
+    };
+    fs::create_dir(place.path().join("one")).unwrap();
+    fs::create_dir(place.path().join("two")).unwrap();
+    // 0.299 * 200 + 0.587 * 100 + 0.114 * 50 = 124.2
+    let picture = |color| image::RgbImage::from_pixel(16, 16, image::Rgb(color));
+    picture([200, 100, 50])
+        .save(place.path().join("one/x.png"))
+        .unwrap();
+    picture([124, 124, 124])
+        .save(place.path().join("two/x.png"))
+        .unwrap();
+    let (colored, grey) = (features("one"), features("two"));
+    for (a, b) in colored[0].iter().zip(&grey[0]).skip(1) {
+        let (a, b): (f64, f64) = (a.parse().unwrap(), b.parse().unwrap());
+        assert!((a - b).abs() < 0.02 * (1.0 + b.abs()), "{a} {b}");
+    }
+    // Files for other programs say so.
+    succeed(place.path(), &["export", "grey", "--to", "hub"]);
+    let config = fs::read_to_string(place.path().join("hub/config.json")).unwrap();
+    let config: Value = serde_json::from_str(&config).unwrap();
+    let known = &config["pretrained_cfg"];
+    assert_eq!(known["input_size"], serde_json::json!([1, 16, 16]));
+    assert_eq!(known["mean"].as_array().unwrap().len(), 1);
+    let arguments = [
+        "export",
+        "grey",
+        "--to",
+        "grey.onnx",
+        "--layer",
+        "layer2,projector1",
+    ];
+    let said = succeed(place.path(), &arguments);
+    assert!(
+        said.contains("[n, 1, 16, 16]") && said.contains("features, layer2, projector1,"),
+        "{said}"
+    );
+    // The weights come back as a grey network.
+    succeed(
+        place.path(),
+        &["import", "grey/encoder.safetensors", "--out", "back"],
+    );
+    let config = fs::read_to_string(place.path().join("back/config.toml")).unwrap();
+    assert!(config.contains("channels = 1"), "{config}");
+    fail(
+        place.path(),
+        &tiny(&["pictures", "--set", "data.channels=2"]),
+        &["encoder.channels", "or 1 for grey values"],
+    );
+    fail(
+        place.path(),
+        &["export", "grey", "--to", "grey.onnx", "--layer", "layer9"],
+        &["there is no layer9", "projector2"],
+    );
+}

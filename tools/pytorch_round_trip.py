@@ -178,12 +178,21 @@ def check(barlow, depth):
         agrees("ONNX by onnxruntime", found, expected)
         found, embeddings = onnxruntime.InferenceSession("both.onnx").run(None, feed)
         agrees("ONNX with the projector", found, expected)
+        run("export", "run", "--to", "layers.onnx", "--layer", "layer2,projector1")
+        features, maps, hidden = onnxruntime.InferenceSession("layers.onnx").run(None, feed)
+        agrees("ONNX with layers", features, expected)
+        seen = []
+        hook = back.layer2.register_forward_hook(lambda module, inputs, output: seen.append(output))
+        features_of(back, batch)
+        hook.remove()
+        agrees("feature maps of layer2", maps, seen[0])
         run("export", "run", "--to", "both.safetensors", "--projector")
         tensors = load_file("both.safetensors")
         head = projector(expected.shape[1], [64, 64]).eval()
         head.load_state_dict({n.removeprefix("projector."): t for n, t in tensors.items() if n.startswith("projector.")})
         with torch.no_grad():
             agrees("its embeddings", embeddings, head(expected))
+            agrees("the projector's first layer", hidden, head[:3](expected))
     print("everything agrees")
 
 

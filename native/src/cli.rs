@@ -352,6 +352,9 @@ pub struct Export {
     /// Export the projector too
     #[arg(long)]
     pub projector: bool,
+    /// Let an .onnx file have these outputs too: layer1 and so on are feature maps, projector1 and so on numbers
+    #[arg(long, value_name = "LAYERS", value_delimiter = ',')]
+    pub layer: Vec<Layer>,
     /// Use the checkpoint with the best evaluation instead of the last one
     #[arg(long)]
     pub best: bool,

@@ -156,7 +156,7 @@ fn try_to_follow(
 mod tests {
     use std::cell::RefCell;
 
-    use barlow_core::config::Config;
+    use barlow_core::config::{Config, Fit};
     use barlow_core::device::cpu;
     use barlow_core::session::Session;
     use barlow_lab::dataset::DataSource;
@@ -178,6 +178,7 @@ mod tests {
         config.encoder.width = 4;
         config.projector.widths = vec![8, 8];
         let settings = Settings {
+            fit: Fit::default(),
             data: crate::settings::Data {
                 folder: None,
                 side: 32,

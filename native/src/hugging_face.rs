@@ -58,8 +58,12 @@ fn in_timm(config: &Config) -> Option<&'static str> {
 /// The content of `config.json`: timm's, with all settings of the run beside it.
 fn description(config: &Config) -> Value {
     let size = config.view_size;
-    let normalization = &config.augmentation.normalization;
-    let rounded = |values: [f32; 3]| values.map(|x| (1e6 * f64::from(x)).round() / 1e6);
+    let channels = config.encoder.channels;
+    let normalization = config.normalization();
+    let rounded = |values: [f32; 3]| -> Vec<f64> {
+        let values = values.into_iter().take(channels);
+        values.map(|x| (1e6 * f64::from(x)).round() / 1e6).collect()
+    };
     let last = config
         .encoder
         .activations(size)
@@ -72,7 +76,7 @@ fn description(config: &Config) -> Value {
         "global_pool": "avg",
         "pretrained_cfg": {
             "tag": "barlow",
-            "input_size": [3, size, size],
+            "input_size": [channels, size, size],
             "fixed_input_size": false,
             "interpolation": "bicubic",
             // What of a resized picture is kept.

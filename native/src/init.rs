@@ -102,6 +102,10 @@ impl Initial {
     pub fn check(&self, config: &Config) -> Result<()> {
         let mut adapted = config.clone();
         self.adapt(&mut adapted);
+        // A network of colors becomes one of grey values.
+        if config.encoder.channels == 1 {
+            adapted.encoder.channels = 1;
+        }
         let fits = adapted.encoder == config.encoder;
         ensure!(
             fits,
@@ -129,6 +133,9 @@ impl Initial {
         let tensors: Vec<(String, TensorData)> = block_on(named_tensors(&new))?
             .into_iter()
             .map(|(name, new)| match taken(&name) {
+                Some((_, data)) if data.shape() != new.shape() => {
+                    (name, of_grey_values(data, new.shape().to_vec()))
+                }
                 Some((_, data)) => (name, data.clone()),
                 None => (name, new),
             })
@@ -147,5 +154,36 @@ impl Initial {
             if self.projector.is_some() { "" } else { "s" },
             path.display()
         )
+    }
+}
+
+/// The first convolution's weight of colors `[width, 3, k, k]` for grey values, `[width, 1, k, k]`: summed over the colors, so that it
+/// answers a grey picture as before. timm does the same.
+fn of_grey_values(weight: &TensorData, shape: Vec<usize>) -> TensorData {
+    let values: Vec<f32> = weight.iter::<f32>().collect();
+    let kernel: usize = shape.iter().skip(2).product();
+    let of_colors = values.chunks(3 * kernel.max(1));
+    let summed = of_colors.flat_map(|colors| {
+        (0..kernel).map(|at| colors.iter().skip(at).step_by(kernel).sum::<f32>())
+    });
+    TensorData::new(summed.collect::<Vec<f32>>(), shape)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colors_are_summed() {
+        let weight: Vec<f32> = (0..2 * 3 * 4).map(|x| x as f32).collect();
+        let summed = of_grey_values(&TensorData::new(weight, [2, 3, 2, 2]), vec![2, 1, 2, 2]);
+        // 0 + 4 + 8, 1 + 5 + 9 and so on; 12 more for each of the second output's.
+        assert_eq!(
+            summed,
+            TensorData::new(
+                vec![12.0f32, 15.0, 18.0, 21.0, 48.0, 51.0, 54.0, 57.0],
+                [2, 1, 2, 2]
+            )
+        );
     }
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use anyhow::{Context, Result, bail};
 use barlow_core::config::Config;
-use barlow_core::model::{BatchNorm, EncoderConfig, Stem};
+use barlow_core::model::{BatchNorm, EncoderConfig, Layer, Stem};
 use prost::Message;
 
 #[derive(Clone, PartialEq, Message)]
@@ -141,23 +141,68 @@ const KIND_INTS: i32 = 7;
 pub type Tensors = HashMap<String, (Vec<usize>, Vec<f32>)>;
 
 /// The content of an ONNX file with the encoder that `config` describes; `tensors` have the official code's names. The
-/// input is `pictures`, normalized, `[n, 3, h, w]`; the output is `features`, and with `projector` also `embeddings`.
+/// input is `pictures`, normalized, `[n, channels, h, w]`; the output is `features`, with `projector` also `embeddings`, and one for each of `layers` under
+/// its name: the feature maps `[n, channels, rows, columns]` of a stage, or the numbers `[n, width]` of a projector's layer.
 ///
 /// # Errors
-/// If a tensor is missing, or the pooling grid does not divide the last feature map.
-pub fn file(config: &Config, tensors: &Tensors, projector: bool) -> Result<Vec<u8>> {
+/// If a tensor is missing, there is no such layer, or the pooling grid does not divide the last feature map.
+pub fn file(
+    config: &Config,
+    tensors: &Tensors,
+    projector: bool,
+    layers: &[Layer],
+) -> Result<Vec<u8>> {
     let mut graph = Graph {
         tensors,
         nodes: Vec::new(),
         initializers: Vec::new(),
+        stages: Vec::new(),
+        hidden: Vec::new(),
     };
-    let features = graph.encoder(&config.encoder, config.view_size)?;
+    let size = config.view_size;
+    let features = graph.encoder(&config.encoder, size)?;
     let mut outputs = vec![output("features", config.encoder.features())];
     graph.node("Identity", &[&features], "features", Vec::new());
-    if projector {
+    let is_of_projector = |layer: &Layer| matches!(layer, Layer::Projector(_));
+    if projector || layers.iter().any(is_of_projector) {
         let embeddings = graph.projector(&features, config.projector.widths.len())?;
-        graph.node("Identity", &[&embeddings], "embeddings", Vec::new());
-        outputs.push(output("embeddings", config.projector.embedding()));
+        if projector {
+            graph.node("Identity", &[&embeddings], "embeddings", Vec::new());
+            outputs.push(output("embeddings", config.projector.embedding()));
+        }
+    }
+    for layer in layers {
+        let (node, shape) = match *layer {
+            Layer::Stage(stage) => {
+                let channels = config.encoder.stage_output(stage, size);
+                let side = |name: &str| dimension(&format!("{layer} {name}"));
+                let shape = channels.map(|(channels, _)| {
+                    vec![
+                        dimension("n"),
+                        extent(channels),
+                        side("rows"),
+                        side("columns"),
+                    ]
+                });
+                (graph.stages.get(stage - 1), shape)
+            }
+            Layer::Projector(number) => {
+                let width = config.projector.widths.get(number - 1);
+                let shape = width.map(|width| vec![dimension("n"), extent(*width)]);
+                (graph.hidden.get(number - 1), shape)
+            }
+        };
+        let (Some(node), Some(shape)) = (node.cloned(), shape) else {
+            let known = Layer::all(&config.encoder, &config.projector);
+            let known: Vec<String> = known.iter().map(Layer::to_string).collect();
+            bail!(
+                "--layer: there is no {layer}: the layers are {}",
+                known.join(", ")
+            );
+        };
+        let name = layer.to_string();
+        graph.node("Identity", &[&node], &name, Vec::new());
+        outputs.push(value(&name, shape));
     }
     // Pooling to a grid needs a fixed input size; the global mean does not.
     let side = |name: &str| match config.encoder.pool_grid {
@@ -166,9 +211,15 @@ pub fn file(config: &Config, tensors: &Tensors, projector: bool) -> Result<Vec<u
     };
     let input = value(
         "pictures",
-        vec![dimension("n"), extent(3), side("height"), side("width")],
+        vec![
+            dimension("n"),
+            extent(config.encoder.channels),
+            side("height"),
+            side("width"),
+        ],
     );
-    let normalization = &config.augmentation.normalization;
+    let normalization = config.normalization();
+    let channels = config.encoder.channels;
     let entry = |key: &str, value: String| StringEntry {
         key: key.to_owned(),
         value,
@@ -189,8 +240,8 @@ pub fn file(config: &Config, tensors: &Tensors, projector: bool) -> Result<Vec<u
             version: 17,
         }],
         metadata_props: vec![
-            entry("mean", format!("{:?}", normalization.mean)),
-            entry("std", format!("{:?}", normalization.std)),
+            entry("mean", format!("{:?}", &normalization.mean[..channels])),
+            entry("std", format!("{:?}", &normalization.std[..channels])),
             entry("size", config.view_size.to_string()),
         ],
     };
@@ -250,6 +301,9 @@ struct Graph<'a> {
     tensors: &'a Tensors,
     nodes: Vec<NodeProto>,
     initializers: Vec<TensorProto>,
+    /// The names of the stages' outputs, and of those of the projector's layers.
+    stages: Vec<String>,
+    hidden: Vec<String>,
 }
 
 impl Graph<'_> {
@@ -368,6 +422,7 @@ impl Graph<'_> {
                 side = side.div_ceil(stride);
                 x = self.block(&x, &name, stride)?;
             }
+            self.stages.push(x.clone());
         }
         let pooled = if config.pool_grid == 1 {
             self.node("GlobalAveragePool", &[&x], "backbone.avgpool", Vec::new())
@@ -433,6 +488,7 @@ impl Graph<'_> {
                 x = self.batch_norm(&x, &norm)?;
                 x = self.relu(&x);
             }
+            self.hidden.push(x.clone());
         }
         Ok(x)
     }

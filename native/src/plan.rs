@@ -1,6 +1,6 @@
 //! Reports the memory and the time that a run needs, and refuses a run that does not fit before anything is uploaded.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use barlow_core::config::Config;
@@ -133,20 +133,30 @@ pub fn time(trainer: &mut Trainer, on_machine: usize) -> Result<()> {
         }
     }
     let step = started.elapsed() / timed.saturating_sub(1).max(1) as u32;
-    if let Some(minutes) = trainer.config().schedule.minutes {
-        let steps = 60.0 * minutes / step.as_secs_f64().max(1e-9);
+    let schedule = &trainer.config().schedule;
+    let grows = match schedule.stages.is_empty() {
+        true => "",
+        false => " while views are small",
+    };
+    if let Some(minutes) = schedule.minutes {
+        let steps = 60.0 * minutes / step.as_secs_f64().max(1e-9) * schedule.relative_speed(0.0);
         say!(
-            "a step takes {:.3} s after the first: {minutes} minutes are about {:.0} epochs, without evaluations",
+            "a step takes {:.3} s after the first{grows}: {minutes} minutes are about {:.0} epochs, without evaluations",
             step.as_secs_f64(),
             steps / trainer.steps_per_epoch().max(1) as f64
         );
         return Ok(());
     }
     say!(
-        "a step takes {:.3} s after the first: {} steps take about {}, without evaluations",
+        "a step takes {:.3} s after the first{grows}: {} steps take about {}, without evaluations",
         step.as_secs_f64(),
         steps,
-        HumanDuration(step.saturating_mul(u32::try_from(steps).unwrap_or(u32::MAX)))
+        HumanDuration(
+            Duration::try_from_secs_f64(
+                step.as_secs_f64() * steps as f64 * schedule.relative_cost(0.0)
+            )
+            .unwrap_or(Duration::MAX)
+        )
     );
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use barlow_core::config::Config;
+use barlow_core::config::{Config, Fit};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::{Preset, Train};
@@ -20,6 +20,9 @@ pub struct Settings {
     pub keep: Keep,
     /// Everything else.
     pub training: Config,
+    /// What of it follows from the number of pictures. A run knows that before its settings are written.
+    #[serde(default, skip_serializing_if = "Fit::is_none")]
+    pub fit: Fit,
 }
 
 /// What is kept of a run.
@@ -145,6 +148,10 @@ impl Settings {
                     },
                     keep: Keep::default(),
                     training: preset.config(),
+                    fit: match preset {
+                        Preset::Photos => Fit::ALL,
+                        _ => Fit::default(),
+                    },
                 }
             }
         };
@@ -173,6 +180,7 @@ impl Settings {
         let training = &mut self.training;
         if let Some(epochs) = arguments.epochs {
             training.schedule.epochs = epochs;
+            self.fit.leave("schedule.epochs");
             training.schedule.warmup_epochs = training.schedule.warmup_epochs.min(epochs);
             training.schedule.minutes = None;
         }
@@ -181,6 +189,7 @@ impl Settings {
         }
         if let Some(batch) = arguments.batch {
             training.batch = batch;
+            self.fit.leave("batch");
         }
         if let Some(lambda) = arguments.lambda {
             training.lambda = lambda;
@@ -245,6 +254,7 @@ impl Settings {
             data,
             keep,
             training,
+            fit: Fit::default(),
         };
         for change in changes {
             settings.set(change)?;
@@ -257,17 +267,20 @@ impl Settings {
         let (name, value) = setting
             .split_once('=')
             .with_context(|| format!("--set {setting}: write it as NAME=VALUE"))?;
-        // A value that is not valid TOML is a string.
+        // A value that is not valid TOML is a string, or a list of strings, as shells take quotes away.
         let value = toml::from_str::<toml::Table>(&format!("value = {value}"))
             .ok()
             .and_then(|mut table| table.remove("value"))
-            .unwrap_or_else(|| toml::Value::String(value.to_owned()));
+            .unwrap_or_else(|| text_value(value));
         let mut table = toml::Table::try_from(&*self)?;
         let path = match name.split('.').next() {
             Some("data" | "keep" | "training") => name.to_owned(),
             _ => format!("training.{name}"),
         };
         let path = current_name(&path);
+        if let Some(setting) = path.strip_prefix("training.") {
+            self.fit.leave(setting);
+        }
         let mut keys: Vec<&str> = path.split('.').collect();
         let last = keys.pop().unwrap_or_default();
         let mut inner = &mut table;
@@ -319,9 +332,23 @@ impl Settings {
     }
 }
 
+/// A value without quotes: `[layer1,layer2]` is a list of strings, and anything else a string.
+fn text_value(value: &str) -> toml::Value {
+    let inner = value.trim().strip_prefix('[');
+    match inner.and_then(|inner| inner.strip_suffix(']')) {
+        Some(names) => {
+            let names = names.split(',').map(|name| name.trim().to_owned());
+            toml::Value::Array(names.map(toml::Value::String).collect())
+        }
+        None => toml::Value::String(value.to_owned()),
+    }
+}
+
 /// The present name of a setting that older versions called otherwise.
 fn current_name(path: &str) -> &str {
     match path {
+        // Channels are of the network, but chosen by what the pictures are.
+        "data.channels" => "training.encoder.channels",
         "training.size" => "training.view_size",
         "training.encoder.cells" => "training.encoder.pool_grid",
         "training.augmentation.normalization.deviation" => {
@@ -338,6 +365,8 @@ fn absolute(path: &Path) -> Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use barlow_core::model::Layer;
+
     use super::*;
 
     fn settings() -> Settings {
@@ -351,6 +380,7 @@ mod tests {
             },
             keep: Keep::default(),
             training: Config::emoji(),
+            fit: Fit::default(),
         }
     }
 
@@ -381,6 +411,8 @@ mod tests {
             "encoder.architecture=resnet18",
             "optimizer={kind='lars',momentum=0.9,weight_decay=0.0,eta=0.02,trust_ratio='clipped'}",
             "data.side=48",
+            "data.channels=1",
+            "comparison.layers=[layer1, projector2]",
             "training.seed=9",
         ] {
             settings.set(setting).unwrap();
@@ -389,6 +421,9 @@ mod tests {
         assert_eq!(settings.training.projector.widths, [64, 32]);
         assert_eq!(settings.training.augmentation.view_b.solarize, 0.25);
         assert_eq!((settings.data.side, settings.training.seed), (48, 9));
+        let layers = [Layer::Stage(1), Layer::Projector(2)];
+        assert_eq!(settings.training.comparison.layers, layers);
+        assert_eq!(settings.training.encoder.channels, 1);
         for (setting, part) in [
             ("lamda=1", "lamda"),
             ("projector.widths=wide", "wide"),

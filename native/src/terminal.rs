@@ -5,6 +5,7 @@ use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use barlow_core::optim::Schedule;
 use barlow_core::render;
 use barlow_core::session::Message;
 use barlow_core::train::StepReport;
@@ -27,6 +28,7 @@ pub struct Terminal {
     epochs: usize,
     /// Of a run that ends by the clock.
     minutes: Option<f64>,
+    schedule: Schedule,
     pictures: usize,
     /// When the last steps ended.
     times: VecDeque<Instant>,
@@ -54,6 +56,7 @@ impl Terminal {
             steps: 1,
             epochs: 1,
             minutes: None,
+            schedule: Schedule::default(),
             pictures: 1,
             times: VecDeque::new(),
             bar: is_terminal.then(|| ProgressBar::new(1).with_style(style)),
@@ -78,6 +81,7 @@ impl Terminal {
                 self.steps = opened.steps;
                 self.epochs = config.schedule.epochs;
                 self.minutes = config.schedule.minutes;
+                self.schedule = config.schedule.clone();
                 self.pictures = opened.pictures.max(1);
                 // Of a run by the clock, thousandths are counted.
                 self.printed = match config.schedule.minutes {
@@ -142,7 +146,8 @@ impl Terminal {
             match self.minutes {
                 Some(_) => say!(
                     "about {:.0} epochs until the time is over, by the first steps",
-                    speed * left.as_secs_f64() / self.pictures as f64
+                    speed * left.as_secs_f64() * self.schedule.relative_speed(0.0)
+                        / self.pictures as f64
                 ),
                 None => say!(
                     "about {} to the end, by the first steps",
@@ -201,7 +206,11 @@ impl Terminal {
         let per_step = (last.duration_since(*first).as_secs_f64() / steps).max(1e-9);
         let left = match (self.minutes, report.progress) {
             (Some(minutes), Some(progress)) => 60.0 * minutes * (1.0 - progress),
-            _ => self.steps.saturating_sub(report.step) as f64 * per_step,
+            _ => {
+                let done = report.step as f64 / self.steps.max(1) as f64;
+                let steps = self.steps.saturating_sub(report.step) as f64;
+                steps * per_step * self.schedule.relative_cost(done)
+            }
         };
         (self.batch as f64 / per_step, Duration::from_secs_f64(left))
     }

@@ -260,12 +260,14 @@ fn encoder_of(
             .map(|tensor| &tensor.shape)
     };
     let first = shape("conv1.weight").context("the first convolution is missing")?;
-    let (Some(width), Some(kernel)) = (first.first().filter(|w| **w <= WIDEST), first.get(2))
-    else {
+    let [width, channels @ (1 | 3), kernel, _] = &first[..] else {
         bail!(
-            "{prefix}conv1.weight has shape {first:?}: a convolution's has four dimensions, the first at most {WIDEST}"
+            "{prefix}conv1.weight has shape {first:?}: a first convolution's has four dimensions, the second of 3 channels or 1"
         );
     };
+    if *width > WIDEST {
+        bail!("{prefix}conv1.weight has {width} outputs: more than {WIDEST} are not supported");
+    }
     let blocks: Vec<usize> = (1..)
         .map(|stage| {
             (0..)
@@ -292,6 +294,7 @@ fn encoder_of(
     });
     Ok(EncoderConfig {
         architecture,
+        channels: *channels,
         width: *width,
         stem,
         pool_grid: 1,

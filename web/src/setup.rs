@@ -1,7 +1,7 @@
 //! The visitor's settings as one flat value, which a link stores and which is converted to a run's [`Config`].
 
 use barlow_core::augment::{Augmentation, Policy};
-use barlow_core::config::Config;
+use barlow_core::config::{Comparison, Config};
 use barlow_core::loss::Objective;
 use barlow_core::optim::{OptimizerConfig, TrustRatio};
 use serde::{Deserialize, Serialize};
@@ -172,6 +172,9 @@ impl Setup {
         config.encoder.width = self.encoder_width.clamp(1, MAX_ENCODER_WIDTH);
         config.projector.widths = vec![self.projector.clamp(2, MAX_PROJECTOR_WIDTH); 3];
         config.schedule.epochs = self.epochs.clamp(1, MAX_EPOCHS);
+        // What a learner sees is one size of views, and features as they are.
+        config.schedule.stages.clear();
+        config.comparison = Comparison::default();
         config.schedule.warmup_epochs = self.warmup.min(config.schedule.epochs);
         config.schedule.rate_weights = self.rate * self.default_rate();
         config.schedule.rate_biases = config.schedule.rate_weights;

@@ -249,7 +249,7 @@ impl Config {
                 ),
             );
         }
-        if let Some((setting, problem)) = self.schedule.problem(self.view_size) {
+        if let Some((setting, problem)) = self.schedule.problem() {
             return fail(setting, problem);
         }
         let known = Layer::all(&self.encoder, &self.projector);
@@ -281,6 +281,15 @@ impl Config {
                 format!(
                     "views must have 1 to 4096 pixels per side, not {}",
                     self.view_size
+                ),
+            );
+        }
+        if ![1, 3].contains(&self.encoder.channels) {
+            return fail(
+                "encoder.channels",
+                format!(
+                    "pictures have 3 channels, or 1 for grey values, not {}",
+                    self.encoder.channels
                 ),
             );
         }

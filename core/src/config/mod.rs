@@ -3,6 +3,7 @@
 mod check;
 mod comparison;
 mod exchanges;
+mod fit;
 mod memory;
 mod presets;
 
@@ -11,9 +12,10 @@ use serde::{Deserialize, Serialize};
 pub use check::ConfigError;
 pub use comparison::Comparison;
 pub use exchanges::Exchanges;
+pub use fit::Fit;
 pub use memory::Memory;
 
-use crate::augment::Augmentation;
+use crate::augment::{Augmentation, Normalization};
 use crate::loss::Objective;
 use crate::model::{EncoderConfig, ProjectorConfig};
 use crate::ops::precision::Precision;
@@ -143,13 +145,20 @@ impl Config {
     pub fn at(&self, progress: f64) -> Self {
         let mut config = self.clone();
         if let Some(stage) = self.schedule.stage(progress) {
-            config.view_size = stage.view_size.unwrap_or(self.view_size);
+            config.view_size = stage.view_size(self.view_size);
             let augmentation = &mut config.augmentation;
             for view in [&mut augmentation.view_a, &mut augmentation.view_b] {
                 *view = view.weakened(stage.strength);
             }
         }
         config
+    }
+
+    /// How pictures are normalized, in training and wherever features are computed.
+    pub fn normalization(&self) -> Normalization {
+        self.augmentation
+            .normalization
+            .of_channels(self.encoder.channels)
     }
 
     /// Whether the networks' batch normalizations exchange statistics, with so many ranks.

@@ -1,4 +1,4 @@
-//! How features are compared: as they are, averaged with those of the mirror image, or whitened.
+//! How features are compared: as they are, whitened, those of several layers together, or as the nearer of a picture and its mirror image.
 //!
 //! Whitening (Kalapos & Gyires-Tóth 2024, arXiv 2408.07519) removes the correlations of features, so that directions in which most
 //! pictures differ do not hide the others in a cosine. With the covariance `Σ` of the training pictures' features, `Σ + r s I = L Lᵀ`
@@ -26,7 +26,9 @@ const TINY: f64 = 1e-30;
 impl Whitening {
     /// The whitening of the covariance of `features`, with this `ridge`.
     pub fn fit(features: &Features, ridge: f64) -> Self {
-        let (count, width) = (features.count().max(1), features.width);
+        let width = features.width;
+        let rows = features.values.len() / width.max(1);
+        let count = rows.max(1);
         let mean = features.mean();
         let mut centered = features.values.clone();
         for row in centered.chunks_exact_mut(width.max(1)) {
@@ -34,7 +36,7 @@ impl Whitening {
         }
         let mut products = vec![0.0; width * width];
         matrix_product(
-            (width, features.count(), width),
+            (width, rows, width),
             (&centered, Orientation::Transposed),
             (&centered, Orientation::Plain),
             &mut products,
@@ -48,18 +50,16 @@ impl Whitening {
         let variance = (covariance.trace() / width.max(1) as f64).max(TINY);
         // Rounding in 32 bits may make a covariance slightly indefinite: then the ridge grows until it is not.
         let mut ridge = ridge.max(f64::from(f32::EPSILON));
-        let factor = loop {
+        let inverse = loop {
             let mut regularized = covariance.clone();
             (0..width).for_each(|i| regularized[(i, i)] += ridge * variance);
-            match Cholesky::new(regularized) {
-                Some(factor) => break factor.unpack(),
+            match inverse_of_factor(regularized) {
+                Some(inverse) => break inverse,
                 None if ridge < 1.0 => ridge *= 4.0,
                 // Not finite: features are left as they are.
                 None => break DMatrix::identity(width, width),
             }
         };
-        let identity = DMatrix::identity(width, width);
-        let inverse = factor.solve_lower_triangular(&identity).unwrap_or(identity);
         let values = (0..width * width).map(|at| inverse[(at / width, at % width)] as f32);
         Self {
             mean,
@@ -69,7 +69,8 @@ impl Whitening {
 
     /// `features`, whitened.
     pub fn apply(&self, mut features: Features) -> Features {
-        let (count, width) = (features.count(), features.width);
+        let width = features.width;
+        let count = features.values.len() / width.max(1);
         for row in features.values.chunks_exact_mut(width.max(1)) {
             row.iter_mut()
                 .zip(&self.mean)
@@ -83,75 +84,129 @@ impl Whitening {
             &mut whitened,
             false,
         );
-        Features {
-            width,
-            values: whitened,
-        }
+        features.values = whitened;
+        features
     }
+}
+
+/// `L⁻¹` of the positive definite `A = L Lᵀ`; `None` if `A` is not.
+///
+/// By halves, so that nearly all of the work is matrix products, which are several times as fast as nalgebra's Cholesky: with
+/// `A = [[P, Qᵀ], [Q, R]]`, the factor is `[[L₁, 0], [B, L₂]]` with `P = L₁ L₁ᵀ`, `B = Q L₁⁻ᵀ` and `R - B Bᵀ = L₂ L₂ᵀ`, and its inverse is
+/// `[[L₁⁻¹, 0], [-L₂⁻¹ B L₁⁻¹, L₂⁻¹]]`.
+fn inverse_of_factor(matrix: DMatrix<f64>) -> Option<DMatrix<f64>> {
+    /// From here on, halves are not worth their copies.
+    const SMALL: usize = 64;
+    let n = matrix.nrows();
+    if n <= SMALL {
+        let factor = Cholesky::new(matrix)?.unpack();
+        return factor.solve_lower_triangular(&DMatrix::identity(n, n));
+    }
+    let half = n / 2;
+    let rest = n - half;
+    let first = inverse_of_factor(matrix.view((0, 0), (half, half)).into_owned())?;
+    let below = matrix.view((half, 0), (rest, half)) * first.transpose();
+    let mut remaining = matrix.view((half, half), (rest, rest)).into_owned();
+    remaining.gemm(-1.0, &below, &below.transpose(), 1.0);
+    let last = inverse_of_factor(remaining)?;
+    let corner = -(&last * (below * &first));
+    let mut inverse = DMatrix::zeros(n, n);
+    inverse.view_mut((0, 0), (half, half)).copy_from(&first);
+    inverse.view_mut((half, 0), (rest, half)).copy_from(&corner);
+    inverse
+        .view_mut((half, half), (rest, rest))
+        .copy_from(&last);
+    Some(inverse)
 }
 
 /// What is done to vectors that consist of parts, one for each layer, before they are compared.
 #[derive(Debug, Clone)]
 pub struct Preparation {
-    /// The factor of each part, with its width; none for a single part.
-    scales: Vec<(usize, f32)>,
+    parts: Vec<Part>,
+}
+
+/// What is done to one part.
+#[derive(Debug, Clone)]
+struct Part {
+    width: usize,
     whitening: Option<Whitening>,
+    scale: f32,
 }
 
 impl Preparation {
-    /// Fitted on vectors whose parts have these `widths`: the parts are scaled to the same variance, and then whitened together if there
-    /// is a `ridge`.
+    /// Fitted on vectors whose parts have these `widths`: each is whitened by itself if there is a `ridge`, and several are then scaled to
+    /// the same variance.
     pub fn fit(known: &Features, widths: &[usize], ridge: Option<f64>) -> Self {
-        let mut preparation = Self {
-            scales: Vec::new(),
-            whitening: None,
-        };
-        if widths.len() > 1 {
-            let mean = known.mean();
-            let mut squares = vec![0.0f64; widths.len()];
-            for row in known.values.chunks_exact(known.width.max(1)) {
-                let mut first = 0;
-                for (square, width) in squares.iter_mut().zip(widths) {
-                    let part = first..first + width;
-                    let values = row[part.clone()].iter().zip(&mean[part]);
-                    *square += values
-                        .map(|(x, mean)| f64::from(x - mean).powi(2))
-                        .sum::<f64>();
-                    first += width;
+        let mut first = 0;
+        let parts = widths.iter().map(|&width| {
+            let part = columns(known, first, width);
+            first += width;
+            let whitening = ridge.map(|ridge| Whitening::fit(&part, ridge));
+            let scale = match widths.len() {
+                1 => 1.0,
+                _ => {
+                    let whitened = match &whitening {
+                        Some(whitening) => whitening.apply(part),
+                        None => part,
+                    };
+                    (1.0 / total_variance(&whitened).max(TINY).sqrt()) as f32
                 }
+            };
+            Part {
+                width,
+                whitening,
+                scale,
             }
-            let count = known.count().max(1) as f64;
-            let scale = |square: f64| (1.0 / (square / count).max(TINY).sqrt()) as f32;
-            let scales = widths.iter().zip(squares);
-            preparation.scales = scales
-                .map(|(width, square)| (*width, scale(square)))
-                .collect();
+        });
+        Self {
+            parts: parts.collect(),
         }
-        if let Some(ridge) = ridge {
-            let scaled = preparation.apply(known.clone());
-            preparation.whitening = Some(Whitening::fit(&scaled, ridge));
-        }
-        preparation
     }
 
     /// `features`, prepared.
     pub fn apply(&self, mut features: Features) -> Features {
-        if !self.scales.is_empty() {
-            let scales = self.scales.iter();
-            let scales: Vec<f32> = scales
-                .flat_map(|(width, scale)| std::iter::repeat_n(*scale, *width))
-                .collect();
-            for row in features.values.chunks_exact_mut(features.width.max(1)) {
-                row.iter_mut()
-                    .zip(&scales)
-                    .for_each(|(x, scale)| *x *= scale);
+        let width = features.width.max(1);
+        let mut first = 0;
+        for part in &self.parts {
+            let place = first..first + part.width;
+            if let Some(whitening) = &part.whitening {
+                let whitened = whitening.apply(columns(&features, first, part.width));
+                let rows = features.values.chunks_exact_mut(width);
+                let whitened = whitened.values.chunks_exact(part.width.max(1));
+                rows.zip(whitened)
+                    .for_each(|(row, whitened)| row[place.clone()].copy_from_slice(whitened));
             }
+            if part.scale != 1.0 {
+                for row in features.values.chunks_exact_mut(width) {
+                    row[place.clone()].iter_mut().for_each(|x| *x *= part.scale);
+                }
+            }
+            first += part.width;
         }
-        match &self.whitening {
-            Some(whitening) => whitening.apply(features),
-            None => features,
-        }
+        features
     }
+}
+
+/// The columns from `first` on.
+fn columns(features: &Features, first: usize, width: usize) -> Features {
+    let rows = features.values.chunks_exact(features.width.max(1));
+    Features {
+        width,
+        values: rows
+            .flat_map(|row| &row[first..first + width])
+            .copied()
+            .collect(),
+        mirrored: features.mirrored,
+    }
+}
+
+/// The sum of all variances.
+fn total_variance(features: &Features) -> f64 {
+    let mean = features.mean();
+    let rows = features.values.chunks_exact(features.width.max(1));
+    let squares = rows.flat_map(|row| row.iter().zip(&mean));
+    let sum: f64 = squares.map(|(x, mean)| f64::from(x - mean).powi(2)).sum();
+    sum / (features.values.len() / features.width.max(1)).max(1) as f64
 }
 
 /// The vectors of `pictures` as `comparison` wants them, still without a [`Preparation`], and the widths of their parts.
@@ -160,22 +215,33 @@ pub async fn unprepared(
     comparison: &Comparison,
     pictures: &Pictures,
 ) -> (Features, Vec<usize>) {
-    let parts = match comparison.layers.is_empty() {
+    let parts = parts(source, comparison, pictures).await;
+    let widths: Vec<usize> = parts.iter().map(|part| part.width).collect();
+    let vectors = joined(parts);
+    if !comparison.mirrored {
+        return (vectors, widths);
+    }
+    let mirrored = joined(self::parts(source, comparison, &pictures.mirrored()).await);
+    let width = vectors.width.max(1);
+    let rows = vectors.values.chunks_exact(width);
+    let both = rows.zip(mirrored.values.chunks_exact(width));
+    let both = Features {
+        width: vectors.width,
+        values: both.flat_map(|(a, b)| a.iter().chain(b)).copied().collect(),
+        mirrored: true,
+    };
+    (both, widths)
+}
+
+async fn parts(
+    source: &mut impl FeatureExtractor,
+    comparison: &Comparison,
+    pictures: &Pictures,
+) -> Vec<Features> {
+    match comparison.layers.is_empty() {
         true => vec![source.features(pictures).await],
         false => source.outputs(pictures, &comparison.layers).await,
-    };
-    let widths: Vec<usize> = parts.iter().map(|part| part.width).collect();
-    let mut vectors = joined(parts);
-    if comparison.mirrored {
-        let mirrored = pictures.mirrored();
-        let others = match comparison.layers.is_empty() {
-            true => vec![source.features(&mirrored).await],
-            false => source.outputs(&mirrored, &comparison.layers).await,
-        };
-        let both = vectors.values.iter_mut().zip(joined(others).values);
-        both.for_each(|(x, other)| *x = 0.5 * (*x + other));
     }
-    (vectors, widths)
 }
 
 /// Parts side by side.
@@ -185,10 +251,8 @@ fn joined(mut parts: Vec<Features>) -> Features {
     }
     let count = parts.iter().map(Features::count).max().unwrap_or(0);
     let row = |index: usize| parts.iter().flat_map(move |part| part.row(index));
-    Features {
-        width: parts.iter().map(|part| part.width).sum(),
-        values: (0..count).flat_map(row).copied().collect(),
-    }
+    let width = parts.iter().map(|part| part.width).sum();
+    Features::new(width, (0..count).flat_map(row).copied().collect())
 }
 
 /// A source of features as a comparison needs them.
@@ -255,7 +319,7 @@ mod tests {
                 row[i] = (row[i] + 0.5 * row[i - 1]) * (1.0 + i as f32 / width as f32);
             }
         }
-        Features { width, values }
+        Features::new(width, values)
     }
 
     fn covariance(features: &Features) -> Vec<f64> {
@@ -306,32 +370,85 @@ mod tests {
     }
 
     #[test]
+    fn the_inverse_by_halves_is_that_of_the_factor() {
+        // Odd at several levels.
+        let features = random(300, 203);
+        let mut matrix = DMatrix::from_row_slice(203, 203, &covariance(&features));
+        let factor = Cholesky::new(matrix.clone()).unwrap().unpack();
+        let inverse = inverse_of_factor(matrix.clone()).unwrap();
+        let product = inverse * factor;
+        let difference = (product - DMatrix::identity(203, 203)).abs().max();
+        assert!(difference < 1e-9, "{difference}");
+        matrix[(150, 150)] = -1.0;
+        assert!(inverse_of_factor(matrix).is_none());
+    }
+
+    #[test]
     fn fewer_pictures_than_features_and_equal_ones_stay_finite() {
-        for features in [
-            random(3, 20),
-            Features {
-                width: 2,
-                values: vec![1.0; 8],
-            },
-        ] {
+        for features in [random(3, 20), Features::new(2, vec![1.0; 8])] {
             let whitened = Whitening::fit(&features, 0.0).apply(features);
             assert!(whitened.values.iter().all(|x| x.is_finite()));
         }
     }
 
+    /// Pictures of random pixels, of which the second half are the first half's mirror images.
+    fn mirrored_pairs() -> Pictures {
+        let mut rng = Rng::new(2, Purpose::Sample, 0, 0);
+        let bytes: Vec<u8> = (0..20 * 3 * 16)
+            .map(|_| rng.between(0.0, 255.0) as u8)
+            .collect();
+        let pictures = Pictures::new(4, 4, bytes);
+        let mirrored = pictures.mirrored();
+        let of =
+            |of: &Pictures| -> Vec<u8> { (0..20).flat_map(|i| of.picture(i).to_vec()).collect() };
+        let both = [of(&pictures), of(&mirrored)].concat();
+        Pictures::new(4, 4, both)
+    }
+
     #[test]
-    fn a_picture_and_its_mirror_image_have_the_same_features() {
-        let picture = Pictures::new(1, 3, vec![10, 20, 30, 40, 50, 60, 70, 80, 90]);
+    fn the_nearer_of_a_picture_and_its_mirror_image_counts() {
+        let pictures = mirrored_pairs();
         let comparison = Comparison {
             mirrored: true,
+            whitening: Some(0.1),
             ..Comparison::default()
         };
         let mut pixels = Pixels;
-        let mut compared = block_on(Compared::new(&mut pixels, &comparison, &picture));
-        let both = [&picture, &picture.mirrored()];
-        let [a, b] = both.map(|picture| block_on(compared.plain_and_compared(picture)));
-        assert_eq!(a[1].values, b[1].values);
-        assert_ne!(a[0].values, b[0].values);
+        let mut compared = block_on(Compared::new(&mut pixels, &comparison, &pictures));
+        let features = block_on(compared.features(&pictures));
+        assert_eq!((features.width, features.count()), (48, 40));
+        let center = features.mean();
+        let directions = features.directions(&center);
+        // By the definition, and by the search among blocks.
+        let found = directions.compare(&directions, |_, cosines| cosines.to_vec());
+        let mut gallery = crate::evaluate::Gallery::default();
+        gallery.add(directions.clone());
+        let nearest = gallery.nearest(&directions, 40);
+        let row = |i: usize, mirrored: usize| &directions.values[(2 * i + mirrored) * 48..][..48];
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+        for i in 0..40 {
+            for j in 0..40 {
+                let mirrored = dot(row(i, 1), row(j, 0)) + dot(row(i, 0), row(j, 1));
+                let expected = dot(row(i, 0), row(j, 0)).max(0.5 * mirrored);
+                assert!((found[i][j] - expected).abs() < 1e-5, "{i} {j}");
+            }
+            for (cosine, j) in &nearest[i] {
+                assert!((found[i][*j] - cosine).abs() < 1e-5, "{i} {j}");
+            }
+            // A picture and its mirror image are the same.
+            let twin = (i + 20) % 40;
+            assert!(found[i][twin] > 0.999, "{}", found[i][twin]);
+            assert!(nearest[i][..2].iter().any(|(_, j)| *j == twin));
+        }
+        let averaged = directions.averaged();
+        assert_eq!(averaged.count(), 40);
+        assert!(
+            averaged
+                .row(3)
+                .iter()
+                .zip(averaged.row(23))
+                .all(|(a, b)| (a - b).abs() < 1e-5)
+        );
     }
 
     /// Parts count alike, however large their numbers are, and whether they are whitened or not.
@@ -345,9 +462,15 @@ mod tests {
         let variances = covariance(&prepared);
         let of = |part: std::ops::Range<usize>| part.map(|i| variances[6 * i]).sum::<f64>();
         assert!((of(0..3) - 1.0).abs() < 1e-4 && (of(3..5) - 1.0).abs() < 1e-4);
+        // Each is whitened by itself; numbers of different parts stay correlated.
         let whitened = Preparation::fit(&both, &[3, 2], Some(0.0)).apply(both);
         for (at, entry) in covariance(&whitened).into_iter().enumerate() {
-            let expected = if at / 5 == at % 5 { 1.0 } else { 0.0 };
+            let expected = match (at / 5, at % 5) {
+                (0..3, 3..) | (3.., 0..3) => continue,
+                (i, j) if i != j => 0.0,
+                (0..3, _) => 1.0 / 3.0,
+                _ => 1.0 / 2.0,
+            };
             assert!((entry - expected).abs() < 2e-3, "{at}: {entry}");
         }
     }

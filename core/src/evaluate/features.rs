@@ -1,8 +1,10 @@
 //! Pictures as vectors: an encoder's features and embeddings, or the pixels themselves.
 
+use std::borrow::Cow;
+
 use burn::tensor::{Device, Tensor};
 
-use crate::augment::{Draw, Normalization};
+use crate::augment::{Draw, Normalization, in_channels};
 use crate::config::Config;
 use crate::data::Pictures;
 use crate::model::{BarlowTwins, Layer, Mode};
@@ -11,19 +13,35 @@ use crate::ops::{Orientation, augment, matrix_product, parallel_blocks, read};
 /// The most pictures that go through the encoder at once; never more than the training batch, which was checked to fit.
 const BATCH: usize = 256;
 
-/// One vector per picture, row by row.
+/// One vector per picture, row by row; or two, that of the picture and, after it, that of its mirror image.
 #[derive(Debug, Clone, Default)]
 pub struct Features {
     /// Numbers in a vector.
     pub width: usize,
-    /// `count x width` numbers.
+    /// `count x width` numbers, or twice as many.
     pub values: Vec<f32>,
+    /// Whether there are the vectors of mirror images too.
+    pub mirrored: bool,
 }
 
 impl Features {
-    /// How many vectors there are.
+    /// One vector per picture.
+    pub fn new(width: usize, values: Vec<f32>) -> Self {
+        Self {
+            width,
+            values,
+            mirrored: false,
+        }
+    }
+
+    /// Of how many pictures there are vectors.
     pub fn count(&self) -> usize {
-        self.values.len() / self.width.max(1)
+        self.values.len() / self.numbers().max(1)
+    }
+
+    /// Numbers per picture.
+    pub(super) fn numbers(&self) -> usize {
+        self.width * (1 + usize::from(self.mirrored))
     }
 
     /// Appends the rows of `vectors`.
@@ -32,33 +50,57 @@ impl Features {
         self.values.extend(read(vectors).await);
     }
 
-    /// Appends the vectors of `others`, which must have the same width.
+    /// Appends the vectors of `others`, which must have the same width, and mirror images or none as well.
     pub fn extend(&mut self, others: Self) {
-        self.width = others.width;
+        (self.width, self.mirrored) = (others.width, others.mirrored);
         self.values.extend(others.values);
     }
 
     /// The vector of picture `index`.
     pub fn row(&self, index: usize) -> &[f32] {
-        &self.values[index * self.width..][..self.width]
+        &self.values[index * self.numbers()..][..self.width]
+    }
+
+    /// The vectors of the pictures with these indices.
+    #[must_use]
+    pub fn subset(&self, indices: impl IntoIterator<Item = usize>) -> Self {
+        let of = |index: usize| &self.values[index * self.numbers()..][..self.numbers()];
+        Self {
+            width: self.width,
+            values: indices.into_iter().flat_map(of).copied().collect(),
+            mirrored: self.mirrored,
+        }
+    }
+
+    /// The means of the vectors of each picture and of its mirror image.
+    #[must_use]
+    pub fn averaged(self) -> Self {
+        if !self.mirrored {
+            return self;
+        }
+        let both = self.values.chunks_exact(self.numbers().max(1));
+        let averages = both.flat_map(|both| {
+            let (picture, mirror) = both.split_at(self.width);
+            picture.iter().zip(mirror).map(|(a, b)| 0.5 * (a + b))
+        });
+        Self::new(self.width, averages.collect())
     }
 
     /// The mean vector.
     pub fn mean(&self) -> Vec<f32> {
+        let count = self.values.len() / self.width.max(1);
         let mut sum = vec![0.0f64; self.width];
-        for row in self.values.chunks_exact(self.width) {
+        for row in self.values.chunks_exact(self.width.max(1)) {
             sum.iter_mut()
                 .zip(row)
                 .for_each(|(s, x)| *s += f64::from(*x));
         }
-        sum.into_iter()
-            .map(|s| (s / self.count() as f64) as f32)
-            .collect()
+        sum.into_iter().map(|s| (s / count as f64) as f32).collect()
     }
 
     /// Subtracts `center` from the vectors and scales them to unit length, so that their dot products are cosines.
     pub fn directions(mut self, center: &[f32]) -> Self {
-        for row in self.values.chunks_exact_mut(self.width) {
+        for row in self.values.chunks_exact_mut(self.width.max(1)) {
             row.iter_mut().zip(center).for_each(|(x, c)| *x -= c);
             let norm = row
                 .iter()
@@ -71,31 +113,61 @@ impl Features {
         self
     }
 
-    /// For each vector, the result of `task(index, products)`, where `products` are its dot products with every vector
-    /// of `others`. Runs in parallel.
+    /// What has to be multiplied with the vectors of other pictures, so that the largest product is the similarity.
+    ///
+    /// With mirror images it is that of the nearer of both: with the vectors `q` and `q'` of a picture and its mirror image, and `g` and
+    /// `g'` of another's, the larger one of `q g` and `(q' g + q g') / 2`. (The last two would be equal for an encoder that treats
+    /// mirror images alike.) These are the products of `[g, g']` with `[q, 0]` and with `[q', q] / 2`.
+    pub(super) fn questions(&self) -> Vec<Cow<'_, [f32]>> {
+        if !self.mirrored {
+            return vec![Cow::Borrowed(&self.values)];
+        }
+        let both = || self.values.chunks_exact(self.numbers().max(1));
+        let as_it_is = both().flat_map(|both| {
+            let zeros = std::iter::repeat_n(0.0, self.width);
+            both[..self.width].iter().copied().chain(zeros)
+        });
+        let mirrored = both().flat_map(|both| {
+            let (picture, mirror) = both.split_at(self.width);
+            mirror.iter().chain(picture).map(|x| 0.5 * x)
+        });
+        vec![
+            Cow::Owned(as_it_is.collect()),
+            Cow::Owned(mirrored.collect()),
+        ]
+    }
+
+    /// For each picture, the result of `task(index, similarities)`: the dot products of its vector with that of every picture of
+    /// `others`, or with mirror images the larger one for the nearer of both. Runs in parallel.
     pub fn compare<T: Send + Default + Clone>(
         &self,
         others: &Self,
         task: impl Fn(usize, &[f32]) -> T + Sync + Send,
     ) -> Vec<T> {
         assert_eq!(
-            self.width, others.width,
+            (self.width, self.mirrored),
+            (others.width, others.mirrored),
             "the vectors have different widths"
         );
         // Queries per block: their products with all others, for example 50,000, then take 13 MB.
         const QUERIES: usize = 64;
         let mut results = vec![T::default(); self.count()];
+        let (questions, numbers) = (self.questions(), self.numbers());
         parallel_blocks(&mut results, QUERIES, |block, results| {
-            let queries =
-                &self.values[block * QUERIES * self.width..][..results.len() * self.width];
-            let mut products = vec![0.0; results.len() * others.count()];
-            matrix_product(
-                (results.len(), self.width, others.count()),
-                (queries, Orientation::Plain),
-                (&others.values, Orientation::Transposed),
-                &mut products,
-                false,
-            );
+            let of_block = |questions: &Cow<'_, [f32]>| {
+                let queries = &questions[block * QUERIES * numbers..][..results.len() * numbers];
+                let mut products = vec![0.0; results.len() * others.count()];
+                matrix_product(
+                    (results.len(), numbers, others.count()),
+                    (queries, Orientation::Plain),
+                    (&others.values, Orientation::Transposed),
+                    &mut products,
+                    false,
+                );
+                products
+            };
+            let products = questions.iter().map(of_block).reduce(larger);
+            let products = products.unwrap_or_default();
             let rows = products.chunks_exact(others.count());
             for (i, (result, products)) in results.iter_mut().zip(rows).enumerate() {
                 *result = task(block * QUERIES + i, products);
@@ -103,6 +175,12 @@ impl Features {
         });
         results
     }
+}
+
+/// The larger one of each two.
+pub(super) fn larger(mut a: Vec<f32>, b: Vec<f32>) -> Vec<f32> {
+    a.iter_mut().zip(b).for_each(|(a, b)| *a = a.max(b));
+    a
 }
 
 /// Turns pictures into vectors. It is asynchronous, because a browser cannot block while a GPU computes.
@@ -129,6 +207,7 @@ pub struct Embedder {
     model: BarlowTwins,
     batch: usize,
     size: usize,
+    channels: usize,
     normalization: Normalization,
     device: Device,
 }
@@ -140,7 +219,8 @@ impl Embedder {
             model,
             batch: config.batch.clamp(1, BATCH),
             size: config.view_size,
-            normalization: config.augmentation.normalization,
+            channels: config.encoder.channels,
+            normalization: config.normalization(),
             device: device.clone(),
         }
     }
@@ -162,6 +242,7 @@ impl Embedder {
         let (height, width) = pictures.size();
         let (pictures, device) = (pictures.clone(), self.device.clone());
         let (size, normalization, batch) = (self.size, self.normalization, self.batch);
+        let channels = self.channels;
         (0..pictures.count()).step_by(batch).map(move |first| {
             let last = (first + batch).min(pictures.count());
             // Batches are uploaded one by one, as each picture is used only once.
@@ -169,7 +250,8 @@ impl Embedder {
             let draws: Vec<_> = (0..last - first)
                 .map(|i| (i, Draw::whole(height, width)))
                 .collect();
-            augment(&uploaded, &draws, size, &normalization, &device)
+            let views = augment(&uploaded, &draws, size, &normalization, &device);
+            in_channels(views, channels)
         })
     }
 }
@@ -230,10 +312,7 @@ impl FeatureExtractor for Pixels {
                 }
             }
         }
-        Features {
-            width: 3 * rows * columns,
-            values,
-        }
+        Features::new(3 * rows * columns, values)
     }
 
     async fn embeddings(&mut self, pictures: &Pictures) -> Features {

@@ -7,6 +7,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt as _;
 
 use super::Features;
+use super::features::larger;
 use crate::ops::{Orientation, matrix_product, parallel_blocks};
 
 /// Vectors that are compared with the queries at once: 64 MiB for 2048 numbers per vector.
@@ -14,9 +15,10 @@ const BLOCK: usize = 8192;
 /// Queries per matrix product of a thread.
 const QUERIES: usize = 64;
 
-/// A set of unit vectors.
+/// A set of unit vectors, one per picture, or two with its mirror image's.
 #[derive(Debug, Clone)]
 pub struct Gallery {
+    /// Numbers per picture.
     width: usize,
     rows: Rows,
 }
@@ -48,7 +50,7 @@ impl Gallery {
 
     /// Adds unit vectors.
     pub fn add(&mut self, vectors: Features) {
-        self.width = vectors.width;
+        self.width = vectors.numbers();
         match &mut self.rows {
             Rows::Wide(rows) if rows.is_empty() => *rows = vectors.values,
             Rows::Wide(rows) => rows.extend(vectors.values),
@@ -82,23 +84,30 @@ impl Gallery {
             return nearest;
         }
         assert_eq!(
-            self.width, queries.width,
+            self.width,
+            queries.numbers(),
             "the vectors have different widths"
         );
+        let (width, questions) = (self.width, queries.questions());
         for first in (0..self.count()).step_by(BLOCK) {
             let count = BLOCK.min(self.count() - first);
             let rows = self.block(first, count);
             parallel_blocks(&mut nearest, QUERIES, |block, nearest| {
-                let from = block * QUERIES * queries.width;
-                let queries = &queries.values[from..][..nearest.len() * queries.width];
-                let mut products = vec![0.0; nearest.len() * count];
-                matrix_product(
-                    (nearest.len(), self.width, count),
-                    (queries, Orientation::Plain),
-                    (&rows, Orientation::Transposed),
-                    &mut products,
-                    false,
-                );
+                let from = block * QUERIES * width;
+                let of_block = |questions: &Cow<'_, [f32]>| {
+                    let queries = &questions[from..][..nearest.len() * width];
+                    let mut products = vec![0.0; nearest.len() * count];
+                    matrix_product(
+                        (nearest.len(), width, count),
+                        (queries, Orientation::Plain),
+                        (&rows, Orientation::Transposed),
+                        &mut products,
+                        false,
+                    );
+                    products
+                };
+                let products = questions.iter().map(of_block).reduce(larger);
+                let products = products.unwrap_or_default();
                 for (nearest, cosines) in nearest.iter_mut().zip(products.chunks_exact(count)) {
                     let numbered = cosines.iter().zip(first..);
                     nearest.extend(numbered.map(|(cosine, number)| (*cosine, number)));
@@ -126,7 +135,7 @@ mod tests {
     fn directions(count: usize, width: usize, seed: u64) -> Features {
         let mut stream = Rng::new(seed, Purpose::Sample, 0, 0);
         let values = (0..count * width).map(|_| stream.normal()).collect();
-        Features { width, values }.directions(&vec![0.0; width])
+        Features::new(width, values).directions(&vec![0.0; width])
     }
 
     #[test]
@@ -135,10 +144,7 @@ mod tests {
         let (mut wide, mut narrow) = (Gallery::default(), Gallery::narrow());
         for rows in all.values.chunks(3 * 5000) {
             for gallery in [&mut wide, &mut narrow] {
-                gallery.add(Features {
-                    width: 3,
-                    values: rows.to_vec(),
-                });
+                gallery.add(Features::new(3, rows.to_vec()));
             }
         }
         let found = wide.nearest(&queries, 9);

@@ -96,10 +96,7 @@ mod tests {
     use super::*;
 
     fn features(rows: &[[f32; 2]]) -> Features {
-        Features {
-            width: 2,
-            values: rows.concat(),
-        }
+        Features::new(2, rows.concat())
     }
 
     #[test]

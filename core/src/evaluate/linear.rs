@@ -162,7 +162,7 @@ mod tests {
                         .collect::<Vec<_>>()
                 })
                 .collect();
-            (Features { width: 6, values }, classes)
+            (Features::new(6, values), classes)
         };
         for (signal, min, max) in [(8.0, 0.98, 1.0), (0.0, 0.25, 0.42)] {
             let (train, train_classes) = set(900, signal);

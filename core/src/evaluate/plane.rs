@@ -89,7 +89,7 @@ mod tests {
                         .collect::<Vec<_>>()
                 })
                 .collect();
-            let found = principal_plane(&Features { width, values });
+            let found = principal_plane(&Features::new(width, values));
             for (i, j) in [(0, 1), (2, 9), (4, 17)] {
                 let distance = |p: &[[f32; 2]]| (p[i][0] - p[j][0]).hypot(p[i][1] - p[j][1]);
                 let (expected, found) = (distance(&places), distance(&found));
@@ -98,10 +98,7 @@ mod tests {
             let spread = |axis: usize| found.iter().map(|p| p[axis] * p[axis]).sum::<f32>();
             assert!(spread(0) > spread(1));
         }
-        let one = Features {
-            width: 3,
-            values: vec![1.0; 3],
-        };
+        let one = Features::new(3, vec![1.0; 3]);
         assert_eq!(principal_plane(&one), [[0.0, 0.0]]);
     }
 

@@ -52,7 +52,7 @@ mod tests {
                         .collect::<Vec<f32>>()
                 })
                 .collect();
-            let rank = effective_rank(&Features { width, values });
+            let rank = effective_rank(&Features::new(width, values));
             assert!(
                 rank <= used as f64 + 0.1 && rank > 0.6 * used as f64,
                 "{rank} of {used}"

@@ -44,18 +44,11 @@ impl<'a, E: FeatureExtractor> SharedExtractor<'a, E> {
         // A rank without pictures does not know the width.
         let numbers = [&[own.width as f32], &own.values[..]].concat();
         match self.ranks.gather(&numbers) {
-            Ok(all) => Features {
-                width: all
-                    .iter()
-                    .map(|of_rank| of_rank[0] as usize)
-                    .max()
-                    .unwrap_or(0),
-                values: all
-                    .iter()
-                    .flat_map(|of_rank| &of_rank[1..])
-                    .copied()
-                    .collect(),
-            },
+            Ok(all) => {
+                let widths = all.iter().map(|of_rank| of_rank[0] as usize);
+                let values = all.iter().flat_map(|of_rank| &of_rank[1..]).copied();
+                Features::new(widths.max().unwrap_or(0), values.collect())
+            }
             Err(error) => {
                 self.failure.get_or_insert(error);
                 own

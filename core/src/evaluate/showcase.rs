@@ -107,12 +107,8 @@ impl Showcase {
 
     /// The fraction of right answers by unit vectors around their mean.
     fn score(&self, directions: &Features) -> f64 {
-        let rows = |keep: &dyn Fn(usize) -> bool| Features {
-            width: directions.width,
-            values: (0..directions.count())
-                .filter(|i| keep(*i))
-                .flat_map(|i| directions.row(i).iter().copied())
-                .collect(),
+        let rows = |keep: &dyn Fn(usize) -> bool| {
+            directions.subset((0..directions.count()).filter(|i| keep(*i)))
         };
         match &self.question {
             Question::Pairs => {
@@ -174,7 +170,7 @@ mod tests {
             .iter()
             .enumerate()
             .for_each(|(i, class)| values[i * 10 + class] = 1.0);
-        let features = Features { width: 10, values };
+        let features = Features::new(10, values);
         let score = |classes: Vec<usize>| {
             let showcase = Showcase {
                 pictures: Pictures::new(1, 1, vec![0; 3]),

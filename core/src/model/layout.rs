@@ -64,7 +64,7 @@ impl EncoderConfig {
             Stem::Cifar => (3, 1),
             Stem::Small => (3, 2),
         };
-        let mut stem = ConvLayout::new(3, self.width, kernel, stride);
+        let mut stem = ConvLayout::new(self.channels, self.width, kernel, stride);
         stem.padding = self.stem_padding.unwrap_or(stem.padding);
         let expansion = self.architecture.expansion();
         let mut channels = self.width;

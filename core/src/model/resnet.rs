@@ -68,6 +68,8 @@ pub enum Initialization {
 pub struct EncoderConfig {
     /// The kind of residual network.
     pub architecture: Architecture,
+    /// Channels of the pictures: 3, or 1 for a network of grey values.
+    pub channels: usize,
     /// Channels of the first stage, doubled in each further one; 64 in torchvision's.
     pub width: usize,
     /// The layers before the residual blocks.
@@ -91,6 +93,7 @@ impl Default for EncoderConfig {
     fn default() -> Self {
         Self {
             architecture: Architecture::ResNet50,
+            channels: 3,
             width: 64,
             stem: Stem::ImageNet,
             pool_grid: 1,

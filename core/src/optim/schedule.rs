@@ -44,17 +44,26 @@ pub struct Schedule {
 pub struct Stage {
     /// The fraction of the run at which it begins.
     pub from: f64,
-    /// Pixels per side of its views; those of the settings by default.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub view_size: Option<usize>,
+    /// The size of its views, as a fraction of the run's `view_size`.
+    #[serde(default = "Stage::all")]
+    pub scale: f64,
     /// How strong its augmentation is: 1 is what the settings say, and 0 leaves pictures as they are.
     #[serde(default = "Stage::whole")]
     pub strength: f32,
 }
 
 impl Stage {
+    fn all() -> f64 {
+        1.0
+    }
+
     fn whole() -> f32 {
         1.0
+    }
+
+    /// Pixels per side of its views in a run with views of `view_size`.
+    pub fn view_size(&self, view_size: usize) -> usize {
+        ((view_size as f64 * self.scale).round() as usize).max(1)
     }
 }
 
@@ -143,8 +152,34 @@ impl Schedule {
         self.stages.iter().rfind(|stage| stage.from <= progress)
     }
 
-    /// The first setting of time or of stages that cannot work, and why; `view_size` is that of the run.
-    pub(crate) fn problem(&self, view_size: usize) -> Option<(&'static str, String)> {
+    /// What the views of the rest of the run cost on average, as a multiple of those at this fraction of it; a cost is a number of
+    /// pixels.
+    pub fn relative_cost(&self, progress: f64) -> f64 {
+        self.mean_of_rest(progress, |cost| cost)
+    }
+
+    /// How fast the rest of a run by the clock goes through pictures, as a multiple of the speed at this fraction of it.
+    pub fn relative_speed(&self, progress: f64) -> f64 {
+        self.mean_of_rest(progress, |cost| 1.0 / cost)
+    }
+
+    fn mean_of_rest(&self, progress: f64, value: impl Fn(f64) -> f64) -> f64 {
+        let scale = |at: f64| self.stage(at).map_or(1.0, |stage| stage.scale);
+        let now = scale(progress);
+        let (mut sum, mut from) = (0.0, progress);
+        let later = self.stages.iter().map(|stage| stage.from);
+        for until in later.filter(|begin| *begin > progress).chain([1.0]) {
+            sum += (until - from).max(0.0) * value((scale(from) / now).powi(2));
+            from = until;
+        }
+        match progress < 1.0 {
+            true => sum / (1.0 - progress),
+            false => 1.0,
+        }
+    }
+
+    /// The first setting of time or of stages that cannot work, and why.
+    pub(crate) fn problem(&self) -> Option<(&'static str, String)> {
         if let Some(minutes) = self.minutes
             && !(minutes > 0.0 && minutes <= MAX_MINUTES)
         {
@@ -156,16 +191,16 @@ impl Schedule {
         for (number, stage) in self.stages.iter().enumerate() {
             let is_later = number == 0 || self.stages[number - 1].from < stage.from;
             let is_strong = (0.0..=1.0).contains(&stage.strength);
-            let size = stage.view_size.unwrap_or(view_size);
             let problem = match () {
                 () if !(0.0..1.0).contains(&stage.from) || !is_later => format!(
                     "stage {} begins at {}: stages begin at fractions of the run from 0 to below 1, one after the other",
                     number + 1,
                     stage.from
                 ),
-                () if size == 0 || size > view_size => format!(
-                    "stage {} has views of {size} pixels per side: use 1 to {view_size}, the size at the end (view_size)",
-                    number + 1
+                () if !(stage.scale > 0.0 && stage.scale <= 1.0) => format!(
+                    "stage {} scales views by {}: use more than 0, and at most 1 for views of view_size",
+                    number + 1,
+                    stage.scale
                 ),
                 () if !is_strong => format!(
                     "stage {} has a strength of {}: it must be from 0 to 1",
@@ -247,21 +282,32 @@ mod tests {
 
     #[test]
     fn the_last_stage_that_has_begun_counts() {
-        let stage = |from, view_size| Stage {
+        let stage = |from, scale| Stage {
             from,
-            view_size: Some(view_size),
+            scale,
             strength: 1.0,
         };
         let mut schedule = Schedule {
-            stages: vec![stage(0.1, 16), stage(0.5, 24)],
+            stages: vec![stage(0.1, 0.5), stage(0.5, 0.75)],
             ..Schedule::default()
         };
-        let size = |progress| schedule.stage(progress).and_then(|stage| stage.view_size);
+        let size = |progress| {
+            let stage = schedule.stage(progress);
+            stage.map(|stage| stage.view_size(31))
+        };
         let sizes = [0.0, 0.1, 0.49, 0.5, 1.0].map(size);
-        assert_eq!(sizes, [None, Some(16), Some(16), Some(24), Some(24)]);
-        assert_eq!(schedule.problem(24), None);
-        assert_eq!(schedule.problem(20).unwrap().0, "schedule.stages");
+        assert_eq!(sizes, [None, Some(16), Some(16), Some(23), Some(23)]);
+        assert_eq!(schedule.problem(), None);
+        // From 0.3 on: two sevenths at half the size, and five sevenths at three quarters, which cost 9/4 as much.
+        let expected = (2.0 + 5.0 * 2.25) / 7.0;
+        assert!((schedule.relative_cost(0.3) - expected).abs() < 1e-12);
+        let expected = (2.0 + 5.0 / 2.25) / 7.0;
+        assert!((schedule.relative_speed(0.3) - expected).abs() < 1e-12);
+        assert_eq!(schedule.relative_cost(0.7), 1.0);
+        assert_eq!(Schedule::default().relative_cost(0.0), 1.0);
         schedule.stages.swap(0, 1);
-        assert_eq!(schedule.problem(24).unwrap().0, "schedule.stages");
+        assert_eq!(schedule.problem().unwrap().0, "schedule.stages");
+        schedule.stages = vec![stage(0.0, 1.5)];
+        assert_eq!(schedule.problem().unwrap().0, "schedule.stages");
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
 
-use crate::augment::{Draw, Interpolation};
+use crate::augment::{Draw, Interpolation, in_channels};
 use crate::collective::share;
 use crate::config::Config;
 use crate::data::{Batch, Cut, DevicePictures, Pictures, TrainingSet, Views};
@@ -147,16 +147,17 @@ impl Feed {
         })
     }
 
-    /// The views of a piece of a step's pictures, `[views pictures, 3, size, size]`: the first view of each, then the second view of
+    /// The views of a piece of a step's pictures, `[views pictures, channels, size, size]`: the first view of each, then the second view of
     /// each, and so on.
     pub fn views(&self, step: &StepPictures, piece: Range<usize>, device: &Device) -> Tensor<4> {
         let count = step.indices.len();
         let of_view = |view: usize| &step.draws[view * count..][piece.clone()];
         let config = &step.config;
         let mut draws = (0..config.views).map(of_view).collect::<Vec<_>>().concat();
-        let normalization = &config.augmentation.normalization;
+        let normalization = config.normalization();
         let augment = |pictures: &DevicePictures, draws: &[(usize, Draw)]| {
-            augment(pictures, draws, config.view_size, normalization, device)
+            let views = augment(pictures, draws, config.view_size, &normalization, device);
+            in_channels(views, config.encoder.channels)
         };
         match (&step.read, &self.uploaded) {
             (Some(read), _) if piece.len() == count => augment(&read.upload(device), &draws),

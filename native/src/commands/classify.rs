@@ -184,13 +184,7 @@ fn cross_validated(examples: &Features, class_of: &[usize], classes: usize) -> O
         // Examples are sorted by class, so that every fold has some of each.
         let numbers = (0..class_of.len()).filter(move |i| (i % FOLDS == fold) == inside);
         let numbers: Vec<usize> = numbers.collect();
-        let values = numbers
-            .iter()
-            .flat_map(|i| examples.row(*i).iter().copied());
-        let features = Features {
-            width: examples.width,
-            values: values.collect(),
-        };
+        let features = examples.subset(numbers.iter().copied());
         let class_of: Vec<usize> = numbers.iter().map(|i| class_of[*i]).collect();
         (features, class_of)
     };
@@ -245,10 +239,7 @@ mod tests {
             [1.0, 0.05],
         ];
         let class_of = vec![0, 0, 0, 1, 1, 1, 1];
-        let features = Features {
-            width: 2,
-            values: rows.concat(),
-        };
+        let features = Features::new(2, rows.concat());
         (features.directions(&[0.0, 0.0]), class_of)
     }
 
@@ -266,10 +257,7 @@ mod tests {
     #[test]
     fn shares_of_votes_add_up_to_1() {
         let (features, class_of) = examples();
-        let pictures = Features {
-            width: 2,
-            values: vec![0.0, 1.0, 1.0, 0.0],
-        };
+        let pictures = Features::new(2, vec![0.0, 1.0, 1.0, 0.0]);
         let scores = knn_scores(Knn::default(), (&features, &class_of), &pictures, 3);
         assert_eq!(scores.len(), 6);
         for scores in scores.chunks_exact(3) {

@@ -253,10 +253,7 @@ mod tests {
 
     fn vectors() -> (Vec<&'static str>, Features) {
         let values = (0..6).map(|i| i as f32 / 2.0).collect();
-        (
-            vec!["a/1.png", "ü, \"2\".png"],
-            Features { width: 3, values },
-        )
+        (vec!["a/1.png", "ü, \"2\".png"], Features::new(3, values))
     }
 
     #[test]

@@ -203,7 +203,7 @@ fn evaluate_layers(
     }
     say!("{table}");
     if let Some(done) = comparison.description() {
-        say!("before kNN and retrieval, features were {done}");
+        say!("kNN and retrieval compared {done}");
     }
     Ok(())
 }
@@ -377,8 +377,12 @@ impl Baselines {
         initial: Option<&[u8]>,
         ranks: &dyn Collective,
     ) -> Result<Self> {
-        // As they are: whitening makes them worse.
-        let pixels = measured(evaluation, &Comparison::default(), Pixels, None, ranks)?;
+        // Not whitened, which makes them worse.
+        let of_pixels = Comparison {
+            mirrored: config.comparison.mirrored,
+            ..Comparison::default()
+        };
+        let pixels = measured(evaluation, &of_pixels, Pixels, None, ranks)?;
         let start = Instant::now();
         let untrained = match initial {
             Some(bytes) => Checkpoint::read(bytes)?.model(config, device)?,
@@ -460,7 +464,7 @@ pub fn print_table(rows: &[Row], comparison: &Comparison, is_initial: bool) {
     }
     match comparison.description() {
         Some(done) => {
-            say!("\nbefore kNN and retrieval, the features of both encoders were {done}\n");
+            say!("\nkNN and retrieval compared {done}\n");
         }
         None => say!(""),
     }

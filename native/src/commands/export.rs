@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use barlow_core::device::cpu;
-use barlow_core::model::{Architecture, Stem};
+use barlow_core::model::{Architecture, Layer, Stem};
 use barlow_core::train::{encoder_weights, named_tensors, network_weights};
 use pollster::block_on;
 
@@ -17,6 +17,16 @@ pub fn export(arguments: &Export) -> Result<()> {
     let config = &checkpoint.config;
     let model = checkpoint.model(config, &cpu())?;
     let path = &arguments.to;
+    if !arguments.layer.is_empty()
+        && !path
+            .extension()
+            .is_some_and(|e| e.eq_ignore_ascii_case("onnx"))
+    {
+        bail!(
+            "--layer: only an .onnx file has outputs of layers, not {}; `barlow embed --layer` writes them for pictures",
+            path.display()
+        );
+    }
     if path.extension().is_none() || path.is_dir() {
         if arguments.projector {
             bail!(
@@ -44,7 +54,12 @@ pub fn export(arguments: &Export) -> Result<()> {
                     let values = data.iter::<f32>().collect();
                     (name, (shape, values))
                 });
-            onnx::file(config, &tensors.collect(), arguments.projector)?
+            onnx::file(
+                config,
+                &tensors.collect(),
+                arguments.projector,
+                &arguments.layer,
+            )?
         }
         _ => bail!(
             "--to {shown}: the name must end in .safetensors or .onnx, or be that of a folder"
@@ -52,19 +67,22 @@ pub fn export(arguments: &Export) -> Result<()> {
     };
     write_file(path, &bytes).with_context(|| format!("cannot write {shown}"))?;
     say!("{shown}: {} KB", bytes.len() >> 10);
-    let normalization = &config.augmentation.normalization;
-    let (mean, std) = (normalization.mean, normalization.std);
+    let channels = config.encoder.channels;
+    let normalization = config.normalization();
+    let (mean, std) = (
+        &normalization.mean[..channels],
+        &normalization.std[..channels],
+    );
     let size = config.view_size;
     if ending.as_deref() == Some("onnx") {
+        let mut outputs = vec!["features".to_owned()];
+        outputs.extend(arguments.projector.then(|| "embeddings".to_owned()));
+        outputs.extend(arguments.layer.iter().map(Layer::to_string));
         say!(
             "\nimport onnxruntime\nsession = onnxruntime.InferenceSession({shown:?})\n\
-             # pictures: float32 [n, 3, {size}, {size}], (0..1 - {mean:?}) / {std:?}\n\
-             {} = session.run(None, {{\"pictures\": pictures}})",
-            if arguments.projector {
-                "features, embeddings"
-            } else {
-                "features,"
-            },
+             # pictures: float32 [n, {channels}, {size}, {size}], (0..1 - {mean:?}) / {std:?}\n\
+             {outputs}, = session.run(None, {{\"pictures\": pictures}})",
+            outputs = outputs.join(", "),
             shown = shown.to_string()
         );
         return Ok(());
@@ -90,9 +108,9 @@ pub fn export(arguments: &Export) -> Result<()> {
     say!("\nimport torch, torchvision\nfrom safetensors.torch import load_file");
     say!("model = torchvision.models.{name}()");
     let stem = encoder.layout().stem;
-    if encoder.stem != Stem::ImageNet || encoder.stem_padding.is_some() {
+    if encoder.stem != Stem::ImageNet || encoder.stem_padding.is_some() || channels != 3 {
         say!(
-            "model.conv1 = torch.nn.Conv2d(3, 64, {}, stride={}, padding={}, bias=False)",
+            "model.conv1 = torch.nn.Conv2d({channels}, 64, {}, stride={}, padding={}, bias=False)",
             stem.kernel,
             stem.stride,
             stem.padding
@@ -109,6 +127,6 @@ pub fn export(arguments: &Export) -> Result<()> {
     }
     say!("model.fc = torch.nn.Identity()");
     say!("model.load_state_dict(load_file({:?}))", shown.to_string());
-    say!("model.eval()  # pictures: [n, 3, {size}, {size}], (0..1 - {mean:?}) / {std:?}");
+    say!("model.eval()  # pictures: [n, {channels}, {size}, {size}], (0..1 - {mean:?}) / {std:?}");
     Ok(())
 }

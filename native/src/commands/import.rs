@@ -1,6 +1,7 @@
 //! `barlow import`: makes a run from weights that PyTorch wrote.
 
 use anyhow::{Result, bail};
+use barlow_core::config::Fit;
 use barlow_core::model::{EncoderConfig, Stem};
 use barlow_core::train::Checkpoint;
 
@@ -47,6 +48,7 @@ pub fn import(arguments: &Import) -> Result<()> {
         },
         keep: Keep::default(),
         training: config.clone(),
+        fit: Fit::default(),
     };
     folder.write("config.toml", settings.to_toml()?.as_bytes())?;
     folder.write_checkpoint(0, &bytes, 1)?;

@@ -73,7 +73,7 @@ pub fn map(arguments: &Map) -> Result<()> {
         );
     }
     let preparation = encoder.preparation(&encoded.vectors);
-    let vectors = preparation.apply(encoded.vectors);
+    let vectors = preparation.apply(encoded.vectors).averaged();
     let center = vectors.mean();
     let places = places(&vectors.directions(&center));
     let pictures: Vec<Picture<'_>> = encoded
@@ -226,10 +226,7 @@ mod tests {
             };
             group.map(|x| x + 0.3 * rng.normal())
         });
-        let features = Features {
-            width: 3,
-            values: values.collect(),
-        };
+        let features = Features::new(3, values.collect());
         let places = places(&features.directions(&[0.0; 3]));
         assert!(places.iter().flatten().all(|x| (0.0..=1.0).contains(x)));
         let nearest = |i: usize| {

@@ -43,7 +43,11 @@ pub fn resumed_settings(
     let mut settings = Settings::read(&folder.path().join("config.toml"))?;
     settings.apply(arguments)?;
     let chosen = arguments.preset.is_some() || arguments.config.is_some();
-    if chosen && wanted.is_some_and(|wanted| wanted.training != settings.training) {
+    let differs = |wanted: &Settings| {
+        let training = wanted.training.clone();
+        wanted.fit.as_in(training, &settings.training) != settings.training
+    };
+    if chosen && wanted.is_some_and(differs) {
         bail!(
             "the run in {} was started with other settings than those of --preset or --config: leave these out to resume it, or \
              choose another folder with --out",

@@ -158,12 +158,12 @@ fn choose_tiles(
 /// Loads the pictures, and checks that the run fits.
 fn load(
     arguments: &Train,
-    begun: &Begun,
+    begun: &mut Begun,
     opened: &Opened,
     binding: Option<u64>,
     rank: &Rank,
 ) -> Result<Loaded> {
-    let (settings, ranks) = (&begun.settings, rank.count());
+    let (settings, ranks) = (&mut begun.settings, rank.count());
     match ranks {
         1 => say!("training on {}", opened.name),
         _ => say!(
@@ -173,6 +173,8 @@ fn load(
     }
     let loaded = data::load(&settings.data, binding)?;
     say!("{}", loaded.description);
+    let fit = std::mem::take(&mut settings.fit);
+    settings.training = fit.of(settings.training.clone(), loaded.set.count());
     let config = &settings.training;
     config.check(loaded.set.count())?;
     config.check_ranks(ranks)?;
@@ -194,7 +196,7 @@ fn load(
 /// Opens the rank's device, loads the pictures, and makes the trainer. Where one rank fails, all do.
 fn prepare(
     arguments: &Train,
-    begun: &Begun,
+    begun: &mut Begun,
     existing: Option<&RunFolder>,
     rank: &Rank,
 ) -> Result<Ready> {
@@ -236,7 +238,7 @@ fn train_as(arguments: &Train, rank: &Rank, started: Instant) -> Result<()> {
             _held,
         })) => (Some((existing, _held)), Some(Ok(begun))),
     };
-    let begun = shared(begun, rank)?;
+    let mut begun = shared(begun, rank)?;
     let existing = found.as_ref().and_then(|(existing, _)| existing.as_ref());
     let Ready {
         opened,
@@ -244,7 +246,7 @@ fn train_as(arguments: &Train, rank: &Rank, started: Instant) -> Result<()> {
         mut trainer,
         waited,
         tiles,
-    } = prepare(arguments, &begun, existing, rank)?;
+    } = prepare(arguments, &mut begun, existing, rank)?;
     if rank.count() > 1 {
         trainer.join(rank.collective.clone())?;
     }

@@ -12,6 +12,8 @@ use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use image::metadata::Orientation;
 use image::{DynamicImage, GrayImage, ImageDecoder as _, ImageFormat, ImageReader, RgbImage};
 
+use super::heic;
+
 /// Maximum pixels of a picture: Pillow's limit, above which it takes a file for a decompression bomb.
 const MAX_PIXELS: u64 = 178_956_970;
 
@@ -24,7 +26,7 @@ static LARGE_PICTURE: Mutex<()> = Mutex::new(());
 
 /// Whether a file's extension is that of a picture.
 pub fn is_picture(path: &Path) -> bool {
-    ImageFormat::from_path(path).is_ok_and(|format| format.reading_enabled())
+    heic::is_name(path) || ImageFormat::from_path(path).is_ok_and(|format| format.reading_enabled())
 }
 
 /// Reads a picture as three planes of `side` x `side` bytes: its shorter side is resized to `side`, and the middle
@@ -142,10 +144,17 @@ pub fn size(item: &Item) -> Result<(u32, u32)> {
         Encoding::Planes { height, width, .. } => Ok((width as u32, height as u32)),
         Encoding::File => {
             let bytes = item.location.read()?;
-            let reader = ImageReader::new(Cursor::new(&bytes[..])).with_guessed_format()?;
-            Ok(reader.into_dimensions()?)
+            size_of_file(&bytes)
         }
     }
+}
+
+fn size_of_file(bytes: &[u8]) -> Result<(u32, u32)> {
+    if heic::is_file(bytes) {
+        return heic::size(bytes);
+    }
+    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
+    Ok(reader.into_dimensions()?)
 }
 
 /// Whether the header of a file declares a picture of more than [`LARGE`] bytes.
@@ -153,9 +162,8 @@ fn is_large(bytes: &[u8], encoding: Encoding) -> bool {
     if encoding != Encoding::File {
         return false;
     }
-    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format();
-    let size = reader.ok().and_then(|reader| reader.into_dimensions().ok());
-    size.is_some_and(|(width, height)| 4 * u64::from(width) * u64::from(height) > LARGE)
+    size_of_file(bytes)
+        .is_ok_and(|(width, height)| 4 * u64::from(width) * u64::from(height) > LARGE)
 }
 
 /// Decodes the picture at its stored size.
@@ -196,6 +204,9 @@ fn decoded(bytes: &[u8], encoding: Encoding) -> Result<DynamicImage> {
 
 fn decoded_file(bytes: &[u8]) -> Result<DynamicImage> {
     // By content: extensions can be wrong.
+    if heic::is_file(bytes) {
+        return heic::decoded(bytes, MAX_PIXELS);
+    }
     let mut decoder = ImageReader::new(Cursor::new(bytes))
         .with_guessed_format()?
         .into_decoder()?;
@@ -318,6 +329,53 @@ mod tests {
             location: Location::memory(bytes),
             encoding,
         }
+    }
+
+    /// Whether a file shows red above, green below to the left, and blue below to the right, in 48 x 64 pixels.
+    fn is_upright(bytes: &[u8]) {
+        let picture = decoded(bytes, Encoding::File).unwrap().into_rgb8();
+        assert_eq!(picture.dimensions(), (48, 64));
+        for ((x, y), color) in [
+            ((24, 10), [200, 30, 30]),
+            ((10, 50), [30, 180, 40]),
+            ((40, 50), [20, 40, 200]),
+        ] {
+            let found = picture.get_pixel(x, y).0;
+            let close = found.iter().zip(color).all(|(a, b)| a.abs_diff(b) < 8);
+            assert!(close, "{found:?} instead of {color:?} at {x}, {y}");
+        }
+    }
+
+    /// Written by pillow-heif 1.8 (libheif 1.23): stored as 64 x 48 pixels within 64 x 64, to be cut and turned.
+    const TURNED_HEIC: &[u8] = include_bytes!("turned.heic");
+
+    #[test]
+    fn heic_is_read_and_turned() {
+        is_upright(TURNED_HEIC);
+        let item = item(TURNED_HEIC.to_vec(), Encoding::File);
+        assert_eq!(size(&item).unwrap(), (48, 64));
+        assert_eq!(planes(&item, 16).unwrap().len(), 3 * 16 * 16);
+        assert!(is_picture(Path::new("IMG_0001.HEIC")));
+        for end in 0..TURNED_HEIC.len() {
+            // Cut off anywhere, it is an error or a picture, but no panic.
+            let _ = decoded(&TURNED_HEIC[..end], Encoding::File);
+        }
+    }
+
+    /// Written by Pillow 13 (libavif).
+    #[test]
+    #[cfg(feature = "avif")]
+    fn avif_is_read() {
+        is_upright(include_bytes!("small.avif"));
+        assert!(is_picture(Path::new("x.avif")));
+    }
+
+    #[test]
+    fn avif_is_not_taken_for_heic() {
+        assert!(heic::is_file(TURNED_HEIC));
+        assert!(!heic::is_file(include_bytes!("small.avif")));
+        assert!(!heic::is_file(b""));
+        assert!(!heic::is_file(&TURNED_HEIC[..8]));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod cache;
 pub mod decode;
+mod heic;
 mod memory;
 mod parts;
 pub mod protocol;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
 
-use crate::augment::{Crop, Draw, Interpolation, Normalization, Policy};
+use crate::augment::{Crop, Draw, Interpolation, Normalization, Policy, in_channels};
 use crate::config::Config;
 use crate::data::{self, Batch, Cut, Labels, Pictures, Size, TrainingSet};
 use crate::evaluate::{Metric, top_k_correct};
@@ -31,6 +31,7 @@ pub struct LabelledSet {
 /// Makes the batches of pictures that a protocol feeds to the encoder.
 pub(super) struct EvalBatches {
     size: usize,
+    channels: usize,
     normalization: Normalization,
     pub seed: u64,
     pub device: Device,
@@ -42,7 +43,8 @@ impl EvalBatches {
     pub fn new(config: &Config, device: &Device) -> Self {
         Self {
             size: config.view_size,
-            normalization: config.augmentation.normalization,
+            channels: config.encoder.channels,
+            normalization: config.normalization(),
             seed: config.seed,
             device: device.clone(),
             batch: config.batch.clamp(1, MAX_BATCH),
@@ -134,13 +136,14 @@ impl EvalBatches {
 
     fn views(&self, pictures: &Pictures, draws: &[(usize, Draw)]) -> Tensor<4> {
         let pictures = pictures.upload(&self.device);
-        augment(
+        let views = augment(
             &pictures,
             draws,
             self.size,
             &self.normalization,
             &self.device,
-        )
+        );
+        in_channels(views, self.channels)
     }
 
     /// The indices of `count` pictures in order, in batches of `self.batch`.

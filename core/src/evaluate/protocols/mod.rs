@@ -250,7 +250,7 @@ async fn neighbors(
             let width = features.dims()[1];
             let values = read(features).await;
             // Not centered, as in both libraries.
-            let directions = Features { width, values }.directions(&vec![0.0; width]);
+            let directions = Features::new(width, values).directions(&vec![0.0; width]);
             let class = |index: &usize| set.labels.class_of[*index];
             if is_query {
                 // A picture that replaced an unreadable one is tested only at its own place.

@@ -70,6 +70,7 @@ struct Case {
 fn cases() -> Vec<Case> {
     let encoder = |architecture, width, stem, pool_grid| EncoderConfig {
         architecture,
+        channels: 3,
         width,
         stem,
         pool_grid,
@@ -97,6 +98,16 @@ fn cases() -> Vec<Case> {
             &[9, 7, 6],
             12,
             [43, 38],
+        ),
+        // Grey values.
+        case(
+            EncoderConfig {
+                channels: 1,
+                ..encoder(Architecture::Small, 6, Stem::Small, 1)
+            },
+            &[16],
+            12,
+            [17, 12],
         ),
         case(
             encoder(Architecture::ResNet50, 4, Stem::Cifar, 1),
@@ -169,7 +180,12 @@ impl Case {
 
     fn views(&self, device: &Device) -> Tensor<4> {
         random(
-            [self.images, 3, self.size[0], self.size[1]],
+            [
+                self.images,
+                self.encoder.channels,
+                self.size[0],
+                self.size[1],
+            ],
             self.seed,
             device,
         )

@@ -323,12 +323,12 @@ fn ranks_follow_one_clock() {
     config.schedule.stages = vec![
         crate::optim::Stage {
             from: 0.0,
-            view_size: Some(8),
+            scale: 0.5,
             strength: 1.0,
         },
         crate::optim::Stage {
             from: 0.3,
-            view_size: None,
+            scale: 1.0,
             strength: 1.0,
         },
     ];

@@ -615,12 +615,12 @@ fn views_grow_with_the_run() {
     config.schedule.stages = vec![
         crate::optim::Stage {
             from: 0.0,
-            view_size: Some(8),
+            scale: 0.5,
             strength: 0.0,
         },
         crate::optim::Stage {
             from: 0.5,
-            view_size: Some(12),
+            scale: 0.75,
             strength: 0.5,
         },
     ];
