@@ -399,10 +399,11 @@ fn a_full_disk_ends_the_run_and_keeps_what_was_saved() {
         "{message}"
     );
     let left = fs::read_dir(run.join("checkpoints")).unwrap();
-    let names: Vec<String> = left
+    let mut names: Vec<String> = left
         .map(|e| e.unwrap().file_name().to_string_lossy().into())
         .collect();
-    assert_eq!(names, ["step-00000005.safetensors"]);
+    names.sort();
+    assert_eq!(names, ["best.safetensors", "step-00000005.safetensors"]);
     succeed(place.path(), &resume(&[]));
 }
 

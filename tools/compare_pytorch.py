@@ -138,7 +138,7 @@ def barlow(program, steps, threads):
         subprocess.run(
             [program, "train", "--device", "cpu", "--out", run, "--epochs", str(epochs), "--lambda", str(LAMBDA),
              "--batch", str(BATCH), "--set", "projector.widths=[128,128,128]", "--set", "encoder.pool_grid=1",
-             "--set", "evaluate_every=0", "--set", "checkpoint_every=0"],
+             "--set", "schedule.stages=[]", "--set", "evaluate_every=0", "--set", "checkpoint_every=0"],
             check=True, capture_output=True, env={**os.environ, "RAYON_NUM_THREADS": str(threads)},
         )
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -218,7 +218,11 @@ def main():
             check=True, stdout=subprocess.DEVNULL,
         )
         evaluate = [options.barlow, "evaluate", run, "--device", "cpu"]
-        for more in ([], ["--whiten", "0.1"], ["--whiten", "0.3", "--mirrored", "true"]):
+        # As they are, and as Barlow's recipes compare.
+        compared = ["--whiten", "0.1"]
+        if options.data is None:
+            compared = ["--whiten", "0.03", "--mirrored", "true", "--layers", "layer1,layer2,layer3"]
+        for more in ([], compared):
             subprocess.run(evaluate + ([options.data] if options.data else []) + more, check=True)
 
 

@@ -184,8 +184,8 @@ pub struct ComparisonChoice {
     /// not [default: as the run's comparison.whitening says]
     #[arg(long, value_name = "RIDGE", value_parser = ridge, conflicts_with = "protocol")]
     pub whiten: Option<Ridge>,
-    /// Average the features with those of the picture's mirror image before they are compared [default: as the run's
-    /// comparison.mirrored says]
+    /// Compare with the mirror image of each picture too; the nearer one counts [default: as the run's comparison.mirrored
+    /// says]
     #[arg(long, value_name = "BOOL", conflicts_with = "protocol")]
     pub mirrored: Option<bool>,
     /// Compare the outputs of these layers together, such as layer1,layer2,layer3,projector1 [default: as the run's

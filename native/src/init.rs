@@ -87,6 +87,8 @@ impl Initial {
                 Some(_) => self.encoder.pool_grid,
                 None => config.encoder.pool_grid,
             },
+            // A network of colors becomes one of gray values.
+            channels: config.encoder.channels.min(self.encoder.channels),
             ..self.encoder.clone()
         };
         config.augmentation.normalization = self.normalization;
@@ -102,15 +104,11 @@ impl Initial {
     pub fn check(&self, config: &Config) -> Result<()> {
         let mut adapted = config.clone();
         self.adapt(&mut adapted);
-        // A network of colors becomes one of grey values.
-        if config.encoder.channels == 1 {
-            adapted.encoder.channels = 1;
-        }
         let fits = adapted.encoder == config.encoder;
         ensure!(
             fits,
             "--init: the weights are of a {:?} of width {} with a {:?} stem: leave out what changes the encoder (encoder.architecture, \
-             encoder.width, encoder.stem, encoder.stem_padding)",
+             encoder.width, encoder.stem, encoder.stem_padding, encoder.channels)",
             self.encoder.architecture,
             self.encoder.width,
             self.encoder.stem
@@ -134,7 +132,7 @@ impl Initial {
             .into_iter()
             .map(|(name, new)| match taken(&name) {
                 Some((_, data)) if data.shape() != new.shape() => {
-                    (name, of_grey_values(data, new.shape().to_vec()))
+                    (name, of_gray_values(data, new.shape().to_vec()))
                 }
                 Some((_, data)) => (name, data.clone()),
                 None => (name, new),
@@ -157,9 +155,9 @@ impl Initial {
     }
 }
 
-/// The first convolution's weight of colors `[width, 3, k, k]` for grey values, `[width, 1, k, k]`: summed over the colors, so that it
-/// answers a grey picture as before. timm does the same.
-fn of_grey_values(weight: &TensorData, shape: Vec<usize>) -> TensorData {
+/// The first convolution's weight of colors `[width, 3, k, k]` for gray values, `[width, 1, k, k]`: summed over the colors, so that it
+/// answers a gray picture as before. timm does the same.
+fn of_gray_values(weight: &TensorData, shape: Vec<usize>) -> TensorData {
     let values: Vec<f32> = weight.iter::<f32>().collect();
     let kernel: usize = shape.iter().skip(2).product();
     let of_colors = values.chunks(3 * kernel.max(1));
@@ -176,7 +174,7 @@ mod tests {
     #[test]
     fn colors_are_summed() {
         let weight: Vec<f32> = (0..2 * 3 * 4).map(|x| x as f32).collect();
-        let summed = of_grey_values(&TensorData::new(weight, [2, 3, 2, 2]), vec![2, 1, 2, 2]);
+        let summed = of_gray_values(&TensorData::new(weight, [2, 3, 2, 2]), vec![2, 1, 2, 2]);
         // 0 + 4 + 8, 1 + 5 + 9 and so on; 12 more for each of the second output's.
         assert_eq!(
             summed,

@@ -180,7 +180,7 @@ impl Settings {
         let training = &mut self.training;
         if let Some(epochs) = arguments.epochs {
             training.schedule.epochs = epochs;
-            self.fit.leave("schedule.epochs");
+            self.fit.exclude("schedule.epochs");
             training.schedule.warmup_epochs = training.schedule.warmup_epochs.min(epochs);
             training.schedule.minutes = None;
         }
@@ -189,7 +189,7 @@ impl Settings {
         }
         if let Some(batch) = arguments.batch {
             training.batch = batch;
-            self.fit.leave("batch");
+            self.fit.exclude("batch");
         }
         if let Some(lambda) = arguments.lambda {
             training.lambda = lambda;
@@ -272,15 +272,15 @@ impl Settings {
             .ok()
             .and_then(|mut table| table.remove("value"))
             .unwrap_or_else(|| text_value(value));
-        let mut table = toml::Table::try_from(&*self)?;
         let path = match name.split('.').next() {
             Some("data" | "keep" | "training") => name.to_owned(),
             _ => format!("training.{name}"),
         };
         let path = current_name(&path);
         if let Some(setting) = path.strip_prefix("training.") {
-            self.fit.leave(setting);
+            self.fit.exclude(setting);
         }
+        let mut table = toml::Table::try_from(&*self)?;
         let mut keys: Vec<&str> = path.split('.').collect();
         let last = keys.pop().unwrap_or_default();
         let mut inner = &mut table;
@@ -297,7 +297,10 @@ impl Settings {
             (Some(toml::Value::Float(_)), toml::Value::Integer(i)) => toml::Value::Float(i as f64),
             (_, value) => value,
         };
-        inner.insert(last.to_owned(), value);
+        match OPTIONAL.contains(&path) && value.as_str() == Some("none") {
+            true => _ = inner.remove(last),
+            false => _ = inner.insert(last.to_owned(), value),
+        }
         *self = table
             .try_into()
             .map_err(|e: toml::de::Error| anyhow::anyhow!("--set {setting}: {}", e.message()))?;
@@ -332,6 +335,14 @@ impl Settings {
     }
 }
 
+/// The settings that may have no value, which `none` stands for on the command line.
+const OPTIONAL: [&str; 4] = [
+    "training.comparison.whitening",
+    "training.encoder.stem_padding",
+    "training.schedule.minutes",
+    "training.schedule.warmup_start",
+];
+
 /// A value without quotes: `[layer1,layer2]` is a list of strings, and anything else a string.
 fn text_value(value: &str) -> toml::Value {
     let inner = value.trim().strip_prefix('[');
@@ -344,10 +355,9 @@ fn text_value(value: &str) -> toml::Value {
     }
 }
 
-/// The present name of a setting that older versions called otherwise.
+/// The name of a setting that has another one too: that of older versions or, for channels, that of where one looks for them.
 fn current_name(path: &str) -> &str {
     match path {
-        // Channels are of the network, but chosen by what the pictures are.
         "data.channels" => "training.encoder.channels",
         "training.size" => "training.view_size",
         "training.encoder.cells" => "training.encoder.pool_grid",
@@ -421,6 +431,21 @@ mod tests {
         assert_eq!(settings.training.projector.widths, [64, 32]);
         assert_eq!(settings.training.augmentation.view_b.solarize, 0.25);
         assert_eq!((settings.data.side, settings.training.seed), (48, 9));
+        assert!(settings.training.comparison.whitening.is_some());
+        settings.set("comparison.whitening=none").unwrap();
+        assert_eq!(settings.training.comparison.whitening, None);
+        let mut fitted = Settings {
+            training: Config::photos(),
+            fit: Fit::ALL,
+            ..settings.clone()
+        };
+        for setting in ["batch=32", "evaluate_every=7", "schedule={epochs=5}"] {
+            fitted.set(setting).unwrap();
+        }
+        let config = fitted.fit.of(fitted.training.clone(), 400);
+        let schedule = &config.schedule;
+        assert_eq!((config.batch, config.evaluate_every), (32, 7));
+        assert_eq!((schedule.epochs, config.checkpoint_every), (5, 1));
         let layers = [Layer::Stage(1), Layer::Projector(2)];
         assert_eq!(settings.training.comparison.layers, layers);
         assert_eq!(settings.training.encoder.channels, 1);

@@ -29,6 +29,8 @@ pub struct Terminal {
     /// Of a run that ends by the clock.
     minutes: Option<f64>,
     schedule: Schedule,
+    /// The scale of the views at the last step.
+    scale: f64,
     pictures: usize,
     /// When the last steps ended.
     times: VecDeque<Instant>,
@@ -57,6 +59,7 @@ impl Terminal {
             epochs: 1,
             minutes: None,
             schedule: Schedule::default(),
+            scale: 1.0,
             pictures: 1,
             times: VecDeque::new(),
             bar: is_terminal.then(|| ProgressBar::new(1).with_style(style)),
@@ -131,6 +134,13 @@ impl Terminal {
             // The first step compiles kernels: the speed is measured from its end on.
             self.times.pop_front();
         }
+        let stage = self.schedule.stage(self.done(report));
+        let scale = stage.map_or(1.0, |stage| stage.scale);
+        if scale != self.scale {
+            // Steps with views of another size say nothing of the speed.
+            self.scale = scale;
+            self.times.drain(..self.times.len().saturating_sub(1));
+        }
         self.times.push_back(Instant::now());
         if self.times.len() > SPEED_STEPS + 1 {
             self.times.pop_front();
@@ -146,7 +156,9 @@ impl Terminal {
             match self.minutes {
                 Some(_) => say!(
                     "about {:.0} epochs until the time is over, by the first steps",
-                    speed * left.as_secs_f64() * self.schedule.relative_speed(0.0)
+                    speed
+                        * left.as_secs_f64()
+                        * self.schedule.relative_speed(report.progress.unwrap_or(0.0))
                         / self.pictures as f64
                 ),
                 None => say!(
@@ -197,6 +209,12 @@ impl Terminal {
         }
     }
 
+    /// The fraction of the run that is done.
+    fn done(&self, report: &StepReport) -> f64 {
+        let of_steps = report.step as f64 / self.steps.max(1) as f64;
+        report.progress.unwrap_or(of_steps)
+    }
+
     /// Pictures per second over the last steps, and how long the rest takes.
     fn speed(&self, report: &StepReport) -> (f64, Duration) {
         let (Some(first), Some(last)) = (self.times.front(), self.times.back()) else {
@@ -207,9 +225,8 @@ impl Terminal {
         let left = match (self.minutes, report.progress) {
             (Some(minutes), Some(progress)) => 60.0 * minutes * (1.0 - progress),
             _ => {
-                let done = report.step as f64 / self.steps.max(1) as f64;
                 let steps = self.steps.saturating_sub(report.step) as f64;
-                steps * per_step * self.schedule.relative_cost(done)
+                steps * per_step * self.schedule.relative_cost(self.done(report))
             }
         };
         (self.batch as f64 / per_step, Duration::from_secs_f64(left))

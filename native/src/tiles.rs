@@ -153,6 +153,7 @@ fn has_room(opened: &Opened, config: &Config) -> bool {
 
 /// Times tiles in steps of a throwaway run on noise.
 fn timed(opened: &Opened, config: &Config) -> Result<Tiles> {
+    let config = &config.clone().without_stages();
     let pictures = noise(config.batch.max(2), config.view_size);
     use_tiles(&opened.device, &Tiles::default());
     ahead::compile(&opened.device, config);

@@ -288,7 +288,7 @@ impl Config {
             return fail(
                 "encoder.channels",
                 format!(
-                    "pictures have 3 channels, or 1 for grey values, not {}",
+                    "pictures have 3 channels, or 1 for gray values, not {}",
                     self.encoder.channels
                 ),
             );

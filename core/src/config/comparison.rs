@@ -8,7 +8,8 @@ use crate::model::Layer;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Comparison {
-    /// The ridge of the whitening, as a fraction of the features' mean variance; without a value they are not whitened.
+    /// The ridge of the whitening, as a fraction of the features' mean variance; without a value they are not
+    /// whitened, nor are those of a layer with more numbers than half of the pictures.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub whitening: Option<f64>,
     /// Whether a picture is compared with the mirror image of the other one too, and the nearer one counts; it takes twice the time.
@@ -31,7 +32,9 @@ impl Comparison {
             false => format!("the features of {}", layers.join(", ")),
         };
         if let Some(ridge) = self.whitening {
-            text += &format!(", whitened (ridge {ridge})");
+            text += &format!(
+                ", whitened (ridge {ridge}) where there are two pictures or more for each number"
+            );
         }
         if self.mirrored {
             text += ", with those of pictures or of their mirror images, whichever are nearer (raw pixels too)";

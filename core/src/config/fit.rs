@@ -6,7 +6,7 @@ use super::Config;
 
 /// Pictures that a run sees, each as often as there are epochs. `docs/recipes.md` has what more of them bring.
 const SEEN: usize = 150_000;
-/// Of a large set, each picture is seen at least so often; a small one is not seen more often than it has to teach.
+/// The fewest and the most epochs: 1000 are two minutes for 37 photographs.
 const EPOCHS: [usize; 2] = [8, 1000];
 /// Pictures per batch, of which there are several in an epoch.
 const BATCHES: [usize; 2] = [2, 128];
@@ -41,9 +41,10 @@ impl Fit {
         *self == Self::default()
     }
 
-    /// Leaves out the setting with this name, which was chosen.
-    pub fn leave(&mut self, setting: &str) {
+    /// Excludes the setting with this name, which was chosen.
+    pub fn exclude(&mut self, setting: &str) {
         match setting {
+            "schedule" => (self.epochs, self.warmup) = (false, false),
             "batch" => self.batch = false,
             "schedule.epochs" => self.epochs = false,
             "schedule.warmup_epochs" => self.warmup = false,
@@ -124,7 +125,7 @@ mod tests {
         assert_eq!(Fit::default().of(fitted.clone(), 5), fitted);
         assert_eq!(Fit::ALL.as_in(Config::photos(), &fitted), fitted);
         let mut chosen = Fit::ALL;
-        chosen.leave("batch");
+        chosen.exclude("batch");
         let config = chosen.of(Config::photos(), 37);
         assert_eq!((config.batch, config.schedule.epochs), (128, 1000));
     }

@@ -166,6 +166,13 @@ impl Config {
         self.sync_batch_norm == SyncBatchNorm::All && ranks.saturating_mul(self.accumulate) > 1
     }
 
+    /// The settings of a run whose views are as large as they become, from the first step on: for what measures or prepares its steps.
+    #[must_use]
+    pub fn without_stages(mut self) -> Self {
+        self.schedule.stages.clear();
+        self
+    }
+
     /// The settings of a run whose batch is one piece of this one's, whose products have the same shapes.
     #[must_use]
     pub fn of_piece(&self, ranks: usize) -> Self {

@@ -44,19 +44,19 @@ impl Config {
                 // A small view costs a quarter of a large one, so that there are half as many epochs again in the same time.
                 stages: vec![
                     Stage {
-                        from: 0.0,
                         scale: 0.5,
                         strength: 0.7,
+                        ..Stage::default()
                     },
                     Stage {
                         from: 0.2,
                         scale: 0.75,
                         strength: 0.85,
+                        ..Stage::default()
                     },
                     Stage {
                         from: 0.45,
-                        scale: 1.0,
-                        strength: 1.0,
+                        ..Stage::default()
                     },
                 ],
                 ..Schedule::default()
@@ -64,7 +64,7 @@ impl Config {
             // Whitened features of all stages find what is drawn alike; many emoji face to the left by one vendor, and to the right by
             // the other.
             comparison: Comparison {
-                whitening: Some(0.1),
+                whitening: Some(0.03),
                 mirrored: true,
                 layers: (1..=3).map(Layer::Stage).collect(),
             },

@@ -36,11 +36,11 @@ impl Features {
 
     /// Of how many pictures there are vectors.
     pub fn count(&self) -> usize {
-        self.values.len() / self.numbers().max(1)
+        self.values.len() / self.numbers_per_picture().max(1)
     }
 
     /// Numbers per picture.
-    pub(super) fn numbers(&self) -> usize {
+    pub(super) fn numbers_per_picture(&self) -> usize {
         self.width * (1 + usize::from(self.mirrored))
     }
 
@@ -58,32 +58,20 @@ impl Features {
 
     /// The vector of picture `index`.
     pub fn row(&self, index: usize) -> &[f32] {
-        &self.values[index * self.numbers()..][..self.width]
+        &self.values[index * self.numbers_per_picture()..][..self.width]
     }
 
     /// The vectors of the pictures with these indices.
     #[must_use]
     pub fn subset(&self, indices: impl IntoIterator<Item = usize>) -> Self {
-        let of = |index: usize| &self.values[index * self.numbers()..][..self.numbers()];
+        let of = |index: usize| {
+            &self.values[index * self.numbers_per_picture()..][..self.numbers_per_picture()]
+        };
         Self {
             width: self.width,
             values: indices.into_iter().flat_map(of).copied().collect(),
             mirrored: self.mirrored,
         }
-    }
-
-    /// The means of the vectors of each picture and of its mirror image.
-    #[must_use]
-    pub fn averaged(self) -> Self {
-        if !self.mirrored {
-            return self;
-        }
-        let both = self.values.chunks_exact(self.numbers().max(1));
-        let averages = both.flat_map(|both| {
-            let (picture, mirror) = both.split_at(self.width);
-            picture.iter().zip(mirror).map(|(a, b)| 0.5 * (a + b))
-        });
-        Self::new(self.width, averages.collect())
     }
 
     /// The mean vector.
@@ -122,7 +110,7 @@ impl Features {
         if !self.mirrored {
             return vec![Cow::Borrowed(&self.values)];
         }
-        let both = || self.values.chunks_exact(self.numbers().max(1));
+        let both = || self.values.chunks_exact(self.numbers_per_picture().max(1));
         let as_it_is = both().flat_map(|both| {
             let zeros = std::iter::repeat_n(0.0, self.width);
             both[..self.width].iter().copied().chain(zeros)
@@ -152,7 +140,7 @@ impl Features {
         // Queries per block: their products with all others, for example 50,000, then take 13 MB.
         const QUERIES: usize = 64;
         let mut results = vec![T::default(); self.count()];
-        let (questions, numbers) = (self.questions(), self.numbers());
+        let (questions, numbers) = (self.questions(), self.numbers_per_picture());
         parallel_blocks(&mut results, QUERIES, |block, results| {
             let of_block = |questions: &Cow<'_, [f32]>| {
                 let queries = &questions[block * QUERIES * numbers..][..results.len() * numbers];

@@ -50,7 +50,7 @@ impl Gallery {
 
     /// Adds unit vectors.
     pub fn add(&mut self, vectors: Features) {
-        self.width = vectors.numbers();
+        self.width = vectors.numbers_per_picture();
         match &mut self.rows {
             Rows::Wide(rows) if rows.is_empty() => *rows = vectors.values,
             Rows::Wide(rows) => rows.extend(vectors.values),
@@ -85,7 +85,7 @@ impl Gallery {
         }
         assert_eq!(
             self.width,
-            queries.numbers(),
+            queries.numbers_per_picture(),
             "the vectors have different widths"
         );
         let (width, questions) = (self.width, queries.questions());

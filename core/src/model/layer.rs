@@ -62,7 +62,7 @@ impl Layer {
 }
 
 impl BarlowTwins {
-    /// The outputs of `layers` for pictures `[n, 3, h, w]`, by the running statistics. A layer that there is not has none.
+    /// The outputs of `layers` for pictures `[n, channels, h, w]`, by the running statistics. A layer that there is not has none.
     pub fn outputs(&mut self, pictures: Tensor<4>, layers: &[Layer]) -> Vec<Tensor<2>> {
         let stages = self.encoder.stage_features(pictures);
         let is_of_projector = |layer: &Layer| matches!(layer, Layer::Projector(_));

@@ -42,7 +42,7 @@ impl BarlowTwins {
         }
     }
 
-    /// Maps views `[n, 3, h, w]` to embeddings `[n, d]`.
+    /// Maps views `[n, channels, h, w]` to embeddings `[n, d]`.
     pub fn embed(&mut self, views: Tensor<4>, mode: Mode) -> Tensor<2> {
         if let Mode::Train { views: count } = mode
             && !views.device().is_autodiff()

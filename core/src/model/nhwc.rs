@@ -110,7 +110,7 @@ struct Tape<D: Operations> {
     last: Option<Layer<D>>,
 }
 
-/// Where images `[n, 3, h, w]` are, if our fused operations run there.
+/// Where images `[n, channels, h, w]` are, if our fused operations run there.
 enum Place {
     Gpu(Gpu),
     Cpu(Cpu),
@@ -357,7 +357,7 @@ impl<D: Operations> Pass<'_, D> {
 }
 
 impl ResNet {
-    /// The features `[n, features]` of pictures `[n, 3, h, w]` by the running statistics, where our fused operations run; else
+    /// The features `[n, features]` of pictures `[n, channels, h, w]` by the running statistics, where our fused operations run; else
     /// `None`.
     pub(super) fn evaluate_nhwc(&self, pictures: &Tensor<4>) -> Option<Tensor<2>> {
         self.evaluate_somewhere(pictures, false)?.pop()
@@ -403,7 +403,7 @@ impl ResNet {
 }
 
 impl BarlowTwins {
-    /// The forward pass of training on views `[n, 3, h, w]`, where our fused operations run; else `None`. It updates the running
+    /// The forward pass of training on views `[n, channels, h, w]`, where our fused operations run; else `None`. It updates the running
     /// statistics.
     pub fn forward_nhwc(&mut self, views: &Tensor<4>, training: &Training) -> Option<Forward> {
         let (place, planes) = place(views)?;

@@ -68,7 +68,7 @@ pub enum Initialization {
 pub struct EncoderConfig {
     /// The kind of residual network.
     pub architecture: Architecture,
-    /// Channels of the pictures: 3, or 1 for a network of grey values.
+    /// Channels of the pictures: 3, or 1 for a network of gray values.
     pub channels: usize,
     /// Channels of the first stage, doubled in each further one; 64 in torchvision's.
     pub width: usize,
@@ -193,7 +193,7 @@ pub struct ResNet {
 }
 
 impl ResNet {
-    /// Maps pictures `[n, 3, h, w]` to features `[n, features]`.
+    /// Maps pictures `[n, channels, h, w]` to features `[n, features]`.
     pub fn forward(&mut self, pictures: Tensor<4>, mode: Mode) -> Tensor<2> {
         if mode == Mode::Evaluate
             && !pictures.device().is_autodiff()
@@ -213,7 +213,7 @@ impl ResNet {
         ops::mean_pool(x, self.pool_grid)
     }
 
-    /// Maps pictures `[n, 3, h, w]` to the features of each stage, without gradients and by the running statistics: the means of its
+    /// Maps pictures `[n, channels, h, w]` to the features of each stage, without gradients and by the running statistics: the means of its
     /// output over the cells of the grid. The last one's are those of [`Self::forward`].
     pub fn stage_features(&mut self, pictures: Tensor<4>) -> Vec<Tensor<2>> {
         if let Some(stages) = self.evaluate_stages_nhwc(&pictures) {

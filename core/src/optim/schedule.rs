@@ -45,25 +45,41 @@ pub struct Stage {
     /// The fraction of the run at which it begins.
     pub from: f64,
     /// The size of its views, as a fraction of the run's `view_size`.
-    #[serde(default = "Stage::all")]
+    #[serde(default = "default_scale")]
     pub scale: f64,
+    /// Pixels per side of its views, as runs before 2026-11-27 have it instead of a scale.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub view_size: Option<usize>,
     /// How strong its augmentation is: 1 is what the settings say, and 0 leaves pictures as they are.
-    #[serde(default = "Stage::whole")]
+    #[serde(default = "default_strength")]
     pub strength: f32,
 }
 
+impl Default for Stage {
+    /// Views as the settings say, from the start.
+    fn default() -> Self {
+        Self {
+            from: 0.0,
+            scale: default_scale(),
+            view_size: None,
+            strength: default_strength(),
+        }
+    }
+}
+
+fn default_scale() -> f64 {
+    1.0
+}
+
+fn default_strength() -> f32 {
+    1.0
+}
+
 impl Stage {
-    fn all() -> f64 {
-        1.0
-    }
-
-    fn whole() -> f32 {
-        1.0
-    }
-
     /// Pixels per side of its views in a run with views of `view_size`.
     pub fn view_size(&self, view_size: usize) -> usize {
-        ((view_size as f64 * self.scale).round() as usize).max(1)
+        let scaled = (view_size as f64 * self.scale).round() as usize;
+        self.view_size.unwrap_or(scaled).clamp(1, view_size.max(1))
     }
 }
 
@@ -285,7 +301,7 @@ mod tests {
         let stage = |from, scale| Stage {
             from,
             scale,
-            strength: 1.0,
+            ..Stage::default()
         };
         let mut schedule = Schedule {
             stages: vec![stage(0.1, 0.5), stage(0.5, 0.75)],
@@ -307,6 +323,9 @@ mod tests {
         assert_eq!(Schedule::default().relative_cost(0.0), 1.0);
         schedule.stages.swap(0, 1);
         assert_eq!(schedule.problem().unwrap().0, "schedule.stages");
+        let older = r#"[{"from":0.2,"view_size":16,"strength":0.5}]"#;
+        let older: Vec<Stage> = serde_json::from_str(older).unwrap();
+        assert_eq!((older[0].view_size(32), older[0].view_size(8)), (16, 8));
         schedule.stages = vec![stage(0.0, 1.5)];
         assert_eq!(schedule.problem().unwrap().0, "schedule.stages");
     }

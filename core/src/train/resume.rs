@@ -50,6 +50,11 @@ pub(super) fn resume_point(
         text_of(&encoder.width),
         text_of(&new.width),
     )?;
+    same(
+        "encoder.channels",
+        text_of(&encoder.channels),
+        text_of(&new.channels),
+    )?;
     same("encoder.stem", text_of(&encoder.stem), text_of(&new.stem))?;
     same(
         "encoder.stem_padding",

@@ -59,7 +59,7 @@ struct Row {
 
 /// Times each operation of a training step, compared with burn's own and with the device's limits.
 pub fn bench(arguments: &Bench) -> Result<()> {
-    let mut config = Settings::changed(arguments.preset.config(), &arguments.set)?;
+    let mut config = Settings::changed(arguments.preset.config(), &arguments.set)?.without_stages();
     if let Some(batch) = arguments.batch {
         config.batch = batch;
     }

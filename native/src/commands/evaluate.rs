@@ -165,7 +165,11 @@ fn evaluate_layers(
         Layers::One(layer) if known.contains(&layer) => vec![layer],
         Layers::One(layer) => bail!("there is no {layer}: {}", named(&known)),
     };
-    let comparison = &config.comparison;
+    // Each layer alone, also of a run that compares several together.
+    let comparison = &Comparison {
+        layers: Vec::new(),
+        ..config.comparison.clone()
+    };
     let is_quick = arguments.validation;
     let mut all = Vec::new();
     for layer in layers {

@@ -17,6 +17,12 @@ pub fn export(arguments: &Export) -> Result<()> {
     let config = &checkpoint.config;
     let model = checkpoint.model(config, &cpu())?;
     let path = &arguments.to;
+    let mut layers = arguments.layer.clone();
+    layers.sort_by_key(Layer::to_string);
+    layers.dedup();
+    if layers.len() < arguments.layer.len() {
+        bail!("--layer: a layer is named twice");
+    }
     if !arguments.layer.is_empty()
         && !path
             .extension()

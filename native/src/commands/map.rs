@@ -73,7 +73,7 @@ pub fn map(arguments: &Map) -> Result<()> {
         );
     }
     let preparation = encoder.preparation(&encoded.vectors);
-    let vectors = preparation.apply(encoded.vectors).averaged();
+    let vectors = preparation.apply(encoded.vectors);
     let center = vectors.mean();
     let places = places(&vectors.directions(&center));
     let pictures: Vec<Picture<'_>> = encoded

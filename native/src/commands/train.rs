@@ -104,6 +104,9 @@ struct Ready {
     tiles: Option<tiles::Kept>,
 }
 
+/// With fewer pictures, a run says so. `docs/recipes.md` has what was learned from 37, 407 and 1,980.
+const FEW: usize = 200;
+
 /// Opens the rank's device. What it has of memory is shared with other ranks.
 fn open(rank: &Rank) -> Result<Opened> {
     let mut opened = device::open(rank.device)?;
@@ -173,6 +176,13 @@ fn load(
     }
     let loaded = data::load(&settings.data, binding)?;
     say!("{}", loaded.description);
+    let count = loaded.set.count();
+    if settings.data.folder.is_some() && count < FEW && begun.initial.is_none() {
+        warn!(
+            "{count} pictures are few: an encoder learns to tell these apart, which may help less with others. Add pictures that are like \
+             them, or begin with weights that were learned from more (--init RUN, or a ResNet of torchvision's)"
+        );
+    }
     let fit = std::mem::take(&mut settings.fit);
     settings.training = fit.of(settings.training.clone(), loaded.set.count());
     let config = &settings.training;

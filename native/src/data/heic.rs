@@ -52,7 +52,10 @@ pub fn decoded(bytes: &[u8], max_pixels: u64) -> Result<DynamicImage> {
         true => PixelLayout::Rgba8,
         false => PixelLayout::Rgb8,
     };
+    // One thread: pictures are decoded in parallel already, and large ones one at a time, under a lock that another picture's decoder
+    // must not wait for on the same thread.
     let options = DecodeOptions::default()
+        .with_threads(Some(1))
         .with_layout(layout)
         .with_max_pixels(Some(max_pixels));
     let picture = heic_rs::decode(bytes, &options).map_err(|error| anyhow::anyhow!("{error}"))?;

@@ -122,7 +122,7 @@ pub fn load_into_memory_with(
     }
     if kept.is_empty() {
         bail!(
-            "none of the {} pictures can be read: JPEG, PNG, WebP, GIF, BMP, TIFF, TGA, QOI and PNM are supported",
+            "none of the {} pictures can be read: JPEG, PNG, WebP, HEIC, GIF, BMP, TIFF, TGA, QOI and PNM are supported",
             members.len()
         );
     }

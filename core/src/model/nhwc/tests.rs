@@ -99,7 +99,7 @@ fn cases() -> Vec<Case> {
             12,
             [43, 38],
         ),
-        // Grey values.
+        // Gray values.
         case(
             EncoderConfig {
                 channels: 1,

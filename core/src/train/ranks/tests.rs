@@ -325,11 +325,13 @@ fn ranks_follow_one_clock() {
             from: 0.0,
             scale: 0.5,
             strength: 1.0,
+            ..crate::optim::Stage::default()
         },
         crate::optim::Stage {
             from: 0.3,
             scale: 1.0,
             strength: 1.0,
+            ..crate::optim::Stage::default()
         },
     ];
     config.average = 0.9;

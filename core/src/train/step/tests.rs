@@ -617,11 +617,13 @@ fn views_grow_with_the_run() {
             from: 0.0,
             scale: 0.5,
             strength: 0.0,
+            ..crate::optim::Stage::default()
         },
         crate::optim::Stage {
             from: 0.5,
             scale: 0.75,
             strength: 0.5,
+            ..crate::optim::Stage::default()
         },
     ];
     for feed in 0..3 {
