@@ -241,7 +241,9 @@ mod tests {
             messages.borrow_mut().push(message);
         });
         let messages = messages.into_inner();
-        assert!(matches!(&messages[0], Message::Opened(opened) if opened.steps == 50 * 4));
+        assert!(
+            matches!(&messages[0], Message::Opened(opened) if opened.steps == Config::emoji().schedule.epochs * 4)
+        );
         // The steps that were recorded, as they were told.
         let of = |messages: &[Message], is_recorded: fn(usize) -> bool| -> Vec<Message> {
             let steps = messages.iter().filter(|message| {

@@ -21,6 +21,8 @@ fn tiny() -> (Config, Pictures) {
         checkpoint_every: 1,
         ..Config::emoji()
     };
+    // Views of one size, but for the test of those that grow.
+    config.schedule.stages.clear();
     config.encoder.width = 4;
     config.projector.widths = vec![8, 8];
     config.schedule.epochs = 3;
