@@ -117,6 +117,9 @@ impl Terminal {
                 if self.bar.is_none() {
                     say!("{}", self.last_evaluation);
                 }
+                // The time that it took is none of the steps'.
+                self.times.clear();
+                self.times.push_back(Instant::now());
             }
             _ => {}
         }

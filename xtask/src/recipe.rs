@@ -6,11 +6,11 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::{cargo, lab, run};
 
-/// The evaluations of the emoji recipe, and values that it must exceed: its results (55.3% and 27.8% over three seeds, see
+/// The evaluations of the emoji recipe, and values that it must exceed: its results (55.2% and 27.7% over three seeds, see
 /// docs/recipes.md) less three points, as other devices and seeds vary.
 const EXPECTED: [(&str, f64); 2] = [
-    ("same emoji, other vendor", 0.523),
-    ("the same, mirrored and cropped", 0.248),
+    ("same emoji, other vendor", 0.522),
+    ("the same, mirrored and cropped", 0.247),
 ];
 
 /// Trains with `seed`, and compares the results.

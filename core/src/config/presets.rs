@@ -17,7 +17,7 @@ impl Config {
             view_size: 32,
             batch: 64,
             lambda: 0.03,
-            evaluate_every: 25,
+            evaluate_every: 50,
             checkpoint_every: 10,
             encoder: EncoderConfig {
                 architecture: Architecture::Small,
@@ -87,7 +87,7 @@ impl Config {
         config
     }
 
-    /// The recipe for CIFAR-10 or other small photographs: half an hour on two slow cores.
+    /// The recipe for CIFAR-10 or other small photographs: a quarter of an hour or more on two slow cores.
     pub fn cifar10() -> Self {
         let mut config = Self {
             batch: 128,

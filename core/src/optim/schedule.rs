@@ -168,8 +168,7 @@ impl Schedule {
         self.stages.iter().rfind(|stage| stage.from <= progress)
     }
 
-    /// What the views of the rest of the run cost on average, as a multiple of those at this fraction of it; a cost is a number of
-    /// pixels.
+    /// What the views of the rest of the run cost on average, as a multiple of those at this fraction of it.
     pub fn relative_cost(&self, progress: f64) -> f64 {
         self.mean_of_rest(progress, |cost| cost)
     }
@@ -180,12 +179,18 @@ impl Schedule {
     }
 
     fn mean_of_rest(&self, progress: f64, value: impl Fn(f64) -> f64) -> f64 {
-        let scale = |at: f64| self.stage(at).map_or(1.0, |stage| stage.scale);
-        let now = scale(progress);
+        // On two cores the emoji recipe goes through 2,400 images/s of 16 x 16 pixels and 1,050 of 32 x 32: a quarter of the time does not
+        // depend on their size.
+        const FIXED: f64 = 0.25;
+        let cost = |at: f64| {
+            let scale = self.stage(at).map_or(1.0, |stage| stage.scale);
+            FIXED + (1.0 - FIXED) * scale.powi(2)
+        };
+        let now = cost(progress);
         let (mut sum, mut from) = (0.0, progress);
         let later = self.stages.iter().map(|stage| stage.from);
         for until in later.filter(|begin| *begin > progress).chain([1.0]) {
-            sum += (until - from).max(0.0) * value((scale(from) / now).powi(2));
+            sum += (until - from).max(0.0) * value(cost(from) / now);
             from = until;
         }
         match progress < 1.0 {
@@ -314,10 +319,11 @@ mod tests {
         let sizes = [0.0, 0.1, 0.49, 0.5, 1.0].map(size);
         assert_eq!(sizes, [None, Some(16), Some(16), Some(23), Some(23)]);
         assert_eq!(schedule.problem(), None);
-        // From 0.3 on: two sevenths at half the size, and five sevenths at three quarters, which cost 9/4 as much.
-        let expected = (2.0 + 5.0 * 2.25) / 7.0;
+        // From 0.3 on: two sevenths at half the size, and five sevenths at three quarters, with their pixels and a fixed part.
+        let more = (0.25 + 0.75 * 9.0 / 16.0) / (0.25 + 0.75 / 4.0);
+        let expected = (2.0 + 5.0 * more) / 7.0;
         assert!((schedule.relative_cost(0.3) - expected).abs() < 1e-12);
-        let expected = (2.0 + 5.0 / 2.25) / 7.0;
+        let expected = (2.0 + 5.0 / more) / 7.0;
         assert!((schedule.relative_speed(0.3) - expected).abs() < 1e-12);
         assert_eq!(schedule.relative_cost(0.7), 1.0);
         assert_eq!(Schedule::default().relative_cost(0.0), 1.0);
