@@ -26,7 +26,10 @@ static LARGE_PICTURE: Mutex<()> = Mutex::new(());
 
 /// Whether a file's extension is that of a picture.
 pub fn is_picture(path: &Path) -> bool {
-    heic::is_name(path) || ImageFormat::from_path(path).is_ok_and(|format| format.reading_enabled())
+    let format = ImageFormat::from_path(path);
+    // `reading_enabled` does not know of `avif-native` (image 0.25.10).
+    let is_avif = cfg!(feature = "avif") && matches!(format, Ok(ImageFormat::Avif));
+    heic::is_name(path) || is_avif || format.is_ok_and(|format| format.reading_enabled())
 }
 
 /// Reads a picture as three planes of `side` x `side` bytes: its shorter side is resized to `side`, and the middle
