@@ -28,90 +28,27 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BATCH = 128
-WIDTH = 24
 LAMBDA = 0.05
 
 
 def pytorch_worker(steps, threads):
     import torch
-    import torch.nn.functional as F
+    from small_encoder import WIDTH, Encoder, projector, view
     from torch import nn
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-
-    class Block(nn.Module):
-        def __init__(self, channels, width, stride):
-            super().__init__()
-            self.conv1 = nn.Conv2d(channels, width, 3, stride, 1, bias=False)
-            self.bn1 = nn.BatchNorm2d(width)
-            self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
-            self.bn2 = nn.BatchNorm2d(width)
-            self.downsample = None
-            if stride != 1 or channels != width:
-                self.downsample = nn.Sequential(
-                    nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width)
-                )
-
-        def forward(self, x):
-            shortcut = x if self.downsample is None else self.downsample(x)
-            x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-            return F.relu(self.bn2(self.conv2(x)) + shortcut, inplace=True)
-
-    model = nn.Sequential(
-        nn.Conv2d(3, WIDTH, 3, 2, 1, bias=False), nn.BatchNorm2d(WIDTH), nn.ReLU(inplace=True),
-        Block(WIDTH, WIDTH, 1), Block(WIDTH, 2 * WIDTH, 2), Block(2 * WIDTH, 4 * WIDTH, 2),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-        nn.Linear(4 * WIDTH, 128, bias=False), nn.BatchNorm1d(128), nn.ReLU(inplace=True),
-        nn.Linear(128, 128, bias=False), nn.BatchNorm1d(128), nn.ReLU(inplace=True),
-        nn.Linear(128, 128, bias=False),
-    )
+    model = nn.Sequential(Encoder(1), projector(4 * WIDTH, [128] * 3))
     normalize = nn.BatchNorm1d(128, affine=False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     pictures = torch.randint(0, 256, (2000, 3, 32, 32), dtype=torch.uint8)
-    gray_weights = torch.tensor([0.2989, 0.587, 0.114]).view(1, 3, 1, 1)
-    mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
-    deviation = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
-
-    def hue(x, turns):
-        value, chroma = x.amax(1), x.amax(1) - x.amin(1)
-        divisor = torch.where(chroma > 0, chroma, torch.ones_like(chroma))
-        r, g, b = x.unbind(1)
-        sixths = torch.where(
-            value == r, (g - b) / divisor, torch.where(value == g, 2 + (b - r) / divisor, 4 + (r - g) / divisor)
-        )
-        k = (torch.tensor([5.0, 3.0, 1.0]).view(1, 3, 1, 1) + (sixths + 6 * turns)[:, None]) % 6
-        return value[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp(0, 1)
-
-    def view(x):
-        n = len(x)
-        each = lambda: torch.rand(n, 1, 1, 1)
-        scale = (0.6 + 0.4 * torch.rand(n)).sqrt()
-        ratio = torch.exp((torch.rand(n) - 0.5) * 0.575)
-        w, h = (scale * ratio.sqrt()).clamp(max=1), (scale / ratio.sqrt()).clamp(max=1)
-        theta = torch.zeros(n, 2, 3)
-        theta[:, 0, 0] = w * torch.where(torch.rand(n) < 0.5, 1.0, -1.0)
-        theta[:, 1, 1] = h
-        theta[:, 0, 2] = (1 - w) * (2 * torch.rand(n) - 1)
-        theta[:, 1, 2] = (1 - h) * (2 * torch.rand(n) - 1)
-        grid = F.affine_grid(theta, (n, 3, 32, 32), align_corners=False)
-        x = F.grid_sample(x, grid, mode="bicubic", padding_mode="reflection", align_corners=False).clamp(0, 1)
-        jittered = (x * (0.8 + 0.4 * each())).clamp(0, 1)
-        f = 0.8 + 0.4 * each()
-        gray = (jittered * gray_weights).sum(1, keepdim=True)
-        jittered = (f * jittered + (1 - f) * gray.mean((2, 3), keepdim=True)).clamp(0, 1)
-        f = 0.9 + 0.2 * each()
-        gray = (jittered * gray_weights).sum(1, keepdim=True)
-        jittered = (f * jittered + (1 - f) * gray).clamp(0, 1)
-        jittered = hue(jittered, 0.06 * torch.rand(n, 1, 1) - 0.03)
-        x = torch.where(each() < 0.8, jittered, x)
-        x = torch.where(each() < 0.05, (x * gray_weights).sum(1, keepdim=True).expand_as(x), x)
-        return (x - mean) / deviation
+    # Those of Barlow's recipe for emoji.
+    policy = {"crop": 0.6, "brightness": 0.2, "contrast": 0.2, "saturation": 0.1, "hue": 0.03, "gray": 0.05}
 
     def step():
         batch = pictures[torch.randint(0, len(pictures), (BATCH,))].float() / 255
-        z_a = normalize(model(view(batch)))
-        z_b = normalize(model(view(batch)))
+        z_a = normalize(model(view(batch, **policy)))
+        z_b = normalize(model(view(batch, **policy)))
         c = z_a.T @ z_b / BATCH
         diagonal = c.diagonal()
         on, off = (diagonal - 1).square().sum(), c.square().sum() - diagonal.square().sum()

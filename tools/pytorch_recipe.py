@@ -8,8 +8,7 @@
 It trains the small encoder (3x3 stride-2 stem to 24 channels, basic blocks of 24, 48 and 96) on the built-in emoji, or on the
 pictures of FOLDER/train, at 32x32. The objective, projector, optimizer, learning rate and augmentation are the library's; the
 cosine follows the time instead of epochs, as with `barlow train --minutes`. The weights then go into Barlow (`barlow import`),
-which evaluates them as it evaluates its own (`barlow evaluate`). Augmentation works on whole batches, which is PyTorch's fastest
-way on a CPU (see compare_pytorch.py).
+which evaluates them as it evaluates its own (`barlow evaluate`).
 """
 
 import argparse
@@ -23,66 +22,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
+from small_encoder import WIDTH, Encoder, projector, view
 from torch import nn
 
 ROOT = Path(__file__).resolve().parent.parent
-WIDTH = 24
 SIDE = 32
-GRAY = torch.tensor([0.2989, 0.587, 0.114]).view(1, 3, 1, 1)
-MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
-STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+# Both libraries' augmentation for CIFAR-10.
+POLICY = {"crop": 0.08, "brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1, "gray": 0.2}
 
 # docs: core/src/config/published.csv has the sources.
 RECIPES = {
     "lightly": {"batch": 512, "widths": [2048, 2048], "lambda": 5e-3, "weight": 1.0, "rate": 0.06 * 512 / 128, "warmup": 0.0},
     "solo": {"batch": 256, "widths": [2048] * 3, "lambda": 0.0051, "weight": 0.1, "rate": 0.3, "warmup": 0.01},
 }
-
-
-class Block(nn.Module):
-    def __init__(self, channels, width, stride):
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, width, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.downsample = None
-        if stride != 1 or channels != width:
-            self.downsample = nn.Sequential(nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width))
-
-    def forward(self, x):
-        shortcut = x if self.downsample is None else self.downsample(x)
-        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        return F.relu(self.bn2(self.conv2(x)) + shortcut, inplace=True)
-
-
-class Encoder(nn.Module):
-    """Barlow's small encoder, with torchvision's names."""
-
-    def __init__(self, grid):
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, WIDTH, 3, 2, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(WIDTH)
-        self.layer1 = nn.Sequential(Block(WIDTH, WIDTH, 1))
-        self.layer2 = nn.Sequential(Block(WIDTH, 2 * WIDTH, 2))
-        self.layer3 = nn.Sequential(Block(2 * WIDTH, 4 * WIDTH, 2))
-        self.pool = nn.AdaptiveAvgPool2d(grid)
-
-    def forward(self, x):
-        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        return self.pool(self.layer3(self.layer2(self.layer1(x)))).flatten(1)
-
-
-def projector(inputs, widths):
-    layers = []
-    for number, width in enumerate(widths):
-        layers.append(nn.Linear(inputs, width, bias=False))
-        if number < len(widths) - 1:
-            layers += [nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
-        inputs = width
-    return nn.Sequential(*layers)
 
 
 class Lars(torch.optim.Optimizer):
@@ -105,43 +58,6 @@ class Lars(torch.optim.Optimizer):
                 memory = self.state[p].setdefault("momentum", torch.zeros_like(p))
                 memory.mul_(group["momentum"]).add_(g)
                 p.add_(memory, alpha=-group["lr"])
-
-
-def hue(x, turns):
-    value, chroma = x.amax(1), x.amax(1) - x.amin(1)
-    divisor = torch.where(chroma > 0, chroma, torch.ones_like(chroma))
-    r, g, b = x.unbind(1)
-    sixths = torch.where(value == r, (g - b) / divisor, torch.where(value == g, 2 + (b - r) / divisor, 4 + (r - g) / divisor))
-    k = (torch.tensor([5.0, 3.0, 1.0]).view(1, 3, 1, 1) + (sixths + 6 * turns)[:, None]) % 6
-    return value[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp(0, 1)
-
-
-def view(x, solarize):
-    """Both libraries' augmentation for CIFAR-10: crop from 0.08, flip, jitter 0.8 (0.4, 0.4, 0.2, 0.1), gray 0.2."""
-    n = len(x)
-    each = lambda: torch.rand(n, 1, 1, 1)
-    scale = (0.08 + 0.92 * torch.rand(n)).sqrt()
-    ratio = torch.exp((torch.rand(n) - 0.5) * 2 * math.log(4 / 3))
-    w, h = (scale * ratio.sqrt()).clamp(max=1), (scale / ratio.sqrt()).clamp(max=1)
-    theta = torch.zeros(n, 2, 3)
-    theta[:, 0, 0] = w * torch.where(torch.rand(n) < 0.5, 1.0, -1.0)
-    theta[:, 1, 1] = h
-    theta[:, 0, 2] = (1 - w) * (2 * torch.rand(n) - 1)
-    theta[:, 1, 2] = (1 - h) * (2 * torch.rand(n) - 1)
-    grid = F.affine_grid(theta, (n, 3, SIDE, SIDE), align_corners=False)
-    x = F.grid_sample(x, grid, mode="bicubic", padding_mode="reflection", align_corners=False).clamp(0, 1)
-    jittered = (x * (0.6 + 0.8 * each())).clamp(0, 1)
-    f = 0.6 + 0.8 * each()
-    gray = (jittered * GRAY).sum(1, keepdim=True)
-    jittered = (f * jittered + (1 - f) * gray.mean((2, 3), keepdim=True)).clamp(0, 1)
-    f = 0.8 + 0.4 * each()
-    gray = (jittered * GRAY).sum(1, keepdim=True)
-    jittered = (f * jittered + (1 - f) * gray).clamp(0, 1)
-    jittered = hue(jittered, 0.2 * torch.rand(n, 1, 1) - 0.1)
-    x = torch.where(each() < 0.8, jittered, x)
-    x = torch.where(each() < 0.2, (x * GRAY).sum(1, keepdim=True).expand_as(x), x)
-    x = torch.where(each() < solarize, torch.where(x >= 0.5, 1 - x, x), x)
-    return (x - MEAN) / STD
 
 
 def emoji():
@@ -199,7 +115,7 @@ def main():
         x = pictures[order[at : at + batch]].float() / 255
         at, seen = at + batch, seen + batch
         solarize = 0.2 if options.recipe == "solo" else 0.0
-        z_a, z_b = normalize(head(encoder(view(x, 0.0)))), normalize(head(encoder(view(x, solarize))))
+        z_a, z_b = normalize(head(encoder(view(x, **POLICY)))), normalize(head(encoder(view(x, **POLICY, solarize=solarize))))
         c = z_a.T @ z_b / batch
         diagonal = c.diagonal()
         loss = (diagonal - 1).square().sum() + recipe["lambda"] * (c.square().sum() - diagonal.square().sum())

@@ -80,14 +80,14 @@ pub struct Train {
     /// 0,1, share every batch out
     #[arg(long, default_value = "auto")]
     pub device: Devices,
-    /// Number of passes over the pictures
+    /// Number of passes over the pictures [default: the recipe's; with photos, more for fewer pictures]
     #[arg(long)]
     pub epochs: Option<usize>,
     /// Minutes that the whole command may take, from reading the pictures to the evaluation at the end, instead of a number
     /// of epochs; pauses between a stop and --resume do not count
     #[arg(long, conflicts_with = "epochs", value_parser = minutes)]
     pub minutes: Option<f64>,
-    /// Pictures per step
+    /// Pictures per step [default: the recipe's; with photos, at most half of the pictures]
     #[arg(long)]
     pub batch: Option<usize>,
     /// Weight of the redundancy term of the loss

@@ -141,8 +141,8 @@ const KIND_INTS: i32 = 7;
 pub type Tensors = HashMap<String, (Vec<usize>, Vec<f32>)>;
 
 /// The content of an ONNX file with the encoder that `config` describes; `tensors` have the official code's names. The
-/// input is `pictures`, normalized, `[n, channels, h, w]`; the output is `features`, with `projector` also `embeddings`, and one for each of `layers` under
-/// its name: the feature maps `[n, channels, rows, columns]` of a stage, or the numbers `[n, width]` of a projector's layer.
+/// input is `pictures`, normalized, `[n, channels, h, w]`. The outputs are `features`, with `projector` also `embeddings`, and one for each of
+/// `layers` under its name: the feature maps `[n, channels, rows, columns]` of a stage, or the numbers `[n, width]` of a projector's layer.
 ///
 /// # Errors
 /// If a tensor is missing, there is no such layer, or the pooling grid does not divide the last feature map.

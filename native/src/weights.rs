@@ -262,7 +262,7 @@ fn encoder_of(
     let first = shape("conv1.weight").context("the first convolution is missing")?;
     let [width, channels @ (1 | 3), kernel, _] = &first[..] else {
         bail!(
-            "{prefix}conv1.weight has shape {first:?}: a first convolution's has four dimensions, the second of 3 channels or 1"
+            "{prefix}conv1.weight has shape {first:?}: a first convolution's has four dimensions, of which the second is 3 or, for gray pictures, 1"
         );
     };
     if *width > WIDEST {

@@ -11,7 +11,7 @@ use crate::optim::{By, OptimizerConfig, Schedule, Stage};
 const PAPER_PROCESSES: f64 = 32.0;
 
 impl Config {
-    /// The recipe for the built-in emoji: ten minutes on two cores. `docs/recipes.md` describes how it was found.
+    /// The recipe for the built-in emoji: ten to twelve minutes on two cores. `docs/recipes.md` describes how it was found.
     pub fn emoji() -> Self {
         let mut config = Self {
             view_size: 32,
