@@ -146,6 +146,17 @@ fn try_to_follow(
                     },
                 },
             }),
+            Ok(Request::Embeddings) => {
+                if let Some(trainer) = &mut last {
+                    let batch = block_on(trainer.preview_embeddings())?;
+                    send(Message::Embeddings {
+                        step: trainer.done(),
+                        width: batch.width,
+                        pictures: batch.pictures,
+                        values: batch.values,
+                    });
+                }
+            }
             // Another process trains: it is not told anything.
             Ok(_) => {}
         }

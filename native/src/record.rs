@@ -106,6 +106,7 @@ impl<'a> Record<'a> {
             }
             // What was asked for by a reader that is shown it.
             Message::Correlation { .. }
+            | Message::Embeddings { .. }
             | Message::Inspection(_)
             | Message::Weights { .. }
             | Message::Refused { .. } => Ok(()),

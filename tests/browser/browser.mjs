@@ -114,6 +114,12 @@ export class Lab {
 
   /** The bounding box of the widget with that accessible name. */
   async place(name, role) {
+    if (role === null) {
+      // A text, not a widget.
+      const says = (name) => [...document.querySelectorAll("#accessible > span")].some((e) => e.textContent.includes(name));
+      await this.page.waitForFunction(says, { timeout: 20_000 }, name);
+      return null;
+    }
     const selector = `#accessible [aria-label="${name}"]${role ? `[role="${role}"]` : ""}`;
     const element = await this.page.waitForSelector(selector, { timeout: 20_000 });
     // The mirror follows the panel a few times a second.

@@ -1,23 +1,25 @@
 //! Mirrors egui's widgets (an AccessKit tree) into invisible elements of the page, for screen readers and for tests: a
-//! screen reader cannot read a canvas. Each element lies at its widget's place, and clicks and arrow keys on the
-//! element act on the widget.
+//! screen reader cannot read a canvas. Each element lies at its widget's place; clicks on it and values given to it act on the
+//! widget.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use eframe::egui::accesskit::{
-    Action, ActionRequest, Node, NodeId, Role, Toggled, TreeId, TreeUpdate,
+    Action, ActionData, ActionRequest, Node, NodeId, Role, Toggled, TreeId, TreeUpdate,
 };
 use eframe::egui::{self, Event, FullOutput, RawInput};
 use send_wrapper::SendWrapper;
 use wasm_bindgen::prelude::*;
-use web_sys::{Element, HtmlElement, KeyboardEvent};
+use web_sys::{Element, HtmlElement, HtmlInputElement};
 use web_time::{Duration, Instant};
 
 /// The time between updates of the mirror: a screen reader needs no more, and updates in each frame would slow it down.
 const EVERY: Duration = Duration::from_millis(250);
 
-type Requests = Arc<Mutex<Vec<(Action, NodeId)>>>;
+type Nodes<'a> = HashMap<NodeId, &'a Node>;
+
+type Requests = Arc<Mutex<Vec<(Action, NodeId, Option<f64>)>>>;
 
 /// The mirror, an egui plugin.
 pub struct Mirror {
@@ -46,13 +48,13 @@ impl Mirror {
     }
 
     fn write(&mut self, update: &TreeUpdate, scale: f64) {
-        let nodes: HashMap<NodeId, &Node> =
+        let nodes: Nodes<'_> =
             update.nodes.iter().map(|(id, node)| (*id, node)).collect();
         let mut order = Vec::new();
         if let Some(tree) = &update.tree {
             in_order(tree.root, &nodes, &mut order);
         }
-        order.retain(|id| nodes.get(id).is_some_and(|node| tag(node).is_some()));
+        order.retain(|id| nodes.get(id).is_some_and(|node| tag(node, &nodes).is_some()));
         self.elements.retain(|id, (element, _)| {
             let there = order.contains(id);
             if !there {
@@ -61,11 +63,12 @@ impl Mirror {
             there
         });
         for id in &order {
-            let Some((node, Some((name, role)))) = nodes.get(id).map(|node| (node, tag(node)))
+            let Some((node, Some((name, role)))) =
+                nodes.get(id).map(|node| (node, tag(node, &nodes)))
             else {
                 continue;
             };
-            let attributes = attributes(node, role, scale);
+            let attributes = attributes(node, role, &nodes, scale);
             let description = format!("{name} {attributes:?}");
             if self
                 .elements
@@ -103,6 +106,12 @@ impl Mirror {
             }
             for (attribute, value) in &attributes {
                 _ = element.set_attribute(attribute, value);
+                // Once a slider was moved, its attribute alone no longer moves it.
+                if *attribute == "value"
+                    && let Some(input) = element.dyn_ref::<HtmlInputElement>()
+                {
+                    input.set_value(value);
+                }
             }
             if name == "span" {
                 element.set_text_content(node.label().or(node.value()));
@@ -119,7 +128,7 @@ impl Mirror {
     }
 }
 
-fn in_order(id: NodeId, nodes: &HashMap<NodeId, &Node>, order: &mut Vec<NodeId>) {
+fn in_order(id: NodeId, nodes: &Nodes<'_>, order: &mut Vec<NodeId>) {
     order.push(id);
     if let Some(node) = nodes.get(&id) {
         for child in node.children() {
@@ -129,30 +138,68 @@ fn in_order(id: NodeId, nodes: &HashMap<NodeId, &Node>, order: &mut Vec<NodeId>)
 }
 
 /// The HTML element and the ARIA role of a widget; `None` for nodes without text or that only group others.
-fn tag(node: &Node) -> Option<(&'static str, &'static str)> {
-    node.label().or(node.value())?;
+fn tag(node: &Node, nodes: &Nodes<'_>) -> Option<(&'static str, &'static str)> {
+    if name(node, nodes).is_empty() {
+        return None;
+    }
     Some(match node.role() {
         Role::Button | Role::DefaultButton | Role::MenuItem => ("button", "button"),
         Role::CheckBox | Role::Switch => ("button", "checkbox"),
         Role::RadioButton => ("button", "radio"),
-        Role::ComboBox => ("button", "combobox"),
+        // A button that opens a list: the list's entries are buttons of their own.
+        Role::ComboBox => ("button", "button"),
         Role::Link => ("button", "link"),
-        Role::Slider | Role::SpinButton => ("div", "slider"),
+        // The field beside a slider has the slider's value.
+        Role::SpinButton => return None,
+        Role::Slider => ("input", ""),
         Role::Image => ("div", "img"),
         Role::Label | Role::Heading => ("span", ""),
         _ => return None,
     })
 }
 
-fn attributes(node: &Node, role: &str, scale: f64) -> Vec<(&'static str, String)> {
+/// A widget's name: its own, or that of the labels beside it, or its value.
+fn name(node: &Node, nodes: &Nodes<'_>) -> String {
+    let of_labels = || {
+        let labels = node.labelled_by().iter().filter_map(|id| nodes.get(id));
+        let names = labels.filter_map(|label| label.label().or(label.value()));
+        let names: Vec<&str> = names.collect();
+        (!names.is_empty()).then(|| names.join(" "))
+    };
+    node.label()
+        .map(str::to_owned)
+        .or_else(of_labels)
+        .or_else(|| node.value().map(str::to_owned))
+        .unwrap_or_default()
+}
+
+fn attributes(
+    node: &Node,
+    role: &str,
+    nodes: &Nodes<'_>,
+    scale: f64,
+) -> Vec<(&'static str, String)> {
     let mut attributes = Vec::new();
+    let label = name(node, nodes);
     if !role.is_empty() {
         attributes.push(("role", role.to_owned()));
-        let label = node.label().or(node.value()).unwrap_or_default();
-        attributes.push(("aria-label", label.to_owned()));
+        // A box that shows what was chosen has that as its value.
+        let is_box = node.role() == Role::ComboBox && node.value().is_some_and(|v| v != label);
+        attributes.push((
+            "aria-label",
+            match node.value().filter(|_| is_box) {
+                Some(value) => format!("{label}: {value}"),
+                None => label.clone(),
+            },
+        ));
     }
     if node.is_disabled() {
         attributes.push(("disabled", String::new()));
+    }
+    if node.role() == Role::ComboBox {
+        attributes.push(("aria-haspopup", "listbox".to_owned()));
+        let is_open = node.is_expanded().unwrap_or_default();
+        attributes.push(("aria-expanded", is_open.to_string()));
     }
     if let Some(toggled) = node.toggled() {
         let name = if role == "button" {
@@ -161,17 +208,21 @@ fn attributes(node: &Node, role: &str, scale: f64) -> Vec<(&'static str, String)
             "aria-checked"
         };
         attributes.push((name, (toggled == Toggled::True).to_string()));
+    } else if matches!(role, "checkbox" | "radio") {
+        attributes.push(("aria-checked", "false".to_owned()));
     }
-    let numbers = [
-        ("aria-valuenow", node.numeric_value()),
-        ("aria-valuemin", node.min_numeric_value()),
-        ("aria-valuemax", node.max_numeric_value()),
-    ];
-    attributes.extend(
-        numbers
-            .into_iter()
-            .filter_map(|(name, value)| Some((name, value?.to_string()))),
-    );
+    if node.role() == Role::Slider {
+        attributes.push(("type", "range".to_owned()));
+        attributes.push(("aria-label", label));
+        let now = node.numeric_value().unwrap_or_default();
+        let bounds = (node.min_numeric_value(), node.max_numeric_value());
+        attributes.push(("min", short(bounds.0.unwrap_or(now.min(0.0)))));
+        attributes.push(("max", short(bounds.1.unwrap_or(now.max(1.0)))));
+        // Values are what the panel makes of them.
+        attributes.push(("step", "any".to_owned()));
+        attributes.push(("value", short(now)));
+        attributes.push(("aria-valuetext", short(now)));
+    }
     if let Some(bounds) = node.bounds() {
         let [x, y] = [bounds.x0, bounds.y0].map(|at| (at * scale).round());
         let [width, height] =
@@ -184,43 +235,51 @@ fn attributes(node: &Node, role: &str, scale: f64) -> Vec<(&'static str, String)
     attributes
 }
 
+/// A number with the digits that 32 bits hold: a 32-bit number has more of them as a 64-bit one.
+fn short(value: f64) -> String {
+    let rounded = format!("{value:.6e}");
+    rounded
+        .parse::<f64>()
+        .map_or(rounded, |rounded| rounded.to_string())
+}
+
 fn listen(place: &Element, requests: &Requests) {
-    let node_of = |event: &web_sys::Event| {
+    let element_of = |event: &web_sys::Event| {
         let element: Element = event.target()?.dyn_into().ok()?;
-        element.get_attribute("data-node")?.parse().ok().map(NodeId)
+        let node = element.get_attribute("data-node")?.parse().ok()?;
+        Some((element, NodeId(node)))
     };
     let push = {
         let requests = requests.clone();
-        move |action, id| {
+        move |action, id, value| {
             requests
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .push((action, id));
+                .push((action, id, value));
         }
     };
     let on_click = {
         let push = push.clone();
         Closure::<dyn Fn(web_sys::Event)>::new(move |event: web_sys::Event| {
-            if let Some(id) = node_of(&event) {
-                push(Action::Click, id);
+            // A click on a slider moves it, of which `input` tells.
+            if let Some((element, id)) = element_of(&event)
+                && !element.is_instance_of::<HtmlInputElement>()
+            {
+                push(Action::Click, id, None);
             }
         })
     };
-    let on_key = Closure::<dyn Fn(KeyboardEvent)>::new(move |event: KeyboardEvent| {
-        let action = match event.key().as_str() {
-            "ArrowRight" | "ArrowUp" => Action::Increment,
-            "ArrowLeft" | "ArrowDown" => Action::Decrement,
-            _ => return,
-        };
-        if let Some(id) = node_of(&event) {
-            push(action, id);
-            event.prevent_default();
+    let on_input = Closure::<dyn Fn(web_sys::Event)>::new(move |event: web_sys::Event| {
+        if let Some((element, id)) = element_of(&event)
+            && let Some(input) = element.dyn_ref::<HtmlInputElement>()
+        {
+            push(Action::SetValue, id, Some(input.value_as_number()));
         }
     });
     _ = place.add_event_listener_with_callback("click", on_click.as_ref().unchecked_ref());
-    _ = place.add_event_listener_with_callback("keydown", on_key.as_ref().unchecked_ref());
+    _ = place.add_event_listener_with_callback("input", on_input.as_ref().unchecked_ref());
     on_click.forget();
-    on_key.forget();
+    on_input.forget();
 }
 
 impl egui::Plugin for Mirror {
@@ -231,12 +290,12 @@ impl egui::Plugin for Mirror {
     fn input_hook(&mut self, _: &egui::Context, input: &mut RawInput) {
         let requests =
             std::mem::take(&mut *self.requests.lock().unwrap_or_else(PoisonError::into_inner));
-        for (action, target_node) in requests {
+        for (action, target_node, value) in requests {
             let request = ActionRequest {
                 action,
                 target_tree: TreeId::ROOT,
                 target_node,
-                data: None,
+                data: value.map(ActionData::NumericValue),
             };
             input.events.push(Event::AccessKitActionRequest(request));
         }

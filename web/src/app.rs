@@ -3,11 +3,14 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use eframe::egui;
+use eframe::egui::{self, ThemePreference};
 
+use crate::history::diagonal_and_rest;
 use crate::lab::Lab;
+use crate::page::Theme;
 use crate::panel::{self, View};
 use crate::platform;
+use crate::texts::{self, Language};
 
 /// The lab in a window or on a page.
 pub struct App {
@@ -16,7 +19,14 @@ pub struct App {
     view: View,
     /// The link's fragment that was written last.
     fragment: String,
+    /// The colors and the language that are shown.
+    look: Option<(Option<Theme>, Language)>,
+    /// When C was described last to a screen reader, in egui's seconds.
+    announced: f64,
 }
+
+/// Seconds between descriptions of C while it trains: a screen reader needs about five for one.
+const ANNOUNCE_EVERY: f64 = 15.0;
 
 impl App {
     /// Creates an application that shows `lab` with `context`.
@@ -27,13 +37,56 @@ impl App {
             lab,
             view,
             fragment,
+            look: None,
+            announced: 0.0,
         }
+    }
+
+    /// Applies the page's colors and language, where they have changed.
+    fn apply_look(&mut self, lab: &Lab, context: &egui::Context) {
+        let (theme, language) = (lab.page.theme, lab.language());
+        let look = Some((theme, language));
+        if self.look == look {
+            return;
+        }
+        self.look = look;
+        platform::set_language(language.code());
+        context.set_theme(match theme {
+            None => ThemePreference::System,
+            Some(Theme::Light) => ThemePreference::Light,
+            Some(Theme::Dark) => ThemePreference::Dark,
+        });
+        if platform::wants_less_motion() {
+            context.all_styles_mut(|style| style.animation_time = 0.0);
+        }
+    }
+
+    /// Describes C to a screen reader now and then while it changes.
+    fn announce(&mut self, lab: &Lab, now: f64) {
+        let Some(run) = lab.runs.first() else { return };
+        if !lab.is_playing() || now - self.announced < ANNOUNCE_EVERY {
+            return;
+        }
+        let history = &run.history;
+        let Some((step, _)) = &history.last else { return };
+        self.announced = now;
+        let (diagonal, rest) = diagonal_and_rest(&history.smoothed, history.width);
+        platform::announce(&texts::filled(
+            "c.spoken",
+            &[
+                ("step", &step.to_string()),
+                ("width", &history.width.to_string()),
+                ("diagonal", &texts::number(diagonal, 2)),
+                ("rest", &texts::number(rest, 3)),
+            ],
+        ));
     }
 }
 
 impl eframe::App for App {
     fn ui(&mut self, ui: &mut egui::Ui, frame: &mut eframe::Frame) {
-        let mut lab = self.lab.borrow_mut();
+        let lab = self.lab.clone();
+        let mut lab = lab.borrow_mut();
         if let Some(seconds) = frame.info().cpu_usage {
             lab.note_frame(1e3 * seconds);
         }
@@ -41,7 +94,9 @@ impl eframe::App for App {
         for file in &dropped {
             platform::read_dropped(file, lab.file_taker());
         }
+        self.apply_look(&lab, ui.ctx());
         panel::show(&mut lab, &mut self.view, ui);
+        self.announce(&lab, ui.input(|input| input.time));
         platform::open_links(ui.ctx());
         // Keeps the address up to date with the page's state.
         let fragment = lab.page.fragment();

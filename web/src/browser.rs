@@ -14,9 +14,10 @@ use crate::accessible::Mirror;
 use crate::app::App;
 use crate::lab::Lab;
 use crate::link;
-use crate::page::Page;
+use crate::page::{Page, Place};
 use crate::platform;
 use crate::run::Activity;
+use crate::texts::{filled, text};
 
 /// Starts the panel on a page, or the trainer in a worker.
 pub fn start() {
@@ -35,7 +36,7 @@ pub fn start() {
 fn tell(window: &Window, message: &str) {
     let place = window
         .document()
-        .and_then(|document| document.get_element_by_id("loading"));
+        .and_then(|document| document.get_element_by_id("progress"));
     if let Some(place) = place {
         place.set_text_content(Some(message));
     }
@@ -90,7 +91,7 @@ async fn draw(window: Window, known: Known) -> Result<(), String> {
                     drawn.draw_with(context);
                     drawn
                         .messages
-                        .push("The GPU was reset, and the page was redrawn.".into());
+                        .push(text("message.redrawn").into());
                     lab.clone()
                 }
                 None => {
@@ -110,6 +111,14 @@ async fn draw(window: Window, known: Known) -> Result<(), String> {
     started.map_err(|error| {
         format!("{}. The lab draws with WebGL 2: allow hardware acceleration in the browser's settings, or use another browser", words(&error))
     })?;
+    // The field that takes the keyboard's input has no name of its own.
+    let input = canvas
+        .next_element_sibling()
+        .filter(|element| element.tag_name().eq_ignore_ascii_case("input"));
+    if let Some(input) = input {
+        _ = input.set_attribute("aria-label", "Barlow lab");
+        _ = input.set_attribute("tabindex", "-1");
+    }
     redraw_when_lost(window, &canvas, runner, known);
     Ok(())
 }
@@ -163,6 +172,12 @@ fn publish(window: &Window, lab: &Rc<RefCell<Lab>>) {
                 "pause" => lab.pause(),
                 "step" => lab.step(),
                 "restart" => lab.restart(),
+                // Goes to another place, and leaves the runs as they are.
+                show if show.starts_with("show ") => {
+                    let (page, _) = Page::parse(&show["show ".len()..]);
+                    lab.page.place = page.place;
+                    (lab.page.theme, lab.page.language) = (page.theme, page.language);
+                }
                 other => lab
                     .messages
                     .push(format!("window.lab has no command {other}")),
@@ -197,7 +212,7 @@ fn status(lab: &Lab) -> String {
             "pixels": baseline.map(|baseline| baseline.pixels),
             "device": opened.map(|opened| &opened.device),
             "on_cpu": opened.map(|opened| opened.on_cpu),
-            "setup": run.setup_in_effect(),
+            "setup": run.setup,
             "error": (run.activity == Activity::Failed).then_some("the run stopped"),
         })
     });
@@ -207,6 +222,17 @@ fn status(lab: &Lab) -> String {
         .cloned()
         .unwrap_or_else(|| json!({ "step": 0 }));
     status["runs"] = runs.into();
+    status["place"] = match lab.page.place {
+        Place::Story(step) => json!({ "story": step + 1 }),
+        Place::Explore => json!("explore"),
+    };
+    status["advice"] = lab.runs.first().and_then(|run| run.advice).map(text).into();
+    status["outcome"] = json!(lab.asked.as_ref().map(|asked| json!({
+        "experiment": asked.experiment.name,
+        "predicted": asked.predicted,
+        "answer": asked.outcome.as_ref().map(|outcome| outcome.answer),
+        "expected": asked.experiment.expected,
+    })));
     status["playing"] = lab.is_playing().into();
     status["messages"] = lab.messages.clone().into();
     status["own"] = lab.own.names.len().into();
@@ -223,10 +249,8 @@ fn follow(window: &Window, lab: &Rc<RefCell<Lab>>) {
             let (page, unknown) = Page::parse(&platform::fragment());
             let mut lab = lab.borrow_mut();
             if !unknown.is_empty() {
-                lab.messages.push(format!(
-                    "Not understood in the link: {}",
-                    unknown.join(", ")
-                ));
+                lab.messages
+                    .push(filled("message.link", &[("parts", &unknown.join(", "))]));
             }
             lab.show(page);
             lab.wake.wake();
@@ -248,9 +272,8 @@ fn follow(window: &Window, lab: &Rc<RefCell<Lab>>) {
             // A hidden page is not drawn, but its worker continues.
             lab.receive();
             let done = steps(&lab).saturating_sub(before);
-            lab.messages.push(format!(
-                "While this page was in the background, {done} steps were done."
-            ));
+            let steps = done.to_string();
+            lab.messages.push(filled("message.background", &[("steps", &steps)]));
         }
     });
     _ = document

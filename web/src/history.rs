@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use barlow_core::evaluate::Inspection;
 use barlow_core::train::StepReport;
 
+use crate::batch::Batch;
+
 /// Fewer matrices than this are kept for the replay. When this number is reached, every second one is dropped, so that
 /// the memory does not depend on the run's length.
 const MAX_FRAMES: usize = 160;
@@ -55,6 +57,8 @@ pub struct History {
     pub smoothed: Vec<f32>,
     /// Rows and columns of the matrices.
     pub width: usize,
+    /// The embeddings that were asked for last.
+    pub batch: Option<Batch>,
     /// Every `keep_every`-th matrix is kept.
     keep_every: usize,
     seen: usize,

@@ -7,12 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use eframe::egui;
 
-use crate::dataset::{DataSource, DatasetError, OwnPictures};
+use crate::dataset::{DataSource, OwnPictures};
+use crate::experiments::{self, Experiment, Reading};
 use crate::link::Link;
-use crate::page::Page;
+use crate::page::{Page, Place};
 use crate::platform::{self, Picture};
 use crate::run::PanelRun;
 use crate::setup::{DataChoice, Setup};
+use crate::texts::{Language, filled};
 use crate::worker::Request;
 
 /// Results of asynchronous requests, which wait for [`Lab::receive`].
@@ -34,6 +36,8 @@ pub struct Lab {
     fashion_arrivals: Arrivals<Result<Vec<u8>, String>>,
     fashion_requested: bool,
     file_arrivals: Arrivals<Result<Picture, String>>,
+    /// The experiment that the visitor has chosen.
+    pub asked: Option<Asked>,
     /// Messages for the visitor.
     pub messages: Vec<String>,
     /// Milliseconds between steps.
@@ -48,6 +52,8 @@ pub struct Lab {
     pub frames: VecDeque<f32>,
     /// Requests a redraw.
     pub wake: Wake,
+    /// The language of the browser or the system.
+    system_language: Language,
 }
 
 /// A handle that requests a redraw of the panel from anywhere. Its egui context is replaced when the old one is lost.
@@ -62,6 +68,26 @@ impl Wake {
             .unwrap_or_else(PoisonError::into_inner)
             .request_repaint();
     }
+}
+
+/// An experiment that was chosen: its question is asked first, then it runs, and then there is an answer.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// The experiment.
+    pub experiment: &'static Experiment,
+    /// The answer that the visitor predicted; the runs begin with it.
+    pub predicted: Option<usize>,
+    /// What happened, once the runs have done enough steps.
+    pub outcome: Option<Outcome>,
+}
+
+/// What happened in an experiment.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// The answer that came true.
+    pub answer: usize,
+    /// The numbers of each run.
+    pub readings: Vec<Reading>,
 }
 
 /// A picture whose neighbors are shown.
@@ -79,10 +105,8 @@ impl Lab {
         let (page, unknown) = Page::parse(fragment);
         let mut lab = Self::empty(context);
         if !unknown.is_empty() {
-            lab.messages.push(format!(
-                "Not understood in the link, and ignored: {}",
-                unknown.join(", ")
-            ));
+            lab.messages
+                .push(filled("message.link", &[("parts", &unknown.join(", "))]));
         }
         lab.show(page);
         lab
@@ -97,6 +121,7 @@ impl Lab {
             fashion_arrivals: Arrivals::default(),
             fashion_requested: false,
             file_arrivals: Arrivals::default(),
+            asked: None,
             messages: Vec::new(),
             pace: 0,
             picked: Picked::Shown(0),
@@ -104,7 +129,15 @@ impl Lab {
             following: None,
             frames: VecDeque::new(),
             wake: Wake(Arc::new(Mutex::new(context.clone()))),
+            system_language: platform::language()
+                .and_then(|code| Language::of_code(&code))
+                .unwrap_or_default(),
         }
+    }
+
+    /// The language of the page's texts.
+    pub fn language(&self) -> Language {
+        self.page.language.unwrap_or(self.system_language)
     }
 
     /// Creates a lab that follows a run of another process: `start` returns a link that follows it.
@@ -118,6 +151,7 @@ impl Lab {
         let mut lab = Self::empty(context);
         lab.page.setup = setup.clone();
         lab.page.hidden = ["course", "controls"].map(str::to_owned).to_vec();
+        lab.page.place = Place::Explore;
         lab.following = Some(name.to_owned());
         lab.runs = vec![PanelRun::new(setup, source, start)];
         lab
@@ -144,10 +178,92 @@ impl Lab {
             play: false,
             ..page
         };
+        let named = self.page.experiment.clone();
+        self.asked = named.and_then(|name| experiments::of_name(&name)).map(|experiment| Asked {
+            experiment,
+            predicted: None,
+            outcome: None,
+        });
         self.restart();
         if play {
             self.play();
         }
+    }
+
+    /// Asks an experiment's question. Whatever trains meanwhile goes on.
+    pub fn ask(&mut self, experiment: &'static Experiment) {
+        self.page.experiment = Some(experiment.name.to_owned());
+        self.asked = Some(Asked {
+            experiment,
+            predicted: None,
+            outcome: None,
+        });
+    }
+
+    /// Leaves the experiment; its runs stay.
+    pub fn leave_experiment(&mut self) {
+        (self.asked, self.page.experiment) = (None, None);
+    }
+
+    /// Takes the visitor's answer to the experiment's question, and starts its runs.
+    pub fn predict(&mut self, answer: usize) {
+        let Some(asked) = &mut self.asked else { return };
+        (asked.predicted, asked.outcome) = (Some(answer), None);
+        let mut setups = asked.experiment.setups(&self.page.setup).into_iter();
+        self.page.setup = setups.next().unwrap_or_default();
+        self.page.other = setups.next();
+        self.restart();
+        self.play();
+    }
+
+    /// Judges the experiment once its runs have done enough steps, and pauses them there.
+    fn judge(&mut self) {
+        let Some(asked) = &mut self.asked else { return };
+        if asked.predicted.is_none() || asked.outcome.is_some() {
+            return;
+        }
+        let steps = asked.experiment.steps;
+        let mut readings = Vec::new();
+        for run in &self.runs {
+            let baseline = run
+                .opened
+                .as_ref()
+                .and_then(|opened| opened.baseline.as_ref())
+                .map(|baseline| (baseline.pixels, baseline.untrained));
+            let Some(reading) = Reading::of(&run.history, baseline, steps) else {
+                return;
+            };
+            readings.push(reading);
+        }
+        if readings.is_empty() {
+            return;
+        }
+        let answer = (asked.experiment.judge)(&readings);
+        asked.outcome = Some(Outcome { answer, readings });
+        self.pause();
+    }
+
+    /// Starts a run with the usual settings, unless that is what there is; and trains.
+    pub fn train(&mut self) {
+        let usual = Setup {
+            device: self.page.setup.device,
+            ..Setup::default()
+        };
+        if self.following.is_none() && (self.page.setup != usual || self.page.other.is_some()) {
+            self.leave_experiment();
+            (self.page.setup, self.page.other) = (usual, None);
+            self.restart();
+        }
+        self.play();
+    }
+
+    /// Whether the runs are not those of the usual settings.
+    pub fn is_unusual(&self) -> bool {
+        let usual = Setup {
+            device: self.page.setup.device,
+            ..Setup::default()
+        };
+        self.page.setup != usual || self.page.other.is_some()
     }
 
     fn source(&mut self, data: DataChoice) -> DataSource {
@@ -243,6 +359,8 @@ impl Lab {
     /// Applies the page's settings, without a restart where that is possible. Two runs are compared step by step, so
     /// both restart if one has to.
     pub fn apply(&mut self) {
+        // Its runs are others from here on.
+        self.leave_experiment();
         if !self.can_go_on() {
             self.restart_as_it_was();
             return;
@@ -300,6 +418,7 @@ impl Lab {
                     .push(platform::save("encoder.safetensors", &weights));
             }
         }
+        self.judge();
         let files: Vec<_> = self.file_arrivals.borrow_mut().drain(..).collect();
         let (read, unread): (Vec<_>, Vec<_>) = files.into_iter().partition(Result::is_ok);
         self.messages
@@ -345,8 +464,9 @@ impl Lab {
         let mut added = 0;
         for Picture { name, planes } in pictures {
             if self.own.names.len() >= MAX_OWN_PICTURES {
-                self.messages.push(format!(
-                    "The lab takes at most {MAX_OWN_PICTURES} pictures: {name} and all after it are left out."
+                self.messages.push(filled(
+                    "message.many",
+                    &[("max", &MAX_OWN_PICTURES.to_string()), ("name", &name)],
                 ));
                 break;
             }
@@ -364,14 +484,13 @@ impl Lab {
         if self.page.setup.data == DataChoice::Own {
             self.restart_as_it_was();
         } else if enough {
-            self.messages.push(format!(
-                "There are {} pictures of your own: choose them under “Pictures” to train on them. They do not leave this machine.",
-                self.own.names.len()
-            ));
+            let count = self.own.names.len().to_string();
+            self.messages.push(filled("message.own", &[("count", &count)]));
         } else {
-            self.messages.push(format!(
-                "The nearest neighbors of your picture are shown under “What it has learned”. {}",
-                DatasetError::TooFew(self.own.names.len())
+            let (min, count) = (crate::dataset::MIN_PICTURES, self.own.names.len());
+            self.messages.push(filled(
+                "message.query",
+                &[("min", &min.to_string()), ("count", &count.to_string())],
             ));
         }
     }
@@ -386,6 +505,7 @@ impl Lab {
 
     /// Starts a comparison with a second run, or ends it.
     pub fn compare(&mut self, other: Option<Setup>) {
+        self.leave_experiment();
         self.page.other = other;
         self.restart_as_it_was();
     }

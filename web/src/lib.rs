@@ -6,9 +6,11 @@
 #[cfg(target_family = "wasm")]
 pub mod accessible;
 pub mod app;
+pub mod batch;
 #[cfg(target_family = "wasm")]
 pub mod browser;
 pub mod dataset;
+pub mod experiments;
 pub mod export;
 pub mod history;
 pub mod lab;
@@ -19,6 +21,8 @@ pub mod panel;
 pub mod platform;
 pub mod run;
 pub mod setup;
+pub mod story;
+pub mod texts;
 #[cfg(not(target_family = "wasm"))]
 pub mod window;
 pub mod worker;

@@ -1,17 +1,52 @@
-//! The page's state that a link stores: the settings of the runs, the hidden parts, and the current lesson.
+//! The page's state that a link stores: where in the lab the visitor is, the settings of the runs, and how it is shown.
 
+use crate::experiments;
 use crate::setup::Setup;
+use crate::story;
+use crate::texts::Language;
 
 /// The parts of the page that a link can hide, for example for a class.
 pub const HIDEABLE: [&str; 6] = ["course", "controls", "matrix", "learned", "views", "data"];
 
+/// Where the visitor is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// At a step of the story, counted from 0.
+    Story(usize),
+    /// At the laboratory, with all its controls.
+    Explore,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self::Story(0)
+    }
+}
+
+/// The colors of the page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Theme {
+    /// Dark on light.
+    Light,
+    /// Light on dark.
+    Dark,
+}
+
 /// The page's state.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Page {
+    /// Where the visitor is.
+    pub place: Place,
+    /// The language, where it is not the browser's.
+    pub language: Option<Language>,
+    /// The colors, where they are not the system's.
+    pub theme: Option<Theme>,
     /// The settings of the run.
     pub setup: Setup,
     /// The settings of the second run, if two are compared.
     pub other: Option<Setup>,
+    /// The name of the experiment whose question is asked.
+    pub experiment: Option<String>,
     /// The lesson, from 0; a link counts from 1.
     pub lesson: usize,
     /// The hidden parts, a subset of [`HIDEABLE`].
@@ -27,6 +62,7 @@ impl Page {
     /// Parses a link's fragment. Returns the state, and the `name=value` pairs that were not understood.
     pub fn parse(fragment: &str) -> (Self, Vec<String>) {
         let mut page = Self::default();
+        let mut place = None;
         let mut unknown = Vec::new();
         let pairs: Vec<_> = form_urlencoded::parse(fragment.as_bytes()).collect();
         // A link stores the second run as its differences from the first, so the first run's pairs are applied first.
@@ -34,6 +70,31 @@ impl Page {
             pairs.iter().partition(|(name, _)| name.starts_with(OTHER));
         for (name, text) in of_page {
             let understood = match &**name {
+                "story" => text.parse::<usize>().is_ok_and(|number| {
+                    let is_there = (1..=story::STEPS.len()).contains(&number);
+                    place = Some(Place::Story(number.saturating_sub(1)));
+                    is_there
+                }),
+                "experiment" => {
+                    page.experiment = experiments::of_name(text).map(|found| found.name.to_owned());
+                    page.experiment.is_some()
+                }
+                "explore" => {
+                    place = Some(Place::Explore);
+                    &**text == "1"
+                }
+                "lang" => {
+                    page.language = Language::of_code(text);
+                    page.language.is_some()
+                }
+                "theme" => {
+                    page.theme = match &**text {
+                        "light" => Some(Theme::Light),
+                        "dark" => Some(Theme::Dark),
+                        _ => None,
+                    };
+                    page.theme.is_some()
+                }
                 "lesson" => text.parse::<usize>().is_ok_and(|number| {
                     page.lesson = number.saturating_sub(1);
                     number > 0
@@ -64,12 +125,45 @@ impl Page {
                 unknown.push(format!("{OTHER}{name}={text}"));
             }
         }
+        // Links from before the story name settings or a lesson: they are about the laboratory.
+        let changed = Setup {
+            device: page.setup.device,
+            ..Setup::default()
+        } != page.setup;
+        let is_of_laboratory =
+            changed || page.other.is_some() || page.lesson > 0 || !page.hidden.is_empty();
+        page.place = place.unwrap_or(match is_of_laboratory {
+            true => Place::Explore,
+            false => Place::default(),
+        });
+        if let Place::Story(step) = &mut page.place {
+            *step = (*step).min(story::STEPS.len() - 1);
+        }
         (page, unknown)
     }
 
     /// The state as a link's fragment, which holds only what differs from the defaults.
     pub fn fragment(&self) -> String {
         let mut fragment = form_urlencoded::Serializer::new(String::new());
+        let is_usual = self.setup == Setup::default() && self.other.is_none();
+        match self.place {
+            Place::Explore => _ = fragment.append_pair("explore", "1"),
+            Place::Story(0) if is_usual => {}
+            Place::Story(step) => _ = fragment.append_pair("story", &(step + 1).to_string()),
+        }
+        if let Some(experiment) = &self.experiment {
+            fragment.append_pair("experiment", experiment);
+        }
+        if let Some(language) = self.language {
+            fragment.append_pair("lang", language.code());
+        }
+        if let Some(theme) = self.theme {
+            let name = match theme {
+                Theme::Light => "light",
+                Theme::Dark => "dark",
+            };
+            fragment.append_pair("theme", name);
+        }
         for (name, text) in self.setup.to_pairs() {
             fragment.append_pair(&name, &text);
         }
@@ -131,8 +225,12 @@ mod tests {
             }),
             setup,
             lesson: 3,
+            experiment: Some("invariance".into()),
             hidden: vec!["controls".into(), "data".into()],
             play: true,
+            place: Place::Explore,
+            language: Some(Language::German),
+            theme: Some(Theme::Dark),
         };
         let fragment = page.fragment();
         let (restored, unknown) = Page::parse(&fragment);

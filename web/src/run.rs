@@ -1,12 +1,16 @@
 //! A run as the panel sees it: the link to its trainer, its history, and its activity.
 
+use barlow_core::loss::Objective;
 use barlow_core::session::{Cause, Message, Opened};
+use web_time::{Duration, Instant};
 
+use crate::batch::Batch;
 use crate::dataset::{DataSource, Dataset};
 use crate::history::History;
 use crate::link::{Link, Received};
 use crate::platform;
 use crate::setup::{DeviceChoice, Setup};
+use crate::texts::{filled, text};
 use crate::worker::{Order, Request};
 
 /// What a run is doing.
@@ -23,6 +27,9 @@ pub enum Activity {
     /// It stopped with an error.
     Failed,
 }
+
+/// The time between two requests for embeddings, each of which costs about a third of a step.
+const EMBEDDINGS_EVERY: Duration = Duration::from_millis(700);
 
 /// How many times in a row a lost trainer is replaced.
 const RECOVERIES: usize = 2;
@@ -41,8 +48,12 @@ pub struct PanelRun {
     pub activity: Activity,
     /// A message for the visitor: an error or other news.
     pub notice: Option<String>,
+    /// Why it runs on the CPU, and how to get a GPU, where the visitor might expect one.
+    pub advice: Option<&'static str>,
     /// The encoder's weights that were requested, until they are saved.
     pub weights: Option<Vec<u8>>,
+    /// When embeddings were requested last, and whether they are still awaited.
+    embeddings: Option<(Instant, bool)>,
     source: DataSource,
     link: Link,
     /// Starts another trainer, and returns a link to it.
@@ -68,7 +79,9 @@ impl PanelRun {
             history: History::default(),
             activity: Activity::Starting,
             notice: None,
+            advice: None,
             weights: None,
+            embeddings: None,
             link: start(),
             start,
             checkpoint: None,
@@ -103,7 +116,7 @@ impl PanelRun {
         (self.setup, self.source) = (setup, source);
         self.history = History::default();
         (self.opened, self.checkpoint, self.notice, self.then) = (None, None, None, None);
-        (self.lost, self.on_cpu) = (0, false);
+        (self.lost, self.on_cpu, self.embeddings) = (0, false, None);
         self.open(None);
     }
 
@@ -121,15 +134,24 @@ impl PanelRun {
         self.setup = setup;
     }
 
-    /// The settings in effect: without a GPU some are smaller than what was asked for.
-    pub fn setup_in_effect(&self) -> Setup {
-        let mut setup = self.setup.clone();
-        if let Some(opened) = &self.opened {
-            setup.batch = opened.config.batch;
-            setup.projector = opened.config.projector.embedding();
-            setup.encoder_width = opened.config.encoder.width;
+    /// Asks for the embeddings of a batch, unless those of this step are there, or were asked for a moment ago.
+    pub fn want_embeddings(&mut self) {
+        if matches!(self.activity, Activity::Starting | Activity::Failed) {
+            return;
         }
-        setup
+        let step = self.history.steps.last().map_or(0, |report| report.step);
+        let is_new = self
+            .history
+            .batch
+            .as_ref()
+            .is_none_or(|batch| batch.step != step);
+        let may_ask = self
+            .embeddings
+            .is_none_or(|(at, awaited)| !awaited && at.elapsed() > EMBEDDINGS_EVERY);
+        if is_new && may_ask {
+            self.embeddings = Some((Instant::now(), true));
+            self.send(Request::Embeddings);
+        }
     }
 
     /// Sends a request to the trainer.
@@ -214,16 +236,8 @@ impl PanelRun {
                     self.history.frames.retain(|frame| frame.step <= done);
                 }
                 let wanted_gpu = self.setup.device != DeviceChoice::Cpu;
-                if let Some(advice) = platform::advice().filter(|_| opened.on_cpu && wanted_gpu) {
-                    let config = &opened.config;
-                    let (batch, encoder_width) = (config.batch, config.encoder.width);
-                    let projector = config.projector.embedding();
-                    self.notice = Some(format!(
-                        "Training runs on the {}, with a batch of {batch}, an encoder width of {encoder_width} and a \
-                         projector width of {projector}. To use a GPU: {advice}.",
-                        opened.device
-                    ));
-                }
+                self.advice = platform::advice().filter(|_| opened.on_cpu && wanted_gpu);
+                self.embeddings = None;
                 self.opened = Some(*opened);
                 self.activity = Activity::Paused;
                 match self.then.take() {
@@ -237,7 +251,7 @@ impl PanelRun {
                 cause => {
                     self.activity = Activity::Failed;
                     let advice = match cause {
-                        Cause::Diverged => ". Lower the learning rate, and restart",
+                        Cause::Diverged => text("message.diverged"),
                         _ => "",
                     };
                     self.notice = Some(failure.message + advice);
@@ -264,6 +278,18 @@ impl PanelRun {
                     self.send(Request::Correlation);
                 }
             }
+            Message::Embeddings {
+                step,
+                width,
+                pictures,
+                values,
+            } => {
+                let is_normalized = self.setup.objective != Objective::Unnormalized;
+                self.history.batch = Batch::new(step, width, pictures, values, is_normalized);
+                if let Some((_, awaited)) = &mut self.embeddings {
+                    *awaited = false;
+                }
+            }
             Message::Inspection(inspection) => self.history.add_inspection(*inspection),
             Message::Weights { bytes } => self.weights = Some(bytes),
             Message::Checkpoint { step, bytes } => self.checkpoint = Some((step, bytes)),
@@ -282,18 +308,19 @@ impl PanelRun {
         self.lost += 1;
         if self.lost > RECOVERIES {
             self.activity = Activity::Failed;
-            self.notice = Some(format!(
-                "The trainer was lost again ({reason}). Choose the CPU under “Computes on”, or reload the page."
-            ));
+            self.notice = Some(filled("message.lost.again", &[("reason", reason)]));
             return;
         }
         let from = self.kept();
         // Twice in a row: the device is unreliable, or does not have enough memory.
         self.on_cpu |= self.lost == RECOVERIES;
-        self.notice = Some(format!(
-            "The trainer was lost ({}). Another one continues from step {from}{}.",
-            reason,
-            if self.on_cpu { ", on the CPU" } else { "" }
+        let key = match self.on_cpu {
+            true => "message.lost.cpu",
+            false => "message.lost",
+        };
+        self.notice = Some(filled(
+            key,
+            &[("reason", reason), ("step", &from.to_string())],
         ));
         self.link = (self.start)();
         self.open(self.checkpoint.as_ref().map(|(_, bytes)| bytes.clone()));

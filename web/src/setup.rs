@@ -101,15 +101,15 @@ pub struct Setup {
 }
 
 impl Default for Setup {
-    /// Small enough that a step takes milliseconds on a GPU, large enough that something is learned.
+    /// Small enough that a browser's CPU does a step in less than a tenth of a second, large enough that something is learned.
     fn default() -> Self {
         Self {
             data: DataChoice::Emoji,
             objective: Objective::BarlowTwins,
             lambda: 0.03,
-            batch: 64,
-            projector: 128,
-            encoder_width: 16,
+            batch: 32,
+            projector: 64,
+            encoder_width: 8,
             optimizer: OptimizerChoice::AdamW,
             rate: 1.0,
             warmup: 1,
@@ -139,16 +139,6 @@ const MAX_ENCODER_WIDTH: usize = 128;
 const MAX_EPOCHS: usize = 10_000;
 
 impl Setup {
-    /// Reduces the settings for a computer without a GPU: with the defaults, at most a quarter of the work per step.
-    pub fn smaller(&self) -> Self {
-        Self {
-            batch: self.batch.min(32),
-            projector: self.projector.min(64),
-            encoder_width: self.encoder_width.min(8),
-            ..self.clone()
-        }
-    }
-
     /// The default peak learning rate of the optimizer, for a batch of 256.
     pub fn default_rate(&self) -> f64 {
         match self.optimizer {

@@ -124,14 +124,9 @@ fn open(
     };
     let data = Dataset::new(order.setup.data, &order.source)
         .map_err(|error| refused(error.to_string()))?;
-    // A run that was begun on a GPU that is lost continues as large as it is.
-    let is_smaller = device::runs_on_cpu(device) && platform::IS_WEB && checkpoint.is_none();
-    let setup = if is_smaller {
-        order.setup.smaller()
-    } else {
-        order.setup.clone()
-    };
-    let config = setup.config(data.train.count(), data.train.size().0);
+    let config = order
+        .setup
+        .config(data.train.count(), data.train.size().0);
     let trainer = match checkpoint {
         None => Trainer::new(config, &data.train, device),
         Some(bytes) => Checkpoint::read(&bytes)

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use barlow_lab::lab::Lab;
+use barlow_lab::page::Place;
 use barlow_lab::panel::{self, View};
 use barlow_lab::setup::DataChoice;
 use eframe::egui::{self, Key, Vec2};
@@ -68,7 +69,7 @@ fn wait(harness: &mut Harness<'static, State>, words: &str, wish: impl Fn(&Lab) 
 #[test]
 fn play_trains_and_pause_waits() {
     let mut harness = open_panel(TINY, DESKTOP);
-    harness.get_by_label("Cross-correlation matrix, empty before the first step");
+    harness.get_by_label("Cross-correlation matrix C, empty before the first step");
     harness.get_by_label("Play").click();
     wait(&mut harness, "steps and matrices are there", |lab| {
         lab.runs[0].history.steps.len() >= 12 && lab.runs[0].history.frames.len() >= 3
@@ -119,7 +120,7 @@ fn switches_keep_the_run_and_sizes_restart_it() {
     });
     harness.get_by_label("Reset Projector").click();
     wait(&mut harness, "the projector is the usual one", |lab| {
-        lab.runs[0].setup.projector == 128
+        lab.runs[0].setup.projector == 64
     });
     wait(&mut harness, "it began anew", |lab| {
         lab.runs[0].history.steps.is_empty() && lab.runs[0].opened.is_some()
@@ -145,22 +146,112 @@ fn another_data_set_starts_anew_and_goes_on_playing() {
 }
 
 #[test]
-fn a_sentence_of_the_course_sets_the_controls() {
-    let mut harness = open_panel("device=cpu&lesson=3", DESKTOP);
-    harness.get_by_label("Lesson 3 of 8");
+fn an_experiment_asks_first_and_tells_what_happened() {
+    let mut harness = open_panel("device=cpu&lesson=2", DESKTOP);
+    harness.get_by_label("Lesson 2 of 8");
     harness
-        .get_by_label("▶ Train with the invariance term alone, beside both terms.")
+        .get_by_label("▶ One step of an untrained network")
         .click();
+    harness.run_steps(2);
+    assert!(!lab(&harness).is_playing(), "nothing runs before there is an answer");
+    harness.get_by_label("White everywhere").click();
+    wait(&mut harness, "the experiment is judged", |lab| {
+        lab.asked.as_ref().is_some_and(|asked| asked.outcome.is_some())
+    });
+    assert!(!lab(&harness).is_playing());
+    harness.get_by_label_contains("It came differently: A blur of red and blue");
+    harness.get_by_label("Other experiments").click();
+    harness.run_steps(2);
+    harness.get_by_label("▶ One step of an untrained network");
+}
+
+#[test]
+fn an_experiment_sets_the_controls_and_a_changed_control_ends_it() {
+    let mut harness = open_panel("device=cpu&explore=1&lesson=3", DESKTOP);
+    harness
+        .get_by_label("▶ Only ask that the views agree")
+        .click();
+    harness.run_steps(2);
+    harness.get_by_label("It stays red and blue").click();
     wait(&mut harness, "two runs play", |lab| {
         lab.runs.len() == 2 && lab.is_playing()
     });
     assert_eq!(
         lab(&harness).page.fragment(),
-        "device=cpu&b.objective=invariance&lesson=3"
+        "explore=1&experiment=invariance&device=cpu&b.objective=invariance&lesson=3"
     );
     harness.get_by_label("Run B");
+    harness.get_by_label("Mirror").click();
+    wait(&mut harness, "the experiment is over", |lab| lab.asked.is_none());
     harness.get_by_label("Pause").click();
     wait(&mut harness, "both wait", |lab| !lab.is_playing());
+}
+
+/// The sizes of a phone, a frame in another page, a projector, and a laptop.
+const SIZES: [[f32; 2]; 4] = [[360.0, 740.0], [600.0, 700.0], [1024.0, 768.0], [1440.0, 900.0]];
+
+#[test]
+fn the_story_fits_every_screen_in_every_language() {
+    for [width, height] in SIZES {
+        for language in ["en", "de"] {
+            let fragment = format!("device=cpu&lang={language}");
+            let mut harness = open_panel(fragment.leak(), Vec2::new(width, height));
+            harness.key_press(Key::Space);
+            wait(&mut harness, "it trains", |lab| {
+                lab.runs[0].history.steps.len() >= 2
+            });
+            let pages = barlow_lab::story::STEPS.len();
+            for page in 1..=pages {
+                harness.run_steps(4);
+                picture(&mut harness, &format!("{width}x{height}-{language}-{page}"));
+                for node in harness.root().children_recursive() {
+                    let node = node.accesskit_node();
+                    let right = node.bounding_box().map_or(0.0, |bounds| bounds.x1);
+                    assert!(
+                        right <= f64::from(width) + 1.0,
+                        "{width}x{height}, page {page}: {:?} extends to {right}",
+                        node.label()
+                    );
+                }
+                harness.key_press(Key::ArrowRight);
+            }
+            assert!(
+                matches!(lab(&harness).page.place, Place::Story(place) if place == pages - 1)
+            );
+        }
+    }
+}
+
+/// Saves a picture of the panel into the folder of the variable `BARLOW_PICTURES`, if there is one.
+fn picture(harness: &mut Harness<'static, State>, name: &str) {
+    let Some(folder) = std::env::var_os("BARLOW_PICTURES") else {
+        return;
+    };
+    let path = std::path::Path::new(&folder).join(format!("{name}.png"));
+    harness.render().unwrap().save(path).unwrap();
+}
+
+#[test]
+fn from_c_to_an_entry_and_back() {
+    let mut harness = open_panel("device=cpu", Vec2::new(1440.0, 900.0));
+    harness.get_by_label("Train").click();
+    wait(&mut harness, "C is there", |lab| {
+        !lab.runs[0].history.smoothed.is_empty() && lab.runs[0].history.batch.is_some()
+    });
+    harness.get_by_label("Pause").click();
+    wait(&mut harness, "it waits", |lab| !lab.is_playing());
+    harness
+        .get_by_label_contains("Cross-correlation matrix at step")
+        .click();
+    wait(&mut harness, "the entry is shown", |lab| {
+        lab.page.place == Place::Story(3)
+    });
+    harness.run_steps(60);
+    harness.get_by_label_contains("C, entry in row");
+    harness.get_by_label_contains("Scatter plot of 32 pictures");
+    harness.get_by_label("Back").click();
+    harness.run_steps(2);
+    harness.get_by_label_contains("Dimension 0 of 32 pictures");
 }
 
 #[test]

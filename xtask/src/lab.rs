@@ -17,7 +17,13 @@ pub const PROFILE: &str = "lab";
 pub const PORT: u16 = 8080;
 
 /// The files of `web/` that are copied unchanged.
-const STATIC: [&str; 3] = ["index.html", "worker.js", "data/fashion-mnist.png"];
+const STATIC: [&str; 5] = [
+    "index.html",
+    "teach.html",
+    "worker.js",
+    "sw.js",
+    "data/fashion-mnist.png",
+];
 
 /// The folder of the built lab.
 fn dist() -> PathBuf {

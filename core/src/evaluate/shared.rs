@@ -82,8 +82,9 @@ mod tests {
     use pollster::block_on;
 
     use super::*;
+    use crate::config::Comparison;
     use crate::data::emoji::emoji;
-    use crate::evaluate::Pixels;
+    use crate::evaluate::{Compared, Pixels};
     use crate::testing::each_rank;
 
     #[test]
@@ -101,6 +102,27 @@ mod tests {
                 assert_eq!(features.width, expected.width);
                 assert_eq!(features.values, expected.values);
             }
+        }
+    }
+
+    #[test]
+    fn ranks_compare_mirror_images_as_one_does() {
+        let pictures = emoji().noto.subset(0..7);
+        let comparison = Comparison {
+            mirrored: true,
+            ..Comparison::default()
+        };
+        let mut pixels = Pixels;
+        let mut alone = block_on(Compared::new(&mut pixels, &comparison, &pictures));
+        let expected = block_on(alone.features(&pictures));
+        let of_ranks = each_rank(3, |ranks| {
+            let mut shared = SharedExtractor::new(Pixels, &ranks);
+            let mut compared = block_on(Compared::new(&mut shared, &comparison, &pictures));
+            block_on(compared.features(&pictures))
+        });
+        for features in of_ranks {
+            assert!(features.mirrored);
+            assert_eq!(features.values, expected.values);
         }
     }
 }

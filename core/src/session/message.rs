@@ -37,6 +37,8 @@ pub enum Request<R = Infallible> {
     Pace(u32),
     /// Send C: that of the step in progress, or if none is, of the last one.
     Correlation,
+    /// Send the embeddings of the next step's pictures, by the networks as they are.
+    Embeddings,
     /// Send the encoder's weights.
     Weights,
     /// A square picture to search for among those inspected, as three planes. Its payload.
@@ -74,6 +76,18 @@ pub enum Message {
         /// Whether it belongs to the run's record: the first step's, and one with each checkpoint at the end of an epoch.
         /// The others were asked for.
         milestone: bool,
+    },
+    /// The embeddings of a batch, by the networks as they are: what one entry of C is computed from.
+    Embeddings {
+        /// Steps done.
+        step: usize,
+        /// Numbers per embedding.
+        width: usize,
+        /// The pictures' places in the training set.
+        pictures: Vec<u32>,
+        /// The embedding of the first view of each picture, then that of the second view of each. Its payload.
+        #[serde(skip)]
+        values: Vec<f32>,
     },
     /// Quick measurements of what is learned, at the end of some epochs.
     Evaluation {
@@ -208,6 +222,7 @@ impl Message {
             Self::Inspection(inspection) => Some(inspection.step),
             Self::Opened(opened) => Some(opened.done),
             Self::Correlation { step, .. }
+            | Self::Embeddings { step, .. }
             | Self::Evaluation { step, .. }
             | Self::Checkpoint { step, .. }
             | Self::Paused { step }
@@ -219,7 +234,9 @@ impl Message {
     /// Takes the large value out, if the message has one.
     pub fn take_payload(&mut self) -> Option<Payload> {
         match self {
-            Self::Correlation { values, .. } => Some(Payload::Floats(std::mem::take(values))),
+            Self::Correlation { values, .. } | Self::Embeddings { values, .. } => {
+                Some(Payload::Floats(std::mem::take(values)))
+            }
             Self::Checkpoint { bytes, .. } | Self::Weights { bytes } => {
                 Some(Payload::Bytes(std::mem::take(bytes)))
             }
@@ -230,7 +247,10 @@ impl Message {
     /// Puts the large value back. A payload of another type is ignored.
     pub fn put_payload(&mut self, payload: Payload) {
         match (self, payload) {
-            (Self::Correlation { values, .. }, Payload::Floats(payload)) => *values = payload,
+            (
+                Self::Correlation { values, .. } | Self::Embeddings { values, .. },
+                Payload::Floats(payload),
+            ) => *values = payload,
             (Self::Checkpoint { bytes, .. } | Self::Weights { bytes }, Payload::Bytes(payload)) => {
                 *bytes = payload;
             }

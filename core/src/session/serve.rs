@@ -236,6 +236,16 @@ impl Session {
                     self.send_correlation(false, tell).await?;
                 }
             }
+            // A rank alone cannot ask for it: the others do not know of the request.
+            Request::Embeddings => {
+                let batch = self.trainer.preview_embeddings().await?;
+                tell(Message::Embeddings {
+                    step: self.trainer.done(),
+                    width: batch.width,
+                    pictures: batch.pictures,
+                    values: batch.values,
+                });
+            }
             Request::Weights => tell(match encoder_weights(&self.trainer.model().encoder).await {
                 Ok(bytes) => Message::Weights { bytes },
                 Err(error) => Message::Refused {

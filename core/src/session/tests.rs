@@ -76,6 +76,7 @@ fn outline(messages: &[Message]) -> Vec<(&'static str, usize)> {
         Message::Opened(_) => "opened",
         Message::Step { .. } => "step",
         Message::Correlation { .. } => "correlation",
+        Message::Embeddings { .. } => "embeddings",
         Message::Evaluation { .. } => "evaluation",
         Message::Inspection(_) => "inspection",
         Message::Checkpoint { .. } => "checkpoint",

@@ -19,4 +19,4 @@ pub use checkpoint::{
 pub use error::TrainError;
 pub use ranks::Ranks;
 pub use resume::Conversion;
-pub use step::{StepReport, Trainer};
+pub use step::{Embeddings, StepReport, Trainer};

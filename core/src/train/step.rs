@@ -29,6 +29,17 @@ use crate::ops::{read, read_all};
 use crate::optim::{Optimizer, Rates};
 use crate::random::{Purpose, Rng};
 
+/// The embeddings of a batch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Embeddings {
+    /// Numbers per embedding.
+    pub width: usize,
+    /// The pictures' places in the training set.
+    pub pictures: Vec<u32>,
+    /// The embedding of the first view of each picture, then that of the second view of each.
+    pub values: Vec<f32>,
+}
+
 /// The numbers of one step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StepReport {
@@ -519,15 +530,38 @@ impl Trainer {
     /// The cross-correlation of the next step's views under the current networks, without learning from them: its width
     /// d, and its entries row by row.
     pub async fn preview_correlation(&mut self) -> Result<(usize, Vec<f32>), TrainError> {
-        let pictures = self.next_pictures()?;
-        let (views, config) = (self.config.views, &self.config);
-        let images = self.views(&Views::Drawn(Box::new(pictures)), None, None);
-        let z = self.model.frozen().embed(images, Mode::Train { views });
-        let matrix = config
+        let views = self.config.views;
+        let (_, z) = self.preview()?;
+        let matrix = self
+            .config
             .objective
-            .loss_of_views(z, views, config.lambda)
+            .loss_of_views(z, views, self.config.lambda)
             .matrix;
         Ok((matrix.dims()[0], read(matrix).await))
+    }
+
+    /// The embeddings of the first two views of the next step's pictures (this rank's part) under the current networks,
+    /// without learning from them.
+    ///
+    /// # Errors
+    /// If the pictures cannot be read.
+    pub async fn preview_embeddings(&mut self) -> Result<Embeddings, TrainError> {
+        let (indices, z) = self.preview()?;
+        let [_, width] = z.dims();
+        let values = read(z.narrow(0, 0, 2 * indices.len())).await;
+        Ok(Embeddings {
+            width,
+            pictures: indices.iter().map(|index| *index as u32).collect(),
+            values,
+        })
+    }
+
+    /// The next step's pictures, and the embeddings of their views under the current networks.
+    fn preview(&mut self) -> Result<(Vec<usize>, Tensor<2>), TrainError> {
+        let pictures = self.next_pictures()?;
+        let (indices, views) = (pictures.indices.clone(), self.config.views);
+        let images = self.views(&Views::Drawn(Box::new(pictures)), None, None);
+        Ok((indices, self.model.frozen().embed(images, Mode::Train { views })))
     }
 
     /// Does the next step.

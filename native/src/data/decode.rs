@@ -321,6 +321,7 @@ pub fn planes_of_file(path: &Path, side: usize) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use barlow_formats::{Location, Split};
+    use rayon::prelude::*;
 
     use super::*;
 
@@ -362,6 +363,30 @@ mod tests {
         for end in 0..TURNED_HEIC.len() {
             // Cut off anywhere, it is an error or a picture, but no panic.
             let _ = decoded(&TURNED_HEIC[..end], Encoding::File);
+        }
+    }
+
+    /// One color, 5000 x 4000 pixels, written by pillow-heif 1.8.
+    const LARGE_HEIC: &[u8] = include_bytes!("large.heic");
+
+    /// A decoder that waited for threads of the pool would wait for those that wait for it.
+    #[test]
+    fn large_heic_files_are_read_by_a_pool_of_few_threads() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build();
+        let read = pool.unwrap().install(|| {
+            let items: Vec<_> = (0..3)
+                .map(|_| item(LARGE_HEIC.to_vec(), Encoding::File))
+                .collect();
+            items
+                .par_iter()
+                .map(|item| planes(item, 4).unwrap())
+                .collect::<Vec<_>>()
+        });
+        assert!(is_large(LARGE_HEIC, Encoding::File));
+        for planes in read {
+            for (plane, value) in planes.chunks(16).zip([200u8, 40, 30]) {
+                assert!(plane.iter().all(|x| x.abs_diff(value) < 8), "{plane:?}");
+            }
         }
     }
 

@@ -1,10 +1,12 @@
-//! The bar at the top: the buttons that control training, the status, the menus and the messages.
+//! The bar at the top of the laboratory: the buttons that control training, the status, the menus and the messages.
 
 use eframe::egui::{self, Button, RichText, Ui};
 
 use super::style::sign_button;
 use crate::lab::Lab;
+use crate::page::{Place, Theme};
 use crate::run::Activity;
+use crate::texts::{self, Language, filled, number, text};
 use crate::{export, platform};
 
 /// Milliseconds between steps in slow motion: the eye can follow one step per second.
@@ -23,26 +25,17 @@ pub fn show(lab: &mut Lab, ui: &mut Ui) {
             ui.separator();
         }
         ui.label(status(lab));
+        advice(lab, ui);
         ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
-            ui.menu_button("Save …", |ui| saves(lab, ui));
-            ui.menu_button("Show", |ui| parts(lab, ui));
+            look(lab, ui);
+            ui.menu_button(text("bar.save"), |ui| saves(lab, ui));
+            ui.menu_button(text("bar.show"), |ui| parts(lab, ui));
+            if lab.following.is_none() && ui.button(text("nav.story")).clicked() {
+                lab.page.place = Place::Story(0);
+            }
         });
     });
-    while lab.messages.len() > MAX_MESSAGES {
-        lab.messages.remove(0);
-    }
-    let mut dismissed = None;
-    for (index, message) in lab.messages.iter().enumerate() {
-        ui.horizontal_wrapped(|ui| {
-            if sign_button(ui, "×", "Dismiss this message", true) {
-                dismissed = Some(index);
-            }
-            ui.label(RichText::new(message).color(ui.visuals().warn_fg_color));
-        });
-    }
-    if let Some(index) = dismissed {
-        lab.messages.remove(index);
-    }
+    messages(lab, MAX_MESSAGES, ui);
     ui.add_space(2.0);
     let space = ui.input(|input| input.key_pressed(egui::Key::Space));
     if space && lab.following.is_none() && ui.memory(|memory| memory.focused().is_none()) {
@@ -54,29 +47,74 @@ pub fn show(lab: &mut Lab, ui: &mut Ui) {
     }
 }
 
+/// Draws the last `max` messages, each with a button that removes it.
+pub fn messages(lab: &mut Lab, max: usize, ui: &mut Ui) {
+    while lab.messages.len() > max {
+        lab.messages.remove(0);
+    }
+    let mut dismissed = None;
+    for (index, message) in lab.messages.iter().enumerate() {
+        ui.horizontal_wrapped(|ui| {
+            if sign_button(ui, "×", text("bar.dismiss"), true) {
+                dismissed = Some(index);
+            }
+            ui.label(message);
+        });
+    }
+    if let Some(index) = dismissed {
+        lab.messages.remove(index);
+    }
+}
+
+/// Draws what changes how the page is shown: its language, and its colors.
+pub fn look(lab: &mut Lab, ui: &mut Ui) {
+    let is_dark = ui.visuals().dark_mode;
+    let name = if is_dark { "look.light" } else { "look.dark" };
+    if sign_button(ui, "●", text(name), true) {
+        lab.page.theme = Some(if is_dark { Theme::Light } else { Theme::Dark });
+    }
+    let used = texts::language();
+    for language in Language::ALL {
+        if language != used && sign_button(ui, &language.code().to_uppercase(), language.name(), true) {
+            lab.page.language = Some(language);
+        }
+    }
+}
+
+/// Draws a small button that says why training runs on the CPU and how to get a GPU, where a visitor might expect one.
+pub fn advice(lab: &Lab, ui: &mut Ui) {
+    if let Some(advice) = lab.runs.first().and_then(|run| run.advice) {
+        ui.menu_button(RichText::new(text("bar.why")).small(), |ui| {
+            ui.set_max_width(320.0);
+            ui.label(text("bar.cpu"));
+            ui.label(text(advice));
+        });
+    }
+}
+
 /// Draws the buttons that control training.
 fn commands(lab: &mut Lab, ui: &mut Ui) {
     let playing = lab.is_playing();
-    let words = if playing { "‖  Pause" } else { "▶  Play" };
+    let name = text(if playing { "bar.pause" } else { "bar.play" });
+    let words = format!("{}  {name}", if playing { "‖" } else { "▶" });
     let play = ui
         .add(Button::new(RichText::new(words).size(20.0).strong()).min_size([120.0, 36.0].into()));
-    let name = if playing { "Pause" } else { "Play" };
     play.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, name));
-    if play.on_hover_text("Train or pause (space bar)").clicked() {
+    if play.on_hover_text(text("bar.play.hint")).clicked() {
         if playing { lab.pause() } else { lab.play() }
     }
-    if sign_button(ui, "▶| Step", "One step", true) {
+    if sign_button(ui, text("bar.step"), text("bar.step.name"), true) {
         lab.step();
     }
     let mut slow = lab.pace > 0;
     if ui
-        .toggle_value(&mut slow, "Slow motion")
-        .on_hover_text("Waits one second between steps")
+        .toggle_value(&mut slow, text("bar.slow"))
+        .on_hover_text(text("bar.slow.hint"))
         .changed()
     {
         lab.set_pace(if slow { SLOW } else { 0 });
     }
-    if sign_button(ui, "↺ Restart", "Restart from an untrained network", true) {
+    if sign_button(ui, text("bar.restart"), text("bar.restart.name"), true) {
         lab.restart();
     }
 }
@@ -84,12 +122,12 @@ fn commands(lab: &mut Lab, ui: &mut Ui) {
 /// The status in one line: the step, the time per step, and the device.
 pub fn status(lab: &Lab) -> String {
     let Some(run) = lab.runs.first() else {
-        return "Loading pictures …".into();
+        return text("status.loading").into();
     };
     let Some(opened) = &run.opened else {
         return match run.activity {
-            Activity::Failed => "Stopped".into(),
-            _ => "Starting …".into(),
+            Activity::Failed => text("status.stopped").into(),
+            _ => text("status.starting").into(),
         };
     };
     let step = run
@@ -97,13 +135,16 @@ pub fn status(lab: &Lab) -> String {
         .steps
         .last()
         .map_or(opened.done, |report| report.step);
-    let mut words = match run.activity {
-        Activity::Finished => format!("Finished after {step} steps"),
-        Activity::Failed => format!("Stopped at step {step}"),
-        _ => format!("Step {step} of {}", opened.steps),
+    let (step, steps) = (step.to_string(), opened.steps.to_string());
+    let key = match run.activity {
+        Activity::Finished => "status.finished",
+        Activity::Failed => "status.stopped.at",
+        _ => "status.step",
     };
+    let mut words = filled(key, &[("step", &step), ("steps", &steps)]);
     if let Some(milliseconds) = run.history.step_time() {
-        words += &format!(", {milliseconds:.0} ms per step");
+        let time = number(milliseconds, 0);
+        words += &filled("status.time", &[("milliseconds", &time)]);
     }
     format!("{words} · {}", opened.device)
 }
@@ -111,31 +152,39 @@ pub fn status(lab: &Lab) -> String {
 /// Makes a file from the lab's state; `None` if there is nothing to save yet.
 type MakeFile = fn(&Lab) -> Option<export::File>;
 
-/// The files that the panel itself can save, with their labels.
+/// The files that the panel itself can save, with the keys of their labels.
 const FILES: [(&str, MakeFile); 3] = [
-    ("C (PNG)", export::matrix),
-    ("Map (PNG)", export::map),
-    ("Metrics (CSV)", export::metrics),
+    ("save.c", export::matrix),
+    ("save.map", export::map),
+    ("save.metrics", export::metrics),
 ];
 
 fn saves(lab: &mut Lab, ui: &mut Ui) {
-    if ui.button("Link to this page").clicked() {
-        let link = platform::link(&lab.page.fragment());
-        lab.messages.push(format!("Copied: {link}"));
-        ui.ctx().copy_text(link);
+    let link = platform::link(&lab.page.fragment());
+    if ui.button(text("save.link")).clicked() {
+        lab.messages.push(filled("save.copied", &[("text", &link)]));
+        ui.ctx().copy_text(link.clone());
         ui.close();
     }
-    if ui.button("Encoder (safetensors)").clicked() {
+    if platform::IS_WEB && ui.button(text("save.frame")).clicked() {
+        let frame = format!(
+            "<iframe src=\"{link}\" width=\"600\" height=\"700\" allow=\"clipboard-write\" title=\"Barlow lab\"></iframe>"
+        );
+        lab.messages.push(filled("save.copied", &[("text", &frame)]));
+        ui.ctx().copy_text(frame);
+        ui.close();
+    }
+    if ui.button(text("save.encoder")).clicked() {
         if let Some(run) = lab.runs.first_mut() {
             run.send(crate::worker::Request::Weights);
         }
         ui.close();
     }
     for (words, make) in FILES {
-        if ui.button(words).clicked() {
+        if ui.button(text(words)).clicked() {
             let told = match make(lab) {
                 Some(file) => platform::save(&file.name, &file.bytes),
-                None => "There is nothing to save yet: train first.".into(),
+                None => text("save.nothing").into(),
             };
             lab.messages.push(told);
             ui.close();
@@ -145,11 +194,9 @@ fn saves(lab: &mut Lab, ui: &mut Ui) {
 
 /// Draws the menu that shows or hides parts of the page, for example to avoid distracting a class.
 fn parts(lab: &mut Lab, ui: &mut Ui) {
-    for part in crate::page::HIDEABLE {
+    for (part, name) in crate::page::HIDEABLE.into_iter().zip(PART_NAMES) {
         let mut shown = lab.page.shows(part);
-        let mut words = part.to_owned();
-        words[..1].make_ascii_uppercase();
-        if ui.checkbox(&mut shown, words).changed() {
+        if ui.checkbox(&mut shown, text(name)).changed() {
             lab.page.hidden.retain(|hidden| hidden != part);
             if !shown {
                 lab.page.hidden.push(part.to_owned());
@@ -157,3 +204,13 @@ fn parts(lab: &mut Lab, ui: &mut Ui) {
         }
     }
 }
+
+/// The keys of the names of [`HIDEABLE`](crate::page::HIDEABLE).
+const PART_NAMES: [&str; 6] = [
+    "part.course",
+    "part.controls",
+    "part.matrix",
+    "part.learned",
+    "part.views",
+    "part.data",
+];

@@ -1,14 +1,15 @@
-//! The controls: each has a hint that says what to look for, and a button that resets it to its default.
+//! The controls, few at first: each says on hovering what to look for, and has a button that resets it to its default.
 
 use std::ops::RangeInclusive;
 
 use barlow_core::loss::Objective;
-use eframe::egui::{self, ComboBox, RichText, Slider, Ui, emath::Numeric};
+use eframe::egui::{self, CollapsingHeader, ComboBox, Slider, Ui, emath::Numeric};
 
 use super::style::{sign_button, title};
 use crate::lab::Lab;
 use crate::platform;
 use crate::setup::{DataChoice, DeviceChoice, OptimizerChoice, Setup};
+use crate::texts::{filled, number, text};
 
 /// Draws all controls. Changes apply at once; those that need another network restart the run.
 pub fn show(lab: &mut Lab, ui: &mut Ui) {
@@ -16,25 +17,25 @@ pub fn show(lab: &mut Lab, ui: &mut Ui) {
     if page.shows("data") {
         data(lab, ui, &mut page.setup);
     }
-    title(ui, "What is trained");
+    title(ui, text("controls.training"));
     let mut compare = page.other.is_some();
-    if ui.checkbox(&mut compare, "Two runs side by side").changed() {
+    if ui
+        .checkbox(&mut compare, text("controls.two"))
+        .on_hover_text(text("controls.two.hint"))
+        .changed()
+    {
         let other = compare.then(|| lab.page.setup.clone());
         lab.compare(other);
         return;
     }
-    hint(
-        ui,
-        "From the same seed, step by step: all differences come from what you change.",
-    );
     match &mut page.other {
         None => settings(ui, &mut page.setup),
         Some(other) => {
             let id = egui::Id::unique("which run");
             let mut second = ui.data(|data| data.get_temp(id).unwrap_or(false));
             ui.horizontal(|ui| {
-                ui.selectable_value(&mut second, false, "Settings of A");
-                ui.selectable_value(&mut second, true, "Settings of B");
+                ui.selectable_value(&mut second, false, text("controls.a"));
+                ui.selectable_value(&mut second, true, text("controls.b"));
             });
             ui.data_mut(|data| data.insert_temp(id, second));
             settings(ui, if second { other } else { &mut page.setup });
@@ -52,268 +53,216 @@ pub fn show(lab: &mut Lab, ui: &mut Ui) {
 }
 
 fn data(lab: &Lab, ui: &mut Ui, setup: &mut Setup) {
-    title(ui, "Pictures");
-    ui.radio_value(
-        &mut setup.data,
-        DataChoice::Emoji,
-        "Emoji, drawn by Google and by Twitter",
-    );
-    ui.radio_value(
-        &mut setup.data,
-        DataChoice::Fashion,
-        "Fashion-MNIST: 3000 clothes (1.2 MB)",
-    );
+    title(ui, text("controls.pictures"));
+    ui.radio_value(&mut setup.data, DataChoice::Emoji, text("data.emoji"));
+    ui.radio_value(&mut setup.data, DataChoice::Fashion, text("data.fashion"));
     let own = lab.own.names.len();
     let enough = own >= crate::dataset::MIN_PICTURES;
     ui.add_enabled_ui(enough, |ui| {
-        ui.radio_value(
-            &mut setup.data,
-            DataChoice::Own,
-            format!("Your own: {own} pictures"),
-        );
+        let words = filled("data.own", &[("count", &own.to_string())]);
+        ui.radio_value(&mut setup.data, DataChoice::Own, words);
     });
-    if platform::CAN_CHOOSE_FILES && ui.button("Choose files …").clicked() {
+    if platform::CAN_CHOOSE_FILES
+        && ui
+            .button(text("data.choose"))
+            .on_hover_text(text("data.hint"))
+            .clicked()
+    {
         platform::choose_files(lab.file_taker());
     }
-    hint(
-        ui,
-        "Or drop pictures anywhere on the page. They never leave this machine.",
-    );
 }
 
 fn settings(ui: &mut Ui, setup: &mut Setup) {
     let usual = Setup::default();
-    let old_optimizer = setup.optimizer;
     choice(
         ui,
-        "Objective",
-        &mut setup.objective,
-        usual.objective,
-        &[
-            (Objective::BarlowTwins, "Both terms"),
-            (Objective::Invariance, "Invariance only"),
-            (Objective::Redundancy, "Redundancy only"),
-            (
-                Objective::Unnormalized,
-                "No normalization of the embeddings",
-            ),
-            (Objective::InfoNce, "InfoNCE, to compare"),
-            (Objective::VicReg, "VICReg, to compare"),
-            (Objective::FroSsl, "FroSSL, to compare"),
-        ],
-    );
-    hint(
-        ui,
+        "control.objective",
         match setup.objective {
-            Objective::BarlowTwins => "Watch both terms: red on the diagonal, white elsewhere.",
-            Objective::Invariance => "Watch the entries off the diagonal: nothing reduces them.",
-            Objective::Redundancy => "Watch the diagonal: nothing raises it.",
-            Objective::Unnormalized => "Watch the scale: entries are no longer correlations.",
-            Objective::InfoNce | Objective::VicReg | Objective::FroSsl => {
-                "Watch C: this objective does not use it."
-            }
+            Objective::BarlowTwins => "control.objective.both",
+            Objective::Invariance => "control.objective.invariance",
+            Objective::Redundancy => "control.objective.redundancy",
+            Objective::Unnormalized => "control.objective.unnormalized",
+            Objective::InfoNce | Objective::VicReg | Objective::FroSsl => "control.objective.other",
         },
+        (&mut setup.objective, usual.objective),
+        &[
+            (Objective::BarlowTwins, "objective.both"),
+            (Objective::Invariance, "objective.invariance"),
+            (Objective::Redundancy, "objective.redundancy"),
+            (Objective::Unnormalized, "objective.unnormalized"),
+            (Objective::InfoNce, "objective.info-nce"),
+            (Objective::VicReg, "objective.vicreg"),
+            (Objective::FroSsl, "objective.frossl"),
+        ],
     );
     slider(
         ui,
-        "λ",
-        &mut setup.lambda,
-        usual.lambda,
+        ("control.lambda", "control.lambda.hint"),
+        (&mut setup.lambda, usual.lambda),
         0.0001..=10.0,
         true,
     );
-    hint(
-        ui,
-        "A larger λ turns the rest white sooner, and the diagonal red later.",
-    );
-    slider(ui, "Batch", &mut setup.batch, usual.batch, 8..=512, true);
-    hint(
-        ui,
-        "Watch the raw matrix: its noise is 1/√batch. Restarts the run.",
-    );
     slider(
         ui,
-        "Projector",
-        &mut setup.projector,
-        usual.projector,
+        ("control.batch", "control.batch.hint"),
+        (&mut setup.batch, usual.batch),
         8..=512,
         true,
     );
-    hint(
-        ui,
-        "The width of C. A wider one distinguishes more. Restarts the run.",
-    );
     slider(
         ui,
-        "Encoder",
-        &mut setup.encoder_width,
-        usual.encoder_width,
+        ("control.projector", "control.projector.hint"),
+        (&mut setup.projector, usual.projector),
+        8..=512,
+        true,
+    );
+    CollapsingHeader::new(text("controls.views"))
+        .default_open(true)
+        .show(ui, |ui| alterations(ui, setup, &usual));
+    CollapsingHeader::new(text("controls.more")).show(ui, |ui| more(ui, setup, &usual));
+}
+
+fn alterations(ui: &mut Ui, setup: &mut Setup, usual: &Setup) {
+    alteration(
+        ui,
+        ("control.crop", "control.smallest", "control.crop.hint"),
+        (&mut setup.crop_on, &mut setup.crop),
+        (usual.crop_on, usual.crop),
+        0.08..=1.0,
+    );
+    alteration(
+        ui,
+        ("control.flip", "control.often", "control.flip.hint"),
+        (&mut setup.flip_on, &mut setup.flip),
+        (usual.flip_on, usual.flip),
+        0.0..=1.0,
+    );
+    alteration(
+        ui,
+        ("control.color", "control.much", "control.color.hint"),
+        (&mut setup.jitter_on, &mut setup.jitter),
+        (usual.jitter_on, usual.jitter),
+        0.0..=2.0,
+    );
+    alteration(
+        ui,
+        ("control.gray", "control.often", "control.gray.hint"),
+        (&mut setup.gray_on, &mut setup.gray),
+        (usual.gray_on, usual.gray),
+        0.0..=1.0,
+    );
+    alteration(
+        ui,
+        ("control.blur", "control.often", "control.blur.hint"),
+        (&mut setup.blur_on, &mut setup.blur),
+        (usual.blur_on, usual.blur),
+        0.0..=1.0,
+    );
+    alteration(
+        ui,
+        ("control.solarize", "control.often", "control.solarize.hint"),
+        (&mut setup.solarize_on, &mut setup.solarize),
+        (usual.solarize_on, usual.solarize),
+        0.0..=1.0,
+    );
+}
+
+fn more(ui: &mut Ui, setup: &mut Setup, usual: &Setup) {
+    let old_optimizer = setup.optimizer;
+    slider(
+        ui,
+        ("control.encoder", "control.encoder.hint"),
+        (&mut setup.encoder_width, usual.encoder_width),
         4..=64,
         true,
     );
-    hint(
+    let rate = number(setup.rate * setup.default_rate(), 4);
+    let hint = filled("control.rate.hint", &[("rate", &rate)]);
+    slider_with(
         ui,
-        "Channels of its first stage. Wider learns more, but is slower. Restarts the run.",
-    );
-    slider(
-        ui,
-        "Learning rate ×",
-        &mut setup.rate,
-        usual.rate,
+        ("control.rate", &hint),
+        (&mut setup.rate, usual.rate),
         0.01..=100.0,
         true,
     );
-    hint(
-        ui,
-        &format!(
-            "{:.4} at its peak. If it is too large, the loss jumps.",
-            setup.rate * setup.default_rate()
-        ),
-    );
     slider(
         ui,
-        "Warm-up epochs",
-        &mut setup.warmup,
-        usual.warmup,
+        ("control.warmup", "control.warmup.hint"),
+        (&mut setup.warmup, usual.warmup),
         0..=10,
         false,
     );
-    hint(
+    slider(
         ui,
-        "At 0, watch the first steps: a random network gets a large learning rate.",
-    );
-    slider(ui, "Epochs", &mut setup.epochs, usual.epochs, 1..=500, true);
-    hint(
-        ui,
-        "Passes over all pictures; the learning rate falls towards the end.",
+        ("control.epochs", "control.epochs.hint"),
+        (&mut setup.epochs, usual.epochs),
+        1..=500,
+        true,
     );
     choice(
         ui,
-        "Optimizer",
-        &mut setup.optimizer,
-        usual.optimizer,
+        "control.optimizer",
+        "control.optimizer.hint",
+        (&mut setup.optimizer, usual.optimizer),
         &[
-            (OptimizerChoice::AdamW, "AdamW"),
-            (OptimizerChoice::Lars, "LARS, the paper's"),
-            (OptimizerChoice::Sgd, "SGD with momentum"),
+            (OptimizerChoice::AdamW, "optimizer.adamw"),
+            (OptimizerChoice::Lars, "optimizer.lars"),
+            (OptimizerChoice::Sgd, "optimizer.sgd"),
         ],
     );
-    hint(ui, "Watch the first hundred steps. Restarts the run.");
     if setup.optimizer != old_optimizer {
         // A learning rate for one optimizer does not suit another.
         setup.rate = usual.rate;
     }
-    title(ui, "How views are altered");
-    alteration(
+    slider(
         ui,
-        "Crop",
-        "smallest part",
-        &mut setup.crop_on,
-        &mut setup.crop,
-        (usual.crop_on, usual.crop),
-        0.08..=1.0,
-    );
-    hint(
-        ui,
-        "Small crops make the network look at parts; 1 shows the whole picture.",
-    );
-    alteration(
-        ui,
-        "Mirror",
-        "how often",
-        &mut setup.flip_on,
-        &mut setup.flip,
-        (usual.flip_on, usual.flip),
-        0.0..=1.0,
-    );
-    hint(ui, "Left and right become equivalent.");
-    alteration(
-        ui,
-        "Color",
-        "how much",
-        &mut setup.jitter_on,
-        &mut setup.jitter,
-        (usual.jitter_on, usual.jitter),
-        0.0..=2.0,
-    );
-    hint(
-        ui,
-        "Without it, color alone distinguishes pictures. 1 is the paper's strength.",
-    );
-    alteration(
-        ui,
-        "Gray",
-        "how often",
-        &mut setup.gray_on,
-        &mut setup.gray,
-        (usual.gray_on, usual.gray),
-        0.0..=1.0,
-    );
-    hint(ui, "Makes the network recognize shapes without color.");
-    alteration(
-        ui,
-        "Blur",
-        "how often",
-        &mut setup.blur_on,
-        &mut setup.blur,
-        (usual.blur_on, usual.blur),
-        0.0..=1.0,
-    );
-    hint(ui, "Makes the network recognize outlines without detail.");
-    alteration(
-        ui,
-        "Solarize",
-        "how often",
-        &mut setup.solarize_on,
-        &mut setup.solarize,
-        (usual.solarize_on, usual.solarize),
-        0.0..=1.0,
-    );
-    hint(ui, "Bright parts of the second view are inverted.");
-    title(ui, "More");
-    slider(ui, "Seed", &mut setup.seed, usual.seed, 0..=99, false);
-    hint(
-        ui,
-        "What stays the same with another seed is not chance. Restarts the run.",
+        ("control.seed", "control.seed.hint"),
+        (&mut setup.seed, usual.seed),
+        0..=99,
+        false,
     );
     choice(
         ui,
-        "Computes on",
-        &mut setup.device,
-        usual.device,
+        "control.device",
+        "control.device.hint",
+        (&mut setup.device, usual.device),
         &[
-            (DeviceChoice::Auto, "A GPU if there is one"),
-            (DeviceChoice::Gpu, "The first adapter, even a software one"),
-            (DeviceChoice::Cpu, "The CPU"),
+            (DeviceChoice::Auto, "device.auto"),
+            (DeviceChoice::Gpu, "device.gpu"),
+            (DeviceChoice::Cpu, "device.cpu"),
         ],
     );
-    hint(ui, "Watch the time per step.");
-    if ui.button("Reset all settings").clicked() {
+    if ui.button(text("controls.reset")).clicked() {
         *setup = Setup {
             data: setup.data,
-            ..usual
+            ..usual.clone()
         };
     }
 }
 
-/// Draws a hint: what to look for.
-fn hint(ui: &mut Ui, words: &str) {
-    ui.label(RichText::new(words).weak().small());
-    ui.add_space(4.0);
-}
-
 fn reset<T: PartialEq>(ui: &mut Ui, name: &str, value: &mut T, usual: T) {
     let changed = *value != usual;
-    if sign_button(ui, "↺", &format!("Reset {name}"), changed) {
+    let words = filled("controls.reset.one", &[("name", name)]);
+    if sign_button(ui, "↺", &words, changed) {
         *value = usual;
     }
 }
 
+/// A slider; the keys of its name and of its hint.
 fn slider<N: Numeric>(
     ui: &mut Ui,
-    name: &str,
-    value: &mut N,
-    usual: N,
+    (name, hint): (&'static str, &'static str),
+    value: (&mut N, N),
+    range: RangeInclusive<N>,
+    logarithmic: bool,
+) {
+    slider_with(ui, (name, text(hint)), value, range, logarithmic);
+}
+
+fn slider_with<N: Numeric>(
+    ui: &mut Ui,
+    (name, hint): (&'static str, &str),
+    (value, usual): (&mut N, N),
     range: RangeInclusive<N>,
     logarithmic: bool,
 ) {
@@ -322,57 +271,57 @@ fn slider<N: Numeric>(
         let slider = Slider::new(value, range)
             .logarithmic(logarithmic)
             .clamping(egui::SliderClamping::Edits);
-        ui.add(slider.text(name));
-        reset(ui, name, value, usual);
+        ui.add(slider.text(text(name))).on_hover_text(hint);
+        reset(ui, text(name), value, usual);
     });
 }
 
 fn choice<T: Copy + PartialEq>(
     ui: &mut Ui,
-    name: &str,
-    value: &mut T,
-    usual: T,
-    options: &[(T, &str)],
+    name: &'static str,
+    hint: &'static str,
+    (value, usual): (&mut T, T),
+    options: &[(T, &'static str)],
 ) {
     ui.horizontal(|ui| {
         let current = options
             .iter()
             .find(|(option, _)| option == value)
-            .map_or("", |(_, words)| words);
+            .map_or("", |(_, words)| text(words));
         let width = (ui.available_width() - 120.0).clamp(80.0, 200.0);
-        ComboBox::from_label(name)
+        ComboBox::from_label(text(name))
             .selected_text(current)
             .width(width)
             .truncate()
             .show_ui(ui, |ui| {
                 for (option, words) in options {
-                    ui.selectable_value(value, *option, *words);
+                    ui.selectable_value(value, *option, text(words));
                 }
-            });
-        reset(ui, name, value, usual);
+            })
+            .response
+            .on_hover_text(text(hint));
+        reset(ui, text(name), value, usual);
     });
 }
 
 fn alteration(
     ui: &mut Ui,
-    name: &str,
-    quantity: &str,
-    on: &mut bool,
-    strength: &mut f32,
+    (name, quantity, hint): (&'static str, &'static str, &'static str),
+    (on, strength): (&mut bool, &mut f32),
     usual: (bool, f32),
     range: RangeInclusive<f32>,
 ) {
     ui.horizontal(|ui| {
-        ui.checkbox(on, name);
+        ui.checkbox(on, text(name)).on_hover_text(text(hint));
         ui.spacing_mut().slider_width = (ui.available_width() - 190.0).clamp(40.0, 120.0);
         ui.add_enabled(
             *on,
             Slider::new(strength, range)
-                .text(quantity)
+                .text(text(quantity))
                 .clamping(egui::SliderClamping::Edits),
         );
         let mut both = (*on, *strength);
-        reset(ui, name, &mut both, usual);
+        reset(ui, text(name), &mut both, usual);
         (*on, *strength) = both;
     });
 }

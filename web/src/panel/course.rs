@@ -2,70 +2,46 @@
 
 use eframe::egui::{Button, RichText, Ui};
 
+use super::question;
 use super::style::{sign_button, title};
+use crate::experiments;
 use crate::lab::Lab;
-use crate::lessons::{Experiment, LESSONS};
-use crate::page::Page;
-use crate::setup::Setup;
+use crate::lessons::LESSONS;
+use crate::texts::{filled, text};
 
-/// Draws the current lesson. Returns whether an experiment was started.
+/// Draws the current lesson. Returns whether an experiment's runs were started.
 pub fn show(lab: &mut Lab, ui: &mut Ui) -> bool {
-    let mut started = false;
     let last = LESSONS.len() - 1;
     lab.page.lesson = lab.page.lesson.min(last);
     let number = lab.page.lesson;
     let lesson = LESSONS[number];
     ui.horizontal(|ui| {
-        if sign_button(ui, "◀", "Previous lesson", number > 0) {
+        if sign_button(ui, "◀", text("course.previous"), number > 0) {
             lab.page.lesson -= 1;
         }
-        ui.label(format!("Lesson {} of {}", number + 1, LESSONS.len()));
-        if sign_button(ui, "▶", "Next lesson", number < last) {
+        let (this, all) = ((number + 1).to_string(), LESSONS.len().to_string());
+        ui.label(filled("course.lesson", &[("number", &this), ("all", &all)]));
+        if sign_button(ui, "▶", text("course.next"), number < last) {
             lab.page.lesson += 1;
         }
     });
-    title(ui, lesson.title);
+    title(ui, text(lesson.title));
     for paragraph in lesson.text {
         ui.add_space(4.0);
-        ui.label(*paragraph);
+        ui.label(text(paragraph));
     }
     ui.add_space(8.0);
-    ui.strong("Try it");
-    for experiment in lesson.experiments {
-        ui.add_space(4.0);
-        let sentence = RichText::new(format!("▶ {}", experiment.sentence));
-        if ui.add(Button::new(sentence).wrap()).clicked() {
-            run(lab, experiment);
-            started = true;
-        }
-        ui.label(RichText::new(format!("Expect: {}", experiment.expect)).weak());
-    }
-    ui.add_space(12.0);
     ui.separator();
-    ui.hyperlink_to(
-        "Barlow Twins (Zbontar et al. 2021)",
-        "https://arxiv.org/abs/2103.03230",
-    );
-    started
-}
-
-/// Sets the controls to an experiment's settings, and starts training.
-fn run(lab: &mut Lab, experiment: &Experiment) {
-    let with = |pairs: &[(&str, &str)]| {
-        let mut setup = Setup {
-            device: lab.page.setup.device,
-            ..Setup::default()
-        };
-        for (name, text) in pairs {
-            setup.set(name, text);
+    let waited = lab.asked.as_ref().is_none_or(|asked| asked.predicted.is_none());
+    if !question::show(lab, ui) {
+        ui.strong(text("course.try"));
+        for experiment in lesson.experiments.iter().filter_map(|name| experiments::of_name(name)) {
+            ui.add_space(4.0);
+            let words = RichText::new(format!("▶ {}", text(experiment.texts.action)));
+            if ui.add(Button::new(words).wrap()).clicked() {
+                lab.ask(experiment);
+            }
         }
-        setup
-    };
-    let page = Page {
-        setup: with(experiment.set),
-        other: experiment.beside.map(with),
-        play: true,
-        ..lab.page.clone()
-    };
-    lab.show(page);
+    }
+    waited && lab.asked.as_ref().is_some_and(|asked| asked.predicted.is_some())
 }

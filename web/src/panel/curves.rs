@@ -3,14 +3,15 @@
 use eframe::egui::{Color32, Ui};
 use egui_plot::{Corner, HLine, Legend, Line, LineStyle, Plot, PlotPoints};
 
-use super::style::RUN_COLORS;
+use super::style::{BLUE, GREEN, RED, RUN_COLORS};
 use crate::run::PanelRun;
+use crate::texts::{percent, text};
 
 /// The maximum number of points per curve: more cannot be distinguished.
 const POINTS: usize = 300;
 
 /// The height of a plot.
-const HEIGHT: f32 = 130.0;
+const HEIGHT: f32 = 170.0;
 
 /// The width of a plot relative to its curves: the legend needs the rest.
 const LEGEND_ROOM: f64 = 1.55;
@@ -59,31 +60,31 @@ pub fn show(ui: &mut Ui, runs: &[PanelRun]) {
         let log = |x: f64| x.max(1e-6).log10();
         add(
             &mut losses,
-            "loss",
+            text("curves.loss"),
             look(Color32::GRAY, LineStyle::Solid),
             &|i| log(steps[i].loss),
         );
         add(
             &mut losses,
-            "invariance",
+            text("curves.invariance"),
             look(RED, LineStyle::dashed_dense()),
             &|i| log(steps[i].invariance),
         );
         add(
             &mut losses,
-            "λ · redundancy",
+            text("curves.redundancy"),
             look(BLUE, LineStyle::dotted_dense()),
             &|i| log(lambda * steps[i].redundancy),
         );
         add(
             &mut of_matrix,
-            "mean diagonal",
+            text("curves.diagonal"),
             look(RED, LineStyle::Solid),
             &|i| steps[i].diagonal,
         );
         add(
             &mut of_matrix,
-            "off-diagonal RMS",
+            text("curves.rest"),
             look(BLUE, LineStyle::dashed_dense()),
             &|i| steps[i].off_diagonal,
         );
@@ -103,56 +104,54 @@ pub fn show(ui: &mut Ui, runs: &[PanelRun]) {
                 }),
             });
         };
-        inspection(&mut ranks, "effective rank", &|i| inspections[i].rank);
-        inspection(&mut scores, "learned", &|i| 100.0 * inspections[i].score);
+        inspection(&mut ranks, text("curves.rank"), &|i| inspections[i].rank);
+        inspection(&mut scores, text("curves.learned"), &|i| 100.0 * inspections[i].score);
     }
     let opened = runs.first().and_then(|run| run.opened.as_ref());
     let baseline = opened.and_then(|opened| opened.baseline.as_ref());
-    let measure = baseline.map_or("", |baseline| baseline.measure.as_str());
+    let measure = runs
+        .first()
+        .and_then(|run| run.data.as_ref())
+        .map_or("", |data| text(data.measure));
     let baselines = baseline.map_or_else(Vec::new, |baseline| {
         vec![
-            ("raw pixels", 100.0 * baseline.pixels),
-            ("untrained", 100.0 * baseline.untrained),
+            (text("learned.pixels"), 100.0 * baseline.pixels),
+            (text("learned.untrained"), 100.0 * baseline.untrained),
         ]
     });
     let now = runs
         .iter()
         .filter_map(|run| run.history.inspections.last())
-        .map(|inspection| format!("{:.1}%", 100.0 * inspection.score));
+        .map(|inspection| percent(inspection.score));
     let now: Vec<String> = now.collect();
-    plot(
-        ui,
-        &format!("{}: {measure}", now.join(" and ")),
-        "score",
-        scores,
-        &baselines,
-        false,
-    );
-    plot(ui, "The loss and its terms", "loss", losses, &[], true);
-    plot(
-        ui,
-        "C: mean diagonal and off-diagonal RMS",
-        "matrix",
-        of_matrix,
-        &[],
-        false,
-    );
-    plot(
-        ui,
-        "Effective rank of the embeddings",
-        "rank",
-        ranks,
-        &[],
-        false,
-    );
+    let id = eframe::egui::Id::unique("which curve");
+    let mut which = ui.data(|data| data.get_temp(id).unwrap_or(0usize));
+    ui.horizontal_wrapped(|ui| {
+        for (index, key) in ["curves.score", "curves.loss", "curves.c", "curves.rank"]
+            .into_iter()
+            .enumerate()
+        {
+            ui.selectable_value(&mut which, index, text(key));
+        }
+    });
+    ui.data_mut(|data| data.insert_temp(id, which));
+    match which {
+        0 => plot(
+            ui,
+            &format!("{}: {measure}", now.join(" | ")),
+            "score",
+            scores,
+            &baselines,
+            false,
+        ),
+        1 => plot(ui, text("curves.loss.title"), "loss", losses, &[], true),
+        2 => plot(ui, text("curves.c.title"), "matrix", of_matrix, &[], false),
+        _ => plot(ui, text("curves.rank.title"), "rank", ranks, &[], false),
+    }
 }
 
-const RED: Color32 = Color32::from_rgb(0xb2, 0x18, 0x2b);
-const BLUE: Color32 = Color32::from_rgb(0x21, 0x66, 0xac);
-const GREEN: Color32 = Color32::from_rgb(0x1b, 0x78, 0x37);
-
 /// At most [`POINTS`] evenly spaced points of `count`, plus the last one if it is not among them.
-fn thinned(count: usize, point: impl Fn(usize) -> [f64; 2]) -> Vec<[f64; 2]> {
+pub(super) fn thinned(count: usize, point: impl Fn(usize) -> [f64; 2]) -> Vec<[f64; 2]> {
     let every = count.div_ceil(POINTS).max(1);
     let mut points: Vec<[f64; 2]> = (0..count).step_by(every).map(&point).collect();
     if every > 1 && count % every != 1 {
@@ -215,14 +214,15 @@ fn plot(
                 egui_plot::HoverPosition::Elsewhere { .. } => return None,
             };
             Some(format!(
-                "{name}\nstep {:.0}: {}",
+                "{name}\n{} {:.0}: {}",
+                text("curves.step"),
                 value.x,
                 formatted(value.y)
             ))
         });
     plot.show(ui, |ui| {
         for (name, value) in baselines {
-            let color = if *name == "untrained" {
+            let color = if *name == text("learned.untrained") {
                 Color32::GRAY
             } else {
                 Color32::from_rgb(0xb0, 0x80, 0x20)

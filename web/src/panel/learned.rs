@@ -7,6 +7,7 @@ use super::pictures::{Sheet, content_hash};
 use super::style::{RUN_COLORS, title};
 use crate::lab::{Lab, Picked};
 use crate::run::PanelRun;
+use crate::texts::{filled, text};
 use barlow_core::evaluate::{Inspection, to_unit_square};
 
 /// The side of a picture in points: among the neighbors, and on the map.
@@ -31,7 +32,7 @@ pub fn show(
     replay: Option<usize>,
     ui: &mut Ui,
 ) {
-    title(ui, "What it has learned");
+    title(ui, text("learned.title"));
     if let Some(data) = lab.runs.first().and_then(|run| run.data.as_ref()) {
         let key = content_hash((&data.names, data.showcase.pictures.picture(0)));
         sheet.fill(ui.ctx(), key, || data.showcase.pictures.clone());
@@ -69,7 +70,7 @@ fn neighbors(
     replay: Option<usize>,
     ui: &mut Ui,
 ) {
-    ui.strong("Nearest neighbors");
+    ui.strong(text("learned.neighbors"));
     let picked = lab.picked;
     ui.horizontal(|ui| {
         let name = name_of(lab, picked);
@@ -84,11 +85,11 @@ fn neighbors(
                 let now = shown_inspection(run, replay);
                 let before = run.history.inspections.first().filter(|_| index == 0);
                 let which = if lab.runs.len() > 1 {
-                    ["now, A", "now, B"][index]
+                    ["learned.after.a", "learned.after.b"][index]
                 } else {
-                    "now"
+                    "learned.after"
                 };
-                for (when, inspection) in [("before", before), (which, now)] {
+                for (when, inspection) in [("learned.before", before), (which, now)] {
                     let found = inspection.and_then(|inspection| match picked {
                         Picked::Shown(picture) => inspection.neighbors.get(picture),
                         Picked::Query => inspection.of_query.as_ref(),
@@ -97,14 +98,14 @@ fn neighbors(
                         continue;
                     };
                     ui.horizontal(|ui| {
-                        let color = if when == "now, B" {
+                        let color = if when == "learned.after.b" {
                             RUN_COLORS[1]
                         } else {
                             ui.visuals().text_color()
                         };
                         ui.add_sized(
                             [48.0, NEIGHBOR_SIDE],
-                            egui::Label::new(RichText::new(when).color(color)),
+                            egui::Label::new(RichText::new(text(when)).color(color)),
                         );
                         for neighbor in found.iter().map(|n| usize::from(*n)) {
                             if ui.available_width() < NEIGHBOR_SIDE {
@@ -119,11 +120,11 @@ fn neighbors(
         });
     });
     ui.horizontal(|ui| {
-        ui.label("Choose:");
+        ui.label(text("learned.choose"));
         if let Some((name, _)) = &lab.query {
             let side = 0.75 * NEIGHBOR_SIDE;
             if query
-                .show(ui, 0, side, &format!("Look for {name}"), Sense::click())
+                .show(ui, 0, side, &filled("learned.look", &[("name", name)]), Sense::click())
                 .clicked()
             {
                 lab.picked = Picked::Query;
@@ -143,7 +144,7 @@ fn choose(lab: &mut Lab, sheet: &mut Sheet, ui: &mut Ui) {
     ScrollArea::horizontal().id_salt("choose").show(ui, |ui| {
         ui.horizontal(|ui| {
             for picture in (0..OFFERED.min(count)).map(|i| i * count / OFFERED.min(count)) {
-                let words = format!("Look for {}", data.names[picture]);
+                let words = filled("learned.look", &[("name", &data.names[picture])]);
                 if sheet
                     .show(ui, picture, 0.75 * NEIGHBOR_SIDE, &words, Sense::click())
                     .clicked()
@@ -170,10 +171,10 @@ fn name_of(lab: &Lab, picked: Picked) -> String {
 }
 
 fn maps(lab: &mut Lab, sheet: &mut Sheet, replay: Option<usize>, ui: &mut Ui) {
-    ui.strong("A map of the pictures");
+    ui.strong(text("learned.map"));
     ui.label(
         RichText::new(
-            "Pictures near each other have similar features. The plane is the one in which the features vary most.",
+            text("learned.map.hint"),
         )
         .weak(),
     );
@@ -187,7 +188,7 @@ fn maps(lab: &mut Lab, sheet: &mut Sheet, replay: Option<usize>, ui: &mut Ui) {
                 egui::WidgetInfo::labeled(
                     egui::Role::Image,
                     true,
-                    "Map of the pictures; click one to see its neighbors",
+                    text("learned.map.name"),
                 )
             });
             ui.painter().rect_filled(rect, 4.0, Color32::from_gray(245));

@@ -11,6 +11,7 @@ use super::style::{RUN_COLORS, sign_button, title};
 use crate::history::{History, diagonal_and_rest};
 use crate::lab::Lab;
 use crate::run::PanelRun;
+use crate::texts::{filled, number, text};
 use barlow_core::render::of_correlation;
 
 /// The maximum side of the matrix, in points.
@@ -90,12 +91,12 @@ pub struct State {
 
 /// Draws one matrix, or two side by side, and the controls of the replay.
 pub fn show(lab: &mut Lab, state: &mut State, sheet: &mut Sheet, replay: &mut Replay, ui: &mut Ui) {
-    title(ui, "The cross-correlation matrix C");
+    title(ui, text("matrix.title"));
     ui.horizontal_wrapped(|ui| {
-        ui.selectable_value(&mut state.raw, false, "Smoothed")
-            .on_hover_text("The moving average of the last matrices");
-        ui.selectable_value(&mut state.raw, true, "Raw")
-            .on_hover_text("From the last batch only");
+        ui.selectable_value(&mut state.raw, false, text("matrix.smoothed"))
+            .on_hover_text(text("matrix.smoothed.hint"));
+        ui.selectable_value(&mut state.raw, true, text("matrix.raw"))
+            .on_hover_text(text("matrix.raw.hint"));
     });
     let count = lab.runs.len();
     let room = ui.available_width() - LEGEND_ROOM - 12.0 * (count as f32 - 1.0);
@@ -107,7 +108,7 @@ pub fn show(lab: &mut Lab, state: &mut State, sheet: &mut Sheet, replay: &mut Re
                 ui.set_width(side);
                 if count > 1 {
                     ui.label(
-                        RichText::new(["Run A", "Run B"][index])
+                        RichText::new(text(["run.a", "run.b"][index]))
                             .strong()
                             .color(RUN_COLORS[index]),
                     );
@@ -138,11 +139,11 @@ fn one(
         ui.painter().text(
             rect.center(),
             egui::Align2::CENTER_CENTER,
-            "Press Play: C appears\nwith the first step",
+            text("story.empty"),
             egui::FontId::proportional(16.0),
             Color32::DARK_GRAY,
         );
-        "Cross-correlation matrix, empty before the first step".to_owned()
+        text("c.empty").to_owned()
     } else {
         if let Some(texture) = &view.texture {
             let whole = Rect::from_min_max(Pos2::ZERO, pos2(1.0, 1.0));
@@ -150,9 +151,14 @@ fn one(
                 .image(texture.id(), rect, whole, Color32::WHITE);
         }
         let (diagonal, rest) = diagonal_and_rest(&view.values, width);
-        format!(
-            "Cross-correlation matrix at step {}, {width} by {width}: mean diagonal {diagonal:.2}, off-diagonal RMS {rest:.3}",
-            view.step
+        filled(
+            "c.spoken",
+            &[
+                ("step", &view.step.to_string()),
+                ("width", &width.to_string()),
+                ("diagonal", &number(diagonal, 2)),
+                ("rest", &number(rest, 3)),
+            ],
         )
     };
     let border = if response.has_focus() {
@@ -170,14 +176,20 @@ fn one(
             .opened
             .as_ref()
             .map_or(run.setup.batch, |opened| opened.config.batch);
-        ui.label(format!(
-            "Step {}: diagonal {diagonal:.2}, off-diagonal RMS {rest:.3}",
-            view.step
+        ui.label(filled(
+            "c.numbers",
+            &[
+                ("diagonal", &number(diagonal, 2)),
+                ("rest", &number(rest, 3)),
+            ],
         ));
         ui.label(
-            RichText::new(format!(
-                "A batch of {batch} gives noise of {:.3}",
-                1.0 / (batch as f64).sqrt()
+            RichText::new(filled(
+                "matrix.noise",
+                &[
+                    ("batch", &batch.to_string()),
+                    ("noise", &number(1.0 / (batch as f64).sqrt(), 3)),
+                ],
             ))
             .weak(),
         );
@@ -194,6 +206,29 @@ fn explain(
     response: &Response,
 ) {
     let width = run.history.width;
+    if let Some(entry) = pick(ui, rect, response, width, &mut view.selected) {
+        frame_entry(ui, rect, entry, width);
+        response
+            .clone()
+            .on_hover_ui_at_pointer(|ui| entry_ui(ui, run, view, shown, entry));
+    }
+    if let Some(entry) = view
+        .selected
+        .filter(|(row, column)| *row < width && *column < width)
+    {
+        frame_entry(ui, rect, entry, width);
+        entry_ui(ui, run, view, shown, entry);
+    }
+}
+
+/// Selects the entry of a matrix in `rect` that is clicked, or that the arrow keys move to. Returns the entry below the pointer.
+pub(super) fn pick(
+    ui: &Ui,
+    rect: Rect,
+    response: &Response,
+    width: usize,
+    selected: &mut Option<(usize, usize)>,
+) -> Option<(usize, usize)> {
     let at = |position: Pos2| {
         let cell = (position - rect.min) / rect.size() * width as f32;
         let index = |x: f32| (x.max(0.0) as usize).min(width - 1);
@@ -201,7 +236,7 @@ fn explain(
     };
     if response.clicked() {
         response.request_focus();
-        view.selected = response.interact_pointer_pos().map(at);
+        *selected = response.interact_pointer_pos().map(at);
     }
     if response.has_focus() {
         let keys = ui.input(|input| {
@@ -222,30 +257,17 @@ fn explain(
             };
             memory.set_focus_lock_filter(response.id, arrows);
         });
-        let (row, column) = view.selected.unwrap_or((0, 0));
+        let (row, column) = selected.unwrap_or((0, 0));
         let moved =
             |at: usize, back: usize, on: usize| (at + on).saturating_sub(back).min(width - 1);
-        view.selected = Some((
+        *selected = Some((
             moved(row, keys[0], keys[1]),
             moved(column, keys[2], keys[3]),
         ));
     } else if response.clicked_elsewhere() {
-        view.selected = None;
+        *selected = None;
     }
-    if let Some(position) = response.hover_pos() {
-        let entry = at(position);
-        frame_entry(ui, rect, entry, width);
-        response
-            .clone()
-            .on_hover_ui_at_pointer(|ui| entry_ui(ui, run, view, shown, entry));
-    }
-    if let Some(entry) = view
-        .selected
-        .filter(|(row, column)| *row < width && *column < width)
-    {
-        frame_entry(ui, rect, entry, width);
-        entry_ui(ui, run, view, shown, entry);
-    }
+    response.hover_pos().map(at)
 }
 
 fn frame_entry(ui: &Ui, rect: Rect, (row, column): (usize, usize), width: usize) {
@@ -272,13 +294,13 @@ fn entry_ui(
         .get(row * run.history.width + column)
         .copied()
         .unwrap_or(0.0);
-    ui.strong(format!("C[{row}, {column}] = {value:.3}"));
-    ui.label(match (row == column, value) {
-        (true, v) if v > 0.7 => "The two views agree on this unit.",
-        (true, _) => "The two views do not agree on this unit yet.",
-        (false, v) if v.abs() > 0.3 => "These two units carry similar information.",
-        (false, _) => "These two units carry different information.",
-    });
+    ui.strong(format!("C[{row}, {column}] = {}", number(f64::from(value), 3)));
+    ui.label(text(match (row == column, value) {
+        (true, v) if v > 0.7 => "entry.agrees",
+        (true, _) => "entry.disagrees",
+        (false, v) if v.abs() > 0.3 => "entry.redundant",
+        (false, _) => "entry.independent",
+    }));
     let (Some(data), Some(inspection)) = (&run.data, run.history.inspections.last()) else {
         return;
     };
@@ -291,7 +313,7 @@ fn entry_ui(
             continue;
         };
         ui.horizontal(|ui| {
-            ui.label(format!("unit {unit}:"));
+            ui.label(filled("matrix.dimension", &[("dimension", &unit.to_string())]));
             for index in exciting.iter().map(|index| usize::from(*index)) {
                 let name = data.names.get(index).map_or("", String::as_str);
                 shown.show(ui, index, EXCITING_SIDE, name, Sense::hover());
@@ -310,7 +332,7 @@ fn legend(ui: &mut Ui, side: f32) {
         egui::WidgetInfo::labeled(
             egui::Role::Image,
             true,
-            "Legend: blue is minus 1, white is 0, red is 1",
+            text("matrix.legend"),
         )
     });
     let bar = Rect::from_min_size(rect.min, vec2(12.0, height));
@@ -370,9 +392,9 @@ fn scrubber(lab: &Lab, replay: &mut Replay, ui: &mut Ui) {
             ui,
             if running { "■" } else { "▶" },
             if running {
-                "Stop the replay"
+                text("replay.stop")
             } else {
-                "Replay the run"
+                text("replay.start")
             },
             true,
         ) {
@@ -381,12 +403,12 @@ fn scrubber(lab: &Lab, replay: &mut Replay, ui: &mut Ui) {
         }
         let mut step = replay.step.unwrap_or(last).clamp(first, last);
         ui.spacing_mut().slider_width = (ui.available_width() - 190.0).clamp(60.0, 300.0);
-        let slider = Slider::new(&mut step, first..=last).text("replay: step");
+        let slider = Slider::new(&mut step, first..=last).text(text("replay.step"));
         if ui.add_enabled(first < last, slider).changed() {
             replay.since = None;
             replay.step = (step < last).then_some(step);
         }
-        if replay.step.is_some() && ui.button("Now").clicked() {
+        if replay.step.is_some() && ui.button(text("replay.now")).clicked() {
             (replay.step, replay.since) = (None, None);
         }
     });

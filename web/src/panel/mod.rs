@@ -7,13 +7,17 @@ mod curves;
 mod learned;
 mod matrix;
 mod pictures;
+mod question;
 mod replay;
+mod story;
 mod style;
 mod views;
 
 use eframe::egui::{Align, CentralPanel, Layout, Panel, ScrollArea, Ui};
 
 use crate::lab::Lab;
+use crate::page::Place;
+use crate::texts::{self, text};
 use pictures::Sheet;
 use replay::Replay;
 pub use style::{RUN_COLORS, apply_style};
@@ -44,14 +48,20 @@ pub struct View {
     matrix: matrix::State,
     learned: learned::State,
     pairs: views::Pairs,
+    story: story::State,
     /// The pictures that are inspected, as several parts draw them.
     sheet: Sheet,
     replay: Replay,
 }
 
-/// Draws everything.
+/// Draws the story, or the laboratory with all its controls.
 pub fn show(lab: &mut Lab, view: &mut View, ui: &mut Ui) {
+    texts::set_language(lab.language());
     lab.receive();
+    if matches!(lab.page.place, Place::Story(_)) {
+        story::show(lab, &mut view.story, &mut view.sheet, ui);
+        return;
+    }
     let width = ui.available_width();
     Panel::top("bar").show(ui, |ui| bar::show(lab, ui));
     if width >= WIDE {
@@ -80,12 +90,12 @@ pub fn show(lab: &mut Lab, view: &mut View, ui: &mut Ui) {
     }
     CentralPanel::default().show(ui, |ui| {
         ui.horizontal(|ui| {
-            ui.selectable_value(&mut view.tab, Tab::Lab, "Lab");
+            ui.selectable_value(&mut view.tab, Tab::Lab, text("tab.lab"));
             if shows_training_controls(lab, "course") {
-                ui.selectable_value(&mut view.tab, Tab::Course, "Course");
+                ui.selectable_value(&mut view.tab, Tab::Course, text("tab.course"));
             }
             if shows_training_controls(lab, "controls") {
-                ui.selectable_value(&mut view.tab, Tab::Controls, "Controls");
+                ui.selectable_value(&mut view.tab, Tab::Controls, text("tab.controls"));
             }
         });
         ui.separator();
@@ -116,7 +126,7 @@ fn center(lab: &mut Lab, view: &mut View, ui: &mut Ui) {
         .auto_shrink([false, false])
         .show(ui, |ui| {
             if lab.runs.is_empty() {
-                ui.label("Loading pictures …");
+                ui.label(text("status.loading"));
                 return;
             }
             let two = ui.available_width() >= TWO_COLUMNS && lab.runs.len() == 1;

@@ -10,12 +10,30 @@ pub const RUN_COLORS: [egui::Color32; 2] = [
     egui::Color32::from_rgb(0xe6, 0x7e, 0x22),
 ];
 
+/// The color of what concerns C's diagonal: that of a correlation of 1.
+pub const RED: egui::Color32 = egui::Color32::from_rgb(0xb2, 0x18, 0x2b);
+
+/// The color of what concerns C's other entries: that of a negative correlation.
+pub const BLUE: egui::Color32 = egui::Color32::from_rgb(0x2b, 0x7b, 0xba);
+
+/// The color of what was learned.
+pub const GREEN: egui::Color32 = egui::Color32::from_rgb(0x1b, 0x78, 0x37);
+
+/// The color of raw pixels, and of predictions that did not hold.
+pub const OCHER: egui::Color32 = egui::Color32::from_rgb(0x9a, 0x6a, 0x10);
+
+/// The grays of less important texts, on light and on dark: at least 4.5 times as bright or dark as their ground (WCAG AA).
+const WEAK: [egui::Color32; 2] = [
+    egui::Color32::from_gray(0x5f),
+    egui::Color32::from_gray(0xa8),
+];
+
 /// Sets the panel's fonts and text sizes.
 pub fn apply_style(context: &egui::Context) {
     context.set_fonts(fonts());
     context.all_styles_mut(|style| {
         let sizes = [
-            (TextStyle::Small, 11.5),
+            (TextStyle::Small, 12.0),
             (TextStyle::Body, 13.5),
             (TextStyle::Button, 13.5),
             (TextStyle::Heading, 17.0),
@@ -23,6 +41,7 @@ pub fn apply_style(context: &egui::Context) {
         for (text, size) in sizes {
             style.text_styles.insert(text, FontId::proportional(size));
         }
+        style.visuals.weak_text_color = Some(WEAK[usize::from(style.visuals.dark_mode)]);
     });
 }
 

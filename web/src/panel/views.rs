@@ -10,6 +10,8 @@ use eframe::egui::{RichText, Sense, Ui};
 use super::pictures::{Sheet, content_hash};
 use super::style::{sign_button, title};
 use crate::lab::Lab;
+use crate::run::PanelRun;
+use crate::texts::{filled, text};
 
 /// The maximum number of pairs shown.
 const PAIRS: usize = 8;
@@ -58,44 +60,70 @@ fn views_of(config: &Config, pictures: &Pictures, indices: &[usize], epoch: usiz
     Pictures::new(config.view_size, config.view_size, bytes.collect())
 }
 
+/// The views of one picture as the trainer makes them in `epoch`: the picture itself, its first view, its second view.
+pub(super) fn picture_and_views(run: &PanelRun, picture: usize, epoch: usize) -> Option<Pictures> {
+    let data = run.data.as_ref()?;
+    let config = run.setup.config(data.train.count(), data.train.size().0);
+    let picture = picture.min(data.train.count().checked_sub(1)?);
+    let views = views_of(&config, &data.train, &[picture], epoch);
+    let (height, width) = views.size();
+    let of = |pictures: &Pictures, index: usize| pictures.picture(index).to_vec();
+    let bytes = [of(&data.train, picture), of(&views, 0), of(&views, 1)].concat();
+    Some(Pictures::new(height, width, bytes))
+}
+
+impl Pairs {
+    /// Requests other pairs.
+    pub(super) fn redraw(&mut self) {
+        self.redrawn += 1;
+    }
+
+    /// Draws pairs, each view as large as `side`, and as many as there is room for.
+    pub(super) fn grid(&mut self, lab: &Lab, side: f32, ui: &mut Ui) {
+        let Some(run) = lab.runs.first() else { return };
+        let Some(data) = &run.data else { return };
+        let config = run.setup.config(data.train.count(), data.train.size().0);
+        let indices = chosen(self.redrawn, data.train.count());
+        // The serialized settings are part of the key, so that the views change with them.
+        let settings =
+            serde_json::to_string(&(&config.augmentation, config.seed)).unwrap_or_default();
+        let key = content_hash((
+            settings,
+            self.redrawn,
+            data.train.count(),
+            data.train.picture(indices[0]),
+        ));
+        let redrawn = self.redrawn;
+        self.sheet.fill(ui.ctx(), key, || {
+            views_of(&config, &data.train, &indices, redrawn)
+        });
+        let fit = ((ui.available_width() / (side + 8.0)) as usize).clamp(1, indices.len());
+        for (view, name) in [(0, "views.first"), (1, "views.second")] {
+            ui.horizontal(|ui| {
+                for i in 0..fit {
+                    self.sheet.show(
+                        ui,
+                        view * indices.len() + i,
+                        side,
+                        &filled(name, &[("picture", &(i + 1).to_string())]),
+                        Sense::hover(),
+                    );
+                }
+            });
+        }
+    }
+}
+
 /// Draws the pairs, and a button for other ones.
 pub fn show(lab: &Lab, pairs: &mut Pairs, ui: &mut Ui) {
-    title(ui, "The two views");
+    title(ui, text("views.title"));
     ui.horizontal_wrapped(|ui| {
-        ui.label(RichText::new("Each column is one picture, twice.").weak());
-        if sign_button(ui, "↺ Redraw", "Redraw the two views", true) {
-            pairs.redrawn += 1;
+        ui.label(RichText::new(text("views.hint")).weak());
+        if sign_button(ui, text("views.redraw"), text("views.redraw.name"), true) {
+            pairs.redraw();
         }
     });
-    let Some(run) = lab.runs.first() else { return };
-    let Some(data) = &run.data else { return };
-    let config = run.setup.config(data.train.count(), data.train.size().0);
-    let indices = chosen(pairs.redrawn, data.train.count());
-    // The serialized settings are part of the key, so that the views change with them.
-    let settings = serde_json::to_string(&(&config.augmentation, config.seed)).unwrap_or_default();
-    let key = content_hash((
-        settings,
-        pairs.redrawn,
-        data.train.count(),
-        data.train.picture(indices[0]),
-    ));
-    pairs.sheet.fill(ui.ctx(), key, || {
-        views_of(&config, &data.train, &indices, pairs.redrawn)
-    });
-    let fit = ((ui.available_width() / (SIDE + 6.0)) as usize).clamp(1, indices.len());
-    for (view, words) in [(0, "First view"), (1, "Second view")] {
-        ui.horizontal(|ui| {
-            for i in 0..fit {
-                pairs.sheet.show(
-                    ui,
-                    view * indices.len() + i,
-                    SIDE,
-                    &format!("{words} of picture {}", i + 1),
-                    Sense::hover(),
-                );
-            }
-        });
-    }
+    pairs.grid(lab, SIDE, ui);
 }
 
 #[cfg(test)]

@@ -26,10 +26,29 @@ pub fn has_gpu_api() -> bool {
     true
 }
 
-/// How to get a GPU for training: no advice, as on the desktop the lab has no special needs.
+/// The key of the text that says how to get a GPU for training: none, as on the desktop the lab has no special needs.
 pub fn advice() -> Option<&'static str> {
     None
 }
+
+/// The language of the system's texts, as a code.
+pub fn language() -> Option<String> {
+    ["LC_ALL", "LC_MESSAGES", "LANG"]
+        .into_iter()
+        .filter_map(|name| std::env::var(name).ok())
+        .find(|value| !value.is_empty())
+}
+
+/// Whether the visitor wants nothing to move; a window is not told.
+pub fn wants_less_motion() -> bool {
+    false
+}
+
+/// Names the page's language; a window has none.
+pub fn set_language(_: &str) {}
+
+/// Speaks through a screen reader; in a window, it reads the widgets only.
+pub fn announce(_: &str) {}
 
 /// Sleeps.
 pub async fn sleep(duration: Duration) {

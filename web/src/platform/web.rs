@@ -14,6 +14,7 @@ use barlow_core::data::planes;
 
 use super::Picture;
 use crate::dataset::SIDE;
+use crate::texts::{filled, text};
 
 /// Whether this is a browser.
 pub const IS_WEB: bool = true;
@@ -28,24 +29,54 @@ pub fn has_gpu_api() -> bool {
     gpu.is_ok_and(|gpu| !gpu.is_undefined() && !gpu.is_null())
 }
 
-/// How to get a GPU for training in this browser, where there is none so far.
+/// The key of the text that says how to get a GPU for training in this browser, where there is none so far.
 pub fn advice() -> Option<&'static str> {
     let window = web_sys::window()?;
     let agent = window.navigator().user_agent().unwrap_or_default();
     let has = |name: &str| agent.contains(name);
     Some(if !window.is_secure_context() {
-        "browsers offer WebGPU on https:// and on localhost only: open the page there"
+        "advice.insecure"
     } else if has("Firefox") {
-        "in Firefox, open about:config, set dom.webgpu.enabled to true, and reload the page (or use Firefox 141 or later on \
-         Windows)"
+        "advice.firefox"
     } else if has("Chrome") || has("Edg") {
-        "use version 113 or later, allow “graphics acceleration” under Settings, System, and check what chrome://gpu says about \
-         WebGPU; on Linux, start the browser with --enable-features=Vulkan --enable-unsafe-webgpu"
+        "advice.chrome"
     } else if has("Safari") {
-        "use Safari 26 or later; in an earlier version, choose Develop, Feature Flags, WebGPU"
+        "advice.safari"
     } else {
-        "use a current Chrome, Edge, Firefox or Safari"
+        "advice.other"
     })
+}
+
+/// The browser's language, as a code.
+pub fn language() -> Option<String> {
+    web_sys::window()?.navigator().language()
+}
+
+/// Whether the visitor's system asks pages to move less.
+pub fn wants_less_motion() -> bool {
+    let asked = web_sys::window()
+        .and_then(|window| window.match_media("(prefers-reduced-motion: reduce)").ok()?);
+    asked.is_some_and(|asked| asked.matches())
+}
+
+/// Names the page's language, by which a screen reader chooses its voice.
+pub fn set_language(code: &str) {
+    let root = web_sys::window()
+        .and_then(|window| window.document())
+        .and_then(|document| document.document_element());
+    if let Some(root) = root {
+        _ = root.set_attribute("lang", code);
+    }
+}
+
+/// Speaks through a screen reader, when it has finished what it says.
+pub fn announce(words: &str) {
+    let place = web_sys::window()
+        .and_then(|window| window.document())
+        .and_then(|document| document.get_element_by_id("spoken"));
+    if let Some(place) = place {
+        place.set_text_content(Some(words));
+    }
 }
 
 /// Sleeps, and lets the browser deliver messages meanwhile.
@@ -65,8 +96,8 @@ pub async fn sleep(duration: Duration) {
 /// Downloads a file. Returns a message for the visitor.
 pub fn save(name: &str, bytes: &[u8]) -> String {
     match download(name, bytes) {
-        Ok(()) => format!("{name} is in your downloads"),
-        Err(_) => format!("the browser refused to download {name}"),
+        Ok(()) => filled("message.saved", &[("name", name)]),
+        Err(_) => filled("message.refused", &[("name", name)]),
     }
 }
 
@@ -128,7 +159,7 @@ pub fn read_dropped(
         };
         done(match blob {
             Ok(blob) => picture_of(name, &blob).await,
-            Err(_) => Err(format!("{name} cannot be read")),
+            Err(_) => Err(filled("message.unread", &[("name", &name)])),
         });
     });
 }
@@ -137,7 +168,7 @@ pub fn read_dropped(
 async fn picture_of(name: String, file: &Blob) -> Result<Picture, String> {
     let planes = planes_of(file).await;
     let planes = planes.map_err(|_| {
-        format!("{name} cannot be read: this browser cannot decode it as a picture")
+        filled("message.unread", &[("name", &name)])
     })?;
     Ok(Picture { name, planes })
 }
@@ -179,10 +210,10 @@ async fn planes_of(file: &Blob) -> Result<Vec<u8>, JsValue> {
 pub fn fetch_fashion(done: impl FnOnce(Result<Vec<u8>, String>) + 'static) {
     spawn_local(async move {
         done(fetch("./fashion-mnist.png").await.map_err(|error| {
-            let error = error
+            let reason = error
                 .as_string()
-                .unwrap_or_else(|| "the connection failed".into());
-            format!("Fashion-MNIST could not be loaded: {error}. Choose it again to retry")
+                .unwrap_or_else(|| text("message.connection").into());
+            filled("message.fashion", &[("reason", &reason)])
         }));
     });
 }

@@ -463,7 +463,31 @@ fn a_run_goes_on_with_other_settings() {
         (trainer.config().batch, trainer.config().encoder.width),
         (16, 4)
     );
-    let (_, before) = block_on(trainer.preview_correlation()).unwrap();
+    let (width, before) = block_on(trainer.preview_correlation()).unwrap();
+    let batch = block_on(trainer.preview_embeddings()).unwrap();
+    assert_eq!((batch.width, batch.pictures.len()), (width, 16));
+    let entry = |row: usize, column: usize| {
+        let standardized = |view: usize, unit: usize| {
+            let values: Vec<f64> = (0..16)
+                .map(|i| f64::from(batch.values[(16 * view + i) * width + unit]))
+                .collect();
+            let mean = values.iter().sum::<f64>() / 16.0;
+            let variance = values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / 16.0;
+            values
+                .into_iter()
+                .map(move |x| (x - mean) / (variance + 1e-5).sqrt())
+        };
+        standardized(0, row)
+            .zip(standardized(1, column))
+            .map(|(a, b)| a * b)
+            .sum::<f64>()
+            / 16.0
+    };
+    for (row, column) in [(0, 0), (1, 3), (3, 1)] {
+        let found = f64::from(before[row * width + column]);
+        // C is computed in 32 bits from up to a hundred roundings of numbers of the size of 1.
+        assert!((entry(row, column) - found).abs() < 1e-5, "{row}, {column}");
+    }
     let report = block_on(trainer.advance()).unwrap();
     assert_eq!(block_on(trainer.correlation()).unwrap().unwrap().1, before);
     assert!((report.loss - report.invariance - report.redundancy).abs() < 1e-3 * report.loss);

@@ -1,0 +1,125 @@
+//! An experiment's card: the question, the answers to choose from, and afterwards what happened.
+
+use eframe::egui::{Button, ProgressBar, RichText, Ui};
+
+use super::style::{GREEN, OCHER, RUN_COLORS};
+use crate::experiments::Experiment;
+use crate::lab::{Asked, Lab, Outcome};
+use crate::texts::{filled, number, percent, text};
+
+/// Draws the card of the experiment that was chosen. Returns whether there is one.
+pub fn show(lab: &mut Lab, ui: &mut Ui) -> bool {
+    let Some(asked) = lab.asked.clone() else {
+        return false;
+    };
+    let texts = &asked.experiment.texts;
+    ui.label(RichText::new(text(texts.action)).strong());
+    if let Some(sides) = sides(asked.experiment) {
+        ui.label(text(sides));
+    }
+    ui.add_space(4.0);
+    ui.label(RichText::new(text(texts.ask)).size(16.0));
+    match (&asked.predicted, &asked.outcome) {
+        (None, _) => answers(lab, &asked, ui),
+        (Some(_), None) => progress(lab, &asked, ui),
+        (Some(predicted), Some(outcome)) => result(&asked, *predicted, outcome, ui),
+    }
+    ui.add_space(4.0);
+    ui.horizontal_wrapped(|ui| {
+        if asked.outcome.is_some() && ui.button(text("question.again")).clicked() {
+            lab.ask(asked.experiment);
+        }
+        if ui.button(text("question.leave")).clicked() {
+            lab.leave_experiment();
+        }
+    });
+    true
+}
+
+/// The key of a line that says which run is which, if there are two.
+fn sides(experiment: &Experiment) -> Option<&'static str> {
+    let is_usual = experiment.set.is_empty();
+    experiment.beside.map(|_| match is_usual {
+        true => "question.sides.usual",
+        false => "question.sides.two",
+    })
+}
+
+fn answers(lab: &mut Lab, asked: &Asked, ui: &mut Ui) {
+    ui.label(text("question.predict"));
+    for (index, answer) in asked.experiment.texts.answers.iter().enumerate() {
+        let button = Button::new(RichText::new(text(answer)).size(15.0)).wrap();
+        if ui.add(button.min_size([160.0, 34.0].into())).clicked() {
+            lab.predict(index);
+        }
+    }
+}
+
+fn progress(lab: &Lab, asked: &Asked, ui: &mut Ui) {
+    let steps = asked.experiment.steps;
+    let done = lab
+        .runs
+        .iter()
+        .map(|run| run.history.steps.len())
+        .min()
+        .unwrap_or(0);
+    let words = filled(
+        "question.progress",
+        &[("done", &done.to_string()), ("steps", &steps.to_string())],
+    );
+    let fraction = done as f32 / steps.max(1) as f32;
+    ui.add(ProgressBar::new(fraction).text(words));
+    if let Some(predicted) = asked.predicted {
+        let answer = text(asked.experiment.texts.answers[predicted]);
+        ui.label(filled("question.predicted", &[("answer", answer)]));
+    }
+}
+
+fn result(asked: &Asked, predicted: usize, outcome: &Outcome, ui: &mut Ui) {
+    let is_right = predicted == outcome.answer;
+    let texts = &asked.experiment.texts;
+    let happened = text(texts.answers[outcome.answer]);
+    let (key, color) = match is_right {
+        true => ("question.right", GREEN),
+        false => ("question.wrong", OCHER),
+    };
+    let told = filled(key, &[("answer", happened)]);
+    ui.label(RichText::new(told).strong().size(16.0).color(color));
+    numbers(outcome, ui);
+    // The text explains what is expected; another outcome is told as it is.
+    let explained = match outcome.answer == asked.experiment.expected {
+        true => texts.seen,
+        false => "question.unexpected",
+    };
+    ui.label(text(explained));
+}
+
+/// The numbers of each run, in a table.
+fn numbers(outcome: &Outcome, ui: &mut Ui) {
+    eframe::egui::Grid::new("readings")
+        .spacing([18.0, 2.0])
+        .show(ui, |ui| {
+            let several = outcome.readings.len() > 1;
+            if several {
+                ui.label("");
+                for (index, key) in ["run.a", "run.b"].into_iter().enumerate() {
+                    ui.label(RichText::new(text(key)).strong().color(RUN_COLORS[index]));
+                }
+                ui.end_row();
+            }
+            let mut row = |key: &'static str, of: &dyn Fn(usize) -> String| {
+                ui.label(text(key));
+                for run in 0..outcome.readings.len() {
+                    ui.label(of(run));
+                }
+                ui.end_row();
+            };
+            let readings = &outcome.readings;
+            row("reading.diagonal", &|run| number(readings[run].diagonal, 2));
+            row("reading.rest", &|run| number(readings[run].off_diagonal, 3));
+            row("reading.loss", &|run| number(readings[run].loss, 1));
+            row("reading.rank", &|run| number(readings[run].rank, 1));
+            row("reading.score", &|run| percent(readings[run].score));
+            row("reading.pixels", &|run| percent(readings[run].pixels));
+        });
+}

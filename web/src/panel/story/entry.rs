@@ -1,0 +1,357 @@
+//! From a dimension of the embedding to an entry of C: the pictures by one dimension, and the scatter plot and the formula of an entry.
+
+use barlow_core::render::of_correlation;
+use eframe::egui::{
+    self, Align2, Color32, FontId, Rect, Sense, Slider, Stroke, StrokeKind, Ui, Vec2, pos2, vec2,
+};
+
+use super::c::{Emphasis, MARGIN, STRIP, paint_axes, upright};
+use super::{State, fill_batch};
+use crate::batch::Batch;
+use crate::lab::Lab;
+use crate::panel::matrix::pick;
+use crate::panel::style::sign_button;
+use crate::texts::{filled, number, text};
+
+/// The side of a picture in a plot, in points.
+const PICTURE: f32 = 26.0;
+
+/// What the plots show on each side of 0 at least, in standard deviations.
+const RANGE: f64 = 2.5;
+
+/// Rows and columns of C around an entry that is zoomed into.
+const ZOOMED: usize = 7;
+
+/// How long zooming takes, in seconds.
+const ZOOM_TIME: f32 = 0.6;
+
+/// Products that the formula shows.
+const PRODUCTS: usize = 3;
+
+/// Draws the pictures of a batch by one dimension of their embeddings: the first views above the axis, the second views below it.
+pub fn dimension(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
+    let Some(batch) = fill_batch(lab, state, ui) else {
+        return;
+    };
+    state.dimension = state.dimension.min(batch.width - 1);
+    ui.horizontal(|ui| {
+        if sign_button(ui, "◀", text("dimension.previous"), state.dimension > 0) {
+            state.dimension -= 1;
+        }
+        ui.spacing_mut().slider_width = (ui.available_width() - 260.0).clamp(80.0, 320.0);
+        ui.add(Slider::new(&mut state.dimension, 0..=batch.width - 1).text(text("dimension.slider")));
+        if sign_button(
+            ui,
+            "▶",
+            text("dimension.next"),
+            state.dimension + 1 < batch.width,
+        ) {
+            state.dimension += 1;
+        }
+    });
+    ui.add_space(8.0);
+    let size = vec2(
+        ui.available_width(),
+        ui.available_height().clamp(280.0, 420.0),
+    );
+    let (area, response) = ui.allocate_exact_size(size, Sense::hover());
+    let columns = [0, 1].map(|view| batch.column(view, state.dimension));
+    let correlation = batch.entry(state.dimension, state.dimension);
+    let words = filled(
+        "dimension.spoken",
+        &[
+            ("dimension", &state.dimension.to_string()),
+            ("pictures", &batch.pictures.len().to_string()),
+            ("value", &number(correlation, 2)),
+        ],
+    );
+    response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Image, true, &words));
+    let largest = columns
+        .iter()
+        .flatten()
+        .fold(RANGE, |max, x| max.max(x.abs()));
+    let (painter, axis) = (ui.painter(), area.center().y);
+    let x_of = |value: f64| {
+        let inside = area.shrink2(vec2(PICTURE, 0.0));
+        inside.left() + ((value / largest + 1.0) / 2.0) as f32 * inside.width()
+    };
+    let stroke = Stroke::new(1.0, ui.visuals().text_color());
+    painter.hline(area.x_range(), axis, stroke);
+    let label = |at: egui::Pos2, align: Align2, words: &str| {
+        let color = ui.visuals().text_color();
+        painter.text(at, align, words, FontId::proportional(13.0), color);
+    };
+    label(area.left_top(), Align2::LEFT_TOP, text("figure.view_a"));
+    label(area.left_bottom(), Align2::LEFT_BOTTOM, text("figure.view_b"));
+    label(
+        area.right_top(),
+        Align2::RIGHT_TOP,
+        text("dimension.larger"),
+    );
+    for (values, upwards) in columns.iter().zip([true, false]) {
+        // A dot plot of pictures: each falls onto the pile of its place.
+        let piles = (area.width() / PICTURE).max(1.0) as usize;
+        let mut heights = vec![0; piles + 1];
+        let mut order: Vec<usize> = (0..values.len()).collect();
+        order.sort_by(|a, b| values[*a].total_cmp(&values[*b]));
+        for index in order {
+            let pile = ((x_of(values[index]) - area.left()) / PICTURE) as usize;
+            let height = &mut heights[pile.min(piles)];
+            let offset = (*height as f32 + 0.5) * PICTURE + 2.0;
+            *height += 1;
+            let center = pos2(
+                area.left() + (pile as f32 + 0.5) * PICTURE,
+                if upwards { axis - offset } else { axis + offset },
+            );
+            if area.contains(center) {
+                let place = Rect::from_center_size(center, Vec2::splat(PICTURE - 2.0));
+                state.batch.paint(painter, index, place);
+            }
+        }
+    }
+    ui.label(filled(
+        "dimension.agree",
+        &[
+            ("dimension", &state.dimension.to_string()),
+            ("value", &number(correlation, 2)),
+        ],
+    ));
+}
+
+/// Draws C, an entry of it that is chosen there, its scatter plot, and its formula.
+pub fn entry(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
+    let Some(batch) = fill_batch(lab, state, ui) else {
+        return;
+    };
+    let width = batch.width;
+    let (row, column) = state
+        .selected
+        .filter(|(row, column)| *row < width && *column < width)
+        .unwrap_or((0, 1.min(width - 1)));
+    ui.horizontal_wrapped(|ui| {
+        ui.selectable_value(&mut state.is_zoomed, false, text("entry.whole"));
+        ui.selectable_value(&mut state.is_zoomed, true, text("entry.near"));
+    });
+    let room = ui.available_size();
+    let is_wide = room.x >= 640.0;
+    let side = if is_wide {
+        (0.5 * room.x - MARGIN - 16.0).min(room.y - MARGIN - 110.0)
+    } else {
+        room.x - MARGIN - 8.0
+    };
+    let side = side.clamp(200.0, 460.0);
+    let block = vec2(side + MARGIN, side + MARGIN);
+    let area = if is_wide {
+        vec2(2.0 * block.x + 24.0, block.y + 22.0)
+    } else {
+        vec2(block.x, 2.0 * block.y + 22.0)
+    };
+    let (area, _) = ui.allocate_exact_size(vec2(room.x, area.y), Sense::hover());
+    let left = match is_wide {
+        true => area.center().x - block.x - 12.0,
+        false => area.left(),
+    };
+    let c = Rect::from_min_size(pos2(left + MARGIN, area.top() + MARGIN), Vec2::splat(side));
+    let plot = match is_wide {
+        true => c.translate(vec2(block.x + 24.0, 0.0)),
+        false => c.translate(vec2(0.0, block.y)),
+    };
+    zoomed_matrix(state, batch, (row, column), c, ui);
+    let (row, column) = state.selected.unwrap_or((row, column));
+    let (row, column) = (row.min(width - 1), column.min(width - 1));
+    scatter(state, batch, (row, column), plot, ui);
+    formula(batch, (row, column), ui);
+}
+
+/// C of the batch, or the part of it around an entry with its values.
+fn zoomed_matrix(state: &mut State, batch: &Batch, entry: (usize, usize), c: Rect, ui: &mut Ui) {
+    let width = batch.width;
+    let nearness = ui.ctx().animate_bool_with_time(
+        ui.scope_id().with("zoom"),
+        state.is_zoomed,
+        if state.moves { ZOOM_TIME } else { 0.0 },
+    );
+    let shown = ZOOMED.min(width);
+    // Sizes are ratios, so that zooming by equal factors takes equal times.
+    let cells = (width as f32) * (shown as f32 / width as f32).powf(nearness);
+    let around = |at: usize| {
+        let end = at.saturating_sub(shown / 2).min(width - shown);
+        (nearness * end as f32).clamp(0.0, width as f32 - cells)
+    };
+    let (top, left) = (around(entry.0), around(entry.1));
+    let window = Rect::from_min_size(
+        pos2(left / width as f32, top / width as f32),
+        Vec2::splat(cells / width as f32),
+    );
+    state.matrices[0].paint(
+        ui,
+        (c, window),
+        (batch.matrix(), width),
+        (batch.step, 1),
+        Emphasis::Whole,
+    );
+    let cell = c.width() / cells;
+    let place = |row: usize, column: usize| {
+        let corner = c.min + vec2((column as f32 - left) * cell, (row as f32 - top) * cell);
+        Rect::from_min_size(corner, Vec2::splat(cell))
+    };
+    let response = ui.interact(c, ui.scope_id().with("C of the batch"), Sense::click());
+    if nearness > 0.98 {
+        for row in (top.round() as usize..width).take(shown) {
+            for column in (left.round() as usize..width).take(shown) {
+                let value = batch.matrix()[row * width + column];
+                let [r, g, b] = of_correlation(value).map(f32::from);
+                let is_dark = 0.3 * r + 0.6 * g + 0.1 * b < 140.0;
+                ui.painter().text(
+                    place(row, column).center(),
+                    Align2::CENTER_CENTER,
+                    number(f64::from(value), 2),
+                    FontId::proportional((0.28 * cell).clamp(9.0, 15.0)),
+                    if is_dark { Color32::WHITE } else { Color32::BLACK },
+                );
+            }
+        }
+        let at = |position: egui::Pos2| {
+            let cells = (position - c.min) / cell;
+            (
+                (top.round() as usize + cells.y.max(0.0) as usize).min(width - 1),
+                (left.round() as usize + cells.x.max(0.0) as usize).min(width - 1),
+            )
+        };
+        if response.clicked() {
+            response.request_focus();
+            state.selected = response.interact_pointer_pos().map(at);
+        }
+    }
+    let before = state.selected;
+    if nearness <= 0.98 || response.has_focus() {
+        let mut selected = before;
+        let is_zoomed = nearness > 0.98;
+        pick(ui, c, &response, width, &mut selected);
+        // A click into the zoomed part was taken above, and a click elsewhere does not deselect here.
+        if !(is_zoomed && response.clicked()) && selected.is_some() {
+            state.selected = selected;
+        }
+    }
+    let (row, column) = state.selected.unwrap_or(entry);
+    let frame = place(row.min(width - 1), column.min(width - 1)).expand(1.0);
+    ui.painter()
+        .rect_stroke(frame, 0.0, Stroke::new(2.0, Color32::BLACK), StrokeKind::Outside);
+    if nearness < 0.02 {
+        paint_axes(ui, c, None);
+    }
+    let words = filled(
+        "entry.spoken",
+        &[
+            ("row", &row.to_string()),
+            ("column", &column.to_string()),
+            ("value", &number(batch.entry(row.min(width - 1), column.min(width - 1)), 2)),
+        ],
+    );
+    response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, &words));
+    if response.has_focus() {
+        let stroke = ui.visuals().selection.stroke;
+        ui.painter()
+            .rect_stroke(c.expand(2.0), 0.0, stroke, StrokeKind::Outside);
+    }
+}
+
+/// The pictures of the batch by a dimension of their first views and one of their second views.
+fn scatter(state: &State, batch: &Batch, (row, column): (usize, usize), plot: Rect, ui: &Ui) {
+    let (a, b) = (batch.column(0, row), batch.column(1, column));
+    let correlation = batch.entry(row, column);
+    let largest = a
+        .iter()
+        .chain(&b)
+        .fold(RANGE, |max, x| max.max(x.abs() * 1.1));
+    let painter = ui.painter();
+    painter.rect_filled(plot, 2.0, ui.visuals().extreme_bg_color);
+    painter.rect_stroke(plot, 2.0, Stroke::new(1.0, Color32::GRAY), StrokeKind::Outside);
+    let at = |x: f64, y: f64| {
+        let of = |value: f64| (value / largest / 2.0) as f32;
+        plot.center() + vec2(of(x) * plot.width(), -of(y) * plot.height())
+    };
+    let axis = Stroke::new(1.0, Color32::GRAY);
+    painter.line_segment([at(-largest, 0.0), at(largest, 0.0)], axis);
+    painter.line_segment([at(0.0, -largest), at(0.0, largest)], axis);
+    // Of normalized numbers, the slope of the regression line is the correlation.
+    let [r, g, _] = of_correlation(correlation as f32);
+    let color = match (r, g) {
+        (r, g) if r > 240 && g > 225 => Color32::GRAY,
+        _ if correlation > 0.0 => Color32::from_rgb(0xb2, 0x18, 0x2b),
+        _ => Color32::from_rgb(0x43, 0x93, 0xc3),
+    };
+    painter.with_clip_rect(plot).line_segment(
+        [
+            at(-largest, -largest * correlation),
+            at(largest, largest * correlation),
+        ],
+        Stroke::new(3.0, color),
+    );
+    for (index, (x, y)) in a.iter().zip(&b).enumerate() {
+        let place = Rect::from_center_size(at(*x, *y), Vec2::splat(0.85 * PICTURE));
+        state.batch.paint(&painter.with_clip_rect(plot), index, place);
+    }
+    let (font, color) = (FontId::proportional(13.0), ui.visuals().text_color());
+    painter.text(
+        plot.center_bottom() + vec2(0.0, 4.0),
+        Align2::CENTER_TOP,
+        filled("entry.x", &[("dimension", &row.to_string())]),
+        font.clone(),
+        color,
+    );
+    upright(
+        painter,
+        pos2(plot.left() - 4.0, plot.bottom() - STRIP),
+        &filled("entry.y", &[("dimension", &column.to_string())]),
+        font,
+        color,
+    );
+    let response = ui.interact(plot, ui.scope_id().with("scatter"), Sense::hover());
+    let words = filled(
+        "entry.scatter",
+        &[
+            ("pictures", &a.len().to_string()),
+            ("value", &number(correlation, 2)),
+        ],
+    );
+    response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Image, true, &words));
+}
+
+/// The formula of an entry, with the largest of its products.
+fn formula(batch: &Batch, (row, column): (usize, usize), ui: &mut Ui) {
+    let (a, b) = (batch.column(0, row), batch.column(1, column));
+    let mut order: Vec<usize> = (0..a.len()).collect();
+    order.sort_by(|i, j| (a[*j] * b[*j]).abs().total_cmp(&(a[*i] * b[*i]).abs()));
+    let in_parentheses = |value: f64| match value < 0.0 {
+        true => format!("({})", number(value, 2)),
+        false => number(value, 2),
+    };
+    let products: Vec<String> = order
+        .iter()
+        .take(PRODUCTS)
+        .map(|i| format!("{} · {}", in_parentheses(a[*i]), in_parentheses(b[*i])))
+        .collect();
+    let value = batch.entry(row, column);
+    ui.vertical_centered(|ui| {
+        ui.label(
+            egui::RichText::new(filled(
+                "entry.formula",
+                &[
+                    ("row", &row.to_string()),
+                    ("column", &column.to_string()),
+                    ("pictures", &a.len().to_string()),
+                    ("products", &products.join(" + ")),
+                    ("value", &number(value, 2)),
+                ],
+            ))
+            .size(16.0),
+        );
+        ui.label(text(match (row == column, value) {
+            (true, v) if v > 0.7 => "entry.agrees",
+            (true, _) => "entry.disagrees",
+            (false, v) if v.abs() > 0.3 => "entry.redundant",
+            (false, _) => "entry.independent",
+        }));
+    });
+}

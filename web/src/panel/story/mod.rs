@@ -1,0 +1,423 @@
+//! The story: one step at a time, with a sentence, a figure, and one button.
+
+mod c;
+mod entry;
+mod learned;
+mod loss;
+mod overview;
+
+use eframe::egui::{
+    self, Align, Button, CentralPanel, FontId, Layout, Panel, Rect, RichText, ScrollArea,
+    Sense, Ui, Vec2, pos2, vec2,
+};
+
+use super::pictures::{Sheet, content_hash};
+use super::style::{BLUE, GREEN, RED, RUN_COLORS};
+use super::{bar, question, views};
+use crate::batch::Batch;
+use crate::experiments;
+use crate::history::diagonal_and_rest;
+use crate::lab::Lab;
+use crate::page::Place;
+use crate::run::Activity;
+use crate::story::{FAILURES, Figure, STEPS, step_of};
+use crate::texts::{filled, number, percent, text};
+use c::Emphasis;
+
+/// The maximum width of the sentences, in points.
+const LINE: f32 = 760.0;
+
+/// The width below which everything is smaller.
+const NARROW: f32 = 560.0;
+
+/// How the story is drawn.
+#[derive(Default)]
+pub struct State {
+    matrices: [c::Matrix; 2],
+    /// Row and column of the entry of C that is looked at.
+    selected: Option<(usize, usize)>,
+    /// Whether C is zoomed into around it.
+    is_zoomed: bool,
+    /// The dimension of the embedding that is looked at.
+    dimension: usize,
+    /// A picture and its two views.
+    pair: Sheet,
+    /// The pictures of the batch.
+    batch: Sheet,
+    pairs: views::Pairs,
+    /// The step of an inspection, and the pictures whose neighbors became right by then.
+    became: Option<(usize, Vec<usize>)>,
+    /// Whether the visitor's system lets things move.
+    moves: bool,
+}
+
+impl State {
+    /// Goes to an entry of C, and zooms into it.
+    fn zoom_into(&mut self, lab: &mut Lab, entry: (usize, usize)) {
+        (self.selected, self.is_zoomed) = (Some(entry), true);
+        lab.page.place = Place::Story(step_of(Figure::Entry));
+    }
+}
+
+/// Draws the step of the story where the visitor is.
+pub fn show(lab: &mut Lab, state: &mut State, sheet: &mut Sheet, ui: &mut Ui) {
+    let Place::Story(number) = lab.page.place else {
+        return;
+    };
+    let number = number.min(STEPS.len() - 1);
+    let step = STEPS[number];
+    state.moves = !crate::platform::wants_less_motion();
+    let width = ui.available_width();
+    Panel::top("story").show(ui, |ui| header(lab, number, ui));
+    Panel::bottom("buttons").show(ui, |ui| footer(lab, number, ui));
+    CentralPanel::default().show(ui, |ui| {
+        ScrollArea::vertical()
+            .id_salt(("step", number))
+            .auto_shrink([false, false])
+            .show(ui, |ui| {
+                ui.vertical_centered(|ui| {
+                    ui.set_max_width(LINE.min(ui.available_width()));
+                    let [title, body] = if width < NARROW { [20.0, 15.0] } else { [26.0, 17.0] };
+                    ui.label(RichText::new(text(step.title)).size(title).strong());
+                    ui.label(RichText::new(text(step.text)).size(body));
+                });
+                ui.add_space(if width < NARROW { 4.0 } else { 10.0 });
+                if lab.runs.is_empty() {
+                    ui.label(text("status.loading"));
+                    return;
+                }
+                figure(lab, state, sheet, step.figure, ui);
+            });
+    });
+    keys(lab, number, ui);
+}
+
+/// The arrow keys turn pages, unless a widget has the focus.
+fn keys(lab: &mut Lab, number: usize, ui: &Ui) {
+    if ui.memory(|memory| memory.focused().is_some()) {
+        return;
+    }
+    let pressed = |key| ui.input(|input| input.key_pressed(key));
+    if pressed(egui::Key::ArrowRight) && number + 1 < STEPS.len() {
+        lab.page.place = Place::Story(number + 1);
+    }
+    if pressed(egui::Key::ArrowLeft) && number > 0 {
+        lab.page.place = Place::Story(number - 1);
+    }
+}
+
+fn figure(lab: &mut Lab, state: &mut State, sheet: &mut Sheet, figure: Figure, ui: &mut Ui) {
+    match figure {
+        Figure::Overview => overview::show(lab, state, ui),
+        Figure::Views => {
+            ui.vertical_centered(|ui| {
+                if ui.button(text("views.other")).clicked() {
+                    state.pairs.redraw();
+                }
+            });
+            ui.add_space(10.0);
+            let side = ((ui.available_width() - 40.0) / 8.0 - 8.0).clamp(64.0, 130.0);
+            let fit = ((ui.available_width() / (side + 8.0)) as usize).clamp(1, 8);
+            let used = fit as f32 * (side + 8.0);
+            ui.horizontal(|ui| {
+                ui.add_space(0.5 * (ui.available_width() - used).max(0.0));
+                ui.vertical(|ui| state.pairs.grid(lab, side, ui));
+            });
+        }
+        Figure::Dimension => entry::dimension(lab, state, ui),
+        Figure::Entry => entry::entry(lab, state, ui),
+        Figure::Diagonal => loss::diagonal(lab, state, ui),
+        Figure::Rest => loss::rest(lab, state, ui),
+        Figure::Loss => loss::loss(lab, state, ui),
+        Figure::Failures => failures(lab, state, ui),
+        Figure::Learned => learned::show(lab, state, sheet, ui),
+        Figure::Next => next(lab, ui),
+    }
+}
+
+/// The top line: the name, the steps, and what changes how the page is shown.
+fn header(lab: &mut Lab, number: usize, ui: &mut Ui) {
+    ui.add_space(6.0);
+    ui.horizontal(|ui| {
+        let is_wide = ui.available_width() >= NARROW;
+        if is_wide {
+            ui.label(RichText::new(text("lab.name")).strong().size(16.0));
+        }
+        for (index, step) in STEPS.iter().enumerate() {
+            let (place, response) = ui.allocate_exact_size(vec2(18.0, 24.0), Sense::click());
+            let name = format!("{}: {}", index + 1, text(step.title));
+            response.widget_info(|| {
+                egui::WidgetInfo::selected(egui::Role::Button, true, index == number, &name)
+            });
+            let visuals = ui.visuals();
+            let color = match index == number {
+                true => RED,
+                false if response.hovered() || response.has_focus() => visuals.text_color(),
+                false => egui::Color32::GRAY,
+            };
+            let radius = if index == number { 6.0 } else { 4.0 };
+            ui.painter().circle_filled(place.center(), radius, color);
+            if response.on_hover_text(name).clicked() {
+                lab.page.place = Place::Story(index);
+            }
+        }
+        ui.with_layout(Layout::right_to_left(Align::Center), |ui| {
+            bar::look(lab, ui);
+            if ui.button(text("nav.explore")).clicked() {
+                lab.page.place = Place::Explore;
+            }
+        });
+    });
+    ui.add_space(4.0);
+}
+
+/// The bottom line: back, the button that trains, and on.
+fn footer(lab: &mut Lab, number: usize, ui: &mut Ui) {
+    ui.add_space(6.0);
+    bar::messages(lab, 1, ui);
+    let width = ui.available_width();
+    let size = |least: f32| vec2(least.min(0.3 * width), 38.0);
+    ui.horizontal(|ui| {
+        let back = Button::new(text("nav.back")).min_size(size(90.0));
+        if ui.add_enabled(number > 0, back).clicked() {
+            lab.page.place = Place::Story(number - 1);
+        }
+        ui.with_layout(Layout::right_to_left(Align::Center), |ui| {
+            let is_last = number + 1 == STEPS.len();
+            let next = Button::new(RichText::new(text("nav.next"))).min_size(size(90.0));
+            if ui.add_enabled(!is_last, next).clicked() {
+                lab.page.place = Place::Story(number + 1);
+            }
+            ui.with_layout(Layout::top_down(Align::Center), |ui| train(lab, number, ui));
+        });
+    });
+    let status = bar::status(lab);
+    ui.horizontal(|ui| {
+        ui.label(RichText::new(status).small());
+        bar::advice(lab, ui);
+    });
+    ui.add_space(4.0);
+    if ui.input(|input| input.key_pressed(egui::Key::Space))
+        && ui.memory(|memory| memory.focused().is_none())
+    {
+        press(lab);
+    }
+}
+
+/// The one button: trains, or pauses.
+fn train(lab: &mut Lab, number: usize, ui: &mut Ui) {
+    // Where a question is open, its answers are the buttons.
+    let is_asked = lab.asked.as_ref().is_some_and(|asked| asked.outcome.is_none());
+    if is_asked && STEPS[number].figure == Figure::Failures && !lab.is_playing() {
+        return;
+    }
+    let done = lab.runs.first().map_or(0, |run| run.history.steps.len());
+    let activity = lab.runs.first().map(|run| run.activity);
+    let key = match activity {
+        _ if lab.is_playing() => "train.pause",
+        _ if lab.is_unusual() => "train.usual",
+        Some(Activity::Finished) => "train.again",
+        _ if done > 0 => "train.on",
+        _ => "train.start",
+    };
+    let is_first = done == 0 && !lab.is_playing();
+    let words = RichText::new(text(key)).size(18.0).strong();
+    let mut button = Button::new(match is_first {
+        true => words.color(egui::Color32::WHITE),
+        false => words,
+    })
+    .min_size(vec2(180.0, 38.0));
+    if is_first {
+        button = button.fill(RED);
+    }
+    if ui.add(button).clicked() {
+        press(lab);
+    }
+}
+
+fn press(lab: &mut Lab) {
+    if lab.is_playing() {
+        lab.pause();
+    } else {
+        lab.train();
+    }
+}
+
+/// The numbers of C beside it: what they are, and where they should go.
+fn numbers(lab: &Lab, area: Rect, ui: &Ui) {
+    let Some(run) = lab.runs.first() else { return };
+    let history = &run.history;
+    if history.smoothed.is_empty() || area.width() < 90.0 {
+        return;
+    }
+    let (diagonal, rest) = diagonal_and_rest(&history.smoothed, history.width);
+    let score = history.inspections.last().map(|inspection| inspection.score);
+    let baseline = run
+        .opened
+        .as_ref()
+        .and_then(|opened| opened.baseline.as_ref())
+        .map(|baseline| baseline.pixels);
+    let mut lines = vec![
+        ("numbers.diagonal", number(diagonal, 2), "numbers.diagonal.goal".to_owned(), RED),
+        ("numbers.rest", number(rest, 2), "numbers.rest.goal".to_owned(), BLUE),
+    ];
+    if let (Some(score), Some(pixels)) = (score, baseline) {
+        let beside = filled("numbers.score.goal", &[("pixels", &percent(pixels))]);
+        lines.push(("numbers.score", percent(score), beside, GREEN));
+    }
+    let painter = ui.painter();
+    let color = ui.visuals().text_color();
+    for (index, (name, value, goal, line_color)) in lines.into_iter().enumerate() {
+        let top = area.top() + 92.0 * index as f32;
+        let mut at = pos2(area.left(), top);
+        painter.rect_filled(
+            Rect::from_min_size(at - vec2(10.0, 0.0), vec2(3.0, 74.0)),
+            0.0,
+            line_color,
+        );
+        let goal = match goal.as_str() {
+            "numbers.diagonal.goal" => text("numbers.diagonal.goal").to_owned(),
+            "numbers.rest.goal" => text("numbers.rest.goal").to_owned(),
+            _ => goal,
+        };
+        for (words, size) in [(text(name).to_owned(), 13.0), (value, 24.0), (goal, 13.0)] {
+            let galley = painter.layout(words, FontId::proportional(size), color, area.width());
+            let height = galley.size().y;
+            painter.galley(at, galley, color);
+            at.y += height;
+        }
+    }
+}
+
+/// Fills the sheet of the batch's pictures, and returns the batch; `None`, and a text, as long as there is none.
+fn fill_batch<'a>(lab: &'a mut Lab, state: &mut State, ui: &mut Ui) -> Option<&'a Batch> {
+    let run = lab.runs.first_mut()?;
+    run.want_embeddings();
+    let (Some(data), Some(batch)) = (&run.data, &run.history.batch) else {
+        ui.vertical_centered(|ui| ui.label(text("status.starting")));
+        return None;
+    };
+    let count = data.train.count();
+    let is_whole = batch.pictures.iter().all(|picture| (*picture as usize) < count);
+    if !is_whole {
+        return None;
+    }
+    let key = content_hash((&batch.pictures, count));
+    state.batch.fill(ui.ctx(), key, || {
+        data.train
+            .subset(batch.pictures.iter().map(|picture| *picture as usize))
+    });
+    Some(batch)
+}
+
+/// The ways to fail: experiments to choose from, or the one that was chosen.
+fn failures(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
+    let is_wide = ui.available_width() >= 900.0;
+    if lab.asked.is_none() {
+        ui.vertical_centered(|ui| {
+            for name in FAILURES {
+                let Some(experiment) = experiments::of_name(name) else {
+                    continue;
+                };
+                let words = RichText::new(text(experiment.texts.action)).size(16.0);
+                let width = ui.available_width().min(520.0);
+                if ui.add(Button::new(words).wrap().min_size(vec2(width, 44.0))).clicked() {
+                    lab.ask(experiment);
+                }
+                ui.add_space(6.0);
+            }
+        });
+        return;
+    }
+    if !is_wide {
+        question::show(lab, ui);
+        matrices(lab, state, ui);
+        return;
+    }
+    ui.horizontal_top(|ui| {
+        ui.vertical(|ui| {
+            ui.set_width(0.3 * ui.available_width());
+            question::show(lab, ui);
+        });
+        ui.add_space(16.0);
+        ui.vertical(|ui| matrices(lab, state, ui));
+    });
+}
+
+/// C of each run.
+fn matrices(lab: &Lab, state: &mut State, ui: &mut Ui) {
+    let count = lab.runs.len().max(1) as f32;
+    let room = ui.available_size();
+    let side = ((room.x - 24.0) / count - 12.0)
+        .min(room.y - 40.0)
+        .clamp(120.0, 480.0);
+    ui.horizontal_top(|ui| {
+        for (index, run) in lab.runs.iter().enumerate() {
+            ui.vertical(|ui| {
+                ui.set_width(side);
+                if lab.runs.len() > 1 {
+                    let key = ["run.a", "run.b"][index.min(1)];
+                    let words = RichText::new(text(key)).strong();
+                    ui.label(words.color(RUN_COLORS[index.min(1)]));
+                }
+                let history = &run.history;
+                let (area, response) = ui.allocate_exact_size(Vec2::splat(side), Sense::hover());
+                let step = history.last.as_ref().map_or(0, |(step, _)| *step);
+                state.matrices[index.min(1)].paint(
+                    ui,
+                    (area, c::whole()),
+                    (&history.smoothed, history.width),
+                    (step, 0),
+                    Emphasis::Whole,
+                );
+                let (diagonal, rest) = diagonal_and_rest(&history.smoothed, history.width);
+                let words = filled(
+                    "c.spoken",
+                    &[
+                        ("step", &step.to_string()),
+                        ("width", &history.width.to_string()),
+                        ("diagonal", &number(diagonal, 2)),
+                        ("rest", &number(rest, 3)),
+                    ],
+                );
+                response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Image, true, &words));
+                if !history.smoothed.is_empty() {
+                    ui.label(filled(
+                        "c.numbers",
+                        &[
+                            ("diagonal", &number(diagonal, 2)),
+                            ("rest", &number(rest, 3)),
+                        ],
+                    ));
+                }
+            });
+        }
+    });
+}
+
+/// Where to go from here.
+fn next(lab: &mut Lab, ui: &mut Ui) {
+    ui.vertical_centered(|ui| {
+        let width = ui.available_width().min(520.0);
+        let wide = |key| {
+            Button::new(RichText::new(text(key)).size(16.0))
+                .wrap()
+                .min_size(vec2(width, 44.0))
+        };
+        if ui.add(wide("next.explore")).clicked() {
+            lab.page.place = Place::Explore;
+        }
+        ui.add_space(6.0);
+        if ui.add(wide("next.again")).clicked() {
+            lab.page.place = Place::Story(0);
+        }
+        ui.add_space(16.0);
+        if crate::platform::IS_WEB {
+            ui.hyperlink_to(text("next.teach"), "./teach.html");
+        }
+        ui.hyperlink_to(
+            text("next.paper"),
+            "https://arxiv.org/abs/2103.03230",
+        );
+    });
+}

@@ -1,0 +1,235 @@
+//! The whole in one figure: a picture, its two views, the network, and C.
+
+use eframe::egui::{
+    self, Align2, Color32, FontId, Painter, Pos2, Rect, Sense, Shape, Stroke, StrokeKind, Ui, Vec2,
+    pos2, vec2,
+};
+
+use super::c::{Emphasis, MARGIN, STRIP, paint_axes, whole};
+use super::{State, numbers};
+use crate::history::diagonal_and_rest;
+use crate::lab::Lab;
+use crate::panel::pictures::content_hash;
+use crate::panel::views::picture_and_views;
+use crate::texts::{filled, number, text};
+
+/// The width from which on the views are beside C, not above it.
+const BESIDE: f32 = 720.0;
+
+/// The largest side of C.
+const LARGEST: f32 = 560.0;
+
+/// Draws the figure.
+pub fn show(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
+    let Some(run) = lab.runs.first_mut() else { return };
+    run.want_embeddings();
+    let steps_per_epoch = run.opened.as_ref().map_or(1, |opened| opened.steps_per_epoch);
+    let (picture, step) = run.history.batch.as_ref().map_or((0, 0), |batch| {
+        (batch.pictures.first().copied().unwrap_or(0), batch.step)
+    });
+    let epoch = step / steps_per_epoch.max(1);
+    let key = content_hash((
+        picture,
+        epoch,
+        serde_json::to_string(&run.setup).unwrap_or_default(),
+        run.data.is_some(),
+    ));
+    if let Some(data) = &run.data {
+        state.pair.fill(ui.ctx(), key, || {
+            picture_and_views(run, picture as usize, epoch)
+                .unwrap_or_else(|| data.train.subset([0, 0, 0]))
+        });
+    }
+    let embeddings = run
+        .history
+        .batch
+        .as_ref()
+        .map(|batch| [0, 1].map(|view| batch.embedding(view, 0)));
+
+    let room = ui.available_size();
+    let is_wide = room.x >= BESIDE;
+    let size = if is_wide {
+        vec2(room.x, room.y.clamp(340.0, LARGEST + MARGIN + 30.0))
+    } else {
+        let side = (room.x - MARGIN - 8.0).min(LARGEST);
+        vec2(room.x, 104.0 + MARGIN + side + 12.0)
+    };
+    let (area, _) = ui.allocate_exact_size(size, Sense::hover());
+    let (c, views) = if is_wide {
+        let side = (size.y - MARGIN - 12.0).min(0.5 * size.x).min(LARGEST);
+        let left = area.center().x - 0.5 * side + 0.09 * size.x;
+        let c = Rect::from_min_size(pos2(left, area.top() + MARGIN), Vec2::splat(side));
+        let views = Rect::from_min_max(area.min, pos2(c.left() - MARGIN, area.bottom()));
+        (c, views)
+    } else {
+        let side = size.x - MARGIN - 8.0;
+        let side = side.min(LARGEST);
+        let left = area.left() + MARGIN + 0.5 * (size.x - MARGIN - 8.0 - side);
+        let c = Rect::from_min_size(pos2(left, area.top() + 104.0 + MARGIN), Vec2::splat(side));
+        (c, Rect::from_min_size(area.min, vec2(size.x, 100.0)))
+    };
+    let history = &run.history;
+    let shown = history.last.as_ref().map_or(0, |(step, _)| *step);
+    state.matrices[0].paint(
+        ui,
+        (c, whole()),
+        (&history.smoothed, history.width),
+        (shown, 0),
+        Emphasis::Whole,
+    );
+    paint_axes(ui, c, embeddings.as_ref());
+    let (diagonal, rest) = diagonal_and_rest(&history.smoothed, history.width);
+    let words = match history.smoothed.is_empty() {
+        true => text("c.empty").to_owned(),
+        false => filled(
+            "c.spoken",
+            &[
+                ("step", &shown.to_string()),
+                ("width", &history.width.to_string()),
+                ("diagonal", &number(diagonal, 2)),
+                ("rest", &number(rest, 3)),
+            ],
+        ),
+    };
+    let response = ui.interact(c, ui.scope_id().with("C"), Sense::click());
+    response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, &words));
+    if !history.smoothed.is_empty() {
+        let width = history.width;
+        let entry = |at: Pos2| {
+            let cell = (at - c.min) / c.size() * width as f32;
+            (
+                (cell.y.max(0.0) as usize).min(width - 1),
+                (cell.x.max(0.0) as usize).min(width - 1),
+            )
+        };
+        if response.clicked() {
+            let at = response.interact_pointer_pos().unwrap_or(c.center());
+            state.zoom_into(lab, entry(at));
+        } else if response.hovered() {
+            response.on_hover_text_at_pointer(text("figure.zoom"));
+        }
+    }
+    if is_wide {
+        let right = Rect::from_min_max(
+            pos2(c.right() + 24.0, c.top()),
+            pos2(area.right(), c.bottom()),
+        );
+        numbers(lab, right, ui);
+        beside(state, ui, views, c);
+    } else {
+        above(state, ui, views);
+    }
+}
+
+/// The picture, its views and the network to the left of C.
+fn beside(state: &State, ui: &Ui, area: Rect, c: Rect) {
+    let side = (0.24 * area.width()).clamp(56.0, 104.0);
+    let net = vec2((0.3 * area.width()).clamp(60.0, 120.0), 0.9 * side);
+    // The second view's embedding is C's top, the first view's its left side.
+    let (upper, lower) = (c.top() + 0.5 * side - STRIP, c.center().y + 0.12 * c.height());
+    let picture = Rect::from_center_size(
+        pos2(area.left() + 0.55 * side, 0.5 * (upper + lower)),
+        Vec2::splat(side),
+    );
+    let views_x = picture.right() + 0.32 * area.width();
+    let painter = ui.painter();
+    paint_picture(state, ui, 0, picture, text("figure.picture"));
+    for (view, y, name) in [(2, upper, "figure.view_b"), (1, lower, "figure.view_a")] {
+        let place = Rect::from_center_size(pos2(views_x, y), Vec2::splat(side));
+        paint_picture(state, ui, view, place, text(name));
+        arrow(painter, ui, picture.right_center(), place.left_center());
+        let center = pos2(place.right() + 24.0 + 0.5 * net.x, y);
+        network(painter, ui, Rect::from_center_size(center, net));
+        arrow(
+            painter,
+            ui,
+            place.right_center(),
+            pos2(center.x - 0.5 * net.x, y),
+        );
+        let end = if view == 2 {
+            pos2(c.left() - 2.0, c.top() - 0.5 * STRIP - 4.0)
+        } else {
+            pos2(c.left() - STRIP - 22.0, y)
+        };
+        arrow(painter, ui, pos2(center.x + 0.5 * net.x, y), end);
+    }
+}
+
+/// The picture, its views and the network above C.
+fn above(state: &State, ui: &Ui, area: Rect) {
+    let side = (0.2 * area.width()).clamp(44.0, 76.0);
+    let gap = (area.width() - 4.0 * side) / 3.0;
+    let place = |index: usize| {
+        let left = area.left() + index as f32 * (side + gap);
+        Rect::from_min_size(pos2(left, area.top() + 4.0), Vec2::splat(side))
+    };
+    let painter = ui.painter();
+    for (index, (picture, name)) in [
+        (0, "figure.picture"),
+        (1, "figure.view_a"),
+        (2, "figure.view_b"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        paint_picture(state, ui, picture, place(index), text(name));
+    }
+    arrow(painter, ui, place(0).right_center(), place(1).left_center());
+    network(painter, ui, place(3));
+    arrow(painter, ui, place(2).right_center(), place(3).left_center());
+}
+
+/// A picture of the pair with its name below.
+fn paint_picture(state: &State, ui: &Ui, index: usize, place: Rect, name: &str) {
+    state.pair.paint(ui.painter(), index, place);
+    let painter = ui.painter();
+    painter.rect_stroke(place, 2.0, Stroke::new(1.0, Color32::GRAY), StrokeKind::Outside);
+    painter.text(
+        place.center_bottom() + vec2(0.0, 3.0),
+        Align2::CENTER_TOP,
+        name,
+        FontId::proportional(13.0),
+        ui.visuals().text_color(),
+    );
+    let response = ui.interact(place, ui.scope_id().with(("pair", index)), Sense::hover());
+    response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Image, true, name));
+}
+
+/// The network: it makes a long description of many pixels short.
+fn network(painter: &Painter, ui: &Ui, place: Rect) {
+    let slope = 0.22 * place.height();
+    let corners = vec![
+        place.left_top(),
+        place.right_top() + vec2(0.0, slope),
+        place.right_bottom() - vec2(0.0, slope),
+        place.left_bottom(),
+    ];
+    let stroke = ui.visuals().widgets.inactive.fg_stroke;
+    painter.add(Shape::convex_polygon(
+        corners,
+        ui.visuals().faint_bg_color,
+        stroke,
+    ));
+    let galley = painter.layout(
+        text("figure.network").to_owned(),
+        FontId::proportional(13.0),
+        ui.visuals().text_color(),
+        place.width() - 8.0,
+    );
+    painter.galley(
+        place.center() - 0.5 * galley.size(),
+        galley,
+        ui.visuals().text_color(),
+    );
+}
+
+fn arrow(painter: &Painter, ui: &Ui, from: Pos2, to: Pos2) {
+    let along = (to - from).normalized();
+    let (from, to) = (from + 4.0 * along, to - 4.0 * along);
+    let stroke = Stroke::new(1.5, ui.visuals().text_color());
+    painter.line_segment([from, to], stroke);
+    for side in [-1.0, 1.0] {
+        let back = -8.0 * along + side * 4.0 * along.rot90();
+        painter.line_segment([to, to + back], stroke);
+    }
+}
