@@ -102,12 +102,32 @@ fn ranks_share_a_folder_of_photographs() {
     let place = pictures(20);
     let of = |device: &str, out: &str| {
         let arguments = [
-            "train", "pictures", "--preset", "photos", "--epochs", "1", "--device", device, "--out", out, "--set",
-            "encoder.width=4", "--set", "projector.widths=[8,8]", "--set", "view_size=16", "--set", "schedule.stages=[]",
-            "--set", "sync_batch_norm=all",
+            "train",
+            "pictures",
+            "--preset",
+            "photos",
+            "--epochs",
+            "1",
+            "--device",
+            device,
+            "--out",
+            out,
+            "--set",
+            "encoder.width=4",
+            "--set",
+            "projector.widths=[8,8]",
+            "--set",
+            "view_size=16",
+            "--set",
+            "schedule.stages=[]",
+            "--set",
+            "sync_batch_norm=all",
         ];
         let said = succeed(place.path(), &arguments);
-        assert!(said.contains("after epoch 1") || said.contains("kNN"), "{said}");
+        assert!(
+            said.contains("after epoch 1") || said.contains("kNN"),
+            "{said}"
+        );
         losses(&place.path().join(out))
     };
     let (one, two) = (of("cpu", "one"), of("cpu,cpu", "two"));
@@ -116,7 +136,10 @@ fn ranks_share_a_folder_of_photographs() {
         // The first step's loss differs by the order of sums; AdamW's first steps have the size of the learning rate however small a
         // gradient is, so that later ones differ by more.
         let allowed = if *step == 1 { 1e-5 } else { 2e-2 };
-        assert!((one - two).abs() < allowed * one, "step {step}: {one} and {two}");
+        assert!(
+            (one - two).abs() < allowed * one,
+            "step {step}: {one} and {two}"
+        );
     }
 }
 

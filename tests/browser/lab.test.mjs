@@ -130,11 +130,11 @@ describe("with WebGPU", () => {
     const page = await lab("device=cpu&lesson=2");
     await page.until((s) => s.device, "a device is open");
     await page.click("▶ One step of an untrained network");
-    await page.click("A blur of red and blue everywhere");
+    await page.click("A pale mixture of red and blue, with a faint diagonal");
     const status = await page.until((s) => s.outcome?.answer !== null && s.outcome?.answer !== undefined, "it is judged");
     assert.equal(status.outcome.predicted, 1);
     assert.equal(status.outcome.answer, status.outcome.expected);
-    await page.place("Your prediction held: A blur of red and blue everywhere", null);
+    await page.place("Your prediction held: A pale mixture of red and blue, with a faint diagonal", null);
     assert.match(await page.page.evaluate(() => location.hash), /experiment=first-step/);
     assert.deepEqual(page.complaints, []);
     await page.page.close();

@@ -48,13 +48,16 @@ impl Mirror {
     }
 
     fn write(&mut self, update: &TreeUpdate, scale: f64) {
-        let nodes: Nodes<'_> =
-            update.nodes.iter().map(|(id, node)| (*id, node)).collect();
+        let nodes: Nodes<'_> = update.nodes.iter().map(|(id, node)| (*id, node)).collect();
         let mut order = Vec::new();
         if let Some(tree) = &update.tree {
             in_order(tree.root, &nodes, &mut order);
         }
-        order.retain(|id| nodes.get(id).is_some_and(|node| tag(node, &nodes).is_some()));
+        order.retain(|id| {
+            nodes
+                .get(id)
+                .is_some_and(|node| tag(node, &nodes).is_some())
+        });
         self.elements.retain(|id, (element, _)| {
             let there = order.contains(id);
             if !there {

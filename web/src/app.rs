@@ -68,7 +68,9 @@ impl App {
             return;
         }
         let history = &run.history;
-        let Some((step, _)) = &history.last else { return };
+        let Some((step, _)) = &history.last else {
+            return;
+        };
         self.announced = now;
         let (diagonal, rest) = diagonal_and_rest(&history.smoothed, history.width);
         platform::announce(&texts::filled(

@@ -73,9 +73,8 @@ impl Batch {
     /// C of this batch, row after row.
     pub fn matrix(&self) -> &[f32] {
         self.matrix.get_or_init(|| {
-            let columns = |view| -> Vec<Vec<f64>> {
-                (0..self.width).map(|d| self.column(view, d)).collect()
-            };
+            let columns =
+                |view| -> Vec<Vec<f64>> { (0..self.width).map(|d| self.column(view, d)).collect() };
             let (a, b) = (columns(0), columns(1));
             let count = self.pictures.len() as f64;
             let entry = |a: &[f64], b: &[f64]| {

@@ -89,9 +89,7 @@ async fn draw(window: Window, known: Known) -> Result<(), String> {
                 Some(lab) => {
                     let mut drawn = lab.borrow_mut();
                     drawn.draw_with(context);
-                    drawn
-                        .messages
-                        .push(text("message.redrawn").into());
+                    drawn.messages.push(text("message.redrawn").into());
                     lab.clone()
                 }
                 None => {
@@ -273,7 +271,8 @@ fn follow(window: &Window, lab: &Rc<RefCell<Lab>>) {
             lab.receive();
             let done = steps(&lab).saturating_sub(before);
             let steps = done.to_string();
-            lab.messages.push(filled("message.background", &[("steps", &steps)]));
+            lab.messages
+                .push(filled("message.background", &[("steps", &steps)]));
         }
     });
     _ = document

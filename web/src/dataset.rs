@@ -130,7 +130,9 @@ fn of_emoji() -> Dataset {
                 &mirrored_and_cropped(&emoji.twemoji.subset(picked.iter().copied())),
             ),
             question: Question::Pairs,
-            measure: "top-1 retrieval of the same emoji, drawn by the other vendor, mirrored and cropped".into(),
+            measure:
+                "top-1 retrieval of the same emoji, drawn by the other vendor, mirrored and cropped"
+                    .into(),
         },
         measure: "measure.emoji",
         names: names.iter().chain(&names).cloned().collect(),

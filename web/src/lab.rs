@@ -179,11 +179,13 @@ impl Lab {
             ..page
         };
         let named = self.page.experiment.clone();
-        self.asked = named.and_then(|name| experiments::of_name(&name)).map(|experiment| Asked {
-            experiment,
-            predicted: None,
-            outcome: None,
-        });
+        self.asked = named
+            .and_then(|name| experiments::of_name(&name))
+            .map(|experiment| Asked {
+                experiment,
+                predicted: None,
+                outcome: None,
+            });
         self.restart();
         if play {
             self.play();
@@ -485,7 +487,8 @@ impl Lab {
             self.restart_as_it_was();
         } else if enough {
             let count = self.own.names.len().to_string();
-            self.messages.push(filled("message.own", &[("count", &count)]));
+            self.messages
+                .push(filled("message.own", &[("count", &count)]));
         } else {
             let (min, count) = (crate::dataset::MIN_PICTURES, self.own.names.len());
             self.messages.push(filled(

@@ -71,6 +71,10 @@ mod tests {
             .collect();
         assert!(used.iter().all(|name| of_name(name).is_some()));
         assert_eq!(used.len(), EXPERIMENTS.len());
-        assert!(crate::story::FAILURES.iter().all(|name| used.contains(name)));
+        assert!(
+            crate::story::FAILURES
+                .iter()
+                .all(|name| used.contains(name))
+        );
     }
 }

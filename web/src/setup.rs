@@ -113,7 +113,7 @@ impl Default for Setup {
             optimizer: OptimizerChoice::AdamW,
             rate: 1.0,
             warmup: 1,
-            epochs: 50,
+            epochs: 10,
             seed: 0,
             crop_on: true,
             crop: 0.6,

@@ -38,14 +38,30 @@ pub struct Step {
 
 /// All steps, in order.
 pub const STEPS: [Step; 10] = [
-    step("story.overview.title", "story.overview.text", Figure::Overview),
+    step(
+        "story.overview.title",
+        "story.overview.text",
+        Figure::Overview,
+    ),
     step("story.views.title", "story.views.text", Figure::Views),
-    step("story.dimension.title", "story.dimension.text", Figure::Dimension),
+    step(
+        "story.dimension.title",
+        "story.dimension.text",
+        Figure::Dimension,
+    ),
     step("story.entry.title", "story.entry.text", Figure::Entry),
-    step("story.diagonal.title", "story.diagonal.text", Figure::Diagonal),
+    step(
+        "story.diagonal.title",
+        "story.diagonal.text",
+        Figure::Diagonal,
+    ),
     step("story.rest.title", "story.rest.text", Figure::Rest),
     step("story.loss.title", "story.loss.text", Figure::Loss),
-    step("story.failures.title", "story.failures.text", Figure::Failures),
+    step(
+        "story.failures.title",
+        "story.failures.text",
+        Figure::Failures,
+    ),
     step("story.learned.title", "story.learned.text", Figure::Learned),
     step("story.next.title", "story.next.text", Figure::Next),
 ];

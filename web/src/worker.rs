@@ -124,9 +124,7 @@ fn open(
     };
     let data = Dataset::new(order.setup.data, &order.source)
         .map_err(|error| refused(error.to_string()))?;
-    let config = order
-        .setup
-        .config(data.train.count(), data.train.size().0);
+    let config = order.setup.config(data.train.count(), data.train.size().0);
     let trainer = match checkpoint {
         None => Trainer::new(config, &data.train, device),
         Some(bytes) => Checkpoint::read(&bytes)

@@ -153,13 +153,18 @@ fn an_experiment_asks_first_and_tells_what_happened() {
         .get_by_label("▶ One step of an untrained network")
         .click();
     harness.run_steps(2);
-    assert!(!lab(&harness).is_playing(), "nothing runs before there is an answer");
+    assert!(
+        !lab(&harness).is_playing(),
+        "nothing runs before there is an answer"
+    );
     harness.get_by_label("White everywhere").click();
     wait(&mut harness, "the experiment is judged", |lab| {
-        lab.asked.as_ref().is_some_and(|asked| asked.outcome.is_some())
+        lab.asked
+            .as_ref()
+            .is_some_and(|asked| asked.outcome.is_some())
     });
     assert!(!lab(&harness).is_playing());
-    harness.get_by_label_contains("It came differently: A blur of red and blue");
+    harness.get_by_label_contains("It came differently: A pale mixture of red and blue");
     harness.get_by_label("Other experiments").click();
     harness.run_steps(2);
     harness.get_by_label("▶ One step of an untrained network");
@@ -182,13 +187,20 @@ fn an_experiment_sets_the_controls_and_a_changed_control_ends_it() {
     );
     harness.get_by_label("Run B");
     harness.get_by_label("Mirror").click();
-    wait(&mut harness, "the experiment is over", |lab| lab.asked.is_none());
+    wait(&mut harness, "the experiment is over", |lab| {
+        lab.asked.is_none()
+    });
     harness.get_by_label("Pause").click();
     wait(&mut harness, "both wait", |lab| !lab.is_playing());
 }
 
 /// The sizes of a phone, a frame in another page, a projector, and a laptop.
-const SIZES: [[f32; 2]; 4] = [[360.0, 740.0], [600.0, 700.0], [1024.0, 768.0], [1440.0, 900.0]];
+const SIZES: [[f32; 2]; 4] = [
+    [360.0, 740.0],
+    [600.0, 700.0],
+    [1024.0, 768.0],
+    [1440.0, 900.0],
+];
 
 #[test]
 fn the_story_fits_every_screen_in_every_language() {
@@ -215,9 +227,7 @@ fn the_story_fits_every_screen_in_every_language() {
                 }
                 harness.key_press(Key::ArrowRight);
             }
-            assert!(
-                matches!(lab(&harness).page.place, Place::Story(place) if place == pages - 1)
-            );
+            assert!(matches!(lab(&harness).page.place, Place::Story(place) if place == pages - 1));
         }
     }
 }

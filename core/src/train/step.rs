@@ -561,7 +561,10 @@ impl Trainer {
         let pictures = self.next_pictures()?;
         let (indices, views) = (pictures.indices.clone(), self.config.views);
         let images = self.views(&Views::Drawn(Box::new(pictures)), None, None);
-        Ok((indices, self.model.frozen().embed(images, Mode::Train { views })))
+        Ok((
+            indices,
+            self.model.frozen().embed(images, Mode::Train { views }),
+        ))
     }
 
     /// Does the next step.

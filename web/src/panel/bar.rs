@@ -75,7 +75,9 @@ pub fn look(lab: &mut Lab, ui: &mut Ui) {
     }
     let used = texts::language();
     for language in Language::ALL {
-        if language != used && sign_button(ui, &language.code().to_uppercase(), language.name(), true) {
+        if language != used
+            && sign_button(ui, &language.code().to_uppercase(), language.name(), true)
+        {
             lab.page.language = Some(language);
         }
     }
@@ -170,7 +172,8 @@ fn saves(lab: &mut Lab, ui: &mut Ui) {
         let frame = format!(
             "<iframe src=\"{link}\" width=\"600\" height=\"700\" allow=\"clipboard-write\" title=\"Barlow lab\"></iframe>"
         );
-        lab.messages.push(filled("save.copied", &[("text", &frame)]));
+        lab.messages
+            .push(filled("save.copied", &[("text", &frame)]));
         ui.ctx().copy_text(frame);
         ui.close();
     }

@@ -32,10 +32,17 @@ pub fn show(lab: &mut Lab, ui: &mut Ui) -> bool {
     }
     ui.add_space(8.0);
     ui.separator();
-    let waited = lab.asked.as_ref().is_none_or(|asked| asked.predicted.is_none());
+    let waited = lab
+        .asked
+        .as_ref()
+        .is_none_or(|asked| asked.predicted.is_none());
     if !question::show(lab, ui) {
         ui.strong(text("course.try"));
-        for experiment in lesson.experiments.iter().filter_map(|name| experiments::of_name(name)) {
+        for experiment in lesson
+            .experiments
+            .iter()
+            .filter_map(|name| experiments::of_name(name))
+        {
             ui.add_space(4.0);
             let words = RichText::new(format!("▶ {}", text(experiment.texts.action)));
             if ui.add(Button::new(words).wrap()).clicked() {
@@ -43,5 +50,9 @@ pub fn show(lab: &mut Lab, ui: &mut Ui) -> bool {
             }
         }
     }
-    waited && lab.asked.as_ref().is_some_and(|asked| asked.predicted.is_some())
+    waited
+        && lab
+            .asked
+            .as_ref()
+            .is_some_and(|asked| asked.predicted.is_some())
 }

@@ -105,7 +105,9 @@ pub fn show(ui: &mut Ui, runs: &[PanelRun]) {
             });
         };
         inspection(&mut ranks, text("curves.rank"), &|i| inspections[i].rank);
-        inspection(&mut scores, text("curves.learned"), &|i| 100.0 * inspections[i].score);
+        inspection(&mut scores, text("curves.learned"), &|i| {
+            100.0 * inspections[i].score
+        });
     }
     let opened = runs.first().and_then(|run| run.opened.as_ref());
     let baseline = opened.and_then(|opened| opened.baseline.as_ref());

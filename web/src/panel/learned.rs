@@ -124,7 +124,13 @@ fn neighbors(
         if let Some((name, _)) = &lab.query {
             let side = 0.75 * NEIGHBOR_SIDE;
             if query
-                .show(ui, 0, side, &filled("learned.look", &[("name", name)]), Sense::click())
+                .show(
+                    ui,
+                    0,
+                    side,
+                    &filled("learned.look", &[("name", name)]),
+                    Sense::click(),
+                )
                 .clicked()
             {
                 lab.picked = Picked::Query;
@@ -172,12 +178,7 @@ fn name_of(lab: &Lab, picked: Picked) -> String {
 
 fn maps(lab: &mut Lab, sheet: &mut Sheet, replay: Option<usize>, ui: &mut Ui) {
     ui.strong(text("learned.map"));
-    ui.label(
-        RichText::new(
-            text("learned.map.hint"),
-        )
-        .weak(),
-    );
+    ui.label(RichText::new(text("learned.map.hint")).weak());
     let count = lab.runs.len() as f32;
     let side = ((ui.available_width() - 12.0 * (count - 1.0)) / count).min(LARGEST_MAP);
     let mut clicked = None;
@@ -185,11 +186,7 @@ fn maps(lab: &mut Lab, sheet: &mut Sheet, replay: Option<usize>, ui: &mut Ui) {
         for run in &lab.runs {
             let (rect, response) = ui.allocate_exact_size(Vec2::splat(side), Sense::click());
             response.widget_info(|| {
-                egui::WidgetInfo::labeled(
-                    egui::Role::Image,
-                    true,
-                    text("learned.map.name"),
-                )
+                egui::WidgetInfo::labeled(egui::Role::Image, true, text("learned.map.name"))
             });
             ui.painter().rect_filled(rect, 4.0, Color32::from_gray(245));
             let Some(inspection) =

@@ -294,7 +294,10 @@ fn entry_ui(
         .get(row * run.history.width + column)
         .copied()
         .unwrap_or(0.0);
-    ui.strong(format!("C[{row}, {column}] = {}", number(f64::from(value), 3)));
+    ui.strong(format!(
+        "C[{row}, {column}] = {}",
+        number(f64::from(value), 3)
+    ));
     ui.label(text(match (row == column, value) {
         (true, v) if v > 0.7 => "entry.agrees",
         (true, _) => "entry.disagrees",
@@ -313,7 +316,10 @@ fn entry_ui(
             continue;
         };
         ui.horizontal(|ui| {
-            ui.label(filled("matrix.dimension", &[("dimension", &unit.to_string())]));
+            ui.label(filled(
+                "matrix.dimension",
+                &[("dimension", &unit.to_string())],
+            ));
             for index in exciting.iter().map(|index| usize::from(*index)) {
                 let name = data.names.get(index).map_or("", String::as_str);
                 shown.show(ui, index, EXCITING_SIDE, name, Sense::hover());
@@ -328,13 +334,8 @@ const LEGEND_ROOM: f32 = 52.0;
 fn legend(ui: &mut Ui, side: f32) {
     let height = side.min(240.0);
     let (rect, response) = ui.allocate_exact_size(vec2(40.0, height), Sense::hover());
-    response.widget_info(|| {
-        egui::WidgetInfo::labeled(
-            egui::Role::Image,
-            true,
-            text("matrix.legend"),
-        )
-    });
+    response
+        .widget_info(|| egui::WidgetInfo::labeled(egui::Role::Image, true, text("matrix.legend")));
     let bar = Rect::from_min_size(rect.min, vec2(12.0, height));
     let lines = height as usize;
     for line in 0..lines {

@@ -54,8 +54,11 @@ pub fn language() -> Option<String> {
 
 /// Whether the visitor's system asks pages to move less.
 pub fn wants_less_motion() -> bool {
-    let asked = web_sys::window()
-        .and_then(|window| window.match_media("(prefers-reduced-motion: reduce)").ok()?);
+    let asked = web_sys::window().and_then(|window| {
+        window
+            .match_media("(prefers-reduced-motion: reduce)")
+            .ok()?
+    });
     asked.is_some_and(|asked| asked.matches())
 }
 
@@ -167,9 +170,7 @@ pub fn read_dropped(
 /// Decodes a file with the browser's own decoders, which know more formats than decoders worth downloading would.
 async fn picture_of(name: String, file: &Blob) -> Result<Picture, String> {
     let planes = planes_of(file).await;
-    let planes = planes.map_err(|_| {
-        filled("message.unread", &[("name", &name)])
-    })?;
+    let planes = planes.map_err(|_| filled("message.unread", &[("name", &name)]))?;
     Ok(Picture { name, planes })
 }
 

@@ -140,7 +140,12 @@ pub fn paint_axes(ui: &Ui, rect: Rect, embeddings: Option<&[Vec<f32>; 2]>) {
             };
             painter.rect_filled(cell, 0.0, Color32::from_rgb(r, g, b));
         }
-        painter.rect_stroke(strip, 0.0, Stroke::new(1.0, Color32::GRAY), StrokeKind::Outside);
+        painter.rect_stroke(
+            strip,
+            0.0,
+            Stroke::new(1.0, Color32::GRAY),
+            StrokeKind::Outside,
+        );
     }
     let color = ui.visuals().text_color();
     let font = FontId::proportional(13.0);

@@ -39,7 +39,9 @@ pub fn dimension(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
             state.dimension -= 1;
         }
         ui.spacing_mut().slider_width = (ui.available_width() - 260.0).clamp(80.0, 320.0);
-        ui.add(Slider::new(&mut state.dimension, 0..=batch.width - 1).text(text("dimension.slider")));
+        ui.add(
+            Slider::new(&mut state.dimension, 0..=batch.width - 1).text(text("dimension.slider")),
+        );
         if sign_button(
             ui,
             "▶",
@@ -55,6 +57,7 @@ pub fn dimension(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
         ui.available_height().clamp(280.0, 420.0),
     );
     let (area, response) = ui.allocate_exact_size(size, Sense::hover());
+    let picture = (size.x / 34.0).clamp(PICTURE, 40.0);
     let columns = [0, 1].map(|view| batch.column(view, state.dimension));
     let correlation = batch.entry(state.dimension, state.dimension);
     let words = filled(
@@ -72,7 +75,7 @@ pub fn dimension(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
         .fold(RANGE, |max, x| max.max(x.abs()));
     let (painter, axis) = (ui.painter(), area.center().y);
     let x_of = |value: f64| {
-        let inside = area.shrink2(vec2(PICTURE, 0.0));
+        let inside = area.shrink2(vec2(picture, 0.0));
         inside.left() + ((value / largest + 1.0) / 2.0) as f32 * inside.width()
     };
     let stroke = Stroke::new(1.0, ui.visuals().text_color());
@@ -82,7 +85,11 @@ pub fn dimension(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
         painter.text(at, align, words, FontId::proportional(13.0), color);
     };
     label(area.left_top(), Align2::LEFT_TOP, text("figure.view_a"));
-    label(area.left_bottom(), Align2::LEFT_BOTTOM, text("figure.view_b"));
+    label(
+        area.left_bottom(),
+        Align2::LEFT_BOTTOM,
+        text("figure.view_b"),
+    );
     label(
         area.right_top(),
         Align2::RIGHT_TOP,
@@ -90,21 +97,25 @@ pub fn dimension(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
     );
     for (values, upwards) in columns.iter().zip([true, false]) {
         // A dot plot of pictures: each falls onto the pile of its place.
-        let piles = (area.width() / PICTURE).max(1.0) as usize;
+        let piles = (area.width() / picture).max(1.0) as usize;
         let mut heights = vec![0; piles + 1];
         let mut order: Vec<usize> = (0..values.len()).collect();
         order.sort_by(|a, b| values[*a].total_cmp(&values[*b]));
         for index in order {
-            let pile = ((x_of(values[index]) - area.left()) / PICTURE) as usize;
+            let pile = ((x_of(values[index]) - area.left()) / picture) as usize;
             let height = &mut heights[pile.min(piles)];
-            let offset = (*height as f32 + 0.5) * PICTURE + 2.0;
+            let offset = (*height as f32 + 0.5) * picture + 2.0;
             *height += 1;
             let center = pos2(
-                area.left() + (pile as f32 + 0.5) * PICTURE,
-                if upwards { axis - offset } else { axis + offset },
+                area.left() + (pile as f32 + 0.5) * picture,
+                if upwards {
+                    axis - offset
+                } else {
+                    axis + offset
+                },
             );
             if area.contains(center) {
-                let place = Rect::from_center_size(center, Vec2::splat(PICTURE - 2.0));
+                let place = Rect::from_center_size(center, Vec2::splat(picture - 2.0));
                 state.batch.paint(painter, index, place);
             }
         }
@@ -207,7 +218,11 @@ fn zoomed_matrix(state: &mut State, batch: &Batch, entry: (usize, usize), c: Rec
                     Align2::CENTER_CENTER,
                     number(f64::from(value), 2),
                     FontId::proportional((0.28 * cell).clamp(9.0, 15.0)),
-                    if is_dark { Color32::WHITE } else { Color32::BLACK },
+                    if is_dark {
+                        Color32::WHITE
+                    } else {
+                        Color32::BLACK
+                    },
                 );
             }
         }
@@ -235,8 +250,12 @@ fn zoomed_matrix(state: &mut State, batch: &Batch, entry: (usize, usize), c: Rec
     }
     let (row, column) = state.selected.unwrap_or(entry);
     let frame = place(row.min(width - 1), column.min(width - 1)).expand(1.0);
-    ui.painter()
-        .rect_stroke(frame, 0.0, Stroke::new(2.0, Color32::BLACK), StrokeKind::Outside);
+    ui.painter().rect_stroke(
+        frame,
+        0.0,
+        Stroke::new(2.0, Color32::BLACK),
+        StrokeKind::Outside,
+    );
     if nearness < 0.02 {
         paint_axes(ui, c, None);
     }
@@ -245,7 +264,10 @@ fn zoomed_matrix(state: &mut State, batch: &Batch, entry: (usize, usize), c: Rec
         &[
             ("row", &row.to_string()),
             ("column", &column.to_string()),
-            ("value", &number(batch.entry(row.min(width - 1), column.min(width - 1)), 2)),
+            (
+                "value",
+                &number(batch.entry(row.min(width - 1), column.min(width - 1)), 2),
+            ),
         ],
     );
     response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, &words));
@@ -266,7 +288,12 @@ fn scatter(state: &State, batch: &Batch, (row, column): (usize, usize), plot: Re
         .fold(RANGE, |max, x| max.max(x.abs() * 1.1));
     let painter = ui.painter();
     painter.rect_filled(plot, 2.0, ui.visuals().extreme_bg_color);
-    painter.rect_stroke(plot, 2.0, Stroke::new(1.0, Color32::GRAY), StrokeKind::Outside);
+    painter.rect_stroke(
+        plot,
+        2.0,
+        Stroke::new(1.0, Color32::GRAY),
+        StrokeKind::Outside,
+    );
     let at = |x: f64, y: f64| {
         let of = |value: f64| (value / largest / 2.0) as f32;
         plot.center() + vec2(of(x) * plot.width(), -of(y) * plot.height())
@@ -290,7 +317,9 @@ fn scatter(state: &State, batch: &Batch, (row, column): (usize, usize), plot: Re
     );
     for (index, (x, y)) in a.iter().zip(&b).enumerate() {
         let place = Rect::from_center_size(at(*x, *y), Vec2::splat(0.85 * PICTURE));
-        state.batch.paint(&painter.with_clip_rect(plot), index, place);
+        state
+            .batch
+            .paint(&painter.with_clip_rect(plot), index, place);
     }
     let (font, color) = (FontId::proportional(13.0), ui.visuals().text_color());
     painter.text(

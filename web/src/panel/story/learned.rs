@@ -29,7 +29,9 @@ pub fn show(lab: &Lab, state: &mut State, sheet: &mut Sheet, ui: &mut Ui) {
         return;
     };
     let inspections = &run.history.inspections;
-    let now = inspections.last().map_or(0.0, |inspection| inspection.score);
+    let now = inspections
+        .last()
+        .map_or(0.0, |inspection| inspection.score);
     ui.vertical_centered(|ui| ui.label(text(data.measure)));
     ui.add_space(6.0);
     bars(
@@ -50,7 +52,11 @@ pub fn show(lab: &Lab, state: &mut State, sheet: &mut Sheet, ui: &mut Ui) {
     }
     let key = content_hash((&data.names, data.showcase.pictures.picture(0)));
     sheet.fill(ui.ctx(), key, || data.showcase.pictures.clone());
-    if state.became.as_ref().is_none_or(|(step, _)| *step != after.step) {
+    if state
+        .became
+        .as_ref()
+        .is_none_or(|(step, _)| *step != after.step)
+    {
         state.became = Some((after.step, became_right(data, before, after)));
     }
     let chosen = state.became.as_ref().map_or(&[][..], |(_, chosen)| chosen);

@@ -81,7 +81,9 @@ pub fn loss(lab: &Lab, state: &mut State, ui: &mut Ui) {
                 side,
                 &[
                     ("loss.invariance", RED, &|report| report.invariance),
-                    ("loss.redundancy", BLUE, &move |report| lambda * report.redundancy),
+                    ("loss.redundancy", BLUE, &move |report| {
+                        lambda * report.redundancy
+                    }),
                 ],
                 None,
             );
@@ -138,16 +140,21 @@ fn matrix(history: &History, state: &mut State, emphasis: Emphasis, side: f32, u
         ],
     );
     let response = ui.interact(c, ui.scope_id().with("C"), Sense::hover());
-    response.widget_info(|| {
-        eframe::egui::WidgetInfo::labeled(eframe::egui::Role::Image, true, &words)
-    });
+    response
+        .widget_info(|| eframe::egui::WidgetInfo::labeled(eframe::egui::Role::Image, true, &words));
 }
 
 /// A quantity of a step's report, with the key of its name and its color.
 type Quantity<'a> = (&'static str, Color32, &'a dyn Fn(&StepReport) -> f64);
 
 /// Plots quantities over the steps, each with its name at its end, and a line where the first of them should go.
-fn curves(ui: &mut Ui, history: &History, height: f32, quantities: &[Quantity<'_>], goal: Option<f64>) {
+fn curves(
+    ui: &mut Ui,
+    history: &History,
+    height: f32,
+    quantities: &[Quantity<'_>],
+    goal: Option<f64>,
+) {
     for (key, color, _) in quantities {
         ui.horizontal(|ui| {
             let (line, _) = ui.allocate_exact_size(vec2(18.0, 12.0), Sense::hover());

@@ -7,8 +7,8 @@ mod loss;
 mod overview;
 
 use eframe::egui::{
-    self, Align, Button, CentralPanel, FontId, Layout, Panel, Rect, RichText, ScrollArea,
-    Sense, Ui, Vec2, pos2, vec2,
+    self, Align, Button, CentralPanel, FontId, Layout, Panel, Rect, RichText, ScrollArea, Sense,
+    Ui, Vec2, pos2, vec2,
 };
 
 use super::pictures::{Sheet, content_hash};
@@ -77,9 +77,14 @@ pub fn show(lab: &mut Lab, state: &mut State, sheet: &mut Sheet, ui: &mut Ui) {
             .show(ui, |ui| {
                 ui.vertical_centered(|ui| {
                     ui.set_max_width(LINE.min(ui.available_width()));
-                    let [title, body] = if width < NARROW { [20.0, 15.0] } else { [26.0, 17.0] };
+                    let [title, body] = if width < NARROW {
+                        [20.0, 15.0]
+                    } else {
+                        [26.0, 17.0]
+                    };
                     ui.label(RichText::new(text(step.title)).size(title).strong());
-                    ui.label(RichText::new(text(step.text)).size(body));
+                    let color = ui.visuals().strong_text_color();
+                    ui.label(RichText::new(text(step.text)).size(body).color(color));
                 });
                 ui.add_space(if width < NARROW { 4.0 } else { 10.0 });
                 if lab.runs.is_empty() {
@@ -143,8 +148,13 @@ fn header(lab: &mut Lab, number: usize, ui: &mut Ui) {
         if is_wide {
             ui.label(RichText::new(text("lab.name")).strong().size(16.0));
         }
+        // Ten of them fit beside the buttons of a phone.
+        let dot = if is_wide { 18.0 } else { 13.0 };
+        if !is_wide {
+            ui.spacing_mut().item_spacing.x = 3.0;
+        }
         for (index, step) in STEPS.iter().enumerate() {
-            let (place, response) = ui.allocate_exact_size(vec2(18.0, 24.0), Sense::click());
+            let (place, response) = ui.allocate_exact_size(vec2(dot, 24.0), Sense::click());
             let name = format!("{}: {}", index + 1, text(step.title));
             response.widget_info(|| {
                 egui::WidgetInfo::selected(egui::Role::Button, true, index == number, &name)
@@ -155,7 +165,11 @@ fn header(lab: &mut Lab, number: usize, ui: &mut Ui) {
                 false if response.hovered() || response.has_focus() => visuals.text_color(),
                 false => egui::Color32::GRAY,
             };
-            let radius = if index == number { 6.0 } else { 4.0 };
+            let radius = if index == number {
+                0.33 * dot
+            } else {
+                0.22 * dot
+            };
             ui.painter().circle_filled(place.center(), radius, color);
             if response.on_hover_text(name).clicked() {
                 lab.page.place = Place::Story(index);
@@ -176,7 +190,7 @@ fn footer(lab: &mut Lab, number: usize, ui: &mut Ui) {
     ui.add_space(6.0);
     bar::messages(lab, 1, ui);
     let width = ui.available_width();
-    let size = |least: f32| vec2(least.min(0.3 * width), 38.0);
+    let size = |least: f32| vec2(least.min(0.22 * width), 38.0);
     ui.horizontal(|ui| {
         let back = Button::new(text("nav.back")).min_size(size(90.0));
         if ui.add_enabled(number > 0, back).clicked() {
@@ -207,7 +221,10 @@ fn footer(lab: &mut Lab, number: usize, ui: &mut Ui) {
 /// The one button: trains, or pauses.
 fn train(lab: &mut Lab, number: usize, ui: &mut Ui) {
     // Where a question is open, its answers are the buttons.
-    let is_asked = lab.asked.as_ref().is_some_and(|asked| asked.outcome.is_none());
+    let is_asked = lab
+        .asked
+        .as_ref()
+        .is_some_and(|asked| asked.outcome.is_none());
     if is_asked && STEPS[number].figure == Figure::Failures && !lab.is_playing() {
         return;
     }
@@ -226,7 +243,8 @@ fn train(lab: &mut Lab, number: usize, ui: &mut Ui) {
         true => words.color(egui::Color32::WHITE),
         false => words,
     })
-    .min_size(vec2(180.0, 38.0));
+    .min_size(vec2(180.0f32.min(ui.available_width()), 38.0))
+    .wrap();
     if is_first {
         button = button.fill(RED);
     }
@@ -251,15 +269,28 @@ fn numbers(lab: &Lab, area: Rect, ui: &Ui) {
         return;
     }
     let (diagonal, rest) = diagonal_and_rest(&history.smoothed, history.width);
-    let score = history.inspections.last().map(|inspection| inspection.score);
+    let score = history
+        .inspections
+        .last()
+        .map(|inspection| inspection.score);
     let baseline = run
         .opened
         .as_ref()
         .and_then(|opened| opened.baseline.as_ref())
         .map(|baseline| baseline.pixels);
     let mut lines = vec![
-        ("numbers.diagonal", number(diagonal, 2), "numbers.diagonal.goal".to_owned(), RED),
-        ("numbers.rest", number(rest, 2), "numbers.rest.goal".to_owned(), BLUE),
+        (
+            "numbers.diagonal",
+            number(diagonal, 2),
+            "numbers.diagonal.goal".to_owned(),
+            RED,
+        ),
+        (
+            "numbers.rest",
+            number(rest, 2),
+            "numbers.rest.goal".to_owned(),
+            BLUE,
+        ),
     ];
     if let (Some(score), Some(pixels)) = (score, baseline) {
         let beside = filled("numbers.score.goal", &[("pixels", &percent(pixels))]);
@@ -298,7 +329,10 @@ fn fill_batch<'a>(lab: &'a mut Lab, state: &mut State, ui: &mut Ui) -> Option<&'
         return None;
     };
     let count = data.train.count();
-    let is_whole = batch.pictures.iter().all(|picture| (*picture as usize) < count);
+    let is_whole = batch
+        .pictures
+        .iter()
+        .all(|picture| (*picture as usize) < count);
     if !is_whole {
         return None;
     }
@@ -321,7 +355,10 @@ fn failures(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
                 };
                 let words = RichText::new(text(experiment.texts.action)).size(16.0);
                 let width = ui.available_width().min(520.0);
-                if ui.add(Button::new(words).wrap().min_size(vec2(width, 44.0))).clicked() {
+                if ui
+                    .add(Button::new(words).wrap().min_size(vec2(width, 44.0)))
+                    .clicked()
+                {
                     lab.ask(experiment);
                 }
                 ui.add_space(6.0);
@@ -415,9 +452,6 @@ fn next(lab: &mut Lab, ui: &mut Ui) {
         if crate::platform::IS_WEB {
             ui.hyperlink_to(text("next.teach"), "./teach.html");
         }
-        ui.hyperlink_to(
-            text("next.paper"),
-            "https://arxiv.org/abs/2103.03230",
-        );
+        ui.hyperlink_to(text("next.paper"), "https://arxiv.org/abs/2103.03230");
     });
 }

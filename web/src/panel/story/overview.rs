@@ -21,9 +21,14 @@ const LARGEST: f32 = 560.0;
 
 /// Draws the figure.
 pub fn show(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
-    let Some(run) = lab.runs.first_mut() else { return };
+    let Some(run) = lab.runs.first_mut() else {
+        return;
+    };
     run.want_embeddings();
-    let steps_per_epoch = run.opened.as_ref().map_or(1, |opened| opened.steps_per_epoch);
+    let steps_per_epoch = run
+        .opened
+        .as_ref()
+        .map_or(1, |opened| opened.steps_per_epoch);
     let (picture, step) = run.history.batch.as_ref().map_or((0, 0), |batch| {
         (batch.pictures.first().copied().unwrap_or(0), batch.step)
     });
@@ -126,7 +131,10 @@ fn beside(state: &State, ui: &Ui, area: Rect, c: Rect) {
     let side = (0.24 * area.width()).clamp(56.0, 104.0);
     let net = vec2((0.3 * area.width()).clamp(60.0, 120.0), 0.9 * side);
     // The second view's embedding is C's top, the first view's its left side.
-    let (upper, lower) = (c.top() + 0.5 * side - STRIP, c.center().y + 0.12 * c.height());
+    let (upper, lower) = (
+        c.top() + 0.5 * side - STRIP,
+        c.center().y + 0.12 * c.height(),
+    );
     let picture = Rect::from_center_size(
         pos2(area.left() + 0.55 * side, 0.5 * (upper + lower)),
         Vec2::splat(side),
@@ -183,7 +191,12 @@ fn above(state: &State, ui: &Ui, area: Rect) {
 fn paint_picture(state: &State, ui: &Ui, index: usize, place: Rect, name: &str) {
     state.pair.paint(ui.painter(), index, place);
     let painter = ui.painter();
-    painter.rect_stroke(place, 2.0, Stroke::new(1.0, Color32::GRAY), StrokeKind::Outside);
+    painter.rect_stroke(
+        place,
+        2.0,
+        Stroke::new(1.0, Color32::GRAY),
+        StrokeKind::Outside,
+    );
     painter.text(
         place.center_bottom() + vec2(0.0, 3.0),
         Align2::CENTER_TOP,
