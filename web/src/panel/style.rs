@@ -28,6 +28,12 @@ const WEAK: [egui::Color32; 2] = [
     egui::Color32::from_gray(0xa8),
 ];
 
+/// The colors of links, on light and on dark, as readable as those.
+const LINK: [egui::Color32; 2] = [
+    egui::Color32::from_rgb(0x0a, 0x58, 0xa8),
+    egui::Color32::from_rgb(0x8e, 0xc5, 0xff),
+];
+
 /// Sets the panel's fonts and text sizes.
 pub fn apply_style(context: &egui::Context) {
     context.set_fonts(fonts());
@@ -41,6 +47,7 @@ pub fn apply_style(context: &egui::Context) {
         for (text, size) in sizes {
             style.text_styles.insert(text, FontId::proportional(size));
         }
+        style.visuals.hyperlink_color = LINK[usize::from(style.visuals.dark_mode)];
         style.visuals.weak_text_color = Some(WEAK[usize::from(style.visuals.dark_mode)]);
     });
 }

@@ -119,6 +119,9 @@ pub fn paint_axes(ui: &Ui, rect: Rect, embeddings: Option<&[Vec<f32>; 2]>) {
         pos2(rect.right(), rect.top() - 4.0),
     );
     for (strip, view) in [(left, 0), (top, 1)] {
+        if embeddings.is_none() {
+            break;
+        }
         painter.rect_filled(strip, 0.0, ui.visuals().extreme_bg_color);
         let values = embeddings.map_or(&[][..], |both| &both[view]);
         for (index, value) in values.iter().enumerate() {
