@@ -5,12 +5,12 @@ use std::rc::Rc;
 
 use eframe::egui::{self, ThemePreference};
 
-use crate::history::diagonal_and_rest;
+use crate::history::describe;
 use crate::lab::Lab;
 use crate::page::Theme;
 use crate::panel::{self, View};
 use crate::platform;
-use crate::texts::{self, Language};
+use crate::texts::Language;
 
 /// The lab in a window or on a page.
 pub struct App {
@@ -72,16 +72,7 @@ impl App {
             return;
         };
         self.announced = now;
-        let (diagonal, rest) = diagonal_and_rest(&history.smoothed, history.width);
-        platform::announce(&texts::filled(
-            "c.spoken",
-            &[
-                ("step", &step.to_string()),
-                ("width", &history.width.to_string()),
-                ("diagonal", &texts::number(diagonal, 2)),
-                ("rest", &texts::number(rest, 3)),
-            ],
-        ));
+        platform::announce(&describe(*step, &history.smoothed, history.width));
     }
 }
 

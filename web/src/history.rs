@@ -6,6 +6,7 @@ use barlow_core::evaluate::Inspection;
 use barlow_core::train::StepReport;
 
 use crate::batch::Batch;
+use crate::texts::{filled, number, text};
 
 /// Fewer matrices than this are kept for the replay. When this number is reached, every second one is dropped, so that
 /// the memory does not depend on the run's length.
@@ -168,6 +169,23 @@ pub fn diagonal_and_rest(values: &[f32], width: usize) -> (f64, f64) {
     }
     let others = (width * width.saturating_sub(1)).max(1) as f64;
     (diagonal / width.max(1) as f64, (rest / others).sqrt())
+}
+
+/// C of a step in words, for a screen reader.
+pub fn describe(step: usize, values: &[f32], width: usize) -> String {
+    if values.is_empty() {
+        return text("c.empty").to_owned();
+    }
+    let (diagonal, rest) = diagonal_and_rest(values, width);
+    filled(
+        "c.spoken",
+        &[
+            ("step", &step.to_string()),
+            ("width", &width.to_string()),
+            ("diagonal", &number(diagonal, 2)),
+            ("rest", &number(rest, 3)),
+        ],
+    )
 }
 
 #[cfg(test)]

@@ -101,7 +101,7 @@ pub struct Setup {
 }
 
 impl Default for Setup {
-    /// Small enough that a browser's CPU does a step in less than a tenth of a second, large enough that something is learned.
+    /// Small enough that a browser's CPU does about ten steps per second, large enough that something is learned.
     fn default() -> Self {
         Self {
             data: DataChoice::Emoji,

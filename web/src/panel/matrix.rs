@@ -8,7 +8,7 @@ use eframe::egui::{
 use super::pictures::Sheet;
 use super::replay::Replay;
 use super::style::{RUN_COLORS, sign_button, title};
-use crate::history::{History, diagonal_and_rest};
+use crate::history::{History, describe, diagonal_and_rest};
 use crate::lab::Lab;
 use crate::run::PanelRun;
 use crate::texts::{filled, number, text};
@@ -69,15 +69,23 @@ impl MatrixView {
             Color32::from_rgb(r, g, b)
         });
         let image = ColorImage::new([width, width], pixels.collect());
-        // Entries are sharp if they are larger than pixels, and averaged if they are smaller.
-        let options = TextureOptions {
-            minification: egui::TextureFilter::Linear,
-            ..TextureOptions::NEAREST
-        };
-        match &mut self.texture {
-            Some(texture) => texture.set(image, options),
-            None => self.texture = Some(context.load_texture("C", image, options)),
-        }
+        fill(&mut self.texture, context, image);
+    }
+}
+
+/// Fills the texture of a matrix. Its entries are sharp if they are larger than pixels, and averaged if they are smaller.
+pub(super) fn fill(
+    texture: &mut Option<TextureHandle>,
+    context: &egui::Context,
+    image: ColorImage,
+) {
+    let options = TextureOptions {
+        minification: egui::TextureFilter::Linear,
+        ..TextureOptions::NEAREST
+    };
+    match texture {
+        Some(texture) => texture.set(image, options),
+        None => *texture = Some(context.load_texture("C", image, options)),
     }
 }
 
@@ -135,7 +143,7 @@ fn one(
     let (rect, response) = ui.allocate_exact_size(vec2(side, side), Sense::click_and_drag());
     ui.painter().rect_filled(rect, 0.0, Color32::WHITE);
     let width = history.width;
-    let words = if view.values.is_empty() {
+    if view.values.is_empty() {
         ui.painter().text(
             rect.center(),
             egui::Align2::CENTER_CENTER,
@@ -143,24 +151,12 @@ fn one(
             egui::FontId::proportional(16.0),
             Color32::DARK_GRAY,
         );
-        text("c.empty").to_owned()
-    } else {
-        if let Some(texture) = &view.texture {
-            let whole = Rect::from_min_max(Pos2::ZERO, pos2(1.0, 1.0));
-            ui.painter()
-                .image(texture.id(), rect, whole, Color32::WHITE);
-        }
-        let (diagonal, rest) = diagonal_and_rest(&view.values, width);
-        filled(
-            "c.spoken",
-            &[
-                ("step", &view.step.to_string()),
-                ("width", &width.to_string()),
-                ("diagonal", &number(diagonal, 2)),
-                ("rest", &number(rest, 3)),
-            ],
-        )
-    };
+    } else if let Some(texture) = &view.texture {
+        let whole = Rect::from_min_max(Pos2::ZERO, pos2(1.0, 1.0));
+        ui.painter()
+            .image(texture.id(), rect, whole, Color32::WHITE);
+    }
+    let words = describe(view.step, &view.values, width);
     let border = if response.has_focus() {
         ui.visuals().selection.stroke
     } else {

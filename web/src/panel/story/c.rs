@@ -5,9 +5,10 @@ use std::f32::consts::FRAC_PI_2;
 use barlow_core::render::of_correlation;
 use eframe::egui::{
     self, Align2, Color32, ColorImage, FontId, Painter, Pos2, Rect, Stroke, StrokeKind,
-    TextureHandle, TextureOptions, Ui, pos2, vec2,
+    TextureHandle, Ui, pos2, vec2,
 };
 
+use crate::panel::matrix::fill;
 use crate::texts::text;
 
 /// Which entries stand out; the others are faint.
@@ -91,14 +92,7 @@ impl Matrix {
             Color32::from_rgb(r, g, b)
         });
         let image = ColorImage::new([width, width], pixels.collect());
-        let options = TextureOptions {
-            minification: egui::TextureFilter::Linear,
-            ..TextureOptions::NEAREST
-        };
-        match &mut self.texture {
-            Some(texture) => texture.set(image, options),
-            None => self.texture = Some(context.load_texture("C of the story", image, options)),
-        }
+        fill(&mut self.texture, context, image);
     }
 }
 

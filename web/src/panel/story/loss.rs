@@ -6,7 +6,7 @@ use egui_plot::{HLine, Line, LineStyle, Plot, PlotPoints};
 
 use super::State;
 use super::c::{Emphasis, MARGIN, paint_axes, whole};
-use crate::history::{History, diagonal_and_rest};
+use crate::history::{History, describe, diagonal_and_rest};
 use crate::lab::Lab;
 use crate::panel::curves::thinned;
 use crate::panel::style::{BLUE, RED};
@@ -129,16 +129,7 @@ fn matrix(history: &History, state: &mut State, emphasis: Emphasis, side: f32, u
         emphasis,
     );
     paint_axes(ui, c, None);
-    let (diagonal, rest) = diagonal_and_rest(&history.smoothed, history.width);
-    let words = filled(
-        "c.spoken",
-        &[
-            ("step", &step.to_string()),
-            ("width", &history.width.to_string()),
-            ("diagonal", &number(diagonal, 2)),
-            ("rest", &number(rest, 3)),
-        ],
-    );
+    let words = describe(step, &history.smoothed, history.width);
     let response = ui.interact(c, ui.scope_id().with("C"), Sense::hover());
     response
         .widget_info(|| eframe::egui::WidgetInfo::labeled(eframe::egui::Role::Image, true, &words));

@@ -16,7 +16,7 @@ use super::style::{BLUE, GREEN, RED, RUN_COLORS};
 use super::{bar, question, views};
 use crate::batch::Batch;
 use crate::experiments;
-use crate::history::diagonal_and_rest;
+use crate::history::{describe, diagonal_and_rest};
 use crate::lab::Lab;
 use crate::page::Place;
 use crate::run::Activity;
@@ -282,13 +282,13 @@ fn numbers(lab: &Lab, area: Rect, ui: &Ui) {
         (
             "numbers.diagonal",
             number(diagonal, 2),
-            "numbers.diagonal.goal".to_owned(),
+            text("numbers.diagonal.goal").to_owned(),
             RED,
         ),
         (
             "numbers.rest",
             number(rest, 2),
-            "numbers.rest.goal".to_owned(),
+            text("numbers.rest.goal").to_owned(),
             BLUE,
         ),
     ];
@@ -306,11 +306,6 @@ fn numbers(lab: &Lab, area: Rect, ui: &Ui) {
             0.0,
             line_color,
         );
-        let goal = match goal.as_str() {
-            "numbers.diagonal.goal" => text("numbers.diagonal.goal").to_owned(),
-            "numbers.rest.goal" => text("numbers.rest.goal").to_owned(),
-            _ => goal,
-        };
         for (words, size) in [(text(name).to_owned(), 13.0), (value, 24.0), (goal, 13.0)] {
             let galley = painter.layout(words, FontId::proportional(size), color, area.width());
             let height = galley.size().y;
@@ -408,15 +403,7 @@ fn matrices(lab: &Lab, state: &mut State, ui: &mut Ui) {
                     Emphasis::Whole,
                 );
                 let (diagonal, rest) = diagonal_and_rest(&history.smoothed, history.width);
-                let words = filled(
-                    "c.spoken",
-                    &[
-                        ("step", &step.to_string()),
-                        ("width", &history.width.to_string()),
-                        ("diagonal", &number(diagonal, 2)),
-                        ("rest", &number(rest, 3)),
-                    ],
-                );
+                let words = describe(step, &history.smoothed, history.width);
                 response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Image, true, &words));
                 if !history.smoothed.is_empty() {
                     ui.label(filled(

@@ -7,11 +7,11 @@ use eframe::egui::{
 
 use super::c::{Emphasis, MARGIN, STRIP, paint_axes, whole};
 use super::{State, numbers};
-use crate::history::diagonal_and_rest;
+use crate::history::describe;
 use crate::lab::Lab;
 use crate::panel::pictures::content_hash;
 use crate::panel::views::picture_and_views;
-use crate::texts::{filled, number, text};
+use crate::texts::text;
 
 /// The width from which on the views are beside C, not above it.
 const BESIDE: f32 = 720.0;
@@ -83,19 +83,7 @@ pub fn show(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
         Emphasis::Whole,
     );
     paint_axes(ui, c, embeddings.as_ref());
-    let (diagonal, rest) = diagonal_and_rest(&history.smoothed, history.width);
-    let words = match history.smoothed.is_empty() {
-        true => text("c.empty").to_owned(),
-        false => filled(
-            "c.spoken",
-            &[
-                ("step", &shown.to_string()),
-                ("width", &history.width.to_string()),
-                ("diagonal", &number(diagonal, 2)),
-                ("rest", &number(rest, 3)),
-            ],
-        ),
-    };
+    let words = describe(shown, &history.smoothed, history.width);
     let response = ui.interact(c, ui.scope_id().with("C"), Sense::click());
     response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, &words));
     if !history.smoothed.is_empty() {
