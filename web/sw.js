@@ -1,7 +1,7 @@
 // Keeps the lab for visits without a network: what was loaded once is answered from the cache when the network is away.
 // The network comes first, so that a new version is seen at once.
 const CACHE = "barlow-lab";
-const FILES = ["./", "./index.html", "./lab.js", "./lab_bg.wasm", "./worker.js", "./teach.html"];
+const FILES = ["./", "./index.html", "./lab.js", "./lab_bg.wasm", "./worker.js", "./trainer.js", "./trainer_bg.wasm", "./teach.html"];
 
 self.addEventListener("install", (event) => {
   event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(FILES.map((file) => new Request(file, { cache: "force-cache" })))).then(() => self.skipWaiting()));

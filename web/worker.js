@@ -1,4 +1,4 @@
-// The trainer's worker. It loads the page's own module, which detects that it runs in a worker.
-import start from "./lab.js";
+// The trainer's worker.
+import start from "./trainer.js";
 
 await start();

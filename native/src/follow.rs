@@ -226,7 +226,7 @@ mod tests {
         block_on(session.serve(&receiver, &tell, &async |_| {})).unwrap();
         drop(record);
 
-        let data = Dataset::new(DataChoice::Emoji, &DataSource::Embedded).unwrap();
+        let data = Dataset::new(DataChoice::Emoji, &DataSource::emoji()).unwrap();
         let followed = Followed {
             name: "x".into(),
             folder,
@@ -239,7 +239,7 @@ mod tests {
             number: 1,
             run: Order {
                 setup: Setup::default(),
-                source: DataSource::Embedded,
+                source: DataSource::emoji(),
             },
             checkpoint: None,
         };

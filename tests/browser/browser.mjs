@@ -6,6 +6,7 @@ import { existsSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, extname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { gzipSync } from "node:zlib";
 import puppeteer from "puppeteer-core";
 
 const here = dirname(fileURLToPath(import.meta.url));
@@ -14,14 +15,21 @@ export const screenshots = join(here, "screenshots");
 
 const TYPES = { ".html": "text/html; charset=utf-8", ".js": "text/javascript", ".wasm": "application/wasm", ".png": "image/png" };
 
-/** Serves web/dist below `/some/folder/`, so that a link that is not relative fails. */
-export async function serve() {
+/** Serves web/dist below `/some/folder/`, so that a link that is not relative fails; `compressed` by gzip, as servers do. */
+export async function serve({ compressed = false } = {}) {
+  const kept = new Map();
+  const file = async (name) => {
+    if (!kept.has(name)) kept.set(name, compressed ? gzipSync(await readFile(join(dist, name))) : await readFile(join(dist, name)));
+    return kept.get(name);
+  };
   const server = createServer(async (request, response) => {
     const name = new URL(request.url, "http://x").pathname.replace(/^\/some\/folder\//, "") || "index.html";
     try {
       if (name.includes("/")) throw new Error("outside the folder");
       response.setHeader("content-type", TYPES[extname(name)] ?? "application/octet-stream");
-      response.end(await readFile(join(dist, name)));
+      const content = await file(name);
+      if (compressed) response.setHeader("content-encoding", "gzip");
+      response.end(content);
     } catch {
       response.statusCode = 404;
       response.end();

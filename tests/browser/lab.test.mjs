@@ -215,7 +215,7 @@ describe("with WebGPU", () => {
     await page.until((s) => s.device, "a device is open");
     await page.page.evaluate(() => navigator.serviceWorker.ready);
     // The files are kept when the worker is installed.
-    await page.page.waitForFunction(async () => Boolean(await caches.match("./lab_bg.wasm")), { timeout: 60_000 });
+    await page.page.waitForFunction(async () => Boolean(await caches.match("./trainer_bg.wasm")), { timeout: 60_000 });
     await page.page.setOfflineMode(true);
     await page.page.reload();
     await page.page.waitForFunction(() => window.lab, { timeout: 120_000 });

@@ -8,28 +8,27 @@ use js_sys::{Object, Reflect};
 use serde_json::json;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::spawn_local;
-use web_sys::{DedicatedWorkerGlobalScope, Document, HtmlCanvasElement, Window};
+use web_sys::{Document, HtmlCanvasElement, Window};
 
 use crate::accessible::Mirror;
 use crate::app::App;
 use crate::lab::Lab;
-use crate::link;
 use crate::page::{Page, Place};
 use crate::platform;
 use crate::run::Activity;
 use crate::texts::{filled, text};
 
-/// Starts the panel on a page, or the trainer in a worker.
+/// Starts the panel on the page.
 pub fn start() {
-    let global = js_sys::global();
-    match global.dyn_into::<Window>() {
-        Ok(window) => spawn_local(async move {
-            if let Err(problem) = start_page(&window).await {
-                tell(&window, &format!("The lab cannot start here: {problem}"));
-            }
-        }),
-        Err(global) => link::work(global.unchecked_into::<DedicatedWorkerGlobalScope>()),
-    }
+    // There is none in a worker, which never loads this module.
+    let Some(window) = web_sys::window() else {
+        return;
+    };
+    spawn_local(async move {
+        if let Err(problem) = start_page(&window).await {
+            tell(&window, &format!("The lab cannot start here: {problem}"));
+        }
+    });
 }
 
 /// Shows a message on the page, in place of the loading text.

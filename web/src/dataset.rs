@@ -19,15 +19,20 @@ pub const SIDE: usize = 32;
 /// steps.
 const SHOWN: usize = 192;
 
-/// The bytes of a data set, unless it is embedded in the program.
+/// The bytes of a data set. The panel gives them to the trainer, which contains no pictures of its own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum DataSource {
-    /// The data set is embedded: no bytes are needed.
-    Embedded,
-    /// The content of `fashion-mnist.png`.
+    /// The content of `emoji.webp` or `fashion-mnist.png`.
     File(#[serde(with = "serde_bytes")] Vec<u8>),
     /// The visitor's pictures.
     Own(OwnPictures),
+}
+
+impl DataSource {
+    /// The emoji.
+    pub fn emoji() -> Self {
+        Self::File(SHEET.to_vec())
+    }
 }
 
 /// The visitor's own pictures, scaled down.
@@ -76,10 +81,11 @@ impl Dataset {
     /// If its bytes are damaged or missing, or there are too few pictures.
     pub fn new(choice: DataChoice, source: &DataSource) -> Result<Self, DatasetError> {
         match (choice, source) {
+            (DataChoice::Emoji, DataSource::File(bytes)) => Ok(of_emoji(unpacked(bytes))),
             (DataChoice::Fashion, DataSource::File(bytes)) => fashion(bytes),
             (DataChoice::Own, DataSource::Own(own)) => of_own(own),
             (DataChoice::Own, _) => Err(DatasetError::TooFew(0)),
-            _ => Ok(of_emoji()),
+            _ => Err(DatasetError::Damaged("it is missing".into())),
         }
     }
 }
@@ -112,13 +118,13 @@ impl Dataset {
 /// A lossy copy of the core's emoji sheet in a fifth of the bytes, as browsers download it.
 static SHEET: &[u8] = include_bytes!("../data/emoji.webp");
 
-fn emoji() -> &'static Emoji {
+/// The emoji of `sheet`. There is only one sheet, so that it is unpacked once.
+fn unpacked(sheet: &[u8]) -> &'static Emoji {
     static EMOJI: OnceLock<Emoji> = OnceLock::new();
-    EMOJI.get_or_init(|| emoji::unpack(SHEET))
+    EMOJI.get_or_init(|| emoji::unpack(sheet))
 }
 
-fn of_emoji() -> Dataset {
-    let emoji = emoji();
+fn of_emoji(emoji: &Emoji) -> Dataset {
     let picked: Vec<usize> = spread(emoji.noto.count(), SHOWN / 2).collect();
     let names = picked.iter().map(|i| emoji.names[*i].clone());
     let names: Vec<String> = names.collect();
@@ -264,7 +270,7 @@ mod tests {
 
     #[test]
     fn emoji_come_in_pairs() {
-        let data = Dataset::new(DataChoice::Emoji, &DataSource::Embedded).unwrap();
+        let data = Dataset::new(DataChoice::Emoji, &DataSource::emoji()).unwrap();
         assert_eq!(data.showcase.pictures.count(), data.names.len());
         let half = data.names.len() / 2;
         assert_eq!(data.names[..half], data.names[half..]);

@@ -297,7 +297,7 @@ mod tests {
             DataChoice::Fashion => {
                 DataSource::File(include_bytes!("../data/fashion-mnist.png").to_vec())
             }
-            _ => DataSource::Embedded,
+            _ => DataSource::emoji(),
         };
         let (sender, receiver) = unbounded();
         let open = Request::Open {

@@ -270,7 +270,7 @@ impl Lab {
 
     fn source(&mut self, data: DataChoice) -> DataSource {
         match data {
-            DataChoice::Emoji => DataSource::Embedded,
+            DataChoice::Emoji => DataSource::emoji(),
             DataChoice::Own => DataSource::Own(self.own.clone()),
             DataChoice::Fashion => match &self.fashion {
                 Some(bytes) => DataSource::File(bytes.clone()),

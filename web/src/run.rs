@@ -359,7 +359,7 @@ mod tests {
                 || {},
             )
         };
-        let source = DataSource::Embedded;
+        let source = DataSource::emoji();
         let mut run = PanelRun::new(Setup::default(), source, Box::new(start));
         run.activity = Activity::Paused;
         run.play();

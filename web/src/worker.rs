@@ -157,7 +157,7 @@ mod tests {
     }
 
     fn open(setup: Setup, checkpoint: Option<Vec<u8>>) -> Request {
-        let source = DataSource::Embedded;
+        let source = DataSource::emoji();
         Request::Open {
             number: 1,
             run: Order { setup, source },

@@ -25,6 +25,18 @@ const STATIC: [&str; 5] = [
     "data/fashion-mnist.png",
 ];
 
+/// The programs that are built, and the modules that are made of them.
+const MODULES: [(&str, &str); 2] = [("barlow-lab", "lab"), ("barlow-lab-trainer", "trainer")];
+
+/// What is loaded before the first screen is there, and what comes after it.
+const DOWNLOADS: [(&str, &[&str]); 2] = [
+    ("the first screen", &["index.html", "lab.js", "lab_bg.wasm"]),
+    (
+        "the trainer",
+        &["worker.js", "trainer.js", "trainer_bg.wasm"],
+    ),
+];
+
 /// The folder of the built lab.
 fn dist() -> PathBuf {
     root().join("web/dist")
@@ -36,20 +48,19 @@ pub fn build(profile: &str) -> Result<()> {
     run(&mut wasm::cargo_for_lab("build", profile, &toolchain))?;
     let dist = dist();
     fs::create_dir_all(&dist).with_context(|| format!("cannot create {}", dist.display()))?;
-    let built = target_folder()?
-        .join(wasm::TARGET)
-        .join(profile)
-        .join("barlow-lab.wasm");
-    Bindgen::new()
-        .input_path(&built)
-        .out_name("lab")
-        .typescript(false)
-        .omit_default_module_path(false)
-        .remove_name_section(true)
-        .remove_producers_section(true)
-        .web(true)
-        .and_then(|bindgen| bindgen.generate(&dist))
-        .context("wasm-bindgen")?;
+    let built = target_folder()?.join(wasm::TARGET).join(profile);
+    for (program, name) in MODULES {
+        Bindgen::new()
+            .input_path(built.join(program).with_extension("wasm"))
+            .out_name(name)
+            .typescript(false)
+            .omit_default_module_path(false)
+            .remove_name_section(true)
+            .remove_producers_section(true)
+            .web(true)
+            .and_then(|bindgen| bindgen.generate(&dist))
+            .with_context(|| format!("wasm-bindgen on {program}"))?;
+    }
     for name in STATIC {
         let from = root().join("web").join(name);
         let to = dist.join(from.file_name().context("a file's name")?);
@@ -74,24 +85,23 @@ pub fn target_folder() -> Result<PathBuf> {
 
 /// Prints the sizes of the files that a visitor downloads.
 fn report(dist: &Path) -> Result<()> {
-    let mut total = 0;
     println!("{}:", dist.display());
-    for name in ["index.html", "lab.js", "worker.js", "lab_bg.wasm"] {
-        let bytes = fs::read(dist.join(name)).with_context(|| format!("there is no {name}"))?;
-        let mut zipped = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
-        zipped.write_all(&bytes)?;
-        let zipped = zipped.finish()?.len();
-        total += zipped;
-        println!(
-            "  {name}: {} KB, {} KB compressed",
-            bytes.len() >> 10,
-            zipped >> 10
-        );
+    for (what, names) in DOWNLOADS {
+        let mut total = 0;
+        for name in names {
+            let bytes = fs::read(dist.join(name)).with_context(|| format!("there is no {name}"))?;
+            let mut zipped = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+            zipped.write_all(&bytes)?;
+            let zipped = zipped.finish()?.len();
+            total += zipped;
+            println!(
+                "  {name}: {} KB, {} KB compressed",
+                bytes.len() >> 10,
+                zipped >> 10
+            );
+        }
+        println!("{what}: {:.2} MB compressed (gzip)", total as f64 / 1e6);
     }
-    println!(
-        "  total: {:.2} MB compressed (gzip), emoji included",
-        total as f64 / 1e6
-    );
     Ok(())
 }
 

@@ -1,10 +1,9 @@
 //! Retrieval: is the picture nearest to a query the one that shows the same thing? It needs no label.
 
 use super::FeatureExtractor;
-use crate::augment::{Crop, Draw, Normalization};
+use crate::augment::{Crop, Draw};
 use crate::data::Pictures;
-use crate::device::cpu;
-use crate::ops::augment;
+use crate::ops::augmented;
 
 /// Queries, and the gallery in which they are searched: query `i` shows what picture `i` of the gallery shows.
 #[derive(Debug, Clone)]
@@ -68,20 +67,7 @@ pub fn mirrored_and_cropped(pictures: &Pictures) -> Pictures {
         ..Draw::whole(height, width)
     };
     let draws: Vec<_> = (0..pictures.count()).map(|i| (i, draw.clone())).collect();
-    let device = cpu();
-    let views = augment(
-        &pictures.upload(&device),
-        &draws,
-        size,
-        &Normalization::NONE,
-        &device,
-    );
-    let bytes = views
-        .into_data()
-        .iter::<f32>()
-        .map(|x| (x * 255.0).round() as u8)
-        .collect();
-    Pictures::new(size, size, bytes)
+    augmented(pictures, &draws, size)
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ mod product;
 mod runtime;
 
 pub use adamw::AdamW;
-pub use augment::augment;
+pub use augment::{augment, augmented};
 pub use batch_norm::{BatchNormOptions, Statistics, batch_norm_frozen, batch_norm_train};
 pub use conv2d::conv2d;
 pub use correlation::{LossOutput, correlate};

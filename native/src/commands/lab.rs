@@ -33,7 +33,7 @@ pub fn lab(arguments: &Lab) -> Result<()> {
     let name = path.display().to_string();
     let (source, data) = match settings.data.folder {
         None => {
-            let source = DataSource::Embedded;
+            let source = DataSource::emoji();
             let data = Dataset::new(DataChoice::Emoji, &source)?;
             (source, data)
         }
@@ -42,8 +42,8 @@ pub fn lab(arguments: &Lab) -> Result<()> {
     let config = &settings.training;
     let setup = Setup {
         data: match source {
-            DataSource::Embedded => DataChoice::Emoji,
-            _ => DataChoice::Own,
+            DataSource::File(_) => DataChoice::Emoji,
+            DataSource::Own(_) => DataChoice::Own,
         },
         objective: config.objective,
         lambda: config.lambda,

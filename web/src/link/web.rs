@@ -157,8 +157,9 @@ impl Drop for Link {
     }
 }
 
-/// Runs the trainer in a worker.
-pub fn work(scope: DedicatedWorkerGlobalScope) {
+/// Runs the trainer in the worker that loaded this module.
+pub fn start() {
+    let scope: DedicatedWorkerGlobalScope = js_sys::global().unchecked_into();
     let send = {
         let scope = scope.clone();
         move |mut message: Message| {

@@ -1,10 +1,8 @@
 //! The two views: pairs as the network sees them.
 
-use barlow_core::augment::Normalization;
 use barlow_core::config::Config;
 use barlow_core::data::Pictures;
-use barlow_core::device::cpu;
-use barlow_core::ops::augment;
+use barlow_core::ops::augmented;
 use eframe::egui::{RichText, Sense, Ui};
 
 use super::pictures::{Sheet, content_hash};
@@ -37,7 +35,6 @@ fn chosen(redrawn: usize, count: usize) -> Vec<usize> {
 
 /// Both views of each picture, as the trainer makes them in `epoch`: all first views, then all second views.
 fn views_of(config: &Config, pictures: &Pictures, indices: &[usize], epoch: usize) -> Pictures {
-    let device = cpu();
     let draws = config.augmentation.draw_views(
         2,
         (config.seed, epoch),
@@ -45,19 +42,7 @@ fn views_of(config: &Config, pictures: &Pictures, indices: &[usize], epoch: usiz
         |_| pictures.size(),
         indices,
     );
-    // Without the normalization of the network's input, which would change the colors.
-    let views = augment(
-        &pictures.upload(&device),
-        &draws,
-        config.view_size,
-        &Normalization::NONE,
-        &device,
-    );
-    let values = views.into_data();
-    let bytes = values
-        .iter::<f32>()
-        .map(|x| (x.clamp(0.0, 1.0) * 255.0).round() as u8);
-    Pictures::new(config.view_size, config.view_size, bytes.collect())
+    augmented(pictures, &draws, config.view_size)
 }
 
 /// The views of one picture as the trainer makes them in `epoch`: the picture itself, its first view, its second view.
@@ -134,7 +119,7 @@ mod tests {
 
     #[test]
     fn switches_change_what_is_shown() {
-        let data = Dataset::new(DataChoice::Emoji, &DataSource::Embedded).unwrap();
+        let data = Dataset::new(DataChoice::Emoji, &DataSource::emoji()).unwrap();
         let indices = chosen(0, data.train.count());
         let with = |setup: Setup| {
             let views = views_of(

@@ -22,6 +22,19 @@ pub const IS_WEB: bool = true;
 /// The name of the GPU API, for messages.
 pub const GPU_API: &str = "WebGPU";
 
+/// Runs the static constructors, here the registrations of burn's dependencies; to be called once, at the start of a module's instance.
+/// If the program does not call them, the linker adds the call to every exported function, including those that run for each value
+/// from the page: a frame then took 200 ms, and a step on the GPU several times as long. The linker keeps them in the page's module
+/// too, though nothing there uses what they register.
+pub fn run_constructors() {
+    unsafe extern "C" {
+        /// Defined by the linker.
+        fn __wasm_call_ctors();
+    }
+    // SAFETY: called once.
+    unsafe { __wasm_call_ctors() };
+}
+
 /// Whether this browser supports WebGPU.
 pub fn has_gpu_api() -> bool {
     let navigator = Reflect::get(&js_sys::global(), &"navigator".into());

@@ -16,7 +16,7 @@ use super::runtime::measure::{self, Call};
 use super::runtime::reference::{fall_back, reference_requested};
 use super::runtime::{clock, cpu as host};
 use crate::augment::{Draw, Normalization};
-use crate::data::DevicePictures;
+use crate::data::{DevicePictures, Pictures};
 use crate::device::runs_on_cpu;
 
 /// The weights of red, green and blue in gray, as in torchvision (ITU-R BT.601, rounded).
@@ -46,6 +46,32 @@ pub fn augment(
     measure::operation(call, || clock::finish(device), run)
 }
 
+/// The views that `draws` describes as 8-bit pictures, for people to look at or to be used as pictures again. It uses nothing
+/// of burn, so that a program that only shows views contains none of it.
+pub fn augmented(pictures: &Pictures, draws: &[(usize, Draw)], size: usize) -> Pictures {
+    let bytes = on_cpu(pictures, draws, size, &Normalization::NONE)
+        .into_iter()
+        .map(|x| (x.clamp(0.0, 1.0) * 255.0).round() as u8);
+    Pictures::new(size, size, bytes.collect())
+}
+
+/// The views that `draws` describes, `[draws, 3, size, size]`, made on the CPU.
+fn on_cpu(
+    pictures: &Pictures,
+    draws: &[(usize, Draw)],
+    size: usize,
+    normalization: &Normalization,
+) -> Vec<f32> {
+    let mut views = vec![0.0; draws.len() * 3 * size * size];
+    host::parallel_blocks(&mut views, 3 * size * size, |i, view| {
+        let (index, draw) = &draws[i];
+        host::vectorized(|| {
+            cpu::augment_one(pictures, *index, draw, size, normalization, view);
+        });
+    });
+    views
+}
+
 fn make_views(
     pictures: &DevicePictures,
     draws: &[(usize, Draw)],
@@ -64,13 +90,7 @@ fn make_views(
         }
         DevicePictures::Host(pictures) => {
             debug_assert!(runs_on_cpu(device));
-            let mut views = vec![0.0; draws.len() * 3 * size * size];
-            host::parallel_blocks(&mut views, 3 * size * size, |i, view| {
-                let (index, draw) = &draws[i];
-                host::vectorized(|| {
-                    cpu::augment_one(pictures, *index, draw, size, normalization, view);
-                });
-            });
+            let views = on_cpu(pictures, draws, size, normalization);
             Tensor::from_data(TensorData::new(views, [draws.len(), 3, size, size]), device)
         }
         DevicePictures::Words {
@@ -105,7 +125,6 @@ mod tests {
 
     use super::*;
     use crate::augment::{Interpolation, Policy};
-    use crate::data::Pictures;
     use crate::random::{Purpose, Rng};
     use crate::testing::{assert_close, cpu, each_device, values};
 
