@@ -10,7 +10,7 @@ use nalgebra::{Cholesky, DMatrix};
 use super::{FeatureExtractor, Features};
 use crate::config::Comparison;
 use crate::data::Pictures;
-use crate::ops::{Orientation, matrix_product};
+use crate::ops::{Orientation, matrix_product, parallel_blocks};
 
 /// A fitted whitening.
 #[derive(Debug, Clone)]
@@ -22,6 +22,9 @@ pub struct Whitening {
 
 /// How many vectors a covariance is measured with at least, for each of their numbers.
 const VECTORS_PER_NUMBER: usize = 2;
+
+/// Vectors per task of a whitening: enough that what a product prepares is little beside it.
+const ROWS: usize = 256;
 
 /// The smallest mean variance of features that differ at all.
 const TINY: f64 = 1e-30;
@@ -80,13 +83,17 @@ impl Whitening {
                 .for_each(|(x, mean)| *x -= mean);
         }
         let mut whitened = vec![0.0; count * width];
-        matrix_product(
-            (count, width, width),
-            (&features.values, Orientation::Plain),
-            (&self.inverse, Orientation::Transposed),
-            &mut whitened,
-            false,
-        );
+        let block = ROWS * width.max(1);
+        parallel_blocks(&mut whitened, block, |index, whitened| {
+            let rows = &features.values[index * block..][..whitened.len()];
+            matrix_product(
+                (rows.len() / width, width, width),
+                (rows, Orientation::Plain),
+                (&self.inverse, Orientation::Transposed),
+                whitened,
+                false,
+            );
+        });
         features.values = whitened;
         features
     }

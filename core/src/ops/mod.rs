@@ -27,7 +27,9 @@ pub use pool::{max_pool, mean_pool};
 pub use product::{linear, product};
 pub(crate) use runtime::arena::{Finiteness, gradient_buffers};
 pub use runtime::arena::{Parameter, Updated};
-pub(crate) use runtime::cpu::{Orientation, matrix_product, parallel_blocks};
+pub(crate) use runtime::cpu::{
+    Orientation, matrix_product, parallel_blocks, parallel_map, threads, vectorized,
+};
 pub use runtime::dry_run::{DryRun, Variant, dry_run};
 pub(crate) use runtime::launch::on_wgpu;
 pub use runtime::limits::{Limits, limits, release_memory, reserved_memory};
