@@ -15,8 +15,9 @@ export const screenshots = join(here, "screenshots");
 
 const TYPES = { ".html": "text/html; charset=utf-8", ".js": "text/javascript", ".wasm": "application/wasm", ".png": "image/png" };
 
-/** Serves web/dist below `/some/folder/`, so that a link that is not relative fails; `compressed` by gzip, as servers do. */
-export async function serve({ compressed = false } = {}) {
+/** Serves web/dist below `/some/folder/`, so that a link that is not relative fails; `compressed` by gzip, as servers do, and over a line
+ * with so many `bytes` a second and that `delay` in milliseconds, which all requests share. */
+export async function serve({ compressed = false, line } = {}) {
   const kept = new Map();
   const file = async (name) => {
     if (!kept.has(name)) kept.set(name, compressed ? gzipSync(await readFile(join(dist, name))) : await readFile(join(dist, name)));
@@ -29,7 +30,8 @@ export async function serve({ compressed = false } = {}) {
       response.setHeader("content-type", TYPES[extname(name)] ?? "application/octet-stream");
       const content = await file(name);
       if (compressed) response.setHeader("content-encoding", "gzip");
-      response.end(content);
+      if (line) await sent(content, response, line);
+      response.end(line ? undefined : content);
     } catch {
       response.statusCode = 404;
       response.end();
@@ -37,6 +39,23 @@ export async function serve({ compressed = false } = {}) {
   });
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
   return { address: `http://127.0.0.1:${server.address().port}/some/folder/`, close: () => server.close() };
+}
+
+/** Sends `content` in parts, one at a time on the whole line. */
+let busy = Promise.resolve();
+async function sent(content, response, { bytes, delay }) {
+  const PART = 16384;
+  await new Promise((resolve) => setTimeout(resolve, delay));
+  for (let at = 0; at < content.length; at += PART) {
+    const part = content.subarray(at, at + PART);
+    const before = busy;
+    busy = (async () => {
+      await before;
+      await new Promise((resolve) => setTimeout(resolve, (1000 * part.length) / bytes));
+      response.write(part);
+    })();
+    await busy;
+  }
 }
 
 const QUIET = [
@@ -48,6 +67,8 @@ const WEBGPU = [
 ];
 // WebGL, which the panel needs, but no WebGPU.
 const NO_WEBGPU = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"];
+// Neither.
+const NO_WEBGL = ["--disable-gpu", "--disable-software-rasterizer", "--disable-3d-apis"];
 
 function executable() {
   const known = ["/usr/bin/chromium", "/usr/bin/google-chrome", "/usr/bin/chromium-browser"];
@@ -56,13 +77,14 @@ function executable() {
   return found;
 }
 
-/** Starts a browser; `close` ends it and removes its profile. */
-export async function start({ webgpu = true } = {}) {
+/** Starts a browser; `close` ends it and removes its profile. `scaled` are options for another size and scale of its window. */
+export async function start({ webgpu = true, webgl = true, scaled = [] } = {}) {
   const profile = await mkdtemp(join(tmpdir(), "barlow-lab-"));
   const browser = await puppeteer.launch({
     executablePath: executable(),
     userDataDir: profile,
-    args: [...QUIET, ...(webgpu ? WEBGPU : NO_WEBGPU)],
+    args: [...QUIET, ...(webgl ? (webgpu ? WEBGPU : NO_WEBGPU) : NO_WEBGL), ...scaled],
+    ...(scaled.length > 0 && { defaultViewport: null }),
     protocolTimeout: 600_000,
   });
   return {
@@ -74,10 +96,10 @@ export async function start({ webgpu = true } = {}) {
   };
 }
 
-/** Opens the lab with the settings in the link's `fragment`. */
-export async function open(browser, address, fragment = "", { width = 1440, height = 900 } = {}) {
+/** Opens the lab with the settings in the link's `fragment`, on a page of that size; `null` leaves it as large as the window. */
+export async function open(browser, address, fragment = "", size = { width: 1440, height: 900 }) {
   const page = await browser.newPage();
-  await page.setViewport({ width, height });
+  if (size) await page.setViewport(size);
   const lab = new Lab(page);
   await page.goto(`${address}#${fragment}`);
   await page.waitForFunction(() => window.lab, { timeout: 120_000 });

@@ -281,6 +281,32 @@ describe("with WebGPU", () => {
     await page.page.close();
   });
 
+  test("two tabs train side by side, and a hidden one says what it did", async () => {
+    const long = `device=cpu&${SMALL.replace("epochs=4", "epochs=400")}`;
+    const pages = [await lab(long), await lab(long)];
+    for (const page of pages) {
+      await page.until((s) => s.device, "a device is open");
+      await page.page.evaluate(() => window.lab.command("play"));
+    }
+    for (const page of pages) await page.until((s) => s.step >= 5, "it trains");
+    const [first] = pages;
+    // Without a screen no page is ever hidden: the events of hiding are made here.
+    const visibility = (hidden) =>
+      first.page.evaluate((hidden) => {
+        Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+        document.dispatchEvent(new Event("visibilitychange"));
+      }, hidden);
+    const { step } = await first.status();
+    await visibility(true);
+    await first.until((s) => s.step >= step + 5, "it goes on while it is hidden");
+    await visibility(false);
+    await first.until((s) => s.messages.some((message) => /background/.test(message)), "it says so");
+    for (const page of pages) {
+      assert.deepEqual(page.complaints, []);
+      await page.page.close();
+    }
+  });
+
   test("training goes on when the trainer is lost", async () => {
     const page = await lab(`device=cpu&${SMALL}`);
     await page.until((s) => s.device, "a device is open");
@@ -314,6 +340,53 @@ test("without WebGPU it says so, and trains on the CPU", async () => {
     assert.ok(mean(status.losses.slice(-10)) < 0.8 * mean(status.losses.slice(0, 5)), `the loss falls: ${status.losses}`);
     await page.picture("without-webgpu");
     assert.deepEqual(page.complaints, []);
+  } finally {
+    await chromium.close();
+  }
+});
+
+test("at 200% zoom C is seen, and every button", async () => {
+  // What a window of 1440 x 900 is at 200%. The scale of an emulated page is no zoom: a canvas would be told another size.
+  const chromium = await start({ webgpu: false, scaled: ["--force-device-scale-factor=2", "--window-size=720,450", "--hide-scrollbars"] });
+  try {
+    const page = await open(chromium.browser, server.address, "device=cpu", null);
+    await page.until((s) => s.device, "a device is open");
+    const [width, height, scale] = await page.page.evaluate(() => [innerWidth, innerHeight, devicePixelRatio]);
+    assert.equal(scale, 2);
+    assert.ok(width <= 720 && height <= 450, `${width} x ${height}`);
+    await page.page.evaluate(() => window.lab.command("play"));
+    await page.until((s) => s.step >= 20, "it trains");
+    for (const step of [1, 4, 7, 9]) {
+      await page.page.evaluate((step) => window.lab.command(`show story=${step}`), step);
+      await new Promise((resolve) => setTimeout(resolve, 1200));
+      await page.picture(`story-zoom-${step}`);
+      const next = await page.place("Next");
+      assert.ok(next.x >= 0 && next.x + next.width <= width && next.y + next.height <= height, JSON.stringify(next));
+    }
+    await page.page.evaluate(() => window.lab.command("show story=1"));
+    const next = await page.place("Next");
+    for (const name of ["Back", "Pause", "Laboratory"]) {
+      const button = await page.place(name);
+      assert.ok(button.x >= 0 && button.y >= 0 && button.x + button.width <= width && button.y + button.height <= height, name);
+    }
+    const c = await page.page.waitForSelector('#accessible [aria-label^="Cross-correlation matrix at step"]');
+    const box = await c.boundingBox();
+    assert.ok(box.width >= 150 && box.y >= 0 && box.y + box.height <= next.y, JSON.stringify([box, next]));
+    assert.deepEqual(page.complaints, []);
+  } finally {
+    await chromium.close();
+  }
+});
+
+test("without WebGL it says what it needs", async () => {
+  const chromium = await start({ webgl: false });
+  try {
+    const page = await chromium.browser.newPage();
+    await page.goto(server.address);
+    await page.waitForFunction(() => /WebGL 2/.test(document.getElementById("progress")?.textContent ?? ""), { timeout: 60_000 });
+    const words = await page.evaluate(() => document.getElementById("progress").textContent);
+    assert.match(words, /The lab cannot start here.*allow hardware acceleration.*or use another browser/s);
+    await page.screenshot({ path: new URL("screenshots/without-webgl.png", import.meta.url).pathname });
   } finally {
     await chromium.close();
   }

@@ -81,11 +81,14 @@ impl Dataset {
     /// If its bytes are damaged or missing, or there are too few pictures.
     pub fn new(choice: DataChoice, source: &DataSource) -> Result<Self, DatasetError> {
         match (choice, source) {
-            (DataChoice::Emoji, DataSource::File(bytes)) => Ok(of_emoji(unpacked(bytes))),
+            (DataChoice::Emoji, DataSource::File(bytes)) if bytes.starts_with(b"RIFF") => {
+                Ok(of_emoji(unpacked(bytes)))
+            }
             (DataChoice::Fashion, DataSource::File(bytes)) => fashion(bytes),
             (DataChoice::Own, DataSource::Own(own)) => of_own(own),
             (DataChoice::Own, _) => Err(DatasetError::TooFew(0)),
-            _ => Err(DatasetError::Damaged("it is missing".into())),
+            (DataChoice::Emoji, _) => Err(DatasetError::Damaged("no WebP".into())),
+            (DataChoice::Fashion, _) => Err(DatasetError::Damaged("it is missing".into())),
         }
     }
 }
@@ -309,8 +312,9 @@ mod tests {
             error.contains("notes.txt") && error.contains("JPEG"),
             "{error}"
         );
-        let error =
-            Dataset::new(DataChoice::Fashion, &DataSource::File(b"hello".to_vec())).unwrap_err();
-        assert!(error.to_string().contains("damaged"), "{error}");
+        for choice in [DataChoice::Fashion, DataChoice::Emoji] {
+            let error = Dataset::new(choice, &DataSource::File(b"hello".to_vec())).unwrap_err();
+            assert!(error.to_string().contains("damaged"), "{error}");
+        }
     }
 }

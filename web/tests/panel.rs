@@ -194,10 +194,11 @@ fn an_experiment_sets_the_controls_and_a_changed_control_ends_it() {
     wait(&mut harness, "both wait", |lab| !lab.is_playing());
 }
 
-/// The sizes of a phone, a frame in another page, a projector, and a laptop.
-const SIZES: [[f32; 2]; 4] = [
+/// The sizes of a phone, a frame in another page, a laptop at 200%, a projector, and a laptop.
+const SIZES: [[f32; 2]; 5] = [
     [360.0, 740.0],
     [600.0, 700.0],
+    [720.0, 450.0],
     [1024.0, 768.0],
     [1440.0, 900.0],
 ];

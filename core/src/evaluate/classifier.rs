@@ -7,10 +7,9 @@ use crate::ops::{Orientation::*, matrix_product, parallel_blocks, parallel_map, 
 /// times as long as products with so few columns, and runs on one thread.
 const FEW_CLASSES: usize = 32;
 
-/// Rows per task of [`few_scores`], and columns per task of [`few_gradients`]: their part of the results stays in the cache nearest to
-/// the processor.
+/// Rows per task of [`few_scores`], and columns per task of [`few_gradients`]: small, so that there is work for many threads.
 const ROWS: usize = 16;
-const COLUMNS: usize = 512;
+const COLUMNS: usize = 128;
 
 /// Sums that are added to in turn, so that an addition need not wait for the one before: four vectors of 16 numbers.
 const LANES: usize = 64;

@@ -8,7 +8,7 @@ use crate::augment::{Draw, Normalization, in_channels};
 use crate::config::Config;
 use crate::data::Pictures;
 use crate::model::{BarlowTwins, Layer, Mode};
-use crate::ops::{Orientation, augment, matrix_product, parallel_blocks, read, threads};
+use crate::ops::{Orientation, augment, matrix_product, parallel_blocks, read};
 
 /// The most pictures that go through the encoder at once; never more than the training batch, which was checked to fit.
 const BATCH: usize = 256;
@@ -165,12 +165,15 @@ impl Features {
 }
 
 /// How many of so many `queries` a task compares with so many `others`. A product rearranges the others' vectors first, which takes
-/// longer than the product itself where queries are few; but every thread should have something to do, and the products should fit.
+/// longer than the product itself where queries are few; but there should be tasks for many threads, and the products should fit. Results
+/// must not depend on the number of threads, so this does not either.
 pub(super) fn queries_per_task(queries: usize, others: usize) -> usize {
     /// Products of a task: 16 MiB.
     const PRODUCTS: usize = 4 << 20;
-    let shared_out = queries.div_ceil(2 * threads());
-    shared_out
+    /// Tasks for a set that is not larger than what they may be.
+    const TASKS: usize = 32;
+    queries
+        .div_ceil(TASKS)
         .min(PRODUCTS / others.max(1))
         .clamp(MIN_QUERIES, MAX_QUERIES)
 }

@@ -28,7 +28,7 @@ pub use product::{linear, product};
 pub(crate) use runtime::arena::{Finiteness, gradient_buffers};
 pub use runtime::arena::{Parameter, Updated};
 pub(crate) use runtime::cpu::{
-    Orientation, matrix_product, parallel_blocks, parallel_map, threads, vectorized,
+    Orientation, matrix_product, parallel_blocks, parallel_map, vectorized,
 };
 pub use runtime::dry_run::{DryRun, Variant, dry_run};
 pub(crate) use runtime::launch::on_wgpu;

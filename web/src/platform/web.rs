@@ -1,5 +1,7 @@
 //! The browser: it decodes pictures, and files are saved as downloads.
 
+use std::sync::Once;
+
 use eframe::egui;
 use js_sys::{Array, Function, Promise, Reflect, Uint8Array};
 use wasm_bindgen::prelude::*;
@@ -22,7 +24,8 @@ pub const IS_WEB: bool = true;
 /// The name of the GPU API, for messages.
 pub const GPU_API: &str = "WebGPU";
 
-/// Runs the static constructors, here the registrations of burn's dependencies; to be called once, at the start of a module's instance.
+/// Runs the static constructors, here the registrations of burn's dependencies, if they have not run: to be called at the start of a
+/// module's instance.
 /// If the program does not call them, the linker adds the call to every exported function, including those that run for each value
 /// from the page: a frame then took 200 ms, and a step on the GPU several times as long. The linker keeps them in the page's module
 /// too, though nothing there uses what they register.
@@ -31,8 +34,9 @@ pub fn run_constructors() {
         /// Defined by the linker.
         fn __wasm_call_ctors();
     }
-    // SAFETY: called once.
-    unsafe { __wasm_call_ctors() };
+    static ONCE: Once = Once::new();
+    // SAFETY: the constructors run once.
+    ONCE.call_once(|| unsafe { __wasm_call_ctors() });
 }
 
 /// Whether this browser supports WebGPU.

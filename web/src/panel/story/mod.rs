@@ -20,7 +20,7 @@ use crate::history::{describe, diagonal_and_rest};
 use crate::lab::Lab;
 use crate::page::Place;
 use crate::run::Activity;
-use crate::story::{FAILURES, Figure, STEPS, step_of};
+use crate::story::{FAILURES, Figure, STEPS, Step, step_of};
 use crate::texts::{filled, number, percent, text};
 use c::Emphasis;
 
@@ -29,6 +29,9 @@ const LINE: f32 = 760.0;
 
 /// The width below which everything is smaller.
 const NARROW: f32 = 560.0;
+
+/// The height below which the sentences are beside the figure, where there is room for both: a laptop at 200%.
+const LOW: f32 = 540.0;
 
 /// How the story is drawn.
 #[derive(Default)]
@@ -49,6 +52,8 @@ pub struct State {
     became: Option<(usize, Vec<usize>)>,
     /// Whether the visitor's system lets things move.
     moves: bool,
+    /// Whether the sentences are beside the figure, which then must not be higher than its room.
+    is_beside: bool,
 }
 
 impl State {
@@ -67,34 +72,58 @@ pub fn show(lab: &mut Lab, state: &mut State, sheet: &mut Sheet, ui: &mut Ui) {
     let number = number.min(STEPS.len() - 1);
     let step = STEPS[number];
     state.moves = !crate::platform::wants_less_motion();
-    let width = ui.available_width();
+    let screen = ui.available_size();
+    let is_small = screen.min_elem() < NARROW;
+    let is_beside = screen.x >= NARROW && screen.y < LOW;
+    state.is_beside = is_beside;
     Panel::top("story").show(ui, |ui| header(lab, number, ui));
-    Panel::bottom("buttons").show(ui, |ui| footer(lab, number, ui));
+    Panel::bottom("buttons").show(ui, |ui| footer(lab, number, !is_beside, ui));
     CentralPanel::default().show(ui, |ui| {
-        ScrollArea::vertical()
-            .id_salt(("step", number))
-            .auto_shrink([false, false])
-            .show(ui, |ui| {
-                ui.vertical_centered(|ui| {
-                    ui.set_max_width(LINE.min(ui.available_width()));
-                    let [title, body] = if width < NARROW {
-                        [20.0, 15.0]
-                    } else {
-                        [26.0, 17.0]
-                    };
-                    ui.label(RichText::new(text(step.title)).size(title).strong());
-                    let color = ui.visuals().strong_text_color();
-                    ui.label(RichText::new(text(step.text)).size(body).color(color));
+        if is_beside {
+            ui.horizontal_top(|ui| {
+                let width = 0.32 * ui.available_width();
+                let size = vec2(width, ui.available_height());
+                ui.allocate_ui_with_layout(size, Layout::top_down(Align::Min), |ui| {
+                    scrolled(("words", number)).show(ui, |ui| {
+                        sentences(step, is_small, ui);
+                        ui.add_space(10.0);
+                        ui.label(RichText::new(bar::status(lab)).small());
+                        bar::advice(lab, ui);
+                    });
                 });
-                ui.add_space(if width < NARROW { 4.0 } else { 10.0 });
-                if lab.runs.is_empty() {
-                    ui.label(text("status.loading"));
-                    return;
-                }
-                figure(lab, state, sheet, step.figure, ui);
+                ui.vertical(|ui| {
+                    scrolled(("step", number)).show(ui, |ui| {
+                        figure(lab, state, sheet, step.figure, ui);
+                    });
+                });
             });
+            return;
+        }
+        scrolled(("step", number)).show(ui, |ui| {
+            ui.vertical_centered(|ui| {
+                ui.set_max_width(LINE.min(ui.available_width()));
+                sentences(step, is_small, ui);
+            });
+            ui.add_space(if is_small { 4.0 } else { 10.0 });
+            figure(lab, state, sheet, step.figure, ui);
+        });
     });
     keys(lab, number, ui);
+}
+
+/// Room that scrolls if it must.
+fn scrolled(id: (&str, usize)) -> ScrollArea {
+    ScrollArea::vertical()
+        .id_salt(id)
+        .auto_shrink([false, false])
+}
+
+/// The title and the text of a step.
+fn sentences(step: Step, is_small: bool, ui: &mut Ui) {
+    let [title, body] = if is_small { [20.0, 15.0] } else { [26.0, 17.0] };
+    ui.label(RichText::new(text(step.title)).size(title).strong());
+    let color = ui.visuals().strong_text_color();
+    ui.label(RichText::new(text(step.text)).size(body).color(color));
 }
 
 /// The arrow keys turn pages, unless a widget has the focus.
@@ -112,6 +141,10 @@ fn keys(lab: &mut Lab, number: usize, ui: &Ui) {
 }
 
 fn figure(lab: &mut Lab, state: &mut State, sheet: &mut Sheet, figure: Figure, ui: &mut Ui) {
+    if lab.runs.is_empty() {
+        ui.label(text("status.loading"));
+        return;
+    }
     match figure {
         Figure::Overview => overview::show(lab, state, ui),
         Figure::Views => {
@@ -185,8 +218,8 @@ fn header(lab: &mut Lab, number: usize, ui: &mut Ui) {
     ui.add_space(4.0);
 }
 
-/// The bottom line: back, the button that trains, and on.
-fn footer(lab: &mut Lab, number: usize, ui: &mut Ui) {
+/// The bottom line: back, the button that trains, and on; with the status below, where there is room.
+fn footer(lab: &mut Lab, number: usize, with_status: bool, ui: &mut Ui) {
     ui.add_space(6.0);
     bar::messages(lab, 1, ui);
     let width = ui.available_width();
@@ -205,11 +238,13 @@ fn footer(lab: &mut Lab, number: usize, ui: &mut Ui) {
             ui.with_layout(Layout::top_down(Align::Center), |ui| train(lab, number, ui));
         });
     });
-    let status = bar::status(lab);
-    ui.horizontal(|ui| {
-        ui.label(RichText::new(status).small());
-        bar::advice(lab, ui);
-    });
+    if with_status {
+        let status = bar::status(lab);
+        ui.horizontal(|ui| {
+            ui.label(RichText::new(status).small());
+            bar::advice(lab, ui);
+        });
+    }
     ui.add_space(4.0);
     if ui.input(|input| input.key_pressed(egui::Key::Space))
         && ui.memory(|memory| memory.focused().is_none())

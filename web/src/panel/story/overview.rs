@@ -19,6 +19,9 @@ const BESIDE: f32 = 720.0;
 /// The largest side of C.
 const LARGEST: f32 = 560.0;
 
+/// The smallest side of C where the height is what limits it.
+const SMALLEST: f32 = 140.0;
+
 /// Draws the figure.
 pub fn show(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
     let Some(run) = lab.runs.first_mut() else {
@@ -56,7 +59,10 @@ pub fn show(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
     let size = if is_wide {
         vec2(room.x, room.y.clamp(340.0, LARGEST + MARGIN + 30.0))
     } else {
-        let side = (room.x - MARGIN - 8.0).min(LARGEST);
+        let mut side = (room.x - MARGIN - 8.0).min(LARGEST);
+        if state.is_beside {
+            side = side.min((room.y - 104.0 - MARGIN - 12.0).max(SMALLEST));
+        }
         vec2(room.x, 104.0 + MARGIN + side + 12.0)
     };
     let (area, _) = ui.allocate_exact_size(size, Sense::hover());
@@ -67,8 +73,7 @@ pub fn show(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
         let views = Rect::from_min_max(area.min, pos2(c.left() - MARGIN, area.bottom()));
         (c, views)
     } else {
-        let side = size.x - MARGIN - 8.0;
-        let side = side.min(LARGEST);
+        let side = size.y - 104.0 - MARGIN - 12.0;
         let left = area.left() + MARGIN + 0.5 * (size.x - MARGIN - 8.0 - side);
         let c = Rect::from_min_size(pos2(left, area.top() + 104.0 + MARGIN), Vec2::splat(side));
         (c, Rect::from_min_size(area.min, vec2(size.x, 100.0)))
