@@ -54,10 +54,10 @@ pub fn dimension(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
     ui.add_space(8.0);
     let size = vec2(
         ui.available_width(),
-        ui.available_height().clamp(280.0, 420.0),
+        (ui.available_height() - 60.0).clamp(280.0, 600.0),
     );
     let (area, response) = ui.allocate_exact_size(size, Sense::hover());
-    let picture = (size.x / 34.0).clamp(PICTURE, 40.0);
+    let picture = (size.x / 34.0).clamp(PICTURE, 44.0);
     let columns = [0, 1].map(|view| batch.column(view, state.dimension));
     let correlation = batch.entry(state.dimension, state.dimension);
     let words = filled(
@@ -150,7 +150,7 @@ pub fn entry(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
     } else {
         room.x - MARGIN - 8.0
     };
-    let side = side.clamp(200.0, 460.0);
+    let side = side.clamp(200.0, 640.0);
     let block = vec2(side + MARGIN, side + MARGIN);
     let area = if is_wide {
         vec2(2.0 * block.x + 24.0, block.y + 22.0)

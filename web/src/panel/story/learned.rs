@@ -13,8 +13,8 @@ use crate::texts::{percent, text};
 /// Pictures that are shown with their neighbors.
 const ROWS: usize = 3;
 
-/// The side of a picture, in points.
-const SIDE: f32 = 44.0;
+/// The smallest and the largest side of a picture, in points.
+const SIDES: [f32; 2] = [44.0, 76.0];
 
 /// Neighbors that are shown.
 const NEIGHBORS: usize = 4;
@@ -65,7 +65,12 @@ pub fn show(lab: &Lab, state: &mut State, sheet: &mut Sheet, ui: &mut Ui) {
         return;
     }
     ui.vertical_centered(|ui| ui.label(RichText::new(text("learned.became")).strong()));
-    let width = (1 + 2 * NEIGHBORS) as f32 * (SIDE + 6.0) + 60.0;
+    // What is left of the width beside the two words, and of the height for each row.
+    let room = ui.available_size();
+    let pictures = (1 + 2 * NEIGHBORS) as f32;
+    let side = ((room.x - 160.0) / pictures).min(room.y / ROWS as f32 - 12.0) - 6.0;
+    let side = side.clamp(SIDES[0], SIDES[1]);
+    let width = pictures * (side + 6.0) + 60.0;
     let is_wide = ui.available_width() >= width;
     for picture in chosen.iter().copied() {
         ui.horizontal_wrapped(|ui| {
@@ -73,13 +78,13 @@ pub fn show(lab: &Lab, state: &mut State, sheet: &mut Sheet, ui: &mut Ui) {
                 ui.add_space(0.5 * (ui.available_width() - width));
             }
             let name = data.names.get(picture).map_or("", String::as_str);
-            sheet.show(ui, picture, SIDE, name, Sense::hover());
+            sheet.show(ui, picture, side, name, Sense::hover());
             for (when, inspection) in [("learned.before", before), ("learned.after", after)] {
                 ui.label(text(when));
                 for neighbor in inspection.neighbors[picture].iter().take(NEIGHBORS) {
                     let neighbor = usize::from(*neighbor);
                     let name = data.names.get(neighbor).map_or("", String::as_str);
-                    let place = sheet.show(ui, neighbor, SIDE, name, Sense::hover()).rect;
+                    let place = sheet.show(ui, neighbor, side, name, Sense::hover()).rect;
                     if is_right(data, picture, neighbor) {
                         ui.painter().rect_stroke(
                             place.expand(1.0),
@@ -143,7 +148,7 @@ fn became_right(data: &Dataset, before: &Inspection, after: &Inspection) -> Vec<
 /// Bars from 0 to 100%.
 fn bars(ui: &mut Ui, values: &[(&'static str, f64, Color32)]) {
     const NAMES: f32 = 190.0;
-    let width = ui.available_width().min(620.0);
+    let width = ui.available_width().min(760.0);
     for (key, value, color) in values {
         ui.horizontal(|ui| {
             ui.add_space(0.5 * (ui.available_width() - width).max(0.0));

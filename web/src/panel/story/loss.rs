@@ -12,6 +12,9 @@ use crate::panel::curves::thinned;
 use crate::panel::style::{BLUE, RED};
 use crate::texts::{filled, number, text};
 
+/// The largest side of C and of its curve.
+const LARGEST: f32 = 680.0;
+
 /// The width from which on the curve is beside C.
 const BESIDE: f32 = 640.0;
 
@@ -100,7 +103,7 @@ fn beside(ui: &mut Ui, left: impl FnOnce(&mut Ui, f32), right: impl FnOnce(&mut 
         right(ui, 0.6 * side);
         return;
     }
-    let side = (0.48 * room.x).min(room.y - 12.0).clamp(240.0, 500.0);
+    let side = (0.48 * room.x).min(room.y - 12.0).clamp(240.0, LARGEST);
     let margin = (0.5 * (room.x - 2.0 * side - 24.0)).max(0.0);
     ui.horizontal_top(|ui| {
         ui.add_space(margin);

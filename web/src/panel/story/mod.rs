@@ -24,11 +24,14 @@ use crate::story::{FAILURES, Figure, STEPS, Step, step_of};
 use crate::texts::{filled, number, percent, text};
 use c::Emphasis;
 
-/// The maximum width of the sentences, in points.
-const LINE: f32 = 760.0;
+/// The maximum width of the sentences, in sizes of their letters.
+const LINE: f32 = 45.0;
 
 /// The width below which everything is smaller.
 const NARROW: f32 = 560.0;
+
+/// The shorter side of the screen from which on letters are larger.
+const LARGE: f32 = 850.0;
 
 /// The height below which the sentences are beside the figure, where there is room for both: a laptop at 200%.
 const LOW: f32 = 540.0;
@@ -73,7 +76,7 @@ pub fn show(lab: &mut Lab, state: &mut State, sheet: &mut Sheet, ui: &mut Ui) {
     let step = STEPS[number];
     state.moves = !crate::platform::wants_less_motion();
     let screen = ui.available_size();
-    let is_small = screen.min_elem() < NARROW;
+    let sizes = letters(screen.min_elem());
     let is_beside = screen.x >= NARROW && screen.y < LOW;
     state.is_beside = is_beside;
     Panel::top("story").show(ui, |ui| header(lab, number, ui));
@@ -85,7 +88,7 @@ pub fn show(lab: &mut Lab, state: &mut State, sheet: &mut Sheet, ui: &mut Ui) {
                 let size = vec2(width, ui.available_height());
                 ui.allocate_ui_with_layout(size, Layout::top_down(Align::Min), |ui| {
                     scrolled(("words", number)).show(ui, |ui| {
-                        sentences(step, is_small, ui);
+                        sentences(step, sizes, ui);
                         ui.add_space(10.0);
                         ui.label(RichText::new(bar::status(lab)).small());
                         bar::advice(lab, ui);
@@ -101,10 +104,10 @@ pub fn show(lab: &mut Lab, state: &mut State, sheet: &mut Sheet, ui: &mut Ui) {
         }
         scrolled(("step", number)).show(ui, |ui| {
             ui.vertical_centered(|ui| {
-                ui.set_max_width(LINE.min(ui.available_width()));
-                sentences(step, is_small, ui);
+                ui.set_max_width((LINE * sizes[1]).min(ui.available_width()));
+                sentences(step, sizes, ui);
             });
-            ui.add_space(if is_small { 4.0 } else { 10.0 });
+            ui.add_space(0.6 * sizes[1] - 2.0);
             figure(lab, state, sheet, step.figure, ui);
         });
     });
@@ -118,9 +121,19 @@ fn scrolled(id: (&str, usize)) -> ScrollArea {
         .auto_shrink([false, false])
 }
 
+/// The sizes of the letters of a title and of a text, on a screen with that shorter side.
+fn letters(shorter: f32) -> [f32; 2] {
+    if shorter < NARROW {
+        [20.0, 15.0]
+    } else if shorter < LARGE {
+        [26.0, 17.0]
+    } else {
+        [32.0, 20.0]
+    }
+}
+
 /// The title and the text of a step.
-fn sentences(step: Step, is_small: bool, ui: &mut Ui) {
-    let [title, body] = if is_small { [20.0, 15.0] } else { [26.0, 17.0] };
+fn sentences(step: Step, [title, body]: [f32; 2], ui: &mut Ui) {
     ui.label(RichText::new(text(step.title)).size(title).strong());
     let color = ui.visuals().strong_text_color();
     ui.label(RichText::new(text(step.text)).size(body).color(color));
@@ -154,7 +167,9 @@ fn figure(lab: &mut Lab, state: &mut State, sheet: &mut Sheet, figure: Figure, u
                 }
             });
             ui.add_space(10.0);
-            let side = ((ui.available_width() - 40.0) / 8.0 - 8.0).clamp(64.0, 130.0);
+            let side = ((ui.available_width() - 40.0) / 8.0 - 8.0)
+                .min(0.5 * ui.available_height() - 20.0)
+                .clamp(64.0, 170.0);
             let fit = ((ui.available_width() / (side + 8.0)) as usize).clamp(1, 8);
             let used = fit as f32 * (side + 8.0);
             ui.horizontal(|ui| {
@@ -378,6 +393,7 @@ fn fill_batch<'a>(lab: &'a mut Lab, state: &mut State, ui: &mut Ui) -> Option<&'
 fn failures(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
     let is_wide = ui.available_width() >= 900.0;
     if lab.asked.is_none() {
+        ui.add_space(space_above(ui));
         ui.vertical_centered(|ui| {
             for name in FAILURES {
                 let Some(experiment) = experiments::of_name(name) else {
@@ -409,6 +425,12 @@ fn failures(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
         ui.add_space(16.0);
         ui.vertical(|ui| matrices(lab, state, ui));
     });
+}
+
+/// The space above a few buttons, so that they are not at the top of a large and empty page.
+fn space_above(ui: &Ui) -> f32 {
+    const BUTTONS: f32 = 260.0;
+    0.3 * (ui.available_height() - BUTTONS).max(0.0)
 }
 
 /// C of each run.
@@ -456,6 +478,7 @@ fn matrices(lab: &Lab, state: &mut State, ui: &mut Ui) {
 
 /// Where to go from here.
 fn next(lab: &mut Lab, ui: &mut Ui) {
+    ui.add_space(space_above(ui));
     ui.vertical_centered(|ui| {
         let width = ui.available_width().min(520.0);
         let wide = |key| {
