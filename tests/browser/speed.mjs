@@ -1,7 +1,7 @@
 // How fast the lab's page is, in Chromium:
 //   node speed.mjs ["device=cpu"]
-// First, with files compressed by gzip, over lines as in Chromium's presets for phones, but for the trainer's worker too: when something is seen, when the page can be
-// used, and when its trainer is open. Then, while it trains: the panel's own time for a frame, the time between two frames as the
+// First, with files compressed by gzip, over lines like those of Chromium's presets for phones, which page and worker share: when
+// something is seen, when the page can be used, and when its trainer is open. Then, while it trains: the panel's own time for a frame, the time between two frames as the
 // browser shows them, and the time from a click to a page that shows its result.
 
 import { open, serve, start } from "./browser.mjs";

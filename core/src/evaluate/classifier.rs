@@ -1,18 +1,7 @@
 //! A linear softmax classifier on fixed vectors, trained by stochastic gradient descent: the common part of the linear
 //! probes.
 
-use crate::ops::{Orientation::*, matrix_product, parallel_blocks, parallel_map, vectorized};
-
-/// Up to so many classes, products are computed by loops of ours: `matrix_product` rearranges its operands first, which takes several
-/// times as long as products with so few columns, and runs on one thread.
-const FEW_CLASSES: usize = 32;
-
-/// Rows per task of [`few_scores`], and columns per task of [`few_gradients`]: small, so that there is work for many threads.
-const ROWS: usize = 16;
-const COLUMNS: usize = 128;
-
-/// Sums that are added to in turn, so that an addition need not wait for the one before: four vectors of 16 numbers.
-const LANES: usize = 64;
+use crate::ops::{Orientation::*, matrix_product};
 
 /// A linear classifier, `scores = x weightᵀ + bias`, with its momentum buffers.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,7 +59,14 @@ impl Classifier {
             scores[*class] -= 1.0;
             scores.iter_mut().for_each(|e| *e /= count as f32);
         }
-        let grad_weight = gradients(rows, self.width, &errors, outputs);
+        let mut grad_weight = vec![0.0; outputs * self.width];
+        matrix_product(
+            (outputs, count, self.width),
+            (&errors, Transposed),
+            (rows, Plain),
+            &mut grad_weight,
+            false,
+        );
         let SgdStep {
             rate,
             momentum,
@@ -96,112 +92,15 @@ impl Classifier {
     pub fn scores(&self, rows: &[f32]) -> Vec<f32> {
         let count = rows.len() / self.width.max(1);
         let mut scores = self.bias.repeat(count);
-        if self.classes() <= FEW_CLASSES {
-            few_scores(rows, self.width, &self.weight, &mut scores);
-        } else {
-            matrix_product(
-                (count, self.width, self.classes()),
-                (rows, Plain),
-                (&self.weight, Transposed),
-                &mut scores,
-                true,
-            );
-        }
+        matrix_product(
+            (count, self.width, self.classes()),
+            (rows, Plain),
+            (&self.weight, Transposed),
+            &mut scores,
+            true,
+        );
         scores
     }
-}
-
-/// Adds `rows weightᵀ` to `scores`.
-fn few_scores(rows: &[f32], width: usize, weight: &[f32], scores: &mut [f32]) {
-    let outputs = weight.len() / width.max(1);
-    parallel_blocks(scores, ROWS * outputs.max(1), |block, scores| {
-        let rows = rows[block * ROWS * width..].chunks_exact(width.max(1));
-        vectorized(|| {
-            for (row, scores) in rows.zip(scores.chunks_exact_mut(outputs)) {
-                let weights = weight.chunks_exact(width);
-                scores
-                    .iter_mut()
-                    .zip(weights)
-                    .for_each(|(score, weight)| *score += dot(row, weight));
-            }
-        });
-    });
-}
-
-#[inline(always)]
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0.0f32; LANES];
-    let (a, b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let rest = a.remainder().iter().zip(b.remainder());
-    let rest: f32 = rest.map(|(a, b)| a * b).sum();
-    for (a, b) in a.zip(b) {
-        for lane in 0..LANES {
-            sums[lane] += a[lane] * b[lane];
-        }
-    }
-    sums.iter().sum::<f32>() + rest
-}
-
-/// `errorsᵀ rows`, `[outputs, width]`.
-fn gradients(rows: &[f32], width: usize, errors: &[f32], outputs: usize) -> Vec<f32> {
-    let mut gradients = vec![0.0; outputs * width];
-    if outputs <= FEW_CLASSES {
-        let blocks = parallel_map(width.div_ceil(COLUMNS), |block| {
-            let first = block * COLUMNS;
-            let columns = COLUMNS.min(width - first);
-            vectorized(|| few_gradients(rows, width, errors, outputs, (first, columns)))
-        });
-        for (block, part) in blocks.iter().enumerate() {
-            let columns = part.len() / outputs.max(1);
-            for (output, part) in part.chunks_exact(columns.max(1)).enumerate() {
-                gradients[output * width + block * COLUMNS..][..columns].copy_from_slice(part);
-            }
-        }
-    } else {
-        matrix_product(
-            (outputs, rows.len() / width.max(1), width),
-            (errors, Transposed),
-            (rows, Plain),
-            &mut gradients,
-            false,
-        );
-    }
-    gradients
-}
-
-/// So many columns of `errorsᵀ rows`, from the `first` on.
-#[inline(always)]
-fn few_gradients(
-    rows: &[f32],
-    width: usize,
-    errors: &[f32],
-    outputs: usize,
-    (first, columns): (usize, usize),
-) -> Vec<f32> {
-    let mut part = vec![0.0; outputs * columns];
-    // Four rows for each pass over the gradients.
-    let groups = rows
-        .chunks(4 * width)
-        .zip(errors.chunks(4 * outputs.max(1)));
-    for (rows, errors) in groups {
-        let row = |i: usize| &rows[i * width + first..][..columns];
-        for (output, gradients) in part.chunks_exact_mut(columns).enumerate() {
-            let error = |i: usize| errors[i * outputs + output];
-            if rows.len() == 4 * width {
-                let [a, b, c, d] = [0, 1, 2, 3].map(row);
-                let [of_a, of_b, of_c, of_d] = [0, 1, 2, 3].map(error);
-                for (i, gradient) in gradients.iter_mut().enumerate() {
-                    *gradient += (of_a * a[i] + of_b * b[i]) + (of_c * c[i] + of_d * d[i]);
-                }
-            } else {
-                for i in 0..rows.len() / width {
-                    let terms = gradients.iter_mut().zip(row(i));
-                    terms.for_each(|(gradient, x)| *gradient += error(i) * x);
-                }
-            }
-        }
-    }
-    part
 }
 
 /// In how many rows of `scores`, `[n, classes]`, the right class has the highest score.
@@ -232,7 +131,6 @@ pub(super) fn softmax(scores: &mut [f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random::{Purpose, Rng};
 
     /// PyTorch 2: `Linear(2, 2)` of zeros, `cross_entropy`, `SGD(lr=0.5, momentum=0.9, weight_decay=0.1)`, two steps on
     /// `[[1, 2], [3, -1]]` with classes `[0, 1]`; checked by hand below.
@@ -262,47 +160,6 @@ mod tests {
         let gradient = a + 3.0 * b;
         let expected = -0.25 - 0.5 * (0.9 * 0.5 + gradient + 0.1 * -0.25);
         assert!((classifier.weight[0] - expected).abs() < 1e-6);
-    }
-
-    /// The loops for few classes against `matrix_product`, for sizes that fill no block and for those that do.
-    #[test]
-    fn few_classes_are_learned_like_many() {
-        let mut rng = Rng::new(3, Purpose::Sample, 0, 0);
-        for (count, width, outputs) in [(1, 1, 1), (7, 5, 3), (33, 700, 10), (64, 1024, 32)] {
-            let mut numbers = |count: usize| (0..count).map(|_| rng.normal()).collect::<Vec<_>>();
-            let (rows, weight) = (numbers(count * width), numbers(outputs * width));
-            let errors = numbers(count * outputs);
-            let mut expected = vec![0.5; count * outputs];
-            let mut found = expected.clone();
-            let shape = (count, width, outputs);
-            matrix_product(
-                shape,
-                (&rows, Plain),
-                (&weight, Transposed),
-                &mut expected,
-                true,
-            );
-            few_scores(&rows, width, &weight, &mut found);
-            // Sums of `width` products of normal numbers, in another order: each rounding is at most 2^-24 of a partial sum of about the
-            // square root of the number of terms.
-            let close = |found: &[f32], expected: &[f32], terms: usize| {
-                let tolerance = 4.0 * terms as f32 * f32::EPSILON;
-                for (found, expected) in found.iter().zip(expected) {
-                    assert!((found - expected).abs() <= tolerance, "{found} {expected}");
-                }
-            };
-            close(&found, &expected, width);
-            let mut expected = vec![0.0; outputs * width];
-            let shape = (outputs, count, width);
-            matrix_product(
-                shape,
-                (&errors, Transposed),
-                (&rows, Plain),
-                &mut expected,
-                false,
-            );
-            close(&gradients(&rows, width, &errors, outputs), &expected, count);
-        }
     }
 
     #[test]

@@ -137,12 +137,13 @@ impl Features {
             (others.width, others.mirrored),
             "the vectors have different widths"
         );
-        let block_size = queries_per_task(self.count(), others.count());
+        // Queries per block: their products with all others, for example 50,000, then take 13 MB.
+        const QUERIES: usize = 64;
         let mut results = vec![T::default(); self.count()];
         let (questions, numbers) = (self.questions(), self.numbers_per_picture());
-        parallel_blocks(&mut results, block_size, |block, results| {
+        parallel_blocks(&mut results, QUERIES, |block, results| {
             let of_block = |questions: &Cow<'_, [f32]>| {
-                let queries = &questions[block * block_size * numbers..][..results.len() * numbers];
+                let queries = &questions[block * QUERIES * numbers..][..results.len() * numbers];
                 let mut products = vec![0.0; results.len() * others.count()];
                 matrix_product(
                     (results.len(), numbers, others.count()),
@@ -157,30 +158,12 @@ impl Features {
             let products = products.unwrap_or_default();
             let rows = products.chunks_exact(others.count());
             for (i, (result, products)) in results.iter_mut().zip(rows).enumerate() {
-                *result = task(block * block_size + i, products);
+                *result = task(block * QUERIES + i, products);
             }
         });
         results
     }
 }
-
-/// How many of so many `queries` a task compares with so many `others`. A product rearranges the others' vectors first, which takes
-/// longer than the product itself where queries are few; but there should be tasks for many threads, and the products should fit. Results
-/// must not depend on the number of threads, so this does not either.
-pub(super) fn queries_per_task(queries: usize, others: usize) -> usize {
-    /// Products of a task: 16 MiB.
-    const PRODUCTS: usize = 4 << 20;
-    /// Tasks for a set that is not larger than what they may be.
-    const TASKS: usize = 32;
-    queries
-        .div_ceil(TASKS)
-        .min(PRODUCTS / others.max(1))
-        .clamp(MIN_QUERIES, MAX_QUERIES)
-}
-
-/// The fewest and the most queries of a task.
-const MIN_QUERIES: usize = 64;
-const MAX_QUERIES: usize = 512;
 
 /// The larger one of each two.
 pub(super) fn larger(mut a: Vec<f32>, b: Vec<f32>) -> Vec<f32> {

@@ -7,11 +7,13 @@ use half::f16;
 use half::slice::HalfFloatSliceExt as _;
 
 use super::Features;
-use super::features::{larger, queries_per_task};
+use super::features::larger;
 use crate::ops::{Orientation, matrix_product, parallel_blocks};
 
 /// Vectors that are compared with the queries at once: 64 MiB for 2048 numbers per vector.
 const BLOCK: usize = 8192;
+/// Queries per matrix product of a thread.
+const QUERIES: usize = 64;
 
 /// A set of unit vectors, one per picture, or two with its mirror image's.
 #[derive(Debug, Clone)]
@@ -87,12 +89,11 @@ impl Gallery {
             "the vectors have different widths"
         );
         let (width, questions) = (self.width, queries.questions());
-        let block_size = queries_per_task(queries.count(), BLOCK.min(self.count()));
         for first in (0..self.count()).step_by(BLOCK) {
             let count = BLOCK.min(self.count() - first);
             let rows = self.block(first, count);
-            parallel_blocks(&mut nearest, block_size, |block, nearest| {
-                let from = block * block_size * width;
+            parallel_blocks(&mut nearest, QUERIES, |block, nearest| {
+                let from = block * QUERIES * width;
                 let of_block = |questions: &Cow<'_, [f32]>| {
                     let queries = &questions[from..][..nearest.len() * width];
                     let mut products = vec![0.0; nearest.len() * count];

@@ -27,9 +27,7 @@ pub use pool::{max_pool, mean_pool};
 pub use product::{linear, product};
 pub(crate) use runtime::arena::{Finiteness, gradient_buffers};
 pub use runtime::arena::{Parameter, Updated};
-pub(crate) use runtime::cpu::{
-    Orientation, matrix_product, parallel_blocks, parallel_map, vectorized,
-};
+pub(crate) use runtime::cpu::{Orientation, matrix_product, parallel_blocks};
 pub use runtime::dry_run::{DryRun, Variant, dry_run};
 pub(crate) use runtime::launch::on_wgpu;
 pub use runtime::limits::{Limits, limits, release_memory, reserved_memory};
