@@ -96,10 +96,26 @@ export async function start({ webgpu = true, webgl = true, scaled = [] } = {}) {
   };
 }
 
+/** Where Firefox is, or nothing if it is not installed. */
+export function firefox() {
+  return [process.env.FIREFOX, "/usr/bin/firefox-esr", "/usr/bin/firefox"].find((path) => path && existsSync(path)) ?? null;
+}
+
+/** Starts Firefox with its defaults, without a window. */
+export async function startFirefox() {
+  const browser = await puppeteer.launch({ browser: "firefox", executablePath: firefox(), protocolTimeout: 600_000 });
+  return { browser, close: () => browser.close() };
+}
+
 /** Opens the lab with the settings in the link's `fragment`, on a page of that size; `null` leaves it as large as the window. */
 export async function open(browser, address, fragment = "", size = { width: 1440, height: 900 }) {
   const page = await browser.newPage();
   if (size) await page.setViewport(size);
+  return openOn(page, address, fragment);
+}
+
+/** Opens the lab on that page. */
+export async function openOn(page, address, fragment) {
   const lab = new Lab(page);
   await page.goto(`${address}#${fragment}`);
   await page.waitForFunction(() => window.lab, { timeout: 120_000 });

@@ -207,7 +207,7 @@ fn status(lab: &Lab) -> String {
             "rank": run.history.inspections.last().map(|inspection| inspection.rank),
             "untrained": baseline.map(|baseline| baseline.untrained),
             "pixels": baseline.map(|baseline| baseline.pixels),
-            "device": opened.map(|opened| &opened.device),
+            "device": run.device(),
             "on_cpu": opened.map(|opened| opened.on_cpu),
             "setup": run.setup,
             "error": (run.activity == Activity::Failed).then_some("the run stopped"),

@@ -11,7 +11,7 @@ use crate::link::{Link, Received};
 use crate::platform;
 use crate::setup::{DeviceChoice, Setup};
 use crate::texts::{filled, text};
-use crate::worker::{Order, Request};
+use crate::worker::{CPU, Order, Request};
 
 /// What a run is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +94,19 @@ impl PanelRun {
         };
         run.open(None);
         run
+    }
+
+    /// The name of the device that trains, and why it is the CPU where a GPU was wanted.
+    pub fn device(&self) -> Option<String> {
+        let opened = self.opened.as_ref()?;
+        let fell_back =
+            opened.device == CPU && self.setup.device != DeviceChoice::Cpu && !self.on_cpu;
+        let reason = match platform::has_gpu_api() {
+            _ if !fell_back => "",
+            true => text("status.no_gpu"),
+            false => text("status.no_api"),
+        };
+        Some(opened.device.clone() + reason)
     }
 
     fn open(&mut self, checkpoint: Option<Vec<u8>>) {
@@ -250,11 +263,11 @@ impl PanelRun {
                 Cause::Device => self.recover(&failure.message),
                 cause => {
                     self.activity = Activity::Failed;
-                    let advice = match cause {
-                        Cause::Diverged => text("message.diverged"),
-                        _ => "",
-                    };
-                    self.notice = Some(failure.message + advice);
+                    // Of the rest, what a visitor can do needs the core's words.
+                    self.notice = Some(match cause {
+                        Cause::Diverged => text("message.diverged").into(),
+                        _ => filled("message.stopped", &[("reason", &failure.message)]),
+                    });
                 }
             },
             // Any other message that arrives before the run is open belongs to the run before it.

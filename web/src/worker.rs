@@ -12,6 +12,9 @@ use crate::dataset::{DataSource, Dataset};
 use crate::platform;
 use crate::setup::{DeviceChoice, Setup};
 
+/// The name of the CPU as a device.
+pub const CPU: &str = "CPU";
+
 /// How long a run continues until its state is sent to be kept.
 const SAVE_EVERY: Duration = Duration::from_secs(20);
 
@@ -81,14 +84,12 @@ pub async fn serve(requests: &Receiver<Request>, send: &dyn Fn(Message)) {
     }
 }
 
-/// Opens what was chosen, or the CPU where that is not possible; with its name.
+/// Opens what was chosen, or the CPU where that is not possible; with its name. The panel says why it is the CPU, in the
+/// visitor's language, unless opening a GPU failed.
 async fn open_device(choice: DeviceChoice) -> (Device, String) {
-    let cpu = |why: &str| (device::cpu(), format!("CPU{why}"));
-    if choice == DeviceChoice::Cpu {
-        return cpu("");
-    }
-    if !platform::has_gpu_api() {
-        return cpu(" (this browser has no WebGPU)");
+    let cpu = || (device::cpu(), CPU.to_owned());
+    if choice == DeviceChoice::Cpu || !platform::has_gpu_api() {
+        return cpu();
     }
     let mut adapters = device::adapters().await;
     let number = match choice {
@@ -96,7 +97,7 @@ async fn open_device(choice: DeviceChoice) -> (Device, String) {
         _ => device::preferred(&adapters),
     };
     let Some(number) = number else {
-        return cpu(" (no GPU was found)");
+        return cpu();
     };
     let adapter = adapters.swap_remove(number);
     let info = adapter.info();
@@ -107,7 +108,7 @@ async fn open_device(choice: DeviceChoice) -> (Device, String) {
     };
     match adapter.open().await {
         Ok(device) => (device, name),
-        Err(error) => cpu(&format!(" ({error})")),
+        Err(error) => (device::cpu(), format!("{CPU} ({error})")),
     }
 }
 

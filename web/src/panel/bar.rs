@@ -148,7 +148,7 @@ pub fn status(lab: &Lab) -> String {
         let time = number(milliseconds, 0);
         words += &filled("status.time", &[("milliseconds", &time)]);
     }
-    format!("{words} · {}", opened.device)
+    format!("{words} · {}", run.device().unwrap_or_default())
 }
 
 /// Makes a file from the lab's state; `None` if there is nothing to save yet.

@@ -1,0 +1,110 @@
+// Tests of the lab in Firefox, and in WebKitGTK, which has Safari's engine. Both find no GPU on machines like CI's, and then train on
+// the CPU. They need `firefox-esr` and `webkit2gtk-driver`, and a display (`xvfb-run`), without which neither offers WebGL.
+
+import assert from "node:assert/strict";
+import { after, before, describe, test } from "node:test";
+import { firefox, open, openOn, serve, start, startFirefox } from "./browser.mjs";
+import { startWebKit, webkit } from "./webdriver.mjs";
+
+const SIZE = { width: 1440, height: 900 };
+const SMALL = "device=cpu&batch=32&projector=32&encoder_width=4&warmup=0&epochs=4";
+const STEPS = 3;
+
+/** Why an engine is not tested, or `false`. */
+const missing = (found, name) => {
+  if (!found) return `${name} is not installed`;
+  return process.env.DISPLAY ? false : "there is no display: start this by xvfb-run";
+};
+const ENGINES = [
+  {
+    name: "Firefox",
+    skip: missing(firefox(), "firefox-esr"),
+    advice: /about:config/,
+    page: async () => {
+      const { browser, close } = await startFirefox();
+      const page = await browser.newPage();
+      await page.setViewport(SIZE);
+      return { page, close };
+    },
+  },
+  {
+    name: "WebKit",
+    skip: missing(webkit(), "webkit2gtk-driver"),
+    advice: /Safari 26/,
+    page: () => startWebKit(SIZE),
+  },
+];
+
+/** The losses of the first steps. */
+async function losses(lab) {
+  for (let step = 1; step <= STEPS; step++) {
+    await lab.page.evaluate(() => window.lab.command("step"));
+    await lab.until((s) => s.step === step, `step ${step} is done`);
+  }
+  return (await lab.status()).losses;
+}
+
+let server;
+let expected;
+before(async () => {
+  server = await serve();
+  const chromium = await start({ webgpu: false });
+  const lab = await open(chromium.browser, server.address, SMALL);
+  await lab.until((s) => s.device, "Chromium has a device");
+  expected = await losses(lab);
+  await chromium.close();
+});
+after(() => server.close());
+
+for (const engine of ENGINES) {
+  describe(engine.name, { skip: engine.skip }, () => {
+    let started;
+    before(async () => (started = await engine.page()));
+    after(() => started?.close());
+    const opened = async (fragment) => {
+      // Where only the fragment differs, the page of the test before would stay.
+      await started.page.goto("about:blank");
+      const lab = await openOn(started.page, server.address, fragment);
+      const status = await lab.until((s) => s.device, "a device is open");
+      return { lab, status };
+    };
+
+    test("computes what Chromium computes", async () => {
+      const { lab } = await opened(SMALL);
+      // WebAssembly fixes every operation on floats, and the lab brings its own functions: each bit is the same.
+      assert.deepEqual(await losses(lab), expected);
+    });
+
+    test("trains by one click, and the story is told", async () => {
+      const { lab, status: before } = await opened("lang=en&theme=light");
+      assert.match(before.device, /CPU/);
+      assert.match(before.advice, engine.advice);
+      await lab.click("Train");
+      const status = await lab.until((s) => s.step >= 20 && s.scores.length > 0, "it trains");
+      assert.ok(status.losses.at(-1) < status.losses[0], `the loss falls: ${status.losses}`);
+      await lab.picture(`${engine.name}-1`);
+      await lab.click("Next");
+      await lab.until((s) => s.place.story === 2, "the next page is shown");
+      await lab.click("Deutsch");
+      await lab.click("Weiter");
+      await lab.until((s) => s.place.story === 3, "the page after it is shown, in German");
+      await new Promise((resolve) => setTimeout(resolve, 1000));
+      await lab.picture(`${engine.name}-3`);
+      assert.deepEqual(lab.complaints, []);
+    });
+
+    test("obeys keys, and a screen reader's clicks", async () => {
+      const { lab } = await opened(`explore=1&lang=en&${SMALL}`);
+      await lab.page.focus("#canvas");
+      await lab.page.keyboard.press(" ");
+      await lab.until((s) => s.playing, "the space bar plays");
+      await lab.page.keyboard.press("Tab");
+      await lab.page.waitForFunction(() => /Pause/.test(document.getElementById("spoken").textContent), { timeout: 20_000 });
+      await lab.page.waitForSelector('#accessible [aria-label="Pause"]');
+      await lab.page.evaluate(() => document.querySelector('#accessible [aria-label="Pause"]').click());
+      await lab.until((s) => !s.playing, "the mirrored button pauses");
+      await lab.picture(`${engine.name}-laboratory`);
+      assert.deepEqual(lab.complaints, []);
+    });
+  });
+}
