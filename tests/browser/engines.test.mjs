@@ -7,7 +7,7 @@ import { firefox, open, openOn, serve, start, startFirefox } from "./browser.mjs
 import { startWebKit, webkit } from "./webdriver.mjs";
 
 const SIZE = { width: 1440, height: 900 };
-const SMALL = "device=cpu&batch=32&projector=32&encoder_width=4&warmup=0&epochs=4";
+const SMALL = "device=cpu&batch=32&projector=32&encoder_width=4&warmup=0&epochs=4&grow=false";
 const STEPS = 3;
 
 /** Why an engine is not tested, or `false`. */

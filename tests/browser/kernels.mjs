@@ -1,11 +1,11 @@
 // How long each kernel of a training step takes in the browser, by the GPU's own clock:
-//   node kernels.mjs ["device=gpu&batch=32&projector=64&encoder_width=8"]
+//   node kernels.mjs ["device=gpu&batch=32&projector=64&encoder_width=8&grow=false"]
 // Every dispatch gets its own pass with timestamps, so the sum is longer than a step without measurement. The
 // dispatches include one evaluation of the shown pictures, as for every single step.
 
 import { open, serve, start } from "./browser.mjs";
 
-const fragment = process.argv[2] ?? "device=gpu&batch=32&projector=64&encoder_width=8";
+const fragment = process.argv[2] ?? "device=gpu&batch=32&projector=64&encoder_width=8&grow=false";
 
 /** Runs in the worker before it opens its device; names each kernel by the first comment line of its source. */
 function watch() {

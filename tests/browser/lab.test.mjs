@@ -7,7 +7,7 @@ import { PNG } from "pngjs";
 import { open, serve, start } from "./browser.mjs";
 
 // Small enough for software WebGPU on two cores, large enough to learn something in a minute.
-const SMALL = "batch=32&projector=32&encoder_width=4&warmup=0&epochs=4";
+const SMALL = "batch=32&projector=32&encoder_width=4&warmup=0&epochs=4&grow=false";
 
 const mean = (numbers) => numbers.reduce((sum, x) => sum + x, 0) / numbers.length;
 

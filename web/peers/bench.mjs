@@ -34,7 +34,7 @@ const chromiumFlags = [
 ];
 
 // The peers' model as settings of the lab's link; only the bar is drawn.
-const barlowModel = "encoder_width=8&projector=64&batch=32&hide=course,controls,matrix,learned,views,data";
+const barlowModel = "encoder_width=8&grow=false&projector=64&batch=32&hide=course,controls,matrix,learned,views,data";
 
 const contenders = {
   jax: { name: "jax-js 0.1.25", prepare: () => bundle("jax.js"), train: trainPeer, hash: "" },

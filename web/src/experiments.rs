@@ -136,8 +136,8 @@ fn first_if(is_so: bool) -> usize {
 
 /// All experiments. `every_experiment_ends_as_its_text_says` runs them.
 pub const EXPERIMENTS: &[Experiment] = &[
-    experiment!("usual", ["1", "2"], &[], None, 1000, 0, |runs| {
-        first_if(runs[0].score > runs[0].pixels + 0.05)
+    experiment!("usual", ["1", "2"], &[], None, 700, 0, |runs| {
+        first_if(runs[0].score > 1.5 * runs[0].pixels)
     }),
     experiment!(
         "strong-views",
@@ -271,7 +271,7 @@ pub const EXPERIMENTS: &[Experiment] = &[
         "width",
         ["1", "2"],
         &[("encoder_width", "4")],
-        Some(&[("encoder_width", "16")]),
+        Some(&[]),
         400,
         1,
         |runs| first_if(runs[0].score > runs[1].score)

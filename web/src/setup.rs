@@ -70,6 +70,8 @@ pub struct Setup {
     pub warmup: usize,
     /// The number of passes over the pictures.
     pub epochs: usize,
+    /// Whether views are smaller at first, as in the recipe for emoji.
+    pub grow: bool,
     /// The seed of all random numbers.
     pub seed: u64,
     /// Whether views are cropped.
@@ -109,11 +111,12 @@ impl Default for Setup {
             lambda: 0.03,
             batch: 32,
             projector: 64,
-            encoder_width: 8,
+            encoder_width: 16,
             optimizer: OptimizerChoice::AdamW,
             rate: 1.0,
             warmup: 1,
-            epochs: 10,
+            epochs: 6,
+            grow: true,
             seed: 0,
             crop_on: true,
             crop: 0.6,
@@ -162,8 +165,10 @@ impl Setup {
         config.encoder.width = self.encoder_width.clamp(1, MAX_ENCODER_WIDTH);
         config.projector.widths = vec![self.projector.clamp(2, MAX_PROJECTOR_WIDTH); 3];
         config.schedule.epochs = self.epochs.clamp(1, MAX_EPOCHS);
-        // What a learner sees is one size of views, and features as they are.
-        config.schedule.stages.clear();
+        if !self.grow {
+            config.schedule.stages.clear();
+        }
+        // What a learner sees is features as they are.
         config.comparison = Comparison::default();
         config.schedule.warmup_epochs = self.warmup.min(config.schedule.epochs);
         config.schedule.rate_weights = self.rate * self.default_rate();
@@ -236,6 +241,7 @@ impl Setup {
                 projector,
                 encoder_width,
                 optimizer,
+                grow,
                 seed,
                 device,
                 ..
@@ -246,6 +252,7 @@ impl Setup {
                 projector,
                 encoder_width,
                 optimizer,
+                grow,
                 seed,
                 device,
             )

@@ -199,6 +199,11 @@ fn more(ui: &mut Ui, setup: &mut Setup, usual: &Setup) {
         1..=500,
         true,
     );
+    ui.horizontal(|ui| {
+        ui.checkbox(&mut setup.grow, text("control.grow"))
+            .on_hover_text(text("control.grow.hint"));
+        reset(ui, text("control.grow"), &mut setup.grow, usual.grow);
+    });
     choice(
         ui,
         "control.optimizer",

@@ -33,7 +33,8 @@ fn chosen(redrawn: usize, count: usize) -> Vec<usize> {
         .collect()
 }
 
-/// Both views of each picture, as the trainer makes them in `epoch`: all first views, then all second views.
+/// Both views of each picture, as the trainer makes them in `epoch`, but of full size and strength where views grow: all first views,
+/// then all second views.
 fn views_of(config: &Config, pictures: &Pictures, indices: &[usize], epoch: usize) -> Pictures {
     let draws = config.augmentation.draw_views(
         2,
