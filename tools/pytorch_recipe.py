@@ -90,8 +90,8 @@ def main():
     torch.manual_seed(options.seed)
     recipe = RECIPES[options.recipe]
     pictures = emoji() if options.data is None else folder(options.data)
-    # Barlow's recipe for emoji keeps the whole last feature map.
-    grid = 4 if options.data is None else 1
+    # Barlow's recipe for emoji keeps the whole last feature map, that for CIFAR-10 the means of its quarters.
+    grid = 4 if options.data is None else 2
     encoder = Encoder(grid)
     head = projector(4 * WIDTH * grid * grid, recipe["widths"])
     normalize = nn.BatchNorm1d(recipe["widths"][-1], affine=False)
