@@ -11,7 +11,7 @@ mod online_probe;
 mod ranks;
 mod reduce;
 mod resume;
-mod step;
+mod trainer;
 
 pub use checkpoint::{
     Checkpoint, CheckpointError, Progress, encoder_weights, named_tensors, network_weights,
@@ -19,4 +19,4 @@ pub use checkpoint::{
 pub use error::TrainError;
 pub use ranks::Ranks;
 pub use resume::Conversion;
-pub use step::{Embeddings, StepReport, Trainer};
+pub use trainer::{Embeddings, StepReport, Trainer};

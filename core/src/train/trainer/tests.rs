@@ -2,13 +2,16 @@
 
 use burn::tensor::Gradients;
 use pollster::block_on;
+use web_time::Duration;
 
+use super::step::Views;
 use super::*;
 use crate::augment::{Draw, Normalization};
 use crate::data::emoji::emoji;
 use crate::data::{Batch, Cut, PictureLoader, Pictures};
 use crate::device::Units;
 use crate::model::Visitor;
+use crate::ops::precision::Precision;
 use crate::ops::{TrustRatio, augment, dry_run};
 use crate::optim::OptimizerConfig;
 use crate::testing::{cpu, each_device, each_f16_device, values};
