@@ -48,6 +48,7 @@ let server;
 let expected;
 before(async () => {
   server = await serve();
+  if (ENGINES.every((engine) => engine.skip)) return;
   const chromium = await start({ webgpu: false });
   const lab = await open(chromium.browser, server.address, SMALL);
   await lab.until((s) => s.device, "Chromium has a device");
@@ -65,9 +66,23 @@ for (const engine of ENGINES) {
       // Where only the fragment differs, the page of the test before would stay.
       await started.page.goto("about:blank");
       const lab = await openOn(started.page, server.address, fragment);
+      // WebDriver tells no events of a page, so that the page itself takes them down.
+      await lab.page.evaluate(() => {
+        window.complaints = [];
+        const add = (words) => window.complaints.push(String(words));
+        addEventListener("error", (event) => add(event.message));
+        addEventListener("unhandledrejection", (event) => add(event.reason));
+        const tell = console.error;
+        console.error = (...words) => (add(words.join(" ")), tell(...words));
+      });
       const status = await lab.until((s) => s.device, "a device is open");
       return { lab, status };
     };
+    const complaints = async (lab) => [
+      ...lab.complaints,
+      ...(await lab.page.evaluate(() => window.complaints)),
+      ...(await lab.status()).messages,
+    ];
 
     test("computes what Chromium computes", async () => {
       const { lab } = await opened(SMALL);
@@ -75,7 +90,7 @@ for (const engine of ENGINES) {
       assert.deepEqual(await losses(lab), expected);
     });
 
-    test("trains by one click, and the story is told", async () => {
+    test("trains by one click, and turns pages in two languages", async () => {
       const { lab, status: before } = await opened("lang=en&theme=light");
       assert.match(before.device, /CPU/);
       assert.match(before.advice, engine.advice);
@@ -90,7 +105,7 @@ for (const engine of ENGINES) {
       await lab.until((s) => s.place.story === 3, "the page after it is shown, in German");
       await new Promise((resolve) => setTimeout(resolve, 1000));
       await lab.picture(`${engine.name}-3`);
-      assert.deepEqual(lab.complaints, []);
+      assert.deepEqual(await complaints(lab), []);
     });
 
     test("obeys keys, and a screen reader's clicks", async () => {
@@ -104,7 +119,7 @@ for (const engine of ENGINES) {
       await lab.page.evaluate(() => document.querySelector('#accessible [aria-label="Pause"]').click());
       await lab.until((s) => !s.playing, "the mirrored button pauses");
       await lab.picture(`${engine.name}-laboratory`);
-      assert.deepEqual(lab.complaints, []);
+      assert.deepEqual(await complaints(lab), []);
     });
   });
 }

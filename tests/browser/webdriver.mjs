@@ -15,7 +15,7 @@ const KEYS = { Tab: "\uE004", Enter: "\uE007" };
 
 /** The browser of WebKitGTK, or nothing if it is not installed. */
 export function webkit() {
-  if (!existsSync(DRIVER)) return null;
+  if (!existsSync(DRIVER) || !existsSync(LIBRARIES)) return null;
   const folders = readdirSync(LIBRARIES).filter((name) => name.startsWith("webkit2gtk-4"));
   return folders.map((name) => join(LIBRARIES, name, "MiniBrowser")).find(existsSync) ?? null;
 }
@@ -41,8 +41,11 @@ export async function startWebKit({ width, height }) {
     return {
       page,
       close: async () => {
-        await ask("DELETE", `/session/${sessionId}`);
-        driver.kill();
+        try {
+          await ask("DELETE", `/session/${sessionId}`);
+        } finally {
+          driver.kill();
+        }
       },
     };
   } catch (error) {

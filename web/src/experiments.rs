@@ -142,15 +142,17 @@ pub const EXPERIMENTS: &[Experiment] = &[
     experiment!(
         "strong-views",
         ["1", "2"],
-        &[],
+        // Views that grow begin with weaker alterations.
+        &[("grow", "false")],
         Some(&[
+            ("grow", "false"),
             ("crop", "0.08"),
             ("jitter", "1"),
             ("gray_on", "true"),
             ("blur_on", "true"),
             ("solarize_on", "true"),
         ]),
-        300,
+        200,
         0,
         |runs| first_if(runs[0].diagonal > runs[1].diagonal + 0.1)
     ),
@@ -230,8 +232,9 @@ pub const EXPERIMENTS: &[Experiment] = &[
     experiment!(
         "batch",
         ["1", "2", "3"],
-        &[("batch", "16")],
-        Some(&[("batch", "128")]),
+        // Both at the same place of their runs would be at different steps: so no views that grow.
+        &[("batch", "16"), ("grow", "false")],
+        Some(&[("batch", "128"), ("grow", "false")]),
         150,
         0,
         |runs| match runs[0].off_diagonal / runs[1].off_diagonal.max(1e-9) {

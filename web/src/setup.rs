@@ -103,7 +103,7 @@ pub struct Setup {
 }
 
 impl Default for Setup {
-    /// Small enough that a browser's CPU does about ten steps per second, large enough that something is learned.
+    /// Small enough that a browser's CPU does seven steps per second or more, large enough that a minute's learning shows.
     fn default() -> Self {
         Self {
             data: DataChoice::Emoji,

@@ -6,7 +6,7 @@ use barlow_lab::lab::Lab;
 use barlow_lab::page::Place;
 use barlow_lab::panel::{self, View};
 use barlow_lab::setup::DataChoice;
-use eframe::egui::{self, Key, Vec2};
+use eframe::egui::{self, Event, Key, Pos2, Vec2};
 use egui_kittest::Harness;
 use egui_kittest::kittest::{NodeT as _, Queryable as _};
 
@@ -263,6 +263,55 @@ fn from_c_to_an_entry_and_back() {
     harness.get_by_label("Back").click();
     harness.run_steps(2);
     harness.get_by_label_contains("Dimension 0 of 32 pictures");
+}
+
+#[test]
+fn gestures_zoom_from_c_to_an_entry_and_back() {
+    let mut harness = open_panel("device=cpu", Vec2::new(1440.0, 900.0));
+    harness.get_by_label("Train").click();
+    wait(&mut harness, "C is there", |lab| {
+        !lab.runs[0].history.smoothed.is_empty() && lab.runs[0].history.batch.is_some()
+    });
+    harness.get_by_label("Pause").click();
+    wait(&mut harness, "it waits", |lab| !lab.is_playing());
+    let place = |harness: &Harness<'static, State>| lab(harness).page.place;
+    let c = harness
+        .get_by_label_contains("Cross-correlation matrix at step")
+        .rect();
+    // The entry in row 16 and column 48 of 64.
+    let at = c.min + Vec2::new(48.5, 16.5) / 64.0 * c.size();
+    let zoom = |harness: &mut Harness<'static, State>, at: Pos2, factor: f32| {
+        harness.event(Event::PointerMoved(at));
+        harness.run_steps(2);
+        harness.event(Event::Zoom(factor));
+        harness.run_steps(60);
+    };
+    for _ in 0..2 {
+        zoom(&mut harness, at, 1.1);
+        assert_eq!(
+            place(&harness),
+            Place::Story(0),
+            "a small movement does nothing"
+        );
+    }
+    zoom(&mut harness, at, 1.25);
+    assert_eq!(place(&harness), Place::Story(3));
+    let entry = harness.get_by_label_contains("C, entry in row 16 and column 48");
+    let center = entry.rect().center();
+    // One long gesture, in small movements.
+    harness.event(Event::PointerMoved(center));
+    for _ in 0..8 {
+        harness.event(Event::Zoom(0.9));
+        harness.step();
+    }
+    harness.run_steps(60);
+    assert_eq!(
+        place(&harness),
+        Place::Story(3),
+        "first the whole of C is shown"
+    );
+    zoom(&mut harness, center, 0.8);
+    assert_eq!(place(&harness), Place::Story(0), "and then the beginning");
 }
 
 #[test]

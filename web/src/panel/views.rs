@@ -1,4 +1,4 @@
-//! The two views: pairs as the network sees them.
+//! The two views: pairs as the network sees them, in full size and strength where they grow.
 
 use barlow_core::config::Config;
 use barlow_core::data::Pictures;
@@ -46,7 +46,7 @@ fn views_of(config: &Config, pictures: &Pictures, indices: &[usize], epoch: usiz
     augmented(pictures, &draws, config.view_size)
 }
 
-/// The views of one picture as the trainer makes them in `epoch`: the picture itself, its first view, its second view.
+/// The views of one picture as [`views_of`] makes them: the picture itself, its first view, its second view.
 pub(super) fn picture_and_views(run: &PanelRun, picture: usize, epoch: usize) -> Option<Pictures> {
     let data = run.data.as_ref()?;
     let config = run.setup.config(data.train.count(), data.train.size().0);
@@ -96,6 +96,9 @@ impl Pairs {
                     );
                 }
             });
+        }
+        if run.setup.grow {
+            ui.label(RichText::new(text("views.grow")).weak());
         }
     }
 }

@@ -9,8 +9,10 @@ use super::c::{Emphasis, MARGIN, STRIP, paint_axes, upright};
 use super::{State, fill_batch};
 use crate::batch::Batch;
 use crate::lab::Lab;
+use crate::page::Place;
 use crate::panel::matrix::pick;
 use crate::panel::style::sign_button;
+use crate::story::{Figure, step_of};
 use crate::texts::{filled, number, text};
 
 /// The side of a picture in a plot, in points.
@@ -167,11 +169,27 @@ pub fn entry(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
         true => c.translate(vec2(block.x + 24.0, 0.0)),
         false => c.translate(vec2(0.0, block.y)),
     };
+    // Inwards from the whole of C to the entry under the pointer; outwards from there to the whole, and from the whole to the beginning.
+    let gesture = state.zooming(ui, c);
+    let goes_back = matches!(gesture, Some((_, false))) && !state.is_zoomed;
+    match gesture {
+        Some((at, true)) if !state.is_zoomed => {
+            let cell = (at - c.min) / c.size() * width as f32;
+            let of = |at: f32| (at.max(0.0) as usize).min(width - 1);
+            (state.selected, state.is_zoomed) = (Some((of(cell.y), of(cell.x))), true);
+        }
+        Some((_, false)) if state.is_zoomed => state.is_zoomed = false,
+        _ => {}
+    }
+    let (row, column) = state.selected.unwrap_or((row, column));
     zoomed_matrix(state, batch, (row, column), c, ui);
     let (row, column) = state.selected.unwrap_or((row, column));
     let (row, column) = (row.min(width - 1), column.min(width - 1));
     scatter(state, batch, (row, column), plot, ui);
     formula(batch, (row, column), ui);
+    if goes_back {
+        lab.page.place = Place::Story(step_of(Figure::Overview));
+    }
 }
 
 /// C of the batch, or the part of it around an entry with its values.

@@ -7,8 +7,8 @@ mod loss;
 mod overview;
 
 use eframe::egui::{
-    self, Align, Button, CentralPanel, FontId, Layout, Panel, Rect, RichText, ScrollArea, Sense,
-    Ui, Vec2, pos2, vec2,
+    self, Align, Button, CentralPanel, FontId, Layout, Panel, Pos2, Rect, RichText, ScrollArea,
+    Sense, Ui, Vec2, pos2, vec2,
 };
 
 use super::pictures::{Sheet, content_hash};
@@ -36,6 +36,23 @@ const LARGE: f32 = 850.0;
 /// The height below which the sentences are beside the figure, where there is room for both: a laptop at 200%.
 const LOW: f32 = 540.0;
 
+/// The logarithm of the factor from which on a gesture zooms: a fifth larger or smaller.
+const GESTURE: f32 = 0.18;
+
+/// The time in seconds without any zooming after which the next one is another gesture: the wheel's last turn is spread over 0.1 s.
+const BETWEEN_GESTURES: f64 = 0.25;
+
+/// A gesture that zooms: a pinch, or turns of the wheel with Ctrl.
+#[derive(Default)]
+struct Gesture {
+    /// The logarithm of its factor so far.
+    factor: f32,
+    /// When it went on last, in seconds.
+    at: f64,
+    /// Whether it has zoomed: once is enough.
+    is_done: bool,
+}
+
 /// How the story is drawn.
 #[derive(Default)]
 pub struct State {
@@ -44,6 +61,7 @@ pub struct State {
     selected: Option<(usize, usize)>,
     /// Whether C is zoomed into around it.
     is_zoomed: bool,
+    gesture: Gesture,
     /// The dimension of the embedding that is looked at.
     dimension: usize,
     /// A picture and its two views.
@@ -60,6 +78,32 @@ pub struct State {
 }
 
 impl State {
+    /// Where in `area` the visitor zooms, and whether in; once for each gesture.
+    fn zooming(&mut self, ui: &Ui, area: Rect) -> Option<(Pos2, bool)> {
+        let (factor, time, touched, pointer) = ui.input(|input| {
+            let touched = input.multi_touch().map(|touch| touch.center_pos);
+            let pointer = input.pointer.hover_pos();
+            (input.zoom_delta(), input.time, touched, pointer)
+        });
+        if factor == 1.0 {
+            return None;
+        }
+        if time - self.gesture.at > BETWEEN_GESTURES {
+            self.gesture = Gesture::default();
+        }
+        self.gesture.at = time;
+        let at = match touched {
+            Some(center) => Some(center).filter(|at| area.intersect(ui.clip_rect()).contains(*at)),
+            None => pointer.filter(|_| ui.rect_contains_pointer(area)),
+        };
+        let at = at.filter(|_| !self.gesture.is_done)?;
+        self.gesture.factor += factor.ln();
+        self.gesture.is_done = self.gesture.factor.abs() >= GESTURE;
+        self.gesture
+            .is_done
+            .then_some((at, self.gesture.factor > 0.0))
+    }
+
     /// Goes to an entry of C, and zooms into it.
     fn zoom_into(&mut self, lab: &mut Lab, entry: (usize, usize)) {
         (self.selected, self.is_zoomed) = (Some(entry), true);

@@ -103,6 +103,8 @@ pub fn show(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
         if response.clicked() {
             let at = response.interact_pointer_pos().unwrap_or(c.center());
             state.zoom_into(lab, entry(at));
+        } else if let Some((at, true)) = state.zooming(ui, c) {
+            state.zoom_into(lab, entry(at));
         } else if response.hovered() {
             response.on_hover_text_at_pointer(text("figure.zoom"));
         }
