@@ -232,7 +232,7 @@ pub const EXPERIMENTS: &[Experiment] = &[
     experiment!(
         "batch",
         ["1", "2", "3"],
-        // Both at the same place of their runs would be at different steps: so no views that grow.
+        // After as many steps, the two are at different places of their runs, so views must not grow.
         &[("batch", "16"), ("grow", "false")],
         Some(&[("batch", "128"), ("grow", "false")]),
         150,

@@ -38,7 +38,8 @@ pub fn show(lab: &mut Lab, ui: &mut Ui) -> bool {
 
 /// The key of a line that says which run is which, if there are two.
 fn sides(experiment: &Experiment) -> Option<&'static str> {
-    let is_usual = experiment.set.is_empty();
+    // Views of one size are not what an experiment is about.
+    let is_usual = experiment.set.iter().all(|(name, _)| *name == "grow");
     experiment.beside.map(|_| match is_usual {
         true => "question.sides.usual",
         false => "question.sides.two",
