@@ -121,10 +121,12 @@ pub fn show(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
     }
 }
 
+/// The length of the arrows to and from the network, in points.
+const ARROW: f32 = 24.0;
+
 /// The picture, its views and the network to the left of C.
 fn beside(state: &State, ui: &Ui, area: Rect, c: Rect) {
     let side = (0.24 * area.width()).clamp(56.0, 104.0);
-    let net = vec2((0.3 * area.width()).clamp(60.0, 120.0), 0.9 * side);
     // The second view's embedding is C's top, the first view's its left side.
     let (upper, lower) = (
         c.top() + 0.5 * side - STRIP,
@@ -134,14 +136,20 @@ fn beside(state: &State, ui: &Ui, area: Rect, c: Rect) {
         pos2(area.left() + 0.55 * side, 0.5 * (upper + lower)),
         Vec2::splat(side),
     );
-    let views_x = picture.right() + 0.32 * area.width();
+    let views_x = picture.right() + 0.28 * area.width();
+    // There is room for an arrow on each side of the network.
+    let room = area.right() - views_x - 0.5 * side - 2.0 * ARROW;
+    let net = vec2(
+        (0.3 * area.width()).min(room).clamp(60.0, 120.0),
+        0.9 * side,
+    );
     let painter = ui.painter();
     paint_picture(state, ui, 0, picture, text("figure.picture"));
     for (view, y, name) in [(2, upper, "figure.view_b"), (1, lower, "figure.view_a")] {
         let place = Rect::from_center_size(pos2(views_x, y), Vec2::splat(side));
         paint_picture(state, ui, view, place, text(name));
         arrow(painter, ui, picture.right_center(), place.left_center());
-        let center = pos2(place.right() + 24.0 + 0.5 * net.x, y);
+        let center = pos2(place.right() + ARROW + 0.5 * net.x, y);
         network(painter, ui, Rect::from_center_size(center, net));
         arrow(
             painter,
