@@ -122,7 +122,7 @@ pub fn show(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
 }
 
 /// The length of the arrows to and from the network, in points.
-const ARROW: f32 = 24.0;
+const ARROW: f32 = 18.0;
 
 /// The picture, its views and the network to the left of C.
 fn beside(state: &State, ui: &Ui, area: Rect, c: Rect) {
@@ -136,7 +136,7 @@ fn beside(state: &State, ui: &Ui, area: Rect, c: Rect) {
         pos2(area.left() + 0.55 * side, 0.5 * (upper + lower)),
         Vec2::splat(side),
     );
-    let views_x = picture.right() + 0.28 * area.width();
+    let views_x = picture.right() + 0.24 * area.width();
     // There is room for an arrow on each side of the network.
     let room = area.right() - views_x - 0.5 * side - 2.0 * ARROW;
     let net = vec2(
