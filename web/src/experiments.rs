@@ -142,10 +142,11 @@ pub const EXPERIMENTS: &[Experiment] = &[
     experiment!(
         "strong-views",
         ["1", "2"],
-        // Views that grow begin with weaker alterations.
-        &[("grow", "false")],
+        // Views that grow begin with weaker alterations; those of full size take longer, hence the narrow encoder.
+        &[("grow", "false"), ("encoder_width", "8")],
         Some(&[
             ("grow", "false"),
+            ("encoder_width", "8"),
             ("crop", "0.08"),
             ("jitter", "1"),
             ("gray_on", "true"),
@@ -233,8 +234,9 @@ pub const EXPERIMENTS: &[Experiment] = &[
         "batch",
         ["1", "2", "3"],
         // After as many steps, the two are at different places of their runs, so views must not grow.
-        &[("batch", "16"), ("grow", "false")],
-        Some(&[("batch", "128"), ("grow", "false")]),
+        // A narrow encoder, as 128 pictures of full size take long.
+        &[("batch", "16"), ("grow", "false"), ("encoder_width", "8"),],
+        Some(&[("batch", "128"), ("grow", "false"), ("encoder_width", "8"),]),
         150,
         0,
         |runs| match runs[0].off_diagonal / runs[1].off_diagonal.max(1e-9) {

@@ -225,6 +225,12 @@ impl Lab {
             return;
         }
         let steps = asked.experiment.steps;
+        // The first that is there waits, so that it takes no time from the other, and both are judged after as many steps.
+        for run in &mut self.runs {
+            if run.history.steps.len() >= steps {
+                run.pause();
+            }
+        }
         let mut readings = Vec::new();
         for run in &self.runs {
             let baseline = run

@@ -38,8 +38,11 @@ pub fn show(lab: &mut Lab, ui: &mut Ui) -> bool {
 
 /// The key of a line that says which run is which, if there are two.
 fn sides(experiment: &Experiment) -> Option<&'static str> {
-    // Views of one size are not what an experiment is about.
-    let is_usual = experiment.set.iter().all(|(name, _)| *name == "grow");
+    // What only keeps an experiment short is not what it is about.
+    let is_usual = experiment
+        .set
+        .iter()
+        .all(|(name, _)| ["grow", "encoder_width"].contains(name) && experiment.set.len() > 1);
     experiment.beside.map(|_| match is_usual {
         true => "question.sides.usual",
         false => "question.sides.two",
