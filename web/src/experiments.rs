@@ -235,8 +235,8 @@ pub const EXPERIMENTS: &[Experiment] = &[
         ["1", "2", "3"],
         // After as many steps, the two are at different places of their runs, so views must not grow.
         // A narrow encoder, as 128 pictures of full size take long.
-        &[("batch", "16"), ("grow", "false"), ("encoder_width", "8"),],
-        Some(&[("batch", "128"), ("grow", "false"), ("encoder_width", "8"),]),
+        &[("batch", "16"), ("grow", "false"), ("encoder_width", "8")],
+        Some(&[("batch", "128"), ("grow", "false"), ("encoder_width", "8")]),
         150,
         0,
         |runs| match runs[0].off_diagonal / runs[1].off_diagonal.max(1e-9) {

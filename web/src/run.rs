@@ -101,10 +101,10 @@ impl PanelRun {
         let opened = self.opened.as_ref()?;
         let fell_back =
             opened.device == CPU && self.setup.device != DeviceChoice::Cpu && !self.on_cpu;
-        let reason = match platform::has_gpu_api() {
-            _ if !fell_back => "",
-            true => text("status.no_gpu"),
-            false => text("status.no_api"),
+        let reason = match (fell_back, platform::has_gpu_api()) {
+            (false, _) => "",
+            (true, true) => text("status.no_gpu"),
+            (true, false) => text("status.no_api"),
         };
         Some(opened.device.clone() + reason)
     }

@@ -242,8 +242,8 @@ fn picture(harness: &mut Harness<'static, State>, name: &str) {
     harness.render().unwrap().save(path).unwrap();
 }
 
-#[test]
-fn from_c_to_an_entry_and_back() {
+/// The story's first page with a C, paused.
+fn panel_with_c() -> Harness<'static, State> {
     let mut harness = open_panel("device=cpu", Vec2::new(1440.0, 900.0));
     harness.get_by_label("Train").click();
     wait(&mut harness, "C is there", |lab| {
@@ -251,6 +251,29 @@ fn from_c_to_an_entry_and_back() {
     });
     harness.get_by_label("Pause").click();
     wait(&mut harness, "it waits", |lab| !lab.is_playing());
+    harness
+}
+
+/// Of two runs, the one whose steps take less time would otherwise go on, and be judged by later scores.
+#[test]
+fn both_runs_of_an_experiment_are_judged_after_as_many_steps() {
+    let mut harness = open_panel("story=8&device=cpu&experiment=batch", DESKTOP);
+    harness.get_by_label("In that of 16 pictures").click();
+    wait(&mut harness, "it is judged", |lab| {
+        lab.asked
+            .as_ref()
+            .is_some_and(|asked| asked.outcome.is_some())
+    });
+    let done = [0, 1].map(|run| lab(&harness).runs[run].history.steps.len());
+    assert!(
+        done.iter().all(|done| (150..160).contains(done)),
+        "{done:?} steps"
+    );
+}
+
+#[test]
+fn from_c_to_an_entry_and_back() {
+    let mut harness = panel_with_c();
     harness
         .get_by_label_contains("Cross-correlation matrix at step")
         .click();
@@ -267,13 +290,7 @@ fn from_c_to_an_entry_and_back() {
 
 #[test]
 fn gestures_zoom_from_c_to_an_entry_and_back() {
-    let mut harness = open_panel("device=cpu", Vec2::new(1440.0, 900.0));
-    harness.get_by_label("Train").click();
-    wait(&mut harness, "C is there", |lab| {
-        !lab.runs[0].history.smoothed.is_empty() && lab.runs[0].history.batch.is_some()
-    });
-    harness.get_by_label("Pause").click();
-    wait(&mut harness, "it waits", |lab| !lab.is_playing());
+    let mut harness = panel_with_c();
     let place = |harness: &Harness<'static, State>| lab(harness).page.place;
     let c = harness
         .get_by_label_contains("Cross-correlation matrix at step")

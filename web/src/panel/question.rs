@@ -38,12 +38,10 @@ pub fn show(lab: &mut Lab, ui: &mut Ui) -> bool {
 
 /// The key of a line that says which run is which, if there are two.
 fn sides(experiment: &Experiment) -> Option<&'static str> {
-    // What only keeps an experiment short is not what it is about.
-    let is_usual = experiment
-        .set
-        .iter()
-        .all(|(name, _)| ["grow", "encoder_width"].contains(name) && experiment.set.len() > 1);
-    experiment.beside.map(|_| match is_usual {
+    let beside = experiment.beside?;
+    // What both runs share is not what the experiment changes.
+    let is_usual = experiment.set.iter().all(|pair| beside.contains(pair));
+    Some(match is_usual {
         true => "question.sides.usual",
         false => "question.sides.two",
     })

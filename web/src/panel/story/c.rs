@@ -96,6 +96,13 @@ impl Matrix {
     }
 }
 
+/// Row and column of the entry at `at`, where the whole of C, `width` wide, is painted into `rect`.
+pub fn entry_at(at: Pos2, rect: Rect, width: usize) -> (usize, usize) {
+    let cell = (at - rect.min) / rect.size() * width as f32;
+    let of = |place: f32| (place.max(0.0) as usize).min(width - 1);
+    (of(cell.y), of(cell.x))
+}
+
 /// The whole of a texture.
 pub fn whole() -> Rect {
     Rect::from_min_max(Pos2::ZERO, pos2(1.0, 1.0))

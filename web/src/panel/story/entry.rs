@@ -5,7 +5,7 @@ use eframe::egui::{
     self, Align2, Color32, FontId, Rect, Sense, Slider, Stroke, StrokeKind, Ui, Vec2, pos2, vec2,
 };
 
-use super::c::{Emphasis, MARGIN, STRIP, paint_axes, upright};
+use super::c::{Emphasis, MARGIN, STRIP, entry_at, paint_axes, upright};
 use super::{State, fill_batch};
 use crate::batch::Batch;
 use crate::lab::Lab;
@@ -174,9 +174,7 @@ pub fn entry(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
     let goes_back = matches!(gesture, Some((_, false))) && !state.is_zoomed;
     match gesture {
         Some((at, true)) if !state.is_zoomed => {
-            let cell = (at - c.min) / c.size() * width as f32;
-            let of = |at: f32| (at.max(0.0) as usize).min(width - 1);
-            (state.selected, state.is_zoomed) = (Some((of(cell.y), of(cell.x))), true);
+            (state.selected, state.is_zoomed) = (Some(entry_at(at, c, width)), true);
         }
         Some((_, false)) if state.is_zoomed => state.is_zoomed = false,
         _ => {}

@@ -5,7 +5,7 @@ use eframe::egui::{
     pos2, vec2,
 };
 
-use super::c::{Emphasis, MARGIN, STRIP, paint_axes, whole};
+use super::c::{Emphasis, MARGIN, STRIP, entry_at, paint_axes, whole};
 use super::{State, numbers};
 use crate::history::describe;
 use crate::lab::Lab;
@@ -93,18 +93,11 @@ pub fn show(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
     response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, &words));
     if !history.smoothed.is_empty() {
         let width = history.width;
-        let entry = |at: Pos2| {
-            let cell = (at - c.min) / c.size() * width as f32;
-            (
-                (cell.y.max(0.0) as usize).min(width - 1),
-                (cell.x.max(0.0) as usize).min(width - 1),
-            )
-        };
         if response.clicked() {
             let at = response.interact_pointer_pos().unwrap_or(c.center());
-            state.zoom_into(lab, entry(at));
+            state.zoom_into(lab, entry_at(at, c, width));
         } else if let Some((at, true)) = state.zooming(ui, c) {
-            state.zoom_into(lab, entry(at));
+            state.zoom_into(lab, entry_at(at, c, width));
         } else if response.hovered() {
             response.on_hover_text_at_pointer(text("figure.zoom"));
         }
