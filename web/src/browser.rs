@@ -75,6 +75,7 @@ async fn draw(window: Window, known: Known) -> Result<(), String> {
     let canvas: HtmlCanvasElement = element("canvas")?
         .dyn_into()
         .map_err(|_| "#canvas is not a canvas element")?;
+    prepare_context(&canvas);
     let mirror = Mirror::new(element("accessible")?, element("spoken")?);
     let runner = eframe::WebRunner::new();
     let create: eframe::AppCreator<'static> = {
@@ -102,9 +103,12 @@ async fn draw(window: Window, known: Known) -> Result<(), String> {
             Ok(Box::new(App::new(lab, context)))
         })
     };
-    let started = runner
-        .start(canvas.clone(), eframe::WebOptions::default(), create)
-        .await;
+    let options = eframe::WebOptions {
+        // The panel has no gradients that it would smooth, and every pixel pays for it.
+        dithering: false,
+        ..eframe::WebOptions::default()
+    };
+    let started = runner.start(canvas.clone(), options, create).await;
     started.map_err(|error| {
         format!("{}. The lab draws with WebGL 2: allow hardware acceleration in the browser's settings, or use another browser", words(&error))
     })?;
@@ -118,6 +122,17 @@ async fn draw(window: Window, known: Known) -> Result<(), String> {
     }
     redraw_when_lost(window, &canvas, runner, known);
     Ok(())
+}
+
+/// Creates the canvas's WebGL context before eframe asks for it and gets the same one: by default a context is multisampled and is
+/// blended with the page behind it. egui smooths its edges itself, and nothing of the page is behind it; where the CPU draws, both
+/// take most of a frame. Without WebGL, eframe finds the same, and says so.
+fn prepare_context(canvas: &HtmlCanvasElement) {
+    let attributes = Object::new();
+    for name in ["antialias", "alpha", "depth", "stencil"] {
+        _ = Reflect::set(&attributes, &name.into(), &false.into());
+    }
+    _ = canvas.get_context_with_context_options("webgl2", &attributes);
 }
 
 /// Replaces the canvas when it loses its context: otherwise it stays blank.

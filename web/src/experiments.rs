@@ -268,7 +268,7 @@ pub const EXPERIMENTS: &[Experiment] = &[
         ["1", "2"],
         &[("data", "fashion")],
         None,
-        600,
+        500,
         1,
         |runs| { first_if(runs[0].score > runs[0].pixels) }
     ),
@@ -343,7 +343,10 @@ mod tests {
             _ => {}
         }));
         let (history, baseline) = (history.into_inner(), baseline.into_inner());
-        Reading::of(&history, baseline, steps.min(history.steps.len())).unwrap()
+        let reading = Reading::of(&history, baseline, steps);
+        reading.unwrap_or_else(|| {
+            panic!("the run ends after {} steps, and {steps} are asked for", history.steps.len())
+        })
     }
 
     /// Every experiment is run as a visitor's browser runs it, and has the outcome that the text behind it explains.

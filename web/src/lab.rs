@@ -3,16 +3,17 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use eframe::egui;
+use web_time::Duration;
 
 use crate::dataset::{DataSource, OwnPictures};
 use crate::experiments::{self, Experiment, Reading};
 use crate::link::Link;
 use crate::page::{Page, Place};
 use crate::platform::{self, Picture};
-use crate::run::PanelRun;
+use crate::run::{Activity, PanelRun};
 use crate::setup::{DataChoice, Setup};
 use crate::texts::{Language, filled};
 use crate::worker::Request;
@@ -60,13 +61,23 @@ pub struct Lab {
 #[derive(Clone)]
 pub struct Wake(Arc<Mutex<egui::Context>>);
 
+/// How long a redraw for what the trainer sends can wait. Messages that arrive meanwhile share it, so that drawing leaves time for
+/// training; nobody sees a thirtieth of a second.
+const MESSAGES_WAIT: Duration = Duration::from_millis(33);
+
 impl Wake {
-    /// Requests a redraw.
+    /// Requests a redraw at once, and another one, in which the layout settles.
     pub fn wake(&self) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .request_repaint();
+        self.context().request_repaint();
+    }
+
+    /// Requests a single redraw, which can wait for further messages.
+    pub fn wake_soon(&self) {
+        self.context().request_repaint_after(MESSAGES_WAIT);
+    }
+
+    fn context(&self) -> MutexGuard<'_, egui::Context> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -238,6 +249,11 @@ impl Lab {
                 .as_ref()
                 .and_then(|opened| opened.baseline.as_ref())
                 .map(|baseline| (baseline.pixels, baseline.untrained));
+            // A run that is shorter is judged by its end: otherwise nobody would ever learn the answer.
+            let steps = match run.activity {
+                Activity::Finished => steps.min(run.history.steps.len()),
+                _ => steps,
+            };
             let Some(reading) = Reading::of(&run.history, baseline, steps) else {
                 return;
             };
@@ -321,7 +337,7 @@ impl Lab {
                     let wake = self.wake.clone();
                     let start = Box::new(move || {
                         let wake = wake.clone();
-                        Link::new(move || wake.wake())
+                        Link::new(move || wake.wake_soon())
                     });
                     let mut run = PanelRun::new(setup, source.clone(), start);
                     run.send(Request::Pace(self.pace));
@@ -417,7 +433,9 @@ impl Lab {
     /// Handles what has arrived from trainers, file readers and downloads.
     pub fn receive(&mut self) {
         for run in &mut self.runs {
-            run.receive();
+            if run.receive() {
+                self.wake.wake();
+            }
             if let Some(notice) = run.notice.take() {
                 self.messages.push(notice);
             }

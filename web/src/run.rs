@@ -222,14 +222,25 @@ impl PanelRun {
         }
     }
 
-    /// Takes in what the session told.
-    pub fn receive(&mut self) {
+    /// Takes in what the session told. Returns whether that was more than steps and matrices, so that the layout may change.
+    pub fn receive(&mut self) -> bool {
+        let mut is_rare = false;
         while let Some(received) = self.link.receive() {
             match received {
-                Received::Message(message) => self.take(*message),
-                Received::Lost(reason) => self.recover(&reason),
+                Received::Message(message) => {
+                    is_rare |= !matches!(
+                        *message,
+                        Message::Step { .. } | Message::Correlation { .. }
+                    );
+                    self.take(*message);
+                }
+                Received::Lost(reason) => {
+                    is_rare = true;
+                    self.recover(&reason);
+                }
             }
         }
+        is_rare
     }
 
     fn take(&mut self, message: Message) {
