@@ -345,7 +345,10 @@ mod tests {
         let (history, baseline) = (history.into_inner(), baseline.into_inner());
         let reading = Reading::of(&history, baseline, steps);
         reading.unwrap_or_else(|| {
-            panic!("the run ends after {} steps, and {steps} are asked for", history.steps.len())
+            panic!(
+                "the run ends after {} steps, and {steps} are asked for",
+                history.steps.len()
+            )
         })
     }
 

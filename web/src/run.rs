@@ -228,10 +228,8 @@ impl PanelRun {
         while let Some(received) = self.link.receive() {
             match received {
                 Received::Message(message) => {
-                    is_rare |= !matches!(
-                        *message,
-                        Message::Step { .. } | Message::Correlation { .. }
-                    );
+                    is_rare |=
+                        !matches!(*message, Message::Step { .. } | Message::Correlation { .. });
                     self.take(*message);
                 }
                 Received::Lost(reason) => {

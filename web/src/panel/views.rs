@@ -1,9 +1,9 @@
-//! The two views: pairs as the network sees them, in full size and strength where they grow.
+//! The two views: pictures, and below each the pair that the network sees, in full size and strength where views grow.
 
 use barlow_core::config::Config;
 use barlow_core::data::Pictures;
 use barlow_core::ops::augmented;
-use eframe::egui::{RichText, Sense, Ui};
+use eframe::egui::{Align2, FontId, RichText, Sense, Ui, vec2};
 
 use super::pictures::{Sheet, content_hash};
 use super::style::{sign_button, title};
@@ -16,6 +16,19 @@ const PAIRS: usize = 8;
 
 /// The side of a view on the page, in points.
 const SIDE: f32 = 52.0;
+
+/// The rows: the picture, its first view, its second view. Each with the keys of its name, and of the name of one of its pictures.
+const ROWS: [(&str, &str); 3] = [
+    ("figure.picture", "views.picture"),
+    ("figure.view_a", "views.first"),
+    ("figure.view_b", "views.second"),
+];
+
+/// The width of the rows' names, in points.
+const NAMES: f32 = 66.0;
+
+/// The space between two pictures, in points.
+const GAP: f32 = 8.0;
 
 /// The pairs that are shown.
 #[derive(Default)]
@@ -46,16 +59,27 @@ fn views_of(config: &Config, pictures: &Pictures, indices: &[usize], epoch: usiz
     augmented(pictures, &draws, config.view_size)
 }
 
-/// The views of one picture as [`views_of`] makes them: the picture itself, its first view, its second view.
+/// The pictures themselves, then all that [`views_of`] makes of them.
+fn pictures_and_views(
+    config: &Config,
+    pictures: &Pictures,
+    indices: &[usize],
+    epoch: usize,
+) -> Pictures {
+    let views = views_of(config, pictures, indices, epoch);
+    let (height, width) = views.size();
+    let originals = indices.iter().map(|index| pictures.picture(*index));
+    let views = (0..views.count()).map(|index| views.picture(index));
+    let bytes = originals.chain(views).flatten().copied().collect();
+    Pictures::new(height, width, bytes)
+}
+
+/// One picture, its first view, and its second view.
 pub(super) fn picture_and_views(run: &PanelRun, picture: usize, epoch: usize) -> Option<Pictures> {
     let data = run.data.as_ref()?;
     let config = run.setup.config(data.train.count(), data.train.size().0);
     let picture = picture.min(data.train.count().checked_sub(1)?);
-    let views = views_of(&config, &data.train, &[picture], epoch);
-    let (height, width) = views.size();
-    let of = |pictures: &Pictures, index: usize| pictures.picture(index).to_vec();
-    let bytes = [of(&data.train, picture), of(&views, 0), of(&views, 1)].concat();
-    Some(Pictures::new(height, width, bytes))
+    Some(pictures_and_views(&config, &data.train, &[picture], epoch))
 }
 
 impl Pairs {
@@ -64,8 +88,31 @@ impl Pairs {
         self.redrawn += 1;
     }
 
-    /// Draws pairs, each view as large as `side`, and as many as there is room for.
-    pub(super) fn grid(&mut self, lab: &Lab, side: f32, ui: &mut Ui) {
+    /// The width of a grid of as many pictures as fit into `width`, and their number.
+    fn fitting(width: f32, side: f32) -> (f32, usize) {
+        let fit = ((width - NAMES) / (side + GAP)) as usize;
+        let fit = fit.clamp(1, PAIRS);
+        (NAMES + fit as f32 * (side + GAP), fit)
+    }
+
+    /// Draws the grid in the middle, as large as there is room.
+    pub(super) fn large(&mut self, lab: &Lab, ui: &mut Ui) {
+        const SIDES: [f32; 2] = [64.0, 190.0];
+        const FEWEST: f32 = 3.0;
+        let room = ui.available_size();
+        // As high as the page, but no fewer than three.
+        let side = ((room.y - 40.0) / ROWS.len() as f32 - GAP)
+            .min((room.x - NAMES) / FEWEST - GAP)
+            .clamp(SIDES[0], SIDES[1]);
+        let (width, _) = Self::fitting(room.x, side);
+        ui.horizontal(|ui| {
+            ui.add_space(0.5 * (room.x - width).max(0.0));
+            ui.vertical(|ui| self.grid(lab, side, ui));
+        });
+    }
+
+    /// Draws pictures with their views below, each as large as `side`, and as many as there is room for.
+    fn grid(&mut self, lab: &Lab, side: f32, ui: &mut Ui) {
         let Some(run) = lab.runs.first() else { return };
         let Some(data) = &run.data else { return };
         let config = run.setup.config(data.train.count(), data.train.size().0);
@@ -81,17 +128,26 @@ impl Pairs {
         ));
         let redrawn = self.redrawn;
         self.sheet.fill(ui.ctx(), key, || {
-            views_of(&config, &data.train, &indices, redrawn)
+            pictures_and_views(&config, &data.train, &indices, redrawn)
         });
-        let fit = ((ui.available_width() / (side + 8.0)) as usize).clamp(1, indices.len());
-        for (view, name) in [(0, "views.first"), (1, "views.second")] {
+        let (_, fit) = Self::fitting(ui.available_width(), side);
+        for (row, (name, picture)) in ROWS.into_iter().enumerate() {
             ui.horizontal(|ui| {
-                for i in 0..fit {
+                ui.spacing_mut().item_spacing.x = GAP;
+                let (place, _) = ui.allocate_exact_size(vec2(NAMES - GAP, side), Sense::hover());
+                ui.painter().text(
+                    place.left_center(),
+                    Align2::LEFT_CENTER,
+                    text(name),
+                    FontId::proportional(13.0),
+                    ui.visuals().weak_text_color(),
+                );
+                for i in 0..fit.min(indices.len()) {
                     self.sheet.show(
                         ui,
-                        view * indices.len() + i,
+                        row * indices.len() + i,
                         side,
-                        &filled(name, &[("picture", &(i + 1).to_string())]),
+                        &filled(picture, &[("picture", &(i + 1).to_string())]),
                         Sense::hover(),
                     );
                 }

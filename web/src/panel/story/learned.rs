@@ -14,7 +14,7 @@ use crate::texts::{percent, text};
 const ROWS: usize = 3;
 
 /// The smallest and the largest side of a picture, in points.
-const SIDES: [f32; 2] = [44.0, 76.0];
+const SIDES: [f32; 2] = [44.0, 104.0];
 
 /// Neighbors that are shown.
 const NEIGHBORS: usize = 4;

@@ -211,15 +211,7 @@ fn figure(lab: &mut Lab, state: &mut State, sheet: &mut Sheet, figure: Figure, u
                 }
             });
             ui.add_space(10.0);
-            let side = ((ui.available_width() - 40.0) / 8.0 - 8.0)
-                .min(0.5 * ui.available_height() - 20.0)
-                .clamp(64.0, 170.0);
-            let fit = ((ui.available_width() / (side + 8.0)) as usize).clamp(1, 8);
-            let used = fit as f32 * (side + 8.0);
-            ui.horizontal(|ui| {
-                ui.add_space(0.5 * (ui.available_width() - used).max(0.0));
-                ui.vertical(|ui| state.pairs.grid(lab, side, ui));
-            });
+            state.pairs.large(lab, ui);
         }
         Figure::Dimension => entry::dimension(lab, state, ui),
         Figure::Entry => entry::entry(lab, state, ui),
