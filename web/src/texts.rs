@@ -93,11 +93,22 @@ pub fn filled(key: &'static str, values: &[(&str, &str)]) -> String {
 
 /// A number as the language in use writes it, with that many digits after the point.
 pub fn number(value: f64, digits: usize) -> String {
-    let written = format!("{value:.digits$}").replace('-', "−");
+    localized(&format!("{value:.digits$}"))
+}
+
+/// A number as the language writes it, from how Rust does.
+pub fn localized(written: &str) -> String {
+    let written = written.replace('-', "−");
     match language() {
         Language::English => written,
         Language::German => written.replace('.', ","),
     }
+}
+
+/// The number that a visitor typed, with a point or a comma.
+pub fn parsed(typed: &str) -> Option<f64> {
+    let typed = typed.trim().replace('−', "-").replace(',', ".");
+    typed.parse().ok().filter(|value: &f64| value.is_finite())
 }
 
 /// A fraction in percent.
@@ -115,6 +126,22 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+
+    #[test]
+    fn numbers_are_read_as_they_are_written() {
+        for chosen in [Language::English, Language::German] {
+            set_language(chosen);
+            for value in [0.0, 0.03, -1.5, 128.0] {
+                assert_eq!(parsed(&number(value, 2)), Some(value));
+            }
+        }
+        assert_eq!(number(0.03, 2), "0,03");
+        set_language(Language::English);
+        assert_eq!(number(-0.03, 2), "−0.03");
+        for wrong in ["", "a", "1,2,3", "inf", "NaN"] {
+            assert_eq!(parsed(wrong), None, "{wrong}");
+        }
+    }
 
     /// The names in braces.
     fn blanks(text: &str) -> BTreeSet<&str> {

@@ -1,11 +1,11 @@
 //! Plots of the runs' metrics over their steps.
 
-use eframe::egui::{Color32, Ui};
-use egui_plot::{Corner, HLine, Legend, Line, LineStyle, Plot, PlotPoints};
+use eframe::egui::{Color32, Rangef, Sense, Shape, Stroke, Ui, vec2};
+use egui_plot::{AxisHints, HLine, Line, LineStyle, Plot, PlotPoints};
 
-use super::style::{BLUE, GREEN, RED, RUN_COLORS};
+use super::style::{BLUE, GREEN, OCHER, RED, RUN_COLORS};
 use crate::run::PanelRun;
-use crate::texts::{percent, text};
+use crate::texts::{localized, number, percent, text};
 
 /// The maximum number of points per curve: more cannot be distinguished.
 const POINTS: usize = 300;
@@ -13,8 +13,9 @@ const POINTS: usize = 300;
 /// The height of a plot.
 const HEIGHT: f32 = 170.0;
 
-/// The width of a plot relative to its curves: the legend needs the rest.
-const LEGEND_ROOM: f64 = 1.55;
+/// The distances in points from which on the numbers of ticks are shown, and from which on in full color: those of the steps, which are
+/// beside each other, and the others, which are above each other.
+const TICKS: [[f32; 2]; 2] = [[36.0, 48.0], [16.0, 24.0]];
 
 /// A curve of a plot.
 struct Curve {
@@ -162,6 +163,43 @@ pub(super) fn thinned(count: usize, point: impl Fn(usize) -> [f64; 2]) -> Vec<[f
     points
 }
 
+/// Names a line beside a piece of it. In the plot, names would lie on the lines.
+pub(super) fn legend(ui: &mut Ui, name: &str, color: Color32, style: LineStyle) {
+    ui.horizontal(|ui| {
+        let (area, _) = ui.allocate_exact_size(vec2(22.0, 12.0), Sense::hover());
+        let ends = [area.left_center(), area.right_center()];
+        let stroke = Stroke::new(2.5, color);
+        match style {
+            LineStyle::Solid => _ = ui.painter().line_segment(ends, stroke),
+            LineStyle::Dashed { length } => {
+                // As egui_plot draws them.
+                let gap = length * 0.618;
+                ui.painter()
+                    .extend(Shape::dashed_line(&ends, stroke, length, gap));
+            }
+            LineStyle::Dotted { spacing } => {
+                let dots = Shape::dotted_line(&ends, color, spacing, 0.5 * stroke.width);
+                ui.painter().extend(dots);
+            }
+        }
+        ui.label(name);
+    });
+}
+
+fn spacing(axis: usize) -> Rangef {
+    let [min, max] = TICKS[axis];
+    Rangef::new(min, max)
+}
+
+/// The axis of the steps.
+pub(super) fn axis_of_steps<'a>() -> Vec<AxisHints<'a>> {
+    vec![
+        AxisHints::new_x()
+            .label(text("curves.steps"))
+            .label_spacing(spacing(0)),
+    ]
+}
+
 fn plot(
     ui: &mut Ui,
     title: &str,
@@ -172,39 +210,41 @@ fn plot(
 ) {
     ui.label(title);
     let formatted = move |value: f64| match logarithmic {
-        true => format!("{:.3}", 10f64.powf(value)),
-        false => format!("{value:.2}"),
+        true => number(10f64.powf(value), 3),
+        false => number(value, 2),
     };
-    let last = curves
-        .iter()
-        .filter_map(|curve| Some(curve.points.last()?[0]))
-        .fold(0.0, f64::max);
+    let dashed = LineStyle::dashed_loose();
+    let color_of = |baseline| match baseline == text("learned.untrained") {
+        true => Color32::GRAY,
+        false => OCHER,
+    };
+    ui.horizontal_wrapped(|ui| {
+        for curve in &curves {
+            legend(ui, &curve.name, curve.color, curve.style);
+        }
+        for (name, _) in baselines {
+            legend(ui, name, color_of(*name), dashed);
+        }
+    });
     let plot = Plot::new(id)
         .height(HEIGHT)
-        // An empty plot begins at step 0, where the run will begin, and the legend has a place of its own.
+        // An empty plot begins at step 0, where the run will begin.
         .include_x(0.0)
-        .include_x((LEGEND_ROOM * last).max(10.0))
+        .include_x(10.0)
+        .custom_x_axes(axis_of_steps())
+        .custom_y_axes(vec![AxisHints::new_y().label_spacing(spacing(1))])
         .allow_zoom(false)
         .allow_drag(false)
         .allow_scroll(false)
         .allow_boxed_zoom(false)
         .show_axes([true, true])
         .show_grid([false, true])
-        .legend(
-            Legend::default()
-                .position(Corner::RightTop)
-                .background_alpha(0.6),
-        )
         .y_axis_formatter(move |mark, _| match logarithmic {
             true => {
                 let value = 10f64.powf(mark.value);
-                if value >= 1.0 {
-                    format!("{value:.0}")
-                } else {
-                    format!("{value:.2}")
-                }
+                number(value, if value >= 1.0 { 0 } else { 2 })
             }
-            false => format!("{}", (mark.value * 100.0).round() / 100.0),
+            false => localized(&format!("{}", (mark.value * 100.0).round() / 100.0)),
         })
         .label_formatter(move |at| {
             let (name, value) = match at {
@@ -224,15 +264,10 @@ fn plot(
         });
     plot.show(ui, |ui| {
         for (name, value) in baselines {
-            let color = if *name == text("learned.untrained") {
-                Color32::GRAY
-            } else {
-                Color32::from_rgb(0xb0, 0x80, 0x20)
-            };
             ui.hline(
                 HLine::new(*name, *value)
-                    .color(color)
-                    .style(LineStyle::dashed_loose()),
+                    .color(color_of(*name))
+                    .style(dashed),
             );
         }
         for curve in curves {

@@ -1,14 +1,14 @@
 //! C's diagonal, its other entries, and the loss: C with a part of it emphasized, and how that part developed.
 
 use barlow_core::train::StepReport;
-use eframe::egui::{Color32, Rect, RichText, Sense, Stroke, Ui, Vec2, vec2};
+use eframe::egui::{Color32, Rect, RichText, Sense, Ui, Vec2};
 use egui_plot::{HLine, Line, LineStyle, Plot, PlotPoints};
 
 use super::State;
 use super::c::{Emphasis, MARGIN, paint_axes, whole};
 use crate::history::{History, describe, diagonal_and_rest};
 use crate::lab::Lab;
-use crate::panel::curves::thinned;
+use crate::panel::curves::{axis_of_steps, legend, thinned};
 use crate::panel::style::{BLUE, RED};
 use crate::texts::{filled, number, text};
 
@@ -150,14 +150,7 @@ fn curves(
     goal: Option<f64>,
 ) {
     for (key, color, _) in quantities {
-        ui.horizontal(|ui| {
-            let (line, _) = ui.allocate_exact_size(vec2(18.0, 12.0), Sense::hover());
-            ui.painter().line_segment(
-                [line.left_center(), line.right_center()],
-                Stroke::new(3.0, *color),
-            );
-            ui.label(text(key));
-        });
+        legend(ui, text(key), *color, LineStyle::Solid);
     }
     let steps = &history.steps;
     let plot = Plot::new(quantities[0].0)
@@ -170,7 +163,7 @@ fn curves(
         .allow_scroll(false)
         .allow_boxed_zoom(false)
         .show_grid([false, true])
-        .x_axis_label(text("curves.steps"));
+        .custom_x_axes(axis_of_steps());
     let plot = match goal {
         Some(goal) => plot.include_y(goal.max(0.3)),
         None => plot,
