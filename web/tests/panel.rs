@@ -6,7 +6,7 @@ use barlow_lab::lab::Lab;
 use barlow_lab::page::Place;
 use barlow_lab::panel::{self, View};
 use barlow_lab::setup::DataChoice;
-use eframe::egui::{self, Event, Key, Pos2, Vec2};
+use eframe::egui::{self, Event, Key, Pos2, TouchDeviceId, TouchId, TouchPhase, Vec2};
 use egui_kittest::Harness;
 use egui_kittest::kittest::{NodeT as _, Queryable as _};
 
@@ -243,8 +243,8 @@ fn picture(harness: &mut Harness<'static, State>, name: &str) {
 }
 
 /// The story's first page with a C, paused.
-fn panel_with_c() -> Harness<'static, State> {
-    let mut harness = open_panel("device=cpu", Vec2::new(1440.0, 900.0));
+fn panel_with_c(size: Vec2) -> Harness<'static, State> {
+    let mut harness = open_panel("device=cpu", size);
     harness.get_by_label("Train").click();
     wait(&mut harness, "C is there", |lab| {
         !lab.runs[0].history.smoothed.is_empty() && lab.runs[0].history.batch.is_some()
@@ -273,7 +273,7 @@ fn both_runs_of_an_experiment_are_judged_after_as_many_steps() {
 
 #[test]
 fn from_c_to_an_entry_and_back() {
-    let mut harness = panel_with_c();
+    let mut harness = panel_with_c(Vec2::new(1440.0, 900.0));
     harness
         .get_by_label_contains("Cross-correlation matrix at step")
         .click();
@@ -290,7 +290,7 @@ fn from_c_to_an_entry_and_back() {
 
 #[test]
 fn gestures_zoom_from_c_to_an_entry_and_back() {
-    let mut harness = panel_with_c();
+    let mut harness = panel_with_c(Vec2::new(1440.0, 900.0));
     let place = |harness: &Harness<'static, State>| lab(harness).page.place;
     let c = harness
         .get_by_label_contains("Cross-correlation matrix at step")
@@ -329,6 +329,72 @@ fn gestures_zoom_from_c_to_an_entry_and_back() {
     );
     zoom(&mut harness, center, 0.8);
     assert_eq!(place(&harness), Place::Story(0), "and then the beginning");
+}
+
+/// One finger scrolls a page that is higher than the screen. Two may zoom, so that they hold what they touch.
+#[test]
+fn one_finger_scrolls_and_two_do_not() {
+    let mut harness = panel_with_c(Vec2::new(390.0, 640.0));
+    let c = |harness: &Harness<'static, State>| {
+        harness
+            .get_by_label_contains("Cross-correlation matrix at step")
+            .rect()
+    };
+    let touch = |harness: &mut Harness<'static, State>, id: u64, phase: TouchPhase, pos: Pos2| {
+        harness.event(Event::Touch {
+            device_id: TouchDeviceId(0),
+            id: TouchId(id),
+            phase,
+            pos,
+            force: None,
+        });
+        // A browser's first finger is its pointer too.
+        if id == 1 {
+            let button = |pressed| Event::PointerButton {
+                pos,
+                button: egui::PointerButton::Primary,
+                pressed,
+                modifiers: egui::Modifiers::NONE,
+            };
+            match phase {
+                TouchPhase::Start => {
+                    harness.event(Event::PointerMoved(pos));
+                    harness.event(button(true));
+                }
+                TouchPhase::Move => harness.event(Event::PointerMoved(pos)),
+                _ => {
+                    harness.event(button(false));
+                    harness.event(Event::PointerGone);
+                }
+            }
+        }
+        harness.step();
+    };
+    let drag = |harness: &mut Harness<'static, State>, fingers: u64| {
+        let before = c(harness).top();
+        let place = |finger: u64, up: f32| Pos2::new(100.0 + 100.0 * finger as f32, 500.0 - up);
+        for finger in 1..=fingers {
+            touch(harness, finger, TouchPhase::Start, place(finger, 0.0));
+        }
+        for up in 1..=8 {
+            for finger in 1..=fingers {
+                touch(
+                    harness,
+                    finger,
+                    TouchPhase::Move,
+                    place(finger, 8.0 * up as f32),
+                );
+            }
+        }
+        let moved = c(harness).top() - before;
+        for finger in 1..=fingers {
+            touch(harness, finger, TouchPhase::End, place(finger, 64.0));
+        }
+        harness.run_steps(60);
+        moved
+    };
+    assert_eq!(drag(&mut harness, 2), 0.0);
+    assert!(drag(&mut harness, 1) < -20.0);
 }
 
 #[test]

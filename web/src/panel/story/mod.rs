@@ -6,6 +6,7 @@ mod learned;
 mod loss;
 mod overview;
 
+use eframe::egui::containers::scroll_area::ScrollSource;
 use eframe::egui::{
     self, Align, Button, CentralPanel, FontId, Layout, Panel, Pos2, Rect, RichText, ScrollArea,
     Sense, Ui, Vec2, pos2, vec2,
@@ -131,7 +132,7 @@ pub fn show(lab: &mut Lab, state: &mut State, sheet: &mut Sheet, ui: &mut Ui) {
                 let width = 0.32 * ui.available_width();
                 let size = vec2(width, ui.available_height());
                 ui.allocate_ui_with_layout(size, Layout::top_down(Align::Min), |ui| {
-                    scrolled(("words", number)).show(ui, |ui| {
+                    scrolled(("words", number), ui).show(ui, |ui| {
                         sentences(step, sizes, ui);
                         ui.add_space(10.0);
                         ui.label(RichText::new(bar::status(lab)).small());
@@ -139,14 +140,14 @@ pub fn show(lab: &mut Lab, state: &mut State, sheet: &mut Sheet, ui: &mut Ui) {
                     });
                 });
                 ui.vertical(|ui| {
-                    scrolled(("step", number)).show(ui, |ui| {
+                    scrolled(("step", number), ui).show(ui, |ui| {
                         figure(lab, state, sheet, step.figure, ui);
                     });
                 });
             });
             return;
         }
-        scrolled(("step", number)).show(ui, |ui| {
+        scrolled(("step", number), ui).show(ui, |ui| {
             ui.vertical_centered(|ui| {
                 ui.set_max_width((LINE * sizes[1]).min(ui.available_width()));
                 sentences(step, sizes, ui);
@@ -158,10 +159,15 @@ pub fn show(lab: &mut Lab, state: &mut State, sheet: &mut Sheet, ui: &mut Ui) {
     keys(lab, number, ui);
 }
 
-/// Room that scrolls if it must.
-fn scrolled(id: (&str, usize)) -> ScrollArea {
+/// Room that scrolls if it must, but not while two fingers zoom.
+fn scrolled(id: (&str, usize), ui: &Ui) -> ScrollArea {
+    let source = match ui.input(|input| input.multi_touch().is_some()) {
+        true => ScrollSource::NONE,
+        false => ScrollSource::default(),
+    };
     ScrollArea::vertical()
         .id_salt(id)
+        .scroll_source(source)
         .auto_shrink([false, false])
 }
 
