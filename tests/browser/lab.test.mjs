@@ -92,7 +92,7 @@ describe("with WebGPU", () => {
     const page = await lab(`device=cpu&${SMALL}`);
     await page.until((s) => s.device, "a device is open");
     const views = async () => {
-      const { x, y } = await page.place("First view of picture 1");
+      const { x, y } = await page.place("View A of picture 1");
       return page.page.screenshot({ clip: { x, y, width: 300, height: 100 } });
     };
     const before = await views();
@@ -305,6 +305,23 @@ describe("with WebGPU", () => {
       assert.deepEqual(page.complaints, []);
       await page.page.close();
     }
+  });
+
+  test("the page is drawn again when its drawing context is lost", async () => {
+    const page = await lab(`device=cpu&story=1&${SMALL}`);
+    await page.until((s) => s.device, "a device is open");
+    await page.page.evaluate(() => window.lab.command("play"));
+    await page.until((s) => s.step >= 2, "it trains");
+    const before = await page.page.screenshot();
+    await page.page.evaluate(() => document.getElementById("canvas").getContext("webgl2").getExtension("WEBGL_lose_context").loseContext());
+    const { step } = await page.until((s) => s.messages.some((message) => /redrawn/.test(message)), "it says so");
+    await page.until((s) => s.step > step + 2, "it goes on");
+    // An empty page compresses to a few kilobytes.
+    const after = await page.page.screenshot();
+    assert.ok(after.length > before.length / 2, `${after.length} bytes after, ${before.length} before`);
+    await page.click("Next");
+    await page.until((s) => s.place.story === 2, "its buttons are there");
+    await page.page.close();
   });
 
   test("training goes on when the trainer is lost", async () => {

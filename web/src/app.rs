@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use eframe::egui::{self, Color32, ThemePreference, Visuals};
+use eframe::egui::{self, Color32, Frame, ThemePreference, UiBuilder, UiStackInfo};
 
 use crate::history::describe;
 use crate::lab::Lab;
@@ -23,6 +23,10 @@ pub struct App {
     look: Option<(Option<Theme>, Language)>,
     /// When C was described last to a screen reader, in egui's seconds.
     announced: f64,
+    /// The colors behind the panels, light and dark.
+    grounds: [Color32; 2],
+    /// The one behind what was drawn last: the theme may change meanwhile.
+    ground: Color32,
 }
 
 /// Seconds between descriptions of C while it trains: a screen reader needs about five for one.
@@ -32,7 +36,9 @@ impl App {
     /// Creates an application that shows `lab` with `context`.
     pub fn new(lab: Rc<RefCell<Lab>>, context: &egui::Context) -> Self {
         panel::apply_style(context);
-        // The whole canvas is cleared to the panels' color: filling it once more took half of a frame where the CPU draws.
+        let grounds = [egui::Theme::Light, egui::Theme::Dark]
+            .map(|theme| context.style_of(theme).visuals.panel_fill);
+        // The canvas is cleared to the panels' color, so that no panel fills it again; docs/lab.md says what that saves.
         context.all_styles_mut(|style| style.visuals.panel_fill = Color32::TRANSPARENT);
         let (view, fragment) = (View::default(), platform::fragment());
         Self {
@@ -41,6 +47,8 @@ impl App {
             fragment,
             look: None,
             announced: 0.0,
+            grounds,
+            ground: grounds[usize::from(context.global_style().visuals.dark_mode)],
         }
     }
 
@@ -79,13 +87,8 @@ impl App {
 }
 
 impl eframe::App for App {
-    fn clear_color(&self, visuals: &Visuals) -> [f32; 4] {
-        let usual = if visuals.dark_mode {
-            Visuals::dark()
-        } else {
-            Visuals::light()
-        };
-        usual.panel_fill.to_normalized_gamma_f32()
+    fn clear_color(&self, _: &egui::Visuals) -> [f32; 4] {
+        self.ground.to_normalized_gamma_f32()
     }
 
     fn ui(&mut self, ui: &mut egui::Ui, frame: &mut eframe::Frame) {
@@ -99,7 +102,12 @@ impl eframe::App for App {
             platform::read_dropped(file, lab.file_taker());
         }
         self.apply_look(&lab, ui.ctx());
-        panel::show(&mut lab, &mut self.view, ui);
+        self.ground = self.grounds[usize::from(ui.visuals().dark_mode)];
+        // Where pages fade out at their ends, egui asks for the color behind them.
+        let behind = UiStackInfo::default().with_frame(Frame::new().fill(self.ground));
+        ui.scope_builder(UiBuilder::new().ui_stack_info(behind), |ui| {
+            panel::show(&mut lab, &mut self.view, ui);
+        });
         self.announce(&lab, ui.input(|input| input.time));
         platform::open_links(ui.ctx());
         // Keeps the address up to date with the page's state.

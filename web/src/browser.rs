@@ -104,7 +104,7 @@ async fn draw(window: Window, known: Known) -> Result<(), String> {
         })
     };
     let options = eframe::WebOptions {
-        // The panel has no gradients that it would smooth, and every pixel pays for it.
+        // It smooths gradients, which the panel does not have.
         dithering: false,
         ..eframe::WebOptions::default()
     };
@@ -124,9 +124,8 @@ async fn draw(window: Window, known: Known) -> Result<(), String> {
     Ok(())
 }
 
-/// Creates the canvas's WebGL context before eframe asks for it and gets the same one: by default a context is multisampled and is
-/// blended with the page behind it. egui smooths its edges itself, and nothing of the page is behind it; where the CPU draws, both
-/// take most of a frame. Without WebGL, eframe finds the same, and says so.
+/// Creates the canvas's WebGL context; eframe, which asks for one later, then gets this one. By default it would be multisampled, and
+/// blended with the page behind it. But egui smooths its edges itself, and nothing is behind it. Where there is no WebGL, eframe says so.
 fn prepare_context(canvas: &HtmlCanvasElement) {
     let attributes = Object::new();
     for name in ["antialias", "alpha", "depth", "stencil"] {

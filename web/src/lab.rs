@@ -13,7 +13,7 @@ use crate::experiments::{self, Experiment, Reading};
 use crate::link::Link;
 use crate::page::{Page, Place};
 use crate::platform::{self, Picture};
-use crate::run::{Activity, PanelRun};
+use crate::run::PanelRun;
 use crate::setup::{DataChoice, Setup};
 use crate::texts::{Language, filled};
 use crate::worker::Request;
@@ -61,9 +61,14 @@ pub struct Lab {
 #[derive(Clone)]
 pub struct Wake(Arc<Mutex<egui::Context>>);
 
-/// How long a redraw for what the trainer sends can wait. Messages that arrive meanwhile share it, so that drawing leaves time for
-/// training; nobody sees a thirtieth of a second.
+/// The time for which a redraw waits for further messages: two frames of a screen, so that it is not seen.
 const MESSAGES_WAIT: Duration = Duration::from_millis(33);
+
+/// Requests a single redraw, which waits for further messages. egui draws twice what is requested with no delay, and where the CPU
+/// draws, drawing takes time from training.
+pub fn redraw_soon(context: &egui::Context) {
+    context.request_repaint_after(MESSAGES_WAIT);
+}
 
 impl Wake {
     /// Requests a redraw at once, and another one, in which the layout settles.
@@ -71,9 +76,9 @@ impl Wake {
         self.context().request_repaint();
     }
 
-    /// Requests a single redraw, which can wait for further messages.
+    /// Requests a redraw for a trainer's message.
     pub fn wake_soon(&self) {
-        self.context().request_repaint_after(MESSAGES_WAIT);
+        redraw_soon(&self.context());
     }
 
     fn context(&self) -> MutexGuard<'_, egui::Context> {
@@ -249,11 +254,6 @@ impl Lab {
                 .as_ref()
                 .and_then(|opened| opened.baseline.as_ref())
                 .map(|baseline| (baseline.pixels, baseline.untrained));
-            // A run that is shorter is judged by its end: otherwise nobody would ever learn the answer.
-            let steps = match run.activity {
-                Activity::Finished => steps.min(run.history.steps.len()),
-                _ => steps,
-            };
             let Some(reading) = Reading::of(&run.history, baseline, steps) else {
                 return;
             };
@@ -462,6 +462,8 @@ impl Lab {
             }
             if awaited {
                 if self.fashion.is_none() {
+                    // What is asked about clothes cannot be answered by emoji.
+                    self.leave_experiment();
                     let Page { setup, other, .. } = &mut self.page;
                     for setup in std::iter::once(setup).chain(other) {
                         setup.data = DataChoice::Emoji;
@@ -535,5 +537,32 @@ impl Lab {
         self.leave_experiment();
         self.page.other = other;
         self.restart_as_it_was();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// While nobody moves the mouse, nothing else redraws the page.
+    #[test]
+    fn a_message_is_drawn_once_and_soon() {
+        let context = egui::Context::default();
+        let pass = || _ = context.run_ui(egui::RawInput::default(), |_| {});
+        // The first frames redraw themselves.
+        for _ in 0..3 {
+            pass();
+        }
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let taken = asked.clone();
+        context.set_request_repaint_callback(move |info| taken.lock().unwrap().push(info.delay));
+        let wake = Wake(Arc::new(Mutex::new(context.clone())));
+        wake.wake_soon();
+        wake.wake_soon();
+        assert_eq!(*asked.lock().unwrap(), [MESSAGES_WAIT]);
+        pass();
+        assert_eq!(asked.lock().unwrap().len(), 1, "one redraw for both");
+        wake.wake_soon();
+        assert_eq!(*asked.lock().unwrap(), [MESSAGES_WAIT; 2]);
     }
 }

@@ -222,23 +222,23 @@ impl PanelRun {
         }
     }
 
-    /// Takes in what the session told. Returns whether that was more than steps and matrices, so that the layout may change.
+    /// Takes in the session's messages. Returns whether they were more than steps and matrices, so that the layout may change.
     pub fn receive(&mut self) -> bool {
-        let mut is_rare = false;
+        let mut changes_layout = false;
         while let Some(received) = self.link.receive() {
             match received {
                 Received::Message(message) => {
-                    is_rare |=
+                    changes_layout |=
                         !matches!(*message, Message::Step { .. } | Message::Correlation { .. });
                     self.take(*message);
                 }
                 Received::Lost(reason) => {
-                    is_rare = true;
+                    changes_layout = true;
                     self.recover(&reason);
                 }
             }
         }
-        is_rare
+        changes_layout
     }
 
     fn take(&mut self, message: Message) {

@@ -96,18 +96,23 @@ pub fn number(value: f64, digits: usize) -> String {
     localized(&format!("{value:.digits$}"))
 }
 
-/// A number as the language writes it, from how Rust does.
-pub fn localized(written: &str) -> String {
-    let written = written.replace('-', "−");
+/// A number that Rust formatted, as the language in use writes it.
+pub fn localized(formatted: &str) -> String {
+    let written = formatted.replace('-', "−");
     match language() {
         Language::English => written,
         Language::German => written.replace('.', ","),
     }
 }
 
-/// The number that a visitor typed, with a point or a comma.
+/// The number that a visitor typed. In German, a point is read like the comma; in English, a comma is not understood, as it could
+/// separate thousands.
 pub fn parsed(typed: &str) -> Option<f64> {
-    let typed = typed.trim().replace('−', "-").replace(',', ".");
+    let typed = typed.replace(char::is_whitespace, "").replace('−', "-");
+    let typed = match language() {
+        Language::English => typed,
+        Language::German => typed.replace(',', "."),
+    };
     typed.parse().ok().filter(|value: &f64| value.is_finite())
 }
 
@@ -135,12 +140,13 @@ mod tests {
                 assert_eq!(parsed(&number(value, 2)), Some(value));
             }
         }
-        assert_eq!(number(0.03, 2), "0,03");
+        set_language(Language::German);
+        assert_eq!(parsed("0.5"), Some(0.5));
         set_language(Language::English);
-        assert_eq!(number(-0.03, 2), "−0.03");
-        for wrong in ["", "a", "1,2,3", "inf", "NaN"] {
+        for wrong in ["", "a", "1,000", "inf", "NaN"] {
             assert_eq!(parsed(wrong), None, "{wrong}");
         }
+        assert_eq!(parsed("1 000"), Some(1000.0));
     }
 
     /// The names in braces.

@@ -331,7 +331,7 @@ fn gestures_zoom_from_c_to_an_entry_and_back() {
     assert_eq!(place(&harness), Place::Story(0), "and then the beginning");
 }
 
-/// One finger scrolls a page that is higher than the screen. Two may zoom, so that they hold what they touch.
+/// One finger scrolls a page that is higher than the screen. Two fingers zoom, so the page must not scroll under them.
 #[test]
 fn one_finger_scrolls_and_two_do_not() {
     let mut harness = panel_with_c(Vec2::new(390.0, 640.0));
@@ -395,6 +395,30 @@ fn one_finger_scrolls_and_two_do_not() {
     };
     assert_eq!(drag(&mut harness, 2), 0.0);
     assert!(drag(&mut harness, 1) < -20.0);
+}
+
+#[test]
+fn names_of_curves_stay_on_a_narrow_screen() {
+    let mut harness = open_panel(
+        "device=cpu&batch=16&projector=8&encoder_width=4&warmup=0&b.lambda=0.5",
+        PHONE,
+    );
+    harness.get_by_label("One step").click();
+    wait(&mut harness, "both did a step", |lab| {
+        lab.runs.iter().all(|run| run.history.steps.len() == 1)
+    });
+    harness.get_by_label("loss").click();
+    harness.run_steps(4);
+    for run in ["A", "B"] {
+        for name in ["loss", "invariance", "λ · redundancy"] {
+            let name = format!("{run}: {name}");
+            let place = harness.get_by_label_contains(&name).rect();
+            assert!(
+                place.left() >= 0.0 && place.right() <= PHONE.x,
+                "{name}: {place:?}"
+            );
+        }
+    }
 }
 
 #[test]

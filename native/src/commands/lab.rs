@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Result, anyhow};
 use barlow_core::data::Pictures;
 use barlow_lab::dataset::{DataSource, Dataset, thumbnails};
-use barlow_lab::lab::Lab as Panel;
+use barlow_lab::lab::{Lab as Panel, redraw_soon};
 use barlow_lab::link::Link;
 use barlow_lab::setup::{DataChoice, Setup};
 use barlow_lab::window::window;
@@ -68,7 +68,7 @@ pub fn lab(arguments: &Lab) -> Result<()> {
             let (followed, wake) = (followed.clone(), wake.clone());
             Link::to(
                 move |requests, send| follow(&followed, requests, send),
-                move || wake.request_repaint(),
+                move || redraw_soon(&wake),
             )
         });
         Panel::following(&name, setup, source, start, context)

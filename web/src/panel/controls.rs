@@ -9,7 +9,7 @@ use super::style::{sign_button, title};
 use crate::lab::Lab;
 use crate::platform;
 use crate::setup::{DataChoice, DeviceChoice, OptimizerChoice, Setup};
-use crate::texts::{filled, localized, number, parsed, text};
+use crate::texts::{filled, number, parsed, text};
 
 /// Draws all controls. Changes apply at once; those that need another network restart the run.
 pub fn show(lab: &mut Lab, ui: &mut Ui) {
@@ -273,18 +273,15 @@ fn slider_with<N: Numeric>(
 ) {
     ui.horizontal(|ui| {
         ui.spacing_mut().slider_width = (ui.available_width() - 190.0).clamp(50.0, 160.0);
-        let slider = worded(Slider::new(value, range)).logarithmic(logarithmic);
+        let slider = localized(Slider::new(value, range)).logarithmic(logarithmic);
         ui.add(slider.text(text(name))).on_hover_text(hint);
         reset(ui, text(name), value, usual);
     });
 }
 
-/// A slider whose number is written, and may be typed, as in the visitor's language.
-fn worded(slider: Slider<'_>) -> Slider<'_> {
+/// A slider whose number may be typed in the visitor's language. How numbers are written is in the style.
+fn localized(slider: Slider<'_>) -> Slider<'_> {
     slider
-        .custom_formatter(|value, digits| {
-            localized(&egui::emath::format_with_decimals_in_range(value, digits))
-        })
         .custom_parser(parsed)
         .clamping(egui::SliderClamping::Edits)
 }
@@ -329,7 +326,7 @@ fn alteration(
         ui.spacing_mut().slider_width = (ui.available_width() - 190.0).clamp(40.0, 120.0);
         ui.add_enabled(
             *on,
-            worded(Slider::new(strength, range)).text(text(quantity)),
+            localized(Slider::new(strength, range)).text(text(quantity)),
         );
         let mut both = (*on, *strength);
         reset(ui, text(name), &mut both, usual);

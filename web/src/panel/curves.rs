@@ -1,21 +1,18 @@
 //! Plots of the runs' metrics over their steps.
 
-use eframe::egui::{Color32, Rangef, Sense, Shape, Stroke, Ui, vec2};
-use egui_plot::{AxisHints, HLine, Line, LineStyle, Plot, PlotPoints};
+use eframe::egui::{Color32, Ui};
+use egui_plot::{HLine, Line, LineStyle, PlotPoints};
 
+use super::plot;
 use super::style::{BLUE, GREEN, OCHER, RED, RUN_COLORS};
 use crate::run::PanelRun;
-use crate::texts::{localized, number, percent, text};
+use crate::texts::{number, percent, text};
 
 /// The maximum number of points per curve: more cannot be distinguished.
 const POINTS: usize = 300;
 
 /// The height of a plot.
 const HEIGHT: f32 = 170.0;
-
-/// The distances in points from which on the numbers of ticks are shown, and from which on in full color: those of the steps, which are
-/// beside each other, and the others, which are above each other.
-const TICKS: [[f32; 2]; 2] = [[36.0, 48.0], [16.0, 24.0]];
 
 /// A curve of a plot.
 struct Curve {
@@ -118,8 +115,12 @@ pub fn show(ui: &mut Ui, runs: &[PanelRun]) {
         .map_or("", |data| text(data.measure));
     let baselines = baseline.map_or_else(Vec::new, |baseline| {
         vec![
-            (text("learned.pixels"), 100.0 * baseline.pixels),
-            (text("learned.untrained"), 100.0 * baseline.untrained),
+            (text("learned.pixels"), 100.0 * baseline.pixels, OCHER),
+            (
+                text("learned.untrained"),
+                100.0 * baseline.untrained,
+                Color32::GRAY,
+            ),
         ]
     });
     let now = runs
@@ -163,119 +164,52 @@ pub(super) fn thinned(count: usize, point: impl Fn(usize) -> [f64; 2]) -> Vec<[f
     points
 }
 
-/// Names a line beside a piece of it. In the plot, names would lie on the lines.
-pub(super) fn legend(ui: &mut Ui, name: &str, color: Color32, style: LineStyle) {
-    ui.horizontal(|ui| {
-        let (area, _) = ui.allocate_exact_size(vec2(22.0, 12.0), Sense::hover());
-        let ends = [area.left_center(), area.right_center()];
-        let stroke = Stroke::new(2.5, color);
-        match style {
-            LineStyle::Solid => _ = ui.painter().line_segment(ends, stroke),
-            LineStyle::Dashed { length } => {
-                // As egui_plot draws them.
-                let gap = length * 0.618;
-                ui.painter()
-                    .extend(Shape::dashed_line(&ends, stroke, length, gap));
-            }
-            LineStyle::Dotted { spacing } => {
-                let dots = Shape::dotted_line(&ends, color, spacing, 0.5 * stroke.width);
-                ui.painter().extend(dots);
-            }
-        }
-        ui.label(name);
-    });
-}
-
-fn spacing(axis: usize) -> Rangef {
-    let [min, max] = TICKS[axis];
-    Rangef::new(min, max)
-}
-
-/// The axis of the steps.
-pub(super) fn axis_of_steps<'a>() -> Vec<AxisHints<'a>> {
-    vec![
-        AxisHints::new_x()
-            .label(text("curves.steps"))
-            .label_spacing(spacing(0)),
-    ]
-}
+/// A value that does not change, with its name and its color.
+type Baseline = (&'static str, f64, Color32);
 
 fn plot(
     ui: &mut Ui,
     title: &str,
     id: &str,
     curves: Vec<Curve>,
-    baselines: &[(&str, f64)],
+    baselines: &[Baseline],
     logarithmic: bool,
 ) {
     ui.label(title);
-    let formatted = move |value: f64| match logarithmic {
+    let dashed = LineStyle::dashed_loose();
+    let of_curves = curves
+        .iter()
+        .map(|curve| (&*curve.name, curve.color, curve.style));
+    let of_baselines = baselines
+        .iter()
+        .map(|(name, _, color)| (*name, *color, dashed));
+    plot::legend(ui, of_curves.chain(of_baselines));
+    let value = move |value: f64| match logarithmic {
         true => number(10f64.powf(value), 3),
         false => number(value, 2),
     };
-    let dashed = LineStyle::dashed_loose();
-    let color_of = |baseline| match baseline == text("learned.untrained") {
-        true => Color32::GRAY,
-        false => OCHER,
-    };
-    ui.horizontal_wrapped(|ui| {
-        for curve in &curves {
-            legend(ui, &curve.name, curve.color, curve.style);
-        }
-        for (name, _) in baselines {
-            legend(ui, name, color_of(*name), dashed);
-        }
-    });
-    let plot = Plot::new(id)
-        .height(HEIGHT)
-        // An empty plot begins at step 0, where the run will begin.
-        .include_x(0.0)
-        .include_x(10.0)
-        .custom_x_axes(axis_of_steps())
-        .custom_y_axes(vec![AxisHints::new_y().label_spacing(spacing(1))])
-        .allow_zoom(false)
-        .allow_drag(false)
-        .allow_scroll(false)
-        .allow_boxed_zoom(false)
-        .show_axes([true, true])
-        .show_grid([false, true])
-        .y_axis_formatter(move |mark, _| match logarithmic {
-            true => {
-                let value = 10f64.powf(mark.value);
-                number(value, if value >= 1.0 { 0 } else { 2 })
-            }
-            false => localized(&format!("{}", (mark.value * 100.0).round() / 100.0)),
-        })
-        .label_formatter(move |at| {
-            let (name, value) = match at {
-                egui_plot::HoverPosition::NearDataPoint {
-                    plot_name,
-                    position,
-                    ..
-                } => (*plot_name, *position),
-                egui_plot::HoverPosition::Elsewhere { .. } => return None,
+    let tick = move |value: f64| match logarithmic {
+        true => {
+            let value = 10f64.powf(value);
+            let digits = match value {
+                10.0.. => 0,
+                1.0.. => 1,
+                _ => 2,
             };
-            Some(format!(
-                "{name}\n{} {:.0}: {}",
-                text("curves.step"),
-                value.x,
-                formatted(value.y)
-            ))
-        });
-    plot.show(ui, |ui| {
-        for (name, value) in baselines {
-            ui.hline(
-                HLine::new(*name, *value)
-                    .color(color_of(*name))
-                    .style(dashed),
-            );
+            number(value, digits)
+        }
+        false => plot::tick(value),
+    };
+    plot::over_steps(id, HEIGHT, value, tick).show(ui, |ui| {
+        for (name, value, color) in baselines {
+            ui.hline(HLine::new(*name, *value).color(*color).style(dashed));
         }
         for curve in curves {
             ui.line(
                 Line::new(curve.name, PlotPoints::from(curve.points))
                     .color(curve.color)
                     .style(curve.style)
-                    .width(1.8),
+                    .width(plot::LINE),
             );
         }
     });

@@ -7,6 +7,7 @@ mod curves;
 mod learned;
 mod matrix;
 mod pictures;
+mod plot;
 mod question;
 mod replay;
 mod story;

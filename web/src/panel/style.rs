@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
+use eframe::egui::style::NumberFormatter;
 use eframe::egui::{self, FontData, FontDefinitions, FontFamily, FontId, TextStyle, Ui};
+
+use crate::texts::localized;
 
 /// The colors of two compared runs: blue and orange are distinguishable with color blindness too.
 pub const RUN_COLORS: [egui::Color32; 2] = [
@@ -47,6 +50,9 @@ pub fn apply_style(context: &egui::Context) {
         for (text, size) in sizes {
             style.text_styles.insert(text, FontId::proportional(size));
         }
+        style.number_formatter = NumberFormatter::new(|value, digits| {
+            localized(&egui::emath::format_with_decimals_in_range(value, digits))
+        });
         style.visuals.hyperlink_color = LINK[usize::from(style.visuals.dark_mode)];
         style.visuals.weak_text_color = Some(WEAK[usize::from(style.visuals.dark_mode)]);
     });

@@ -19,7 +19,7 @@ const SIDE: f32 = 52.0;
 
 /// The rows: the picture, its first view, its second view. Each with the keys of its name, and of the name of one of its pictures.
 const ROWS: [(&str, &str); 3] = [
-    ("figure.picture", "views.picture"),
+    ("views.pictures", "views.picture"),
     ("figure.view_a", "views.first"),
     ("figure.view_b", "views.second"),
 ];
@@ -82,37 +82,38 @@ pub(super) fn picture_and_views(run: &PanelRun, picture: usize, epoch: usize) ->
     Some(pictures_and_views(&config, &data.train, &[picture], epoch))
 }
 
+/// How many pictures as large as `side` fit into that width.
+fn columns(width: f32, side: f32) -> usize {
+    (((width - NAMES) / (side + GAP)) as usize).clamp(1, PAIRS)
+}
+
 impl Pairs {
     /// Requests other pairs.
     pub(super) fn redraw(&mut self) {
         self.redrawn += 1;
     }
 
-    /// The width of a grid of as many pictures as fit into `width`, and their number.
-    fn fitting(width: f32, side: f32) -> (f32, usize) {
-        let fit = ((width - NAMES) / (side + GAP)) as usize;
-        let fit = fit.clamp(1, PAIRS);
-        (NAMES + fit as f32 * (side + GAP), fit)
-    }
-
     /// Draws the grid in the middle, as large as there is room.
     pub(super) fn large(&mut self, lab: &Lab, ui: &mut Ui) {
         const SIDES: [f32; 2] = [64.0, 190.0];
-        const FEWEST: f32 = 3.0;
+        const FEWEST: usize = 3;
+        // Two lines.
+        const NOTE: f32 = 40.0;
         let room = ui.available_size();
         // As high as the page, but no fewer than three.
-        let side = ((room.y - 40.0) / ROWS.len() as f32 - GAP)
-            .min((room.x - NAMES) / FEWEST - GAP)
+        let side = ((room.y - NOTE) / ROWS.len() as f32 - GAP)
+            .min((room.x - NAMES) / FEWEST as f32 - GAP)
             .clamp(SIDES[0], SIDES[1]);
-        let (width, _) = Self::fitting(room.x, side);
+        let columns = columns(room.x, side).max(FEWEST);
+        let width = NAMES + columns as f32 * (side + GAP);
         ui.horizontal(|ui| {
             ui.add_space(0.5 * (room.x - width).max(0.0));
-            ui.vertical(|ui| self.grid(lab, side, ui));
+            ui.vertical(|ui| self.grid(lab, side, columns, ui));
         });
     }
 
-    /// Draws pictures with their views below, each as large as `side`, and as many as there is room for.
-    fn grid(&mut self, lab: &Lab, side: f32, ui: &mut Ui) {
+    /// Draws so many pictures, each as large as `side`, with its views below.
+    fn grid(&mut self, lab: &Lab, side: f32, columns: usize, ui: &mut Ui) {
         let Some(run) = lab.runs.first() else { return };
         let Some(data) = &run.data else { return };
         let config = run.setup.config(data.train.count(), data.train.size().0);
@@ -130,7 +131,6 @@ impl Pairs {
         self.sheet.fill(ui.ctx(), key, || {
             pictures_and_views(&config, &data.train, &indices, redrawn)
         });
-        let (_, fit) = Self::fitting(ui.available_width(), side);
         for (row, (name, picture)) in ROWS.into_iter().enumerate() {
             ui.horizontal(|ui| {
                 ui.spacing_mut().item_spacing.x = GAP;
@@ -142,7 +142,7 @@ impl Pairs {
                     FontId::proportional(13.0),
                     ui.visuals().weak_text_color(),
                 );
-                for i in 0..fit.min(indices.len()) {
+                for i in 0..columns.min(indices.len()) {
                     self.sheet.show(
                         ui,
                         row * indices.len() + i,
@@ -168,7 +168,7 @@ pub fn show(lab: &Lab, pairs: &mut Pairs, ui: &mut Ui) {
             pairs.redraw();
         }
     });
-    pairs.grid(lab, SIDE, ui);
+    pairs.grid(lab, SIDE, columns(ui.available_width(), SIDE), ui);
 }
 
 #[cfg(test)]
@@ -199,6 +199,20 @@ mod tests {
             ..Setup::default()
         };
         let plain = with(none.clone());
+        let both = pictures_and_views(
+            &Setup::default().config(data.train.count(), 32),
+            &data.train,
+            &indices,
+            0,
+        );
+        let usual = with(Setup::default());
+        assert_eq!(both.count(), 3 * indices.len());
+        for (i, index) in indices.iter().enumerate() {
+            assert_eq!(both.picture(i), data.train.picture(*index));
+        }
+        for (i, view) in usual.iter().enumerate() {
+            assert_eq!(both.picture(indices.len() + i), &view[..]);
+        }
         // Without alterations both views are the picture itself.
         for (i, index) in indices.iter().enumerate() {
             assert_eq!(plain[i], data.train.picture(*index));

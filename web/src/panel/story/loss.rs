@@ -2,13 +2,14 @@
 
 use barlow_core::train::StepReport;
 use eframe::egui::{Color32, Rect, RichText, Sense, Ui, Vec2};
-use egui_plot::{HLine, Line, LineStyle, Plot, PlotPoints};
+use egui_plot::{HLine, Line, LineStyle, PlotPoints};
 
 use super::State;
 use super::c::{Emphasis, MARGIN, paint_axes, whole};
 use crate::history::{History, describe, diagonal_and_rest};
 use crate::lab::Lab;
-use crate::panel::curves::{axis_of_steps, legend, thinned};
+use crate::panel::curves::thinned;
+use crate::panel::plot;
 use crate::panel::style::{BLUE, RED};
 use crate::texts::{filled, number, text};
 
@@ -141,7 +142,7 @@ fn matrix(history: &History, state: &mut State, emphasis: Emphasis, side: f32, u
 /// A quantity of a step's report, with the key of its name and its color.
 type Quantity<'a> = (&'static str, Color32, &'a dyn Fn(&StepReport) -> f64);
 
-/// Plots quantities over the steps, each with its name at its end, and a line where the first of them should go.
+/// Plots quantities over the steps, and a line where the first of them should go.
 fn curves(
     ui: &mut Ui,
     history: &History,
@@ -150,20 +151,14 @@ fn curves(
     goal: Option<f64>,
 ) {
     for (key, color, _) in quantities {
-        legend(ui, text(key), *color, LineStyle::Solid);
+        plot::legend(ui, [(text(key), *color, LineStyle::Solid)]);
     }
     let steps = &history.steps;
-    let plot = Plot::new(quantities[0].0)
-        .height((height - 20.0 * quantities.len() as f32 - 30.0).max(120.0))
-        .include_x(0.0)
+    let height = (height - 20.0 * quantities.len() as f32 - 30.0).max(120.0);
+    let value = |value| number(value, 2);
+    let plot = plot::over_steps(quantities[0].0, height, value, plot::tick)
         .include_x(50.0)
-        .include_y(0.0)
-        .allow_zoom(false)
-        .allow_drag(false)
-        .allow_scroll(false)
-        .allow_boxed_zoom(false)
-        .show_grid([false, true])
-        .custom_x_axes(axis_of_steps());
+        .include_y(0.0);
     let plot = match goal {
         Some(goal) => plot.include_y(goal.max(0.3)),
         None => plot,
@@ -181,7 +176,7 @@ fn curves(
             ui.line(
                 Line::new(text(key), PlotPoints::from(points))
                     .color(*color)
-                    .width(2.0),
+                    .width(plot::LINE),
             );
         }
     });

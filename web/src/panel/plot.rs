@@ -1,0 +1,166 @@
+//! Plots over the steps of a run, and the legends above them.
+
+use eframe::egui::{
+    Align2, FontId, Rangef, Sense, Shape, Stroke, Ui, WidgetInfo, WidgetText, pos2, vec2,
+};
+use egui_plot::{AxisHints, GridInput, GridMark, HoverPosition, LineStyle, Plot, PlotPoint};
+
+use crate::texts::{localized, number, text};
+
+/// The width of the lines, in points.
+pub const LINE: f32 = 1.8;
+
+/// The smallest distance between two numbers of an axis, in points: between steps, which are beside each other, and between values,
+/// which are above each other.
+const BETWEEN_STEPS: f32 = 48.0;
+const BETWEEN_VALUES: f32 = 20.0;
+
+/// The smallest distance between two lines of egui_plot's grid, in points.
+const GRID: f64 = 8.0;
+
+/// A line's name, color and style.
+pub type Entry<'a> = (&'a str, eframe::egui::Color32, LineStyle);
+
+/// Draws samples of lines with their names. Inside a plot, a legend would cover lines.
+pub fn legend<'a>(ui: &mut Ui, entries: impl IntoIterator<Item = Entry<'a>>) {
+    ui.horizontal_wrapped(|ui| {
+        for entry in entries {
+            legend_entry(ui, entry);
+        }
+    });
+}
+
+fn legend_entry(ui: &mut Ui, (name, color, style): Entry<'_>) {
+    const SAMPLE: f32 = 22.0;
+    const GAP: f32 = 6.0;
+    let font = FontId::proportional(13.5);
+    let color_of_text = ui.visuals().text_color();
+    let words = ui
+        .painter()
+        .layout_no_wrap(name.to_owned(), font.clone(), color_of_text);
+    let size = vec2(SAMPLE + GAP + words.size().x, words.size().y);
+    // One widget, so that it goes to the next row as a whole.
+    let (area, response) = ui.allocate_exact_size(size, Sense::hover());
+    response.widget_info(|| WidgetInfo::labeled(eframe::egui::Role::Label, true, name));
+    let ends = [
+        area.left_center(),
+        pos2(area.left() + SAMPLE, area.center().y),
+    ];
+    let stroke = Stroke::new(LINE, color);
+    let painter = ui.painter();
+    // As egui_plot draws them.
+    match style {
+        LineStyle::Solid => _ = painter.line_segment(ends, stroke),
+        LineStyle::Dashed { length } => {
+            painter.extend(Shape::dashed_line(&ends, stroke, length, length * 0.618));
+        }
+        LineStyle::Dotted { spacing } => {
+            painter.extend(Shape::dotted_line(&ends, color, spacing, LINE));
+        }
+    }
+    painter.text(
+        area.right_center(),
+        Align2::RIGHT_CENTER,
+        name,
+        font,
+        color_of_text,
+    );
+}
+
+/// An empty plot over steps. `value` writes a value beside the pointer, `tick` one at the axis, in the visitor's language.
+pub fn over_steps<'a>(
+    id: &str,
+    height: f32,
+    value: impl Fn(f64) -> String + 'a,
+    tick: impl Fn(f64) -> String + 'a,
+) -> Plot<'a> {
+    let spacing = |distance: f32| Rangef::new(distance - 0.5, distance);
+    Plot::new(id)
+        .height(height)
+        // An empty plot begins at step 0, where the run will begin.
+        .include_x(0.0)
+        .include_x(10.0)
+        .allow_zoom(false)
+        .allow_drag(false)
+        .allow_scroll(false)
+        .allow_boxed_zoom(false)
+        .show_axes([true, true])
+        .show_grid([false, true])
+        .grid_spacing(Rangef::new(GRID as f32, 300.0))
+        .custom_x_axes(vec![
+            AxisHints::new_x()
+                .label(WidgetText::from(text("curves.steps")))
+                .formatter(|mark, _| number(mark.value, 0))
+                .label_spacing(spacing(BETWEEN_STEPS)),
+        ])
+        .custom_y_axes(vec![
+            AxisHints::new_y()
+                .formatter(move |mark, _| tick(mark.value))
+                .label_spacing(spacing(BETWEEN_VALUES)),
+        ])
+        .x_grid_spacer(|grid| marks(grid, BETWEEN_STEPS))
+        .label_formatter(move |at| match at {
+            HoverPosition::NearDataPoint {
+                plot_name,
+                position: PlotPoint { x, y },
+                ..
+            } => Some(format!(
+                "{plot_name}\n{} {}: {}",
+                text("curves.step"),
+                number(*x, 0),
+                value(*y)
+            )),
+            HoverPosition::Elsewhere { .. } => None,
+        })
+}
+
+/// A number at an axis, with two digits where there are any.
+pub fn tick(value: f64) -> String {
+    // Without the sign of a rounded zero.
+    localized(&format!("{}", (value * 100.0).round() / 100.0 + 0.0))
+}
+
+/// Marks at the multiples of 1, 2, or 5 times a power of ten that is at least 1, as near as `distance` in points allows.
+fn marks(grid: GridInput, distance: f32) -> Vec<GridMark> {
+    let least = grid.base_step_size / GRID * f64::from(distance);
+    let power = 10f64.powf(least.max(1.0).log10().floor());
+    let step_size = [1.0, 2.0, 5.0, 10.0]
+        .map(|factor| factor * power)
+        .into_iter()
+        .find(|step| *step >= least)
+        .unwrap_or(10.0 * power);
+    let (from, to) = grid.bounds;
+    let first = (from / step_size).ceil() as i64;
+    let last = (to / step_size).floor() as i64;
+    (first..=last)
+        .map(|index| GridMark {
+            value: index as f64 * step_size,
+            step_size,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_are_round_and_far_enough_apart() {
+        let width = 300.0;
+        for steps in [10.0, 50.0, 99.0, 714.0, 999.0, 12_345.0] {
+            let grid = GridInput {
+                bounds: (0.0, steps),
+                base_step_size: GRID * steps / width,
+            };
+            let marks = marks(grid, BETWEEN_STEPS);
+            let apart = marks[1].value - marks[0].value;
+            assert!(apart / steps * width >= f64::from(BETWEEN_STEPS), "{steps}");
+            assert!(
+                marks.len() >= 3,
+                "{steps}: as many as there is room for, {}",
+                marks.len()
+            );
+            assert_eq!(apart % 1.0, 0.0, "{steps}");
+        }
+    }
+}
