@@ -130,6 +130,8 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
+    use eframe::egui;
+
     use super::*;
 
     #[test]
@@ -147,6 +149,22 @@ mod tests {
             assert_eq!(parsed(wrong), None, "{wrong}");
         }
         assert_eq!(parsed("1 000"), Some(1000.0));
+    }
+
+    /// A browser would draw what is missing with a font of its own, a window an empty box.
+    #[test]
+    fn the_font_has_every_letter() {
+        let context = egui::Context::default();
+        crate::panel::apply_style(&context);
+        _ = context.run_ui(egui::RawInput::default(), |_| {});
+        let font = egui::FontId::proportional(14.0);
+        let letters = TABLE.chars().filter(|letter| !letter.is_control());
+        let missing: BTreeSet<char> = context.fonts_mut(|fonts| {
+            letters
+                .filter(|letter| !fonts.has_glyph(&font, *letter))
+                .collect()
+        });
+        assert!(missing.is_empty(), "{missing:?}");
     }
 
     /// The names in braces.

@@ -6,6 +6,7 @@ use barlow_lab::lab::Lab;
 use barlow_lab::page::Place;
 use barlow_lab::panel::{self, View};
 use barlow_lab::setup::DataChoice;
+use eframe::egui::accesskit::Role;
 use eframe::egui::{self, Event, Key, Pos2, TouchDeviceId, TouchId, TouchPhase, Vec2};
 use egui_kittest::Harness;
 use egui_kittest::kittest::{NodeT as _, Queryable as _};
@@ -229,6 +230,47 @@ fn the_story_fits_every_screen_in_every_language() {
                 harness.key_press(Key::ArrowRight);
             }
             assert!(matches!(lab(&harness).page.place, Place::Story(place) if place == pages - 1));
+        }
+    }
+}
+
+#[test]
+fn the_bar_of_the_laboratory_fits_every_screen_in_every_language() {
+    for [width, height] in SIZES {
+        for language in ["en", "de"] {
+            let fragment = format!("{TINY}&b.lambda=0.5&explore=1&lang={language}");
+            let size = Vec2::new(width, height);
+            let mut harness = open_panel(fragment.leak(), size);
+            harness.key_press(Key::Space);
+            wait(&mut harness, "it trains", |lab| {
+                lab.runs[0].history.steps.len() >= 12
+            });
+            harness.run_steps(4);
+            picture(&mut harness, &format!("{width}x{height}-{language}-lab"));
+            let root = harness.root();
+            let in_bar: Vec<_> = root
+                .children_recursive()
+                .map(|node| node.accesskit_node())
+                .filter(|node| matches!(node.role(), Role::Button | Role::Label))
+                .filter_map(|node| Some((node.label().or(node.value())?, node.bounding_box()?)))
+                .collect();
+            // Those of the bar come first.
+            let end = in_bar.iter().position(|(_, place)| place.y0 > 200.0);
+            let in_bar = &in_bar[..end.unwrap_or(in_bar.len()).min(12)];
+            assert!(in_bar.len() >= 8, "{in_bar:?}");
+            for (index, (name, place)) in in_bar.iter().enumerate() {
+                assert!(
+                    place.x0 >= 0.0 && place.x1 <= f64::from(width),
+                    "{width}, {language}: {name:?} at {place:?}"
+                );
+                for (other, beside) in &in_bar[..index] {
+                    let common = place.intersect(*beside);
+                    assert!(
+                        common.width() < 1.0 || common.height() < 1.0,
+                        "{width}, {language}: {name:?} at {place:?} covers {other:?} at {beside:?}"
+                    );
+                }
+            }
         }
     }
 }

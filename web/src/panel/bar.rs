@@ -1,6 +1,6 @@
 //! The bar at the top of the laboratory: the buttons that control training, the status, the menus and the messages.
 
-use eframe::egui::{self, Button, RichText, Ui};
+use eframe::egui::{self, Align, Button, Color32, Layout, RichText, TextStyle, Ui, Vec2};
 
 use super::style::sign_button;
 use crate::lab::Lab;
@@ -15,35 +15,72 @@ const SLOW: u32 = 1000;
 /// The maximum number of messages that are shown at once.
 const MAX_MESSAGES: usize = 3;
 
-/// Draws the bar.
+/// The width in points that all buttons of the bar need beside each other, in the language in which they are longest.
+const BUTTONS: f32 = 850.0;
+
+/// The sizes of the main button's letters, in the one row and where it is too narrow for that; and of the button, relative to them.
+const LARGE: f32 = 20.0;
+const SMALL: f32 = 14.0;
+const MAIN: Vec2 = Vec2::new(6.0, 1.8);
+
+/// Draws the bar: in one row, or where that is too narrow, with the status below the buttons.
 pub fn show(lab: &mut Lab, ui: &mut Ui) {
     ui.add_space(4.0);
-    ui.horizontal_wrapped(|ui| {
-        // A run that another process trains can only be watched.
-        if lab.following.is_none() {
-            commands(lab, ui);
-            ui.separator();
-        }
-        ui.label(status(lab));
-        advice(lab, ui);
-        ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
-            look(lab, ui);
-            ui.menu_button(text("bar.save"), |ui| saves(lab, ui));
-            ui.menu_button(text("bar.show"), |ui| parts(lab, ui));
-            if lab.following.is_none() && ui.button(text("nav.story")).clicked() {
-                lab.page.place = Place::Story(0);
+    let is_trained_here = lab.following.is_none();
+    let words = status(lab);
+    let words_width = ui
+        .painter()
+        .layout_no_wrap(
+            words.clone(),
+            TextStyle::Body.resolve(ui.style()),
+            Color32::GRAY,
+        )
+        .size()
+        .x;
+    if ui.available_width() >= BUTTONS + words_width {
+        ui.horizontal(|ui| {
+            if is_trained_here {
+                commands(lab, LARGE, ui);
+                ui.separator();
             }
+            ui.label(words);
+            advice(lab, ui);
+            ui.with_layout(Layout::right_to_left(Align::Center), |ui| {
+                look(lab, ui);
+                menus(lab, ui);
+            });
         });
-    });
+    } else {
+        ui.horizontal_wrapped(|ui| {
+            if is_trained_here {
+                commands(lab, SMALL, ui);
+            }
+            menus(lab, ui);
+            look(lab, ui);
+        });
+        ui.horizontal_wrapped(|ui| {
+            ui.label(words);
+            advice(lab, ui);
+        });
+    }
     messages(lab, MAX_MESSAGES, ui);
     ui.add_space(2.0);
     let space = ui.input(|input| input.key_pressed(egui::Key::Space));
-    if space && lab.following.is_none() && ui.memory(|memory| memory.focused().is_none()) {
+    if space && is_trained_here && ui.memory(|memory| memory.focused().is_none()) {
         if lab.is_playing() {
             lab.pause();
         } else {
             lab.play();
         }
+    }
+}
+
+/// Draws the menus, and the way back to the story. A run that another process trains can only be watched.
+fn menus(lab: &mut Lab, ui: &mut Ui) {
+    ui.menu_button(text("bar.save"), |ui| saves(lab, ui));
+    ui.menu_button(text("bar.show"), |ui| parts(lab, ui));
+    if lab.following.is_none() && ui.button(text("nav.story")).clicked() {
+        lab.page.place = Place::Story(0);
     }
 }
 
@@ -94,13 +131,13 @@ pub fn advice(lab: &Lab, ui: &mut Ui) {
     }
 }
 
-/// Draws the buttons that control training.
-fn commands(lab: &mut Lab, ui: &mut Ui) {
+/// Draws the buttons that control training, the main one with letters of that size.
+fn commands(lab: &mut Lab, letters: f32, ui: &mut Ui) {
     let playing = lab.is_playing();
     let name = text(if playing { "bar.pause" } else { "bar.play" });
     let words = format!("{}  {name}", if playing { "‖" } else { "▶" });
-    let play = ui
-        .add(Button::new(RichText::new(words).size(20.0).strong()).min_size([120.0, 36.0].into()));
+    let play =
+        ui.add(Button::new(RichText::new(words).size(letters).strong()).min_size(letters * MAIN));
     play.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, name));
     if play.on_hover_text(text("bar.play.hint")).clicked() {
         if playing { lab.pause() } else { lab.play() }
