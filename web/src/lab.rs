@@ -544,7 +544,7 @@ impl Lab {
 mod tests {
     use super::*;
 
-    /// While nobody moves the mouse, nothing else redraws the page.
+    /// While the mouse rests, nothing else redraws the page.
     #[test]
     fn a_message_is_drawn_once_and_soon() {
         let context = egui::Context::default();
