@@ -17,7 +17,7 @@ from PIL import Image
 
 QUALITY = 40
 LETTERS = [*range(0x20, 0x7F), *range(0xA0, 0x180), *range(0x391, 0x3CA)]
-SIGNS = "–—‖‘’‚“”„«»•…←→↑↓↺↻−√×²■□▶◀●✓"
+SIGNS = "–—‖‘’‚“”„«»•…←→↑↓↺↻−√×²≠☀■□▶◀●✓"
 ROOT = Path(__file__).resolve().parent.parent
 
 

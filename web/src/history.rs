@@ -56,6 +56,8 @@ pub struct History {
     pub last: Option<(usize, Vec<f32>)>,
     /// The exponential moving average of the matrices.
     pub smoothed: Vec<f32>,
+    /// The mean diagonal and the off-diagonal RMS of the moving average after each matrix, with its step.
+    pub course: Vec<(usize, [f64; 2])>,
     /// Rows and columns of the matrices.
     pub width: usize,
     /// The embeddings that were asked for last.
@@ -90,6 +92,7 @@ impl History {
         if self.width != width {
             (self.width, self.smoothed, self.seen) = (width, values.clone(), 0);
             (self.frames, self.keep_every) = (Vec::new(), 1);
+            self.course.clear();
         }
         // At first the plain mean of all matrices, so that the first one does not dominate for long.
         let share = SMOOTHING.max(1.0 / (self.seen + 1) as f32);
@@ -108,6 +111,8 @@ impl History {
             }
         }
         self.seen += 1;
+        let (diagonal, rest) = diagonal_and_rest(&self.smoothed, width);
+        self.course.push((step, [diagonal, rest]));
         self.last = Some((step, values));
     }
 

@@ -256,6 +256,7 @@ impl PanelRun {
                         .inspections
                         .retain(|inspection| inspection.step <= done);
                     self.history.frames.retain(|frame| frame.step <= done);
+                    self.history.course.retain(|(step, _)| *step <= done);
                 }
                 let wanted_gpu = self.setup.device != DeviceChoice::Cpu;
                 self.advice = platform::advice().filter(|_| opened.on_cpu && wanted_gpu);

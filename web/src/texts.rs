@@ -158,7 +158,9 @@ mod tests {
         crate::panel::apply_style(&context);
         _ = context.run_ui(egui::RawInput::default(), |_| {});
         let font = egui::FontId::proportional(14.0);
-        let letters = TABLE.chars().filter(|letter| !letter.is_control());
+        // And the signs on buttons.
+        let letters = TABLE.chars().chain("☀●◀▶■×‖".chars());
+        let letters = letters.filter(|letter| !letter.is_control());
         let missing: BTreeSet<char> = context.fonts_mut(|fonts| {
             letters
                 .filter(|letter| !fonts.has_glyph(&font, *letter))

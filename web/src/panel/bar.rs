@@ -107,7 +107,7 @@ pub fn messages(lab: &mut Lab, max: usize, ui: &mut Ui) {
 pub fn look(lab: &mut Lab, ui: &mut Ui) {
     let is_dark = ui.visuals().dark_mode;
     let name = if is_dark { "look.light" } else { "look.dark" };
-    if sign_button(ui, "●", text(name), true) {
+    if sign_button(ui, "☀", text(name), true) {
         lab.page.theme = Some(if is_dark { Theme::Light } else { Theme::Dark });
     }
     let used = texts::language();

@@ -1,10 +1,10 @@
 //! Plots of the runs' metrics over their steps.
 
 use eframe::egui::{Color32, Ui};
-use egui_plot::{HLine, Line, LineStyle, PlotPoints};
+use egui_plot::{HLine, Line, LineStyle, PlotPoints, Points};
 
 use super::plot;
-use super::style::{BLUE, GREEN, OCHER, RED, RUN_COLORS};
+use super::style::{BLUE, GREEN, OCHER, RED, RUN_COLORS, readable};
 use crate::run::PanelRun;
 use crate::texts::{number, percent, text};
 
@@ -24,6 +24,8 @@ struct Curve {
 
 /// Draws the plots: the score, the loss and its terms, C's mean diagonal and off-diagonal RMS, and the effective rank.
 pub fn show(ui: &mut Ui, runs: &[PanelRun]) {
+    let is_dark = ui.visuals().dark_mode;
+    let shade = |color| readable(color, is_dark);
     let mut losses = Vec::new();
     let mut of_matrix = Vec::new();
     let mut ranks = Vec::new();
@@ -39,7 +41,7 @@ pub fn show(ui: &mut Ui, runs: &[PanelRun]) {
             if runs.len() > 1 {
                 (RUN_COLORS[index], style)
             } else {
-                (color, LineStyle::Solid)
+                (shade(color), LineStyle::Solid)
             }
         };
         let lambda = run.setup.lambda;
@@ -90,7 +92,7 @@ pub fn show(ui: &mut Ui, runs: &[PanelRun]) {
         let color = if runs.len() > 1 {
             RUN_COLORS[index]
         } else {
-            GREEN
+            shade(GREEN)
         };
         let inspection = |plot: &mut Vec<Curve>, name: &str, value: &dyn Fn(usize) -> f64| {
             plot.push(Curve {
@@ -115,7 +117,11 @@ pub fn show(ui: &mut Ui, runs: &[PanelRun]) {
         .map_or("", |data| text(data.measure));
     let baselines = baseline.map_or_else(Vec::new, |baseline| {
         vec![
-            (text("learned.pixels"), 100.0 * baseline.pixels, OCHER),
+            (
+                text("learned.pixels"),
+                100.0 * baseline.pixels,
+                shade(OCHER),
+            ),
             (
                 text("learned.untrained"),
                 100.0 * baseline.untrained,
@@ -146,11 +152,32 @@ pub fn show(ui: &mut Ui, runs: &[PanelRun]) {
             "score",
             scores,
             &baselines,
-            false,
+            Scale::Percent,
         ),
-        1 => plot(ui, text("curves.loss.title"), "loss", losses, &[], true),
-        2 => plot(ui, text("curves.c.title"), "matrix", of_matrix, &[], false),
-        _ => plot(ui, text("curves.rank.title"), "rank", ranks, &[], false),
+        1 => plot(
+            ui,
+            text("curves.loss.title"),
+            "loss",
+            losses,
+            &[],
+            Scale::Logarithmic,
+        ),
+        2 => plot(
+            ui,
+            text("curves.c.title"),
+            "matrix",
+            of_matrix,
+            &[],
+            Scale::Plain,
+        ),
+        _ => plot(
+            ui,
+            text("curves.rank.title"),
+            "rank",
+            ranks,
+            &[],
+            Scale::Plain,
+        ),
     }
 }
 
@@ -164,6 +191,17 @@ pub(super) fn thinned(count: usize, point: impl Fn(usize) -> [f64; 2]) -> Vec<[f
     points
 }
 
+/// How values are written.
+#[derive(Clone, Copy, PartialEq)]
+enum Scale {
+    /// As they are.
+    Plain,
+    /// As percent, which they are already.
+    Percent,
+    /// They are logarithms.
+    Logarithmic,
+}
+
 /// A value that does not change, with its name and its color.
 type Baseline = (&'static str, f64, Color32);
 
@@ -173,7 +211,7 @@ fn plot(
     id: &str,
     curves: Vec<Curve>,
     baselines: &[Baseline],
-    logarithmic: bool,
+    scale: Scale,
 ) {
     ui.label(title);
     let dashed = LineStyle::dashed_loose();
@@ -184,12 +222,13 @@ fn plot(
         .iter()
         .map(|(name, _, color)| (*name, *color, dashed));
     plot::legend(ui, of_curves.chain(of_baselines));
-    let value = move |value: f64| match logarithmic {
-        true => number(10f64.powf(value), 3),
-        false => number(value, 2),
+    let value = move |value: f64| match scale {
+        Scale::Logarithmic => number(10f64.powf(value), 3),
+        Scale::Percent => percent(value / 100.0),
+        Scale::Plain => number(value, 2),
     };
-    let tick = move |value: f64| match logarithmic {
-        true => {
+    let tick = move |value: f64| match scale {
+        Scale::Logarithmic => {
             let value = 10f64.powf(value);
             let digits = match value {
                 10.0.. => 0,
@@ -198,13 +237,25 @@ fn plot(
             };
             number(value, digits)
         }
-        false => plot::tick(value),
+        Scale::Percent => percent(value / 100.0),
+        Scale::Plain => plot::tick(value),
     };
-    plot::over_steps(id, HEIGHT, value, tick).show(ui, |ui| {
+    let plot = plot::over_steps(id, HEIGHT, value, tick);
+    let plot = match scale {
+        Scale::Logarithmic => plot.y_grid_spacer(plot::half_decades),
+        _ => plot.include_y(0.0),
+    };
+    plot.show(ui, |ui| {
         for (name, value, color) in baselines {
             ui.hline(HLine::new(*name, *value).color(*color).style(dashed));
         }
         for curve in curves {
+            // A line of one point would not be seen.
+            if let [point] = curve.points[..] {
+                let dot = Points::new(curve.name, vec![point]);
+                ui.points(dot.color(curve.color).radius(2.0 * plot::LINE));
+                continue;
+            }
             ui.line(
                 Line::new(curve.name, PlotPoints::from(curve.points))
                     .color(curve.color)

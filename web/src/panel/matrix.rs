@@ -168,10 +168,8 @@ fn one(
     if !view.values.is_empty() {
         explain(ui, run, view, shown, rect, &response);
         let (diagonal, rest) = diagonal_and_rest(&view.values, width);
-        let batch = run
-            .opened
-            .as_ref()
-            .map_or(run.setup.batch, |opened| opened.config.batch);
+        let opened = run.opened.as_ref();
+        let batch = opened.map_or(run.setup.batch, |opened| opened.config.batch);
         ui.label(filled(
             "c.numbers",
             &[
@@ -179,16 +177,19 @@ fn one(
                 ("rest", &number(rest, 3)),
             ],
         ));
-        ui.label(
-            RichText::new(filled(
-                "matrix.noise",
-                &[
-                    ("batch", &batch.to_string()),
-                    ("noise", &number(1.0 / (batch as f64).sqrt(), 3)),
-                ],
-            ))
-            .weak(),
-        );
+        // An average over steps has less noise.
+        if raw || replay.is_some() {
+            ui.label(
+                RichText::new(filled(
+                    "matrix.noise",
+                    &[
+                        ("batch", &batch.to_string()),
+                        ("noise", &number(1.0 / (batch as f64).sqrt(), 3)),
+                    ],
+                ))
+                .weak(),
+            );
+        }
     }
 }
 

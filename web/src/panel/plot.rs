@@ -1,8 +1,6 @@
 //! Plots over the steps of a run, and the legends above them.
 
-use eframe::egui::{
-    Align2, FontId, Rangef, Sense, Shape, Stroke, Ui, WidgetInfo, WidgetText, pos2, vec2,
-};
+use eframe::egui::{FontId, Rangef, Sense, Shape, Stroke, Ui, WidgetInfo, WidgetText, pos2, vec2};
 use egui_plot::{AxisHints, GridInput, GridMark, HoverPosition, LineStyle, Plot, PlotPoint};
 
 use crate::texts::{localized, number, text};
@@ -35,9 +33,10 @@ fn legend_entry(ui: &mut Ui, (name, color, style): Entry<'_>) {
     const GAP: f32 = 6.0;
     let font = FontId::proportional(13.5);
     let color_of_text = ui.visuals().text_color();
+    let room = ui.max_rect().width() - SAMPLE - GAP;
     let words = ui
         .painter()
-        .layout_no_wrap(name.to_owned(), font.clone(), color_of_text);
+        .layout(name.to_owned(), font, color_of_text, room);
     let size = vec2(SAMPLE + GAP + words.size().x, words.size().y);
     // One widget, so that it goes to the next row as a whole.
     let (area, response) = ui.allocate_exact_size(size, Sense::hover());
@@ -58,13 +57,8 @@ fn legend_entry(ui: &mut Ui, (name, color, style): Entry<'_>) {
             painter.extend(Shape::dotted_line(&ends, color, spacing, LINE));
         }
     }
-    painter.text(
-        area.right_center(),
-        Align2::RIGHT_CENTER,
-        name,
-        font,
-        color_of_text,
-    );
+    let at = pos2(area.left() + SAMPLE + GAP, area.top());
+    painter.galley(at, words, color_of_text);
 }
 
 /// An empty plot over steps. `value` writes a value beside the pointer, `tick` one at the axis, in the visitor's language.
@@ -74,7 +68,7 @@ pub fn over_steps<'a>(
     value: impl Fn(f64) -> String + 'a,
     tick: impl Fn(f64) -> String + 'a,
 ) -> Plot<'a> {
-    let spacing = |distance: f32| Rangef::new(distance - 0.5, distance);
+    let spacing = |distance: f32| Rangef::new(0.9 * distance, 0.95 * distance);
     Plot::new(id)
         .height(height)
         // An empty plot begins at step 0, where the run will begin.
@@ -98,7 +92,8 @@ pub fn over_steps<'a>(
                 .formatter(move |mark, _| tick(mark.value))
                 .label_spacing(spacing(BETWEEN_VALUES)),
         ])
-        .x_grid_spacer(|grid| marks(grid, BETWEEN_STEPS))
+        .x_grid_spacer(|grid| marks(grid, BETWEEN_STEPS, 1.0))
+        .y_grid_spacer(|grid| marks(grid, BETWEEN_VALUES, 0.0))
         .label_formatter(move |at| match at {
             HoverPosition::NearDataPoint {
                 plot_name,
@@ -120,14 +115,21 @@ pub fn tick(value: f64) -> String {
     localized(&format!("{}", (value * 100.0).round() / 100.0 + 0.0))
 }
 
-/// Marks at the multiples of 1, 2, or 5 times a power of ten that is at least 1, as near as `distance` in points allows.
-fn marks(grid: GridInput, distance: f32) -> Vec<GridMark> {
-    let least = grid.base_step_size / GRID * f64::from(distance);
-    let power = 10f64.powf(least.max(1.0).log10().floor());
+/// Marks of an axis of logarithms: at powers of ten, and between them if there is room.
+pub fn half_decades(grid: GridInput) -> Vec<GridMark> {
+    marks(grid, BETWEEN_VALUES, 0.5)
+}
+
+/// Marks at the multiples of 1, 2, or 5 times a power of ten, as near to each other as `distance` in points and their `smallest`
+/// difference allow.
+fn marks(grid: GridInput, distance: f32, smallest: f64) -> Vec<GridMark> {
+    let least = (grid.base_step_size / GRID * f64::from(distance)).max(smallest);
+    let power = 10f64.powf(least.log10().floor());
     let step_size = [1.0, 2.0, 5.0, 10.0]
         .map(|factor| factor * power)
         .into_iter()
-        .find(|step| *step >= least)
+        // A rounded power must not make it twice as far.
+        .find(|step| *step >= least * 0.999)
         .unwrap_or(10.0 * power);
     let (from, to) = grid.bounds;
     let first = (from / step_size).ceil() as i64;
@@ -152,9 +154,10 @@ mod tests {
                 bounds: (0.0, steps),
                 base_step_size: GRID * steps / width,
             };
-            let marks = marks(grid, BETWEEN_STEPS);
+            let marks = marks(grid, BETWEEN_STEPS, 1.0);
             let apart = marks[1].value - marks[0].value;
-            assert!(apart / steps * width >= f64::from(BETWEEN_STEPS), "{steps}");
+            let distance = apart / steps * width;
+            assert!(distance >= 0.99 * f64::from(BETWEEN_STEPS), "{steps}");
             assert!(
                 marks.len() >= 3,
                 "{steps}: as many as there is room for, {}",

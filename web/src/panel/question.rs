@@ -2,7 +2,7 @@
 
 use eframe::egui::{Button, ProgressBar, RichText, Ui};
 
-use super::style::{GREEN, OCHER, RUN_COLORS};
+use super::style::{GREEN, OCHER, RUN_COLORS, readable};
 use crate::experiments::Experiment;
 use crate::lab::{Asked, Lab, Outcome};
 use crate::texts::{filled, number, percent, text};
@@ -86,7 +86,12 @@ fn result(asked: &Asked, predicted: usize, outcome: &Outcome, ui: &mut Ui) {
         false => ("question.wrong", OCHER),
     };
     let told = filled(key, &[("answer", happened)]);
-    ui.label(RichText::new(told).strong().size(16.0).color(color));
+    ui.label(
+        RichText::new(told)
+            .strong()
+            .size(16.0)
+            .color(readable(color, ui.visuals().dark_mode)),
+    );
     numbers(outcome, ui);
     // The text explains what is expected; another outcome is told as it is.
     let explained = match outcome.answer == asked.experiment.expected {

@@ -25,6 +25,9 @@ pub const GREEN: egui::Color32 = egui::Color32::from_rgb(0x1b, 0x78, 0x37);
 /// The color of raw pixels, and of predictions that did not hold.
 pub const OCHER: egui::Color32 = egui::Color32::from_rgb(0x9a, 0x6a, 0x10);
 
+/// The gray of texts on dark: egui's is darker than that of less important ones.
+const TEXT_ON_DARK: egui::Color32 = egui::Color32::from_gray(0xd2);
+
 /// The grays of less important texts, on light and on dark: at least 4.5 times as bright or dark as their ground (WCAG AA).
 const WEAK: [egui::Color32; 2] = [
     egui::Color32::from_gray(0x5f),
@@ -50,6 +53,9 @@ pub fn apply_style(context: &egui::Context) {
         for (text, size) in sizes {
             style.text_styles.insert(text, FontId::proportional(size));
         }
+        if style.visuals.dark_mode {
+            style.visuals.widgets.noninteractive.fg_stroke.color = TEXT_ON_DARK;
+        }
         style.number_formatter = NumberFormatter::new(|value, digits| {
             localized(&egui::emath::format_with_decimals_in_range(value, digits))
         });
@@ -67,6 +73,15 @@ fn fonts() -> FontDefinitions {
         fonts.families.insert(family, vec!["Inter".into()]);
     }
     fonts
+}
+
+/// A color of lines or letters, lighter on dark: those above are chosen for a light ground.
+pub fn readable(color: egui::Color32, on_dark: bool) -> egui::Color32 {
+    const LIGHTER: f32 = 0.4;
+    match on_dark {
+        true => color.lerp_to_gamma(egui::Color32::WHITE, LIGHTER),
+        false => color,
+    }
 }
 
 /// Draws the title of a part of the page.

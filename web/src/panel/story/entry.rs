@@ -11,7 +11,7 @@ use crate::batch::Batch;
 use crate::lab::Lab;
 use crate::page::Place;
 use crate::panel::matrix::pick;
-use crate::panel::style::sign_button;
+use crate::panel::style::{GREEN, readable, sign_button};
 use crate::story::{Figure, step_of};
 use crate::texts::{filled, number, text};
 
@@ -26,6 +26,9 @@ const ZOOMED: usize = 7;
 
 /// How long zooming takes, in seconds.
 const ZOOM_TIME: f32 = 0.6;
+
+/// The width from which on the scatter plot is beside C, in points.
+const BESIDE: f32 = 520.0;
 
 /// Products that the formula shows.
 const PRODUCTS: usize = 3;
@@ -53,15 +56,22 @@ pub fn dimension(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
             state.dimension += 1;
         }
     });
+    let columns = [0, 1].map(|view| batch.column(view, state.dimension));
+    let correlation = batch.entry(state.dimension, state.dimension);
+    ui.label(filled(
+        "dimension.agree",
+        &[
+            ("dimension", &state.dimension.to_string()),
+            ("value", &number(correlation, 2)),
+        ],
+    ));
     ui.add_space(8.0);
     let size = vec2(
         ui.available_width(),
-        (ui.available_height() - 60.0).clamp(280.0, 600.0),
+        (ui.available_height() - 12.0).clamp(220.0, 600.0),
     );
     let (area, response) = ui.allocate_exact_size(size, Sense::hover());
     let picture = (size.x / 34.0).clamp(PICTURE, 44.0);
-    let columns = [0, 1].map(|view| batch.column(view, state.dimension));
-    let correlation = batch.entry(state.dimension, state.dimension);
     let words = filled(
         "dimension.spoken",
         &[
@@ -97,6 +107,7 @@ pub fn dimension(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
         Align2::RIGHT_TOP,
         text("dimension.larger"),
     );
+    let mut places = Vec::new();
     for (values, upwards) in columns.iter().zip([true, false]) {
         // A dot plot of pictures: each falls onto the pile of its place.
         let piles = (area.width() / picture).max(1.0) as usize;
@@ -119,16 +130,20 @@ pub fn dimension(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
             if area.contains(center) {
                 let place = Rect::from_center_size(center, Vec2::splat(picture - 2.0));
                 state.batch.paint(painter, index, place);
+                places.push((index, place));
             }
         }
     }
-    ui.label(filled(
-        "dimension.agree",
-        &[
-            ("dimension", &state.dimension.to_string()),
-            ("value", &number(correlation, 2)),
-        ],
-    ));
+    // Both views of the picture under the pointer.
+    let pointed = response
+        .hover_pos()
+        .and_then(|at| places.iter().find(|(_, place)| place.contains(at)));
+    if let Some((pointed, _)) = pointed {
+        for (_, place) in places.iter().filter(|(index, _)| index == pointed) {
+            let stroke = Stroke::new(3.0, readable(GREEN, ui.visuals().dark_mode));
+            painter.rect_stroke(*place, 2.0, stroke, StrokeKind::Outside);
+        }
+    }
 }
 
 /// Draws C, an entry of it that is chosen there, its scatter plot, and its formula.
@@ -146,13 +161,14 @@ pub fn entry(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
         ui.selectable_value(&mut state.is_zoomed, true, text("entry.near"));
     });
     let room = ui.available_size();
-    let is_wide = room.x >= 640.0;
+    let is_wide = room.x >= BESIDE || state.is_beside;
     let side = if is_wide {
         (0.5 * room.x - MARGIN - 16.0).min(room.y - MARGIN - 110.0)
     } else {
-        room.x - MARGIN - 8.0
+        (room.x - MARGIN - 8.0).min(0.55 * room.y)
     };
-    let side = side.clamp(200.0, 640.0);
+    let smallest = if state.is_beside { 130.0 } else { 200.0 };
+    let side = side.clamp(smallest, 640.0);
     let block = vec2(side + MARGIN, side + MARGIN);
     let area = if is_wide {
         vec2(2.0 * block.x + 24.0, block.y + 22.0)
@@ -396,6 +412,7 @@ fn formula(batch: &Batch, (row, column): (usize, usize), ui: &mut Ui) {
             (true, v) if v > 0.7 => "entry.agrees",
             (true, _) => "entry.disagrees",
             (false, v) if v.abs() > 0.3 => "entry.redundant",
+            (false, v) if v.abs() > 0.15 => "entry.partly",
             (false, _) => "entry.independent",
         }));
     });

@@ -1,20 +1,23 @@
 //! What was learned: the score beside those of raw pixels and of the untrained network, and pictures whose neighbors became right.
 
 use barlow_core::evaluate::{Inspection, Question};
-use eframe::egui::{self, Color32, Rect, RichText, Sense, Stroke, StrokeKind, Ui, vec2};
+use eframe::egui::{self, Color32, Rect, RichText, Sense, Stroke, StrokeKind, TextStyle, Ui, vec2};
 
 use super::State;
 use crate::dataset::Dataset;
 use crate::lab::Lab;
 use crate::panel::pictures::{Sheet, content_hash};
-use crate::panel::style::{GREEN, OCHER};
-use crate::texts::{percent, text};
+use crate::panel::style::{GREEN, OCHER, readable};
+use crate::texts::{filled, percent, text};
 
 /// Pictures that are shown with their neighbors.
 const ROWS: usize = 3;
 
 /// The smallest and the largest side of a picture, in points.
 const SIDES: [f32; 2] = [44.0, 104.0];
+
+/// The space between two pictures, in points.
+const GAP: f32 = 6.0;
 
 /// Neighbors that are shown.
 const NEIGHBORS: usize = 4;
@@ -59,43 +62,109 @@ pub fn show(lab: &Lab, state: &mut State, sheet: &mut Sheet, ui: &mut Ui) {
     {
         state.became = Some((after.step, became_right(data, before, after)));
     }
-    let chosen = state.became.as_ref().map_or(&[][..], |(_, chosen)| chosen);
-    if chosen.is_empty() {
+    let Some((_, became)) = &state.became else {
+        return;
+    };
+    if became.is_empty() {
         ui.vertical_centered(|ui| ui.label(text("learned.none")));
         return;
     }
-    ui.vertical_centered(|ui| ui.label(RichText::new(text("learned.became")).strong()));
+    let chosen = &became[..became.len().min(ROWS)];
+    let words = filled(
+        "learned.became",
+        &[
+            ("shown", &chosen.len().to_string()),
+            ("all", &became.len().to_string()),
+        ],
+    );
+    ui.vertical_centered(|ui| ui.label(RichText::new(words).strong()));
     // What is left of the width beside the two words, and of the height for each row.
+    let font = TextStyle::Body.resolve(ui.style());
+    let [before_width, after_width] = ["learned.before", "learned.after"].map(|key| {
+        let galley = ui
+            .painter()
+            .layout_no_wrap(text(key).to_owned(), font.clone(), Color32::GRAY);
+        galley.size().x + GAP
+    });
+    let word = before_width.max(after_width);
     let room = ui.available_size();
     let pictures = (1 + 2 * NEIGHBORS) as f32;
-    let side = ((room.x - 160.0) / pictures).min(room.y / ROWS as f32 - 12.0) - 6.0;
-    let side = side.clamp(SIDES[0], SIDES[1]);
-    let width = pictures * (side + 6.0) + 60.0;
-    let is_wide = ui.available_width() >= width;
+    let side = (room.x - 2.0 * word) / pictures - GAP;
+    let side = side.min(room.y / ROWS as f32 - 12.0 - GAP);
+    let is_wide = side >= SIDES[0];
+    let rows = Rows {
+        data,
+        inspections: [before, after],
+        word,
+        side: side.clamp(SIDES[0], SIDES[1]),
+    };
+    let width = pictures * (rows.side + GAP) + 2.0 * word;
     for picture in chosen.iter().copied() {
-        ui.horizontal_wrapped(|ui| {
-            if is_wide {
-                ui.add_space(0.5 * (ui.available_width() - width));
-            }
-            let name = data.names.get(picture).map_or("", String::as_str);
-            sheet.show(ui, picture, side, name, Sense::hover());
-            for (when, inspection) in [("learned.before", before), ("learned.after", after)] {
-                ui.label(text(when));
-                for neighbor in inspection.neighbors[picture].iter().take(NEIGHBORS) {
-                    let neighbor = usize::from(*neighbor);
-                    let name = data.names.get(neighbor).map_or("", String::as_str);
-                    let place = sheet.show(ui, neighbor, side, name, Sense::hover()).rect;
-                    if is_right(data, picture, neighbor) {
-                        ui.painter().rect_stroke(
-                            place.expand(1.0),
-                            2.0,
-                            Stroke::new(3.0, GREEN),
-                            StrokeKind::Outside,
-                        );
-                    }
+        if is_wide {
+            ui.horizontal(|ui| {
+                ui.spacing_mut().item_spacing.x = GAP;
+                ui.add_space(0.5 * (ui.available_width() - width).max(0.0));
+                rows.picture(sheet, picture, ui);
+                rows.neighbors(sheet, picture, 0, ui);
+                rows.neighbors(sheet, picture, 1, ui);
+            });
+            continue;
+        }
+        // The picture, and to its right its neighbors, those of before above those of now.
+        ui.horizontal(|ui| {
+            ui.spacing_mut().item_spacing.x = GAP;
+            rows.picture(sheet, picture, ui);
+            ui.vertical(|ui| {
+                for when in [0, 1] {
+                    ui.horizontal(|ui| {
+                        ui.spacing_mut().item_spacing.x = GAP;
+                        rows.neighbors(sheet, picture, when, ui);
+                    });
                 }
-            }
+            });
         });
+        ui.add_space(8.0);
+    }
+}
+
+/// What the rows of pictures and their neighbors have in common.
+struct Rows<'a> {
+    data: &'a Dataset,
+    /// Before training, and now.
+    inspections: [&'a Inspection; 2],
+    /// The width of the longer of the two words.
+    word: f32,
+    /// The side of a picture.
+    side: f32,
+}
+
+impl Rows<'_> {
+    fn picture(&self, sheet: &Sheet, picture: usize, ui: &mut Ui) -> Rect {
+        let name = self.data.names.get(picture).map_or("", String::as_str);
+        sheet
+            .show(ui, picture, self.side, name, Sense::hover())
+            .rect
+    }
+
+    /// Draws the neighbors of before (`when` 0) or now, as many as there is room for.
+    fn neighbors(&self, sheet: &Sheet, picture: usize, when: usize, ui: &mut Ui) {
+        let key = ["learned.before", "learned.after"][when];
+        ui.add_sized([self.word - GAP, self.side], egui::Label::new(text(key)));
+        for neighbor in self.inspections[when].neighbors[picture]
+            .iter()
+            .take(NEIGHBORS)
+        {
+            if ui.available_width() < self.side {
+                break;
+            }
+            let neighbor = usize::from(*neighbor);
+            let place = self.picture(sheet, neighbor, ui);
+            if is_right(self.data, picture, neighbor) {
+                let stroke = Stroke::new(3.0, readable(GREEN, ui.visuals().dark_mode));
+                ui.painter()
+                    .rect_stroke(place.expand(1.0), 2.0, stroke, StrokeKind::Outside);
+            }
+        }
     }
 }
 
@@ -141,7 +210,6 @@ fn became_right(data: &Dataset, before: &Inspection, after: &Inspection) -> Vec<
             chosen.push(picture);
         }
     }
-    chosen.truncate(ROWS);
     chosen
 }
 
@@ -170,7 +238,11 @@ fn bars(ui: &mut Ui, values: &[(&'static str, f64, Color32)]) {
                 area.min + vec2(names, 3.0),
                 vec2((*value as f32).clamp(0.0, 1.0) * room, 16.0),
             );
-            ui.painter().rect_filled(bar, 2.0, *color);
+            let track = Rect::from_min_size(bar.min, vec2(room, bar.height()));
+            ui.painter()
+                .rect_filled(track, 2.0, ui.visuals().faint_bg_color);
+            let color = readable(*color, ui.visuals().dark_mode);
+            ui.painter().rect_filled(bar, 2.0, color);
             ui.painter().text(
                 bar.right_center() + vec2(6.0, 0.0),
                 egui::Align2::LEFT_CENTER,

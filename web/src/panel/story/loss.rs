@@ -6,18 +6,18 @@ use egui_plot::{HLine, Line, LineStyle, PlotPoints};
 
 use super::State;
 use super::c::{Emphasis, MARGIN, paint_axes, whole};
-use crate::history::{History, describe, diagonal_and_rest};
+use crate::history::{History, describe};
 use crate::lab::Lab;
 use crate::panel::curves::thinned;
 use crate::panel::plot;
-use crate::panel::style::{BLUE, RED};
-use crate::texts::{filled, number, text};
+use crate::panel::style::{BLUE, RED, readable};
+use crate::texts::{filled, localized, number, text};
 
 /// The largest side of C and of its curve.
 const LARGEST: f32 = 680.0;
 
 /// The width from which on the curve is beside C.
-const BESIDE: f32 = 640.0;
+const BESIDE: f32 = 520.0;
 
 /// C's diagonal.
 pub fn diagonal(lab: &Lab, state: &mut State, ui: &mut Ui) {
@@ -32,24 +32,23 @@ pub fn rest(lab: &Lab, state: &mut State, ui: &mut Ui) {
 fn part(lab: &Lab, state: &mut State, emphasis: Emphasis, ui: &mut Ui) {
     let Some(run) = lab.runs.first() else { return };
     let history = &run.history;
-    let (diagonal, rest) = diagonal_and_rest(&history.smoothed, history.width);
-    let (value, digits, goal, color, key, name) = match emphasis {
-        Emphasis::Rest => (rest, 3, 0.0, BLUE, "rest.value", "rest.curve"),
-        _ => (diagonal, 2, 1.0, RED, "diagonal.value", "diagonal.curve"),
+    let (which, digits, goal, color, key, name) = match emphasis {
+        Emphasis::Rest => (1, 3, 0.0, BLUE, "rest.value", "rest.curve"),
+        _ => (0, 2, 1.0, RED, "diagonal.value", "diagonal.curve"),
     };
     beside(
         ui,
+        state.is_beside,
         |ui, side| matrix(history, state, emphasis, side, ui),
         |ui, side| {
-            if !history.smoothed.is_empty() {
-                let words = filled(key, &[("value", &number(value, digits))]);
+            // Of the C that is shown, which is an average over steps: so its end is the number above it.
+            let course = &history.course;
+            if let Some((_, values)) = course.last() {
+                let words = filled(key, &[("value", &number(values[which], digits))]);
                 ui.label(RichText::new(words).size(18.0).strong());
             }
-            let of = move |report: &StepReport| match emphasis {
-                Emphasis::Rest => report.off_diagonal,
-                _ => report.diagonal,
-            };
-            curves(ui, history, side, &[(name, color, &of)], Some(goal));
+            let points = thinned(course.len(), |i| [course[i].0 as f64, course[i].1[which]]);
+            curves(ui, side, vec![(name, color, points)], Some(goal));
         },
     );
 }
@@ -62,13 +61,21 @@ pub fn loss(lab: &Lab, state: &mut State, ui: &mut Ui) {
     ui.vertical_centered(|ui| {
         ui.label(RichText::new(text("loss.formula")).size(18.0));
         if let Some(last) = history.steps.last() {
+            // The sum of what is shown, which may differ from the loss in its last digit: whoever adds them up finds it right.
+            let rounded = |value: f64, digits: i32| {
+                let unit = 10f64.powi(digits);
+                (value * unit).round() / unit
+            };
+            let (invariance, redundancy) =
+                (rounded(last.invariance, 2), rounded(last.redundancy, 1));
+            let lambda = rounded(lambda, 5);
             let words = filled(
                 "loss.numbers",
                 &[
-                    ("invariance", &number(last.invariance, 1)),
-                    ("lambda", &number(lambda, 2)),
-                    ("redundancy", &number(last.redundancy, 0)),
-                    ("loss", &number(last.loss, 1)),
+                    ("invariance", &number(invariance, 2)),
+                    ("lambda", &localized(&lambda.to_string())),
+                    ("redundancy", &number(redundancy, 1)),
+                    ("loss", &number(invariance + lambda * redundancy, 2)),
                 ],
             );
             ui.label(RichText::new(words).size(18.0).strong());
@@ -77,34 +84,46 @@ pub fn loss(lab: &Lab, state: &mut State, ui: &mut Ui) {
     ui.add_space(8.0);
     beside(
         ui,
+        state.is_beside,
         |ui, side| matrix(history, state, Emphasis::Whole, side, ui),
         |ui, side| {
-            curves(
-                ui,
-                history,
-                side,
-                &[
-                    ("loss.invariance", RED, &|report| report.invariance),
-                    ("loss.redundancy", BLUE, &move |report| {
-                        lambda * report.redundancy
-                    }),
-                ],
-                None,
-            );
+            let steps = &history.steps;
+            let of = |value: &dyn Fn(&StepReport) -> f64| {
+                thinned(steps.len(), |i| [steps[i].step as f64, value(&steps[i])])
+            };
+            let loss = of(&|report| report.loss);
+            let invariance = of(&|report| report.invariance);
+            let redundancy = of(&|report| lambda * report.redundancy);
+            let quantities = vec![
+                ("curves.loss", Color32::GRAY, loss),
+                ("loss.invariance", RED, invariance),
+                ("loss.redundancy", BLUE, redundancy),
+            ];
+            curves(ui, side, quantities, None);
         },
     );
 }
 
-/// Draws two squares beside each other, or below each other where it is narrow.
-fn beside(ui: &mut Ui, left: impl FnOnce(&mut Ui, f32), right: impl FnOnce(&mut Ui, f32)) {
+/// The smallest squares beside each other, in points: with the sentences beside them too, and without.
+const SMALLEST: [f32; 2] = [140.0, 240.0];
+
+/// Draws two squares beside each other, or below each other where it is narrow. If the sentences are beside them (`is_beside`), they
+/// must not be higher than their room.
+fn beside(
+    ui: &mut Ui,
+    is_beside: bool,
+    left: impl FnOnce(&mut Ui, f32),
+    right: impl FnOnce(&mut Ui, f32),
+) {
     let room = ui.available_size();
-    if room.x < BESIDE {
-        let side = room.x.min(420.0);
+    if room.x < BESIDE && !is_beside {
+        let side = room.x.min(0.6 * room.y).clamp(200.0, 420.0).min(room.x);
         left(ui, side);
         right(ui, 0.6 * side);
         return;
     }
-    let side = (0.48 * room.x).min(room.y - 12.0).clamp(240.0, LARGEST);
+    let smallest = SMALLEST[usize::from(!is_beside)];
+    let side = (0.48 * room.x).min(room.y - 12.0).clamp(smallest, LARGEST);
     let margin = (0.5 * (room.x - 2.0 * side - 24.0)).max(0.0);
     ui.horizontal_top(|ui| {
         ui.add_space(margin);
@@ -139,22 +158,24 @@ fn matrix(history: &History, state: &mut State, emphasis: Emphasis, side: f32, u
         .widget_info(|| eframe::egui::WidgetInfo::labeled(eframe::egui::Role::Image, true, &words));
 }
 
-/// A quantity of a step's report, with the key of its name and its color.
-type Quantity<'a> = (&'static str, Color32, &'a dyn Fn(&StepReport) -> f64);
+/// A quantity over the steps, with the key of its name and its color.
+type Quantity = (&'static str, Color32, Vec<[f64; 2]>);
 
 /// Plots quantities over the steps, and a line where the first of them should go.
-fn curves(
-    ui: &mut Ui,
-    history: &History,
-    height: f32,
-    quantities: &[Quantity<'_>],
-    goal: Option<f64>,
-) {
-    for (key, color, _) in quantities {
-        plot::legend(ui, [(text(key), *color, LineStyle::Solid)]);
-    }
-    let steps = &history.steps;
-    let height = (height - 20.0 * quantities.len() as f32 - 30.0).max(120.0);
+fn curves(ui: &mut Ui, height: f32, quantities: Vec<Quantity>, goal: Option<f64>) {
+    let shade = |color| readable(color, ui.visuals().dark_mode);
+    let quantities: Vec<Quantity> = quantities
+        .into_iter()
+        .map(|(key, color, points)| (key, shade(color), points))
+        .collect();
+    let entries = quantities
+        .iter()
+        .map(|(key, color, _)| (text(key), *color, LineStyle::Solid));
+    let top = ui.cursor().top();
+    plot::legend(ui, entries);
+    // Long legends leave little of the height.
+    let rest = height - (ui.cursor().top() - top) - 40.0;
+    let height = rest.max(0.6 * height).max(110.0);
     let value = |value| number(value, 2);
     let plot = plot::over_steps(quantities[0].0, height, value, plot::tick)
         .include_x(50.0)
@@ -171,11 +192,10 @@ fn curves(
                     .style(LineStyle::dashed_loose()),
             );
         }
-        for (key, color, of) in quantities {
-            let points = thinned(steps.len(), |i| [steps[i].step as f64, of(&steps[i])]);
+        for (key, color, points) in quantities {
             ui.line(
                 Line::new(text(key), PlotPoints::from(points))
-                    .color(*color)
+                    .color(color)
                     .width(plot::LINE),
             );
         }

@@ -13,7 +13,7 @@ use eframe::egui::{
 };
 
 use super::pictures::{Sheet, content_hash};
-use super::style::{BLUE, GREEN, RED, RUN_COLORS};
+use super::style::{BLUE, GREEN, RED, RUN_COLORS, readable};
 use super::{bar, question, views};
 use crate::batch::Batch;
 use crate::experiments;
@@ -396,7 +396,7 @@ fn numbers(lab: &Lab, area: Rect, ui: &Ui) {
         painter.rect_filled(
             Rect::from_min_size(at - vec2(10.0, 0.0), vec2(3.0, 74.0)),
             0.0,
-            line_color,
+            readable(line_color, ui.visuals().dark_mode),
         );
         for (words, size) in [(text(name).to_owned(), 13.0), (value, 24.0), (goal, 13.0)] {
             let galley = painter.layout(words, FontId::proportional(size), color, area.width());
@@ -504,7 +504,12 @@ fn matrices(lab: &Lab, state: &mut State, ui: &mut Ui) {
                 let (diagonal, rest) = diagonal_and_rest(&history.smoothed, history.width);
                 let words = describe(step, &history.smoothed, history.width);
                 response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Image, true, &words));
-                if !history.smoothed.is_empty() {
+                // Afterwards there is a table, of C without smoothing.
+                let is_told = lab
+                    .asked
+                    .as_ref()
+                    .is_some_and(|asked| asked.outcome.is_some());
+                if !history.smoothed.is_empty() && !is_told {
                     ui.label(filled(
                         "c.numbers",
                         &[

@@ -19,8 +19,8 @@ const BESIDE: f32 = 720.0;
 /// The largest side of C.
 const LARGEST: f32 = 560.0;
 
-/// The smallest side of C where the height is what limits it.
-const SMALLEST: f32 = 140.0;
+/// The smallest side of C where the height is what limits it: with the sentences beside it, and above it.
+const SMALLEST: [f32; 2] = [140.0, 220.0];
 
 /// Draws the figure.
 pub fn show(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
@@ -59,10 +59,9 @@ pub fn show(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
     let size = if is_wide {
         vec2(room.x, room.y.clamp(340.0, LARGEST + MARGIN + 30.0))
     } else {
-        let mut side = (room.x - MARGIN - 8.0).min(LARGEST);
-        if state.is_beside {
-            side = side.min((room.y - 104.0 - MARGIN - 12.0).max(SMALLEST));
-        }
+        let smallest = SMALLEST[usize::from(!state.is_beside)];
+        let height = (room.y - 104.0 - MARGIN - 12.0).max(smallest);
+        let side = (room.x - MARGIN - 8.0).min(LARGEST).min(height);
         vec2(room.x, 104.0 + MARGIN + side + 12.0)
     };
     let (area, _) = ui.allocate_exact_size(size, Sense::hover());
@@ -143,7 +142,12 @@ fn beside(state: &State, ui: &Ui, area: Rect, c: Rect) {
         paint_picture(state, ui, view, place, text(name));
         arrow(painter, ui, picture.right_center(), place.left_center());
         let center = pos2(place.right() + ARROW + 0.5 * net.x, y);
-        network(painter, ui, Rect::from_center_size(center, net));
+        network(
+            painter,
+            ui,
+            Rect::from_center_size(center, net),
+            text("figure.network"),
+        );
         arrow(
             painter,
             ui,
@@ -161,26 +165,33 @@ fn beside(state: &State, ui: &Ui, area: Rect, c: Rect) {
 
 /// The picture, its views and the network above C.
 fn above(state: &State, ui: &Ui, area: Rect) {
-    let side = (0.2 * area.width()).clamp(44.0, 76.0);
-    let gap = (area.width() - 4.0 * side) / 3.0;
-    let place = |index: usize| {
-        let left = area.left() + index as f32 * (side + gap);
-        Rect::from_min_size(pos2(left, area.top() + 4.0), Vec2::splat(side))
+    /// Between the two views.
+    const GAP: f32 = 6.0;
+    let side = (0.18 * area.width()).clamp(44.0, 76.0);
+    let arrow_room = (0.5 * (area.width() - 4.0 * side - GAP)).max(ARROW);
+    let at = |left: f32| {
+        Rect::from_min_size(
+            pos2(area.left() + left, area.top() + 4.0),
+            Vec2::splat(side),
+        )
     };
+    let picture = at(0.0);
+    let a = at(side + arrow_room);
+    let b = at(2.0 * side + GAP + arrow_room);
+    let net = at(3.0 * side + GAP + 2.0 * arrow_room);
     let painter = ui.painter();
-    for (index, (picture, name)) in [
-        (0, "figure.picture"),
-        (1, "figure.view_a"),
-        (2, "figure.view_b"),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        paint_picture(state, ui, picture, place(index), text(name));
+    for (index, place, name) in [
+        (0, picture, "figure.picture"),
+        (1, a, "figure.view_a"),
+        (2, b, "figure.view_b"),
+    ] {
+        paint_picture(state, ui, index, place, text(name));
     }
-    arrow(painter, ui, place(0).right_center(), place(1).left_center());
-    network(painter, ui, place(3));
-    arrow(painter, ui, place(2).right_center(), place(3).left_center());
+    arrow(painter, ui, picture.right_center(), a.left_center());
+    network(painter, ui, net, text("figure.both"));
+    arrow(painter, ui, b.right_center(), net.left_center());
+    let out = net.center_bottom() - vec2(0.0, 0.1 * side);
+    arrow(painter, ui, out, pos2(out.x, area.bottom() + 10.0));
 }
 
 /// A picture of the pair with its name below.
@@ -205,7 +216,7 @@ fn paint_picture(state: &State, ui: &Ui, index: usize, place: Rect, name: &str) 
 }
 
 /// The network: it makes a long description of many pixels short.
-fn network(painter: &Painter, ui: &Ui, place: Rect) {
+fn network(painter: &Painter, ui: &Ui, place: Rect, name: &str) {
     let slope = 0.22 * place.height();
     let corners = vec![
         place.left_top(),
@@ -220,7 +231,7 @@ fn network(painter: &Painter, ui: &Ui, place: Rect) {
         stroke,
     ));
     let galley = painter.layout(
-        text("figure.network").to_owned(),
+        name.to_owned(),
         FontId::proportional(13.0),
         ui.visuals().text_color(),
         place.width() - 8.0,
