@@ -4,7 +4,7 @@ use eframe::egui::{Color32, Ui};
 use egui_plot::{HLine, Line, LineStyle, PlotPoints, Points};
 
 use super::plot;
-use super::style::{BLUE, GREEN, OCHER, RED, RUN_COLORS, readable};
+use super::style::{BLUE, GREEN, OCHER, RED, readable, run_color};
 use crate::run::PanelRun;
 use crate::texts::{number, percent, text};
 
@@ -39,7 +39,7 @@ pub fn show(ui: &mut Ui, runs: &[PanelRun]) {
         // One run: a color per quantity. Two runs: a color per run, and a line style per quantity.
         let look = |color: Color32, style: LineStyle| {
             if runs.len() > 1 {
-                (RUN_COLORS[index], style)
+                (run_color(index, is_dark), style)
             } else {
                 (shade(color), LineStyle::Solid)
             }
@@ -90,7 +90,7 @@ pub fn show(ui: &mut Ui, runs: &[PanelRun]) {
         );
         let inspections = &run.history.inspections;
         let color = if runs.len() > 1 {
-            RUN_COLORS[index]
+            run_color(index, is_dark)
         } else {
             shade(GREEN)
         };
@@ -243,7 +243,8 @@ fn plot(
     let plot = plot::over_steps(id, HEIGHT, value, tick);
     let plot = match scale {
         Scale::Logarithmic => plot.y_grid_spacer(plot::half_decades),
-        _ => plot.include_y(0.0),
+        Scale::Percent => plot.include_y(0.0).y_grid_spacer(plot::whole_numbers),
+        Scale::Plain => plot.include_y(0.0),
     };
     plot.show(ui, |ui| {
         for (name, value, color) in baselines {

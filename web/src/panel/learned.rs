@@ -4,7 +4,7 @@ use eframe::egui::{self, Color32, Rect, RichText, ScrollArea, Sense, Ui, Vec2, p
 
 use super::curves;
 use super::pictures::{Sheet, content_hash};
-use super::style::{RUN_COLORS, title};
+use super::style::{run_color, title};
 use crate::lab::{Lab, Picked};
 use crate::run::PanelRun;
 use crate::texts::{filled, text};
@@ -99,7 +99,7 @@ fn neighbors(
                     };
                     ui.horizontal(|ui| {
                         let color = if when == "learned.after.b" {
-                            RUN_COLORS[1]
+                            run_color(1, ui.visuals().dark_mode)
                         } else {
                             ui.visuals().text_color()
                         };

@@ -7,7 +7,7 @@ use eframe::egui::{
 
 use super::pictures::Sheet;
 use super::replay::Replay;
-use super::style::{RUN_COLORS, sign_button, title};
+use super::style::{run_color, sign_button, title};
 use crate::history::{History, describe, diagonal_and_rest};
 use crate::lab::Lab;
 use crate::run::PanelRun;
@@ -118,7 +118,7 @@ pub fn show(lab: &mut Lab, state: &mut State, sheet: &mut Sheet, replay: &mut Re
                     ui.label(
                         RichText::new(text(["run.a", "run.b"][index]))
                             .strong()
-                            .color(RUN_COLORS[index]),
+                            .color(run_color(index, ui.visuals().dark_mode)),
                     );
                 }
                 one(ui, run, view, sheet, side, replay.step, *raw);

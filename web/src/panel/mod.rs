@@ -21,7 +21,7 @@ use crate::page::Place;
 use crate::texts::{self, text};
 use pictures::Sheet;
 use replay::Replay;
-pub use style::{RUN_COLORS, apply_style};
+pub use style::apply_style;
 
 /// The width in points from which on the course and the controls are beside the matrix, not on tabs.
 const WIDE: f32 = 1000.0;

@@ -11,7 +11,7 @@ pub const LINE: f32 = 1.8;
 /// The smallest distance between two numbers of an axis, in points: between steps, which are beside each other, and between values,
 /// which are above each other.
 const BETWEEN_STEPS: f32 = 48.0;
-const BETWEEN_VALUES: f32 = 20.0;
+const BETWEEN_VALUES: f32 = 26.0;
 
 /// The smallest distance between two lines of egui_plot's grid, in points.
 const GRID: f64 = 8.0;
@@ -113,6 +113,11 @@ pub fn over_steps<'a>(
 pub fn tick(value: f64) -> String {
     // Without the sign of a rounded zero.
     localized(&format!("{}", (value * 100.0).round() / 100.0 + 0.0))
+}
+
+/// Marks of an axis of values that are written without digits after the point.
+pub fn whole_numbers(grid: GridInput) -> Vec<GridMark> {
+    marks(grid, BETWEEN_VALUES, 1.0)
 }
 
 /// Marks of an axis of logarithms: at powers of ten, and between them if there is room.

@@ -2,7 +2,7 @@
 
 use eframe::egui::{Button, ProgressBar, RichText, Ui};
 
-use super::style::{GREEN, OCHER, RUN_COLORS, readable};
+use super::style::{GREEN, OCHER, readable, run_color};
 use crate::experiments::Experiment;
 use crate::lab::{Asked, Lab, Outcome};
 use crate::texts::{filled, number, percent, text};
@@ -110,7 +110,11 @@ fn numbers(outcome: &Outcome, ui: &mut Ui) {
             if several {
                 ui.label("");
                 for (index, key) in ["run.a", "run.b"].into_iter().enumerate() {
-                    ui.label(RichText::new(text(key)).strong().color(RUN_COLORS[index]));
+                    ui.label(
+                        RichText::new(text(key))
+                            .strong()
+                            .color(run_color(index, ui.visuals().dark_mode)),
+                    );
                 }
                 ui.end_row();
             }

@@ -8,7 +8,7 @@ use eframe::egui::{self, FontData, FontDefinitions, FontFamily, FontId, TextStyl
 use crate::texts::localized;
 
 /// The colors of two compared runs: blue and orange are distinguishable with color blindness too.
-pub const RUN_COLORS: [egui::Color32; 2] = [
+const RUN_COLORS: [egui::Color32; 2] = [
     egui::Color32::from_rgb(0x1f, 0x77, 0xb4),
     egui::Color32::from_rgb(0xe6, 0x7e, 0x22),
 ];
@@ -82,6 +82,11 @@ pub fn readable(color: egui::Color32, on_dark: bool) -> egui::Color32 {
         true => color.lerp_to_gamma(egui::Color32::WHITE, LIGHTER),
         false => color,
     }
+}
+
+/// The color of the first or the second of two compared runs.
+pub fn run_color(index: usize, on_dark: bool) -> egui::Color32 {
+    readable(RUN_COLORS[index], on_dark)
 }
 
 /// Draws the title of a part of the page.

@@ -168,7 +168,12 @@ pub fn entry(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
         (room.x - MARGIN - 8.0).min(0.55 * room.y)
     };
     let smallest = if state.is_beside { 130.0 } else { 200.0 };
-    let side = side.clamp(smallest, 640.0);
+    let side = match is_wide {
+        true => side
+            .clamp(smallest, 640.0)
+            .min(0.5 * (room.x - 24.0) - MARGIN),
+        false => side.clamp(smallest, 640.0),
+    };
     let block = vec2(side + MARGIN, side + MARGIN);
     let area = if is_wide {
         vec2(2.0 * block.x + 24.0, block.y + 22.0)
@@ -394,6 +399,8 @@ fn formula(batch: &Batch, (row, column): (usize, usize), ui: &mut Ui) {
         .map(|i| format!("{} · {}", in_parentheses(a[*i]), in_parentheses(b[*i])))
         .collect();
     let value = batch.entry(row, column);
+    // The standard deviation of the correlation of independent numbers.
+    let noise = 1.0 / (a.len() as f64).sqrt();
     ui.vertical_centered(|ui| {
         ui.label(
             egui::RichText::new(filled(
@@ -411,8 +418,8 @@ fn formula(batch: &Batch, (row, column): (usize, usize), ui: &mut Ui) {
         ui.label(text(match (row == column, value) {
             (true, v) if v > 0.7 => "entry.agrees",
             (true, _) => "entry.disagrees",
-            (false, v) if v.abs() > 0.3 => "entry.redundant",
-            (false, v) if v.abs() > 0.15 => "entry.partly",
+            (false, v) if v.abs() > 3.0 * noise => "entry.redundant",
+            (false, v) if v.abs() > 2.0 * noise => "entry.partly",
             (false, _) => "entry.independent",
         }));
     });

@@ -58,23 +58,23 @@ pub fn show(lab: &Lab, state: &mut State, sheet: &mut Sheet, ui: &mut Ui) {
     if state
         .became
         .as_ref()
-        .is_none_or(|(step, _)| *step != after.step)
+        .is_none_or(|(step, ..)| *step != after.step)
     {
-        state.became = Some((after.step, became_right(data, before, after)));
+        let (chosen, all) = became_right(data, before, after);
+        state.became = Some((after.step, chosen, all));
     }
-    let Some((_, became)) = &state.became else {
+    let Some((_, chosen, all)) = &state.became else {
         return;
     };
-    if became.is_empty() {
+    if chosen.is_empty() {
         ui.vertical_centered(|ui| ui.label(text("learned.none")));
         return;
     }
-    let chosen = &became[..became.len().min(ROWS)];
     let words = filled(
         "learned.became",
         &[
             ("shown", &chosen.len().to_string()),
-            ("all", &became.len().to_string()),
+            ("all", &all.to_string()),
         ],
     );
     ui.vertical_centered(|ui| ui.label(RichText::new(words).strong()));
@@ -90,8 +90,8 @@ pub fn show(lab: &Lab, state: &mut State, sheet: &mut Sheet, ui: &mut Ui) {
     let room = ui.available_size();
     let pictures = (1 + 2 * NEIGHBORS) as f32;
     let side = (room.x - 2.0 * word) / pictures - GAP;
-    let side = side.min(room.y / ROWS as f32 - 12.0 - GAP);
     let is_wide = side >= SIDES[0];
+    let side = side.min(room.y / ROWS as f32 - 12.0 - GAP);
     let rows = Rows {
         data,
         inspections: [before, after],
@@ -179,8 +179,8 @@ fn is_right(data: &Dataset, picture: usize, neighbor: usize) -> bool {
     }
 }
 
-/// The pictures whose right neighbors gained most: the nearest one is right now, and was not before.
-fn became_right(data: &Dataset, before: &Inspection, after: &Inspection) -> Vec<usize> {
+/// The pictures whose right neighbors gained most: the nearest one is right now, and was not before. Also, how many such there are.
+fn became_right(data: &Dataset, before: &Inspection, after: &Inspection) -> (Vec<usize>, usize) {
     let right = |inspection: &Inspection, picture: usize| {
         let shown = inspection.neighbors[picture].iter().take(NEIGHBORS);
         shown
@@ -199,7 +199,11 @@ fn became_right(data: &Dataset, before: &Inspection, after: &Inspection) -> Vec<
         })
         .collect();
     // A picture and its pair would be the same twice.
-    let half = data.names.len() / 2;
+    let half = match &data.showcase.question {
+        Question::Pairs => data.names.len() / 2,
+        Question::Classes(_) => 0,
+    };
+    let all = gained.len();
     gained.sort_by_key(|(gain, picture)| (std::cmp::Reverse(*gain), *picture));
     let mut chosen: Vec<usize> = Vec::new();
     for (_, picture) in gained {
@@ -210,7 +214,8 @@ fn became_right(data: &Dataset, before: &Inspection, after: &Inspection) -> Vec<
             chosen.push(picture);
         }
     }
-    chosen
+    chosen.truncate(ROWS);
+    (chosen, all)
 }
 
 /// Bars from 0 to 100%.

@@ -1,5 +1,6 @@
 //! C's diagonal, its other entries, and the loss: C with a part of it emphasized, and how that part developed.
 
+use barlow_core::loss::Objective;
 use barlow_core::train::StepReport;
 use eframe::egui::{Color32, Rect, RichText, Sense, Ui, Vec2};
 use egui_plot::{HLine, Line, LineStyle, PlotPoints};
@@ -48,7 +49,13 @@ fn part(lab: &Lab, state: &mut State, emphasis: Emphasis, ui: &mut Ui) {
                 ui.label(RichText::new(words).size(18.0).strong());
             }
             let points = thinned(course.len(), |i| [course[i].0 as f64, course[i].1[which]]);
-            curves(ui, side, vec![(name, color, points)], Some(goal));
+            curves(
+                ui,
+                side - HEADING,
+                vec![(name, color, points)],
+                Some(goal),
+                digits,
+            );
         },
     );
 }
@@ -57,27 +64,18 @@ fn part(lab: &Lab, state: &mut State, emphasis: Emphasis, ui: &mut Ui) {
 pub fn loss(lab: &Lab, state: &mut State, ui: &mut Ui) {
     let Some(run) = lab.runs.first() else { return };
     let history = &run.history;
-    let lambda = run.setup.lambda;
+    let objective = run.setup.objective;
+    // Other objectives have other formulas, or leave a term out.
+    let is_sum = matches!(objective, Objective::BarlowTwins | Objective::Unnormalized);
     ui.vertical_centered(|ui| {
-        ui.label(RichText::new(text("loss.formula")).size(18.0));
+        if is_sum {
+            ui.label(RichText::new(text("loss.formula")).size(18.0));
+        }
         if let Some(last) = history.steps.last() {
-            // The sum of what is shown, which may differ from the loss in its last digit: whoever adds them up finds it right.
-            let rounded = |value: f64, digits: i32| {
-                let unit = 10f64.powi(digits);
-                (value * unit).round() / unit
+            let words = match is_sum {
+                true => sum(last),
+                false => format!("{}: {}", text("curves.loss"), number(last.loss, 2)),
             };
-            let (invariance, redundancy) =
-                (rounded(last.invariance, 2), rounded(last.redundancy, 1));
-            let lambda = rounded(lambda, 5);
-            let words = filled(
-                "loss.numbers",
-                &[
-                    ("invariance", &number(invariance, 2)),
-                    ("lambda", &localized(&lambda.to_string())),
-                    ("redundancy", &number(redundancy, 1)),
-                    ("loss", &number(invariance + lambda * redundancy, 2)),
-                ],
-            );
             ui.label(RichText::new(words).size(18.0).strong());
         }
     });
@@ -93,16 +91,50 @@ pub fn loss(lab: &Lab, state: &mut State, ui: &mut Ui) {
             };
             let loss = of(&|report| report.loss);
             let invariance = of(&|report| report.invariance);
-            let redundancy = of(&|report| lambda * report.redundancy);
+            // With the λ of each step, which may have been changed since.
+            let lambda = run.setup.lambda;
+            let redundancy = of(&|report| match is_sum {
+                true => report.loss - report.invariance,
+                false => lambda * report.redundancy,
+            });
             let quantities = vec![
                 ("curves.loss", Color32::GRAY, loss),
                 ("loss.invariance", RED, invariance),
                 ("loss.redundancy", BLUE, redundancy),
             ];
-            curves(ui, side, quantities, None);
+            curves(ui, side, quantities, None, 2);
         },
     );
 }
+
+/// The loss as the sum of the numbers that are shown, so that whoever adds them up finds it right; rounding makes it differ from the
+/// step's loss.
+fn sum(report: &StepReport) -> String {
+    let rounded = |value: f64, digits: usize| {
+        let unit = 10f64.powi(digits as i32);
+        (value * unit).round() / unit
+    };
+    let lambda = match report.redundancy {
+        0.0 => 0.0,
+        redundancy => (report.loss - report.invariance) / redundancy,
+    };
+    let digits = if lambda > 0.1 { 2 } else { 1 };
+    let invariance = rounded(report.invariance, 2);
+    let redundancy = rounded(report.redundancy, digits);
+    let lambda = rounded(lambda, 5);
+    filled(
+        "loss.numbers",
+        &[
+            ("invariance", &number(invariance, 2)),
+            ("lambda", &localized(&lambda.to_string())),
+            ("redundancy", &number(redundancy, digits)),
+            ("loss", &number(invariance + lambda * redundancy, 2)),
+        ],
+    )
+}
+
+/// The height of a line above a plot.
+const HEADING: f32 = 30.0;
 
 /// The smallest squares beside each other, in points: with the sentences beside them too, and without.
 const SMALLEST: [f32; 2] = [140.0, 240.0];
@@ -161,8 +193,8 @@ fn matrix(history: &History, state: &mut State, emphasis: Emphasis, side: f32, u
 /// A quantity over the steps, with the key of its name and its color.
 type Quantity = (&'static str, Color32, Vec<[f64; 2]>);
 
-/// Plots quantities over the steps, and a line where the first of them should go.
-fn curves(ui: &mut Ui, height: f32, quantities: Vec<Quantity>, goal: Option<f64>) {
+/// Plots quantities over the steps, and a line where the first of them should go. Values beside the pointer have so many `digits`.
+fn curves(ui: &mut Ui, height: f32, quantities: Vec<Quantity>, goal: Option<f64>, digits: usize) {
     let shade = |color| readable(color, ui.visuals().dark_mode);
     let quantities: Vec<Quantity> = quantities
         .into_iter()
@@ -174,9 +206,9 @@ fn curves(ui: &mut Ui, height: f32, quantities: Vec<Quantity>, goal: Option<f64>
     let top = ui.cursor().top();
     plot::legend(ui, entries);
     // Long legends leave little of the height.
-    let rest = height - (ui.cursor().top() - top) - 40.0;
+    let rest = height - (ui.cursor().top() - top) - 10.0;
     let height = rest.max(0.6 * height).max(110.0);
-    let value = |value| number(value, 2);
+    let value = move |value| number(value, digits);
     let plot = plot::over_steps(quantities[0].0, height, value, plot::tick)
         .include_x(50.0)
         .include_y(0.0);

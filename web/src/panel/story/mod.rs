@@ -13,7 +13,7 @@ use eframe::egui::{
 };
 
 use super::pictures::{Sheet, content_hash};
-use super::style::{BLUE, GREEN, RED, RUN_COLORS, readable};
+use super::style::{BLUE, GREEN, RED, readable, run_color};
 use super::{bar, question, views};
 use crate::batch::Batch;
 use crate::experiments;
@@ -70,8 +70,8 @@ pub struct State {
     /// The pictures of the batch.
     batch: Sheet,
     pairs: views::Pairs,
-    /// The step of an inspection, and the pictures whose neighbors became right by then.
-    became: Option<(usize, Vec<usize>)>,
+    /// The step of an inspection, some of the pictures whose nearest neighbor became right by then, and how many there are.
+    became: Option<(usize, Vec<usize>, usize)>,
     /// Whether the visitor's system lets things move.
     moves: bool,
     /// Whether the sentences are beside the figure, which then must not be higher than its room.
@@ -489,7 +489,7 @@ fn matrices(lab: &Lab, state: &mut State, ui: &mut Ui) {
                 if lab.runs.len() > 1 {
                     let key = ["run.a", "run.b"][index.min(1)];
                     let words = RichText::new(text(key)).strong();
-                    ui.label(words.color(RUN_COLORS[index.min(1)]));
+                    ui.label(words.color(run_color(index.min(1), ui.visuals().dark_mode)));
                 }
                 let history = &run.history;
                 let (area, response) = ui.allocate_exact_size(Vec2::splat(side), Sense::hover());

@@ -109,7 +109,7 @@ pub fn show(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
         numbers(lab, right, ui);
         beside(state, ui, views, c);
     } else {
-        above(state, ui, views);
+        above(state, ui, views, c);
     }
 }
 
@@ -164,7 +164,7 @@ fn beside(state: &State, ui: &Ui, area: Rect, c: Rect) {
 }
 
 /// The picture, its views and the network above C.
-fn above(state: &State, ui: &Ui, area: Rect) {
+fn above(state: &State, ui: &Ui, area: Rect, c: Rect) {
     /// Between the two views.
     const GAP: f32 = 6.0;
     let side = (0.18 * area.width()).clamp(44.0, 76.0);
@@ -191,7 +191,8 @@ fn above(state: &State, ui: &Ui, area: Rect) {
     network(painter, ui, net, text("figure.both"));
     arrow(painter, ui, b.right_center(), net.left_center());
     let out = net.center_bottom() - vec2(0.0, 0.1 * side);
-    arrow(painter, ui, out, pos2(out.x, area.bottom() + 10.0));
+    let to = pos2(out.x.min(c.right() - 8.0), area.bottom() + 10.0);
+    arrow(painter, ui, out, to);
 }
 
 /// A picture of the pair with its name below.
@@ -234,7 +235,7 @@ fn network(painter: &Painter, ui: &Ui, place: Rect, name: &str) {
         name.to_owned(),
         FontId::proportional(13.0),
         ui.visuals().text_color(),
-        place.width() - 8.0,
+        place.width() - 2.0,
     );
     painter.galley(
         place.center() - 0.5 * galley.size(),
