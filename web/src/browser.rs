@@ -168,10 +168,14 @@ fn publish(window: &Window, lab: &Rc<RefCell<Lab>>) {
     let interface = Object::new();
     let status = {
         let lab = lab.clone();
+        let last = RefCell::new(String::from("{}"));
         Closure::<dyn Fn() -> String>::new(move || {
-            let mut lab = lab.borrow_mut();
-            lab.receive();
-            status(&lab)
+            // A browser's automation may ask in the middle of a frame. Then the lab is as it was told last.
+            if let Ok(mut lab) = lab.try_borrow_mut() {
+                lab.receive();
+                *last.borrow_mut() = status(&lab);
+            }
+            last.borrow().clone()
         })
     };
     let command = {

@@ -13,6 +13,9 @@ pub const LINE: f32 = 1.8;
 const BETWEEN_STEPS: f32 = 48.0;
 const BETWEEN_VALUES: f32 = 26.0;
 
+/// More marks than this fit on no screen.
+const MAX_MARKS: f64 = 1000.0;
+
 /// The smallest distance between two lines of egui_plot's grid, in points.
 const GRID: f64 = 8.0;
 
@@ -137,6 +140,11 @@ fn marks(grid: GridInput, distance: f32, smallest: f64) -> Vec<GridMark> {
         .find(|step| *step >= least * 0.999)
         .unwrap_or(10.0 * power);
     let (from, to) = grid.bounds;
+    // A plot without any size has no steps that are numbers.
+    let is_drawn = step_size.is_normal() && ((to - from) / step_size) < MAX_MARKS;
+    if !is_drawn {
+        return Vec::new();
+    }
     let first = (from / step_size).ceil() as i64;
     let last = (to / step_size).floor() as i64;
     (first..=last)
@@ -150,6 +158,22 @@ fn marks(grid: GridInput, distance: f32, smallest: f64) -> Vec<GridMark> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_plot_without_size_has_no_marks() {
+        for base_step_size in [0.0, f64::NAN, f64::INFINITY, f64::MIN_POSITIVE] {
+            for bounds in [(0.0, 1.0), (0.0, 0.0), (f64::NAN, 1.0), (-1e300, 1e300)] {
+                let grid = GridInput {
+                    bounds,
+                    base_step_size,
+                };
+                assert!(
+                    marks(grid, BETWEEN_VALUES, 0.0).len() <= 2,
+                    "{base_step_size}, {bounds:?}"
+                );
+            }
+        }
+    }
 
     #[test]
     fn marks_are_round_and_far_enough_apart() {
