@@ -71,12 +71,8 @@ pub fn fail(folder: &Path, arguments: &[&str], parts: &[&str]) {
     }
 }
 
-/// Arguments of a run that takes seconds: a narrow encoder, and batches of 8 pictures.
-pub const TINY: [&str; 10] = [
-    "--device",
-    "cpu",
-    "--batch",
-    "8",
+/// Arguments of networks that train in seconds.
+pub const SMALL: [&str; 6] = [
     "--set",
     "encoder.width=4",
     "--set",
@@ -85,8 +81,10 @@ pub const TINY: [&str; 10] = [
     "view_size=16",
 ];
 
+/// Arguments of a run that takes seconds: small networks, and batches of 8 pictures.
 pub fn tiny<'a>(more: &[&'a str]) -> Vec<&'a str> {
-    [&["train"], more, &TINY[..]].concat()
+    let fixed = ["--device", "cpu", "--batch", "8"];
+    [&["train"], more, &fixed, &SMALL].concat()
 }
 
 /// Creates a folder `pictures` with `count` pictures in each of two classes, which differ in color, and with two files

@@ -31,12 +31,6 @@ fn step<'a>(out: &'a str, pieces: &'a str, more: &[&'a str]) -> Vec<&'a str> {
         "--batch",
         "40",
         "--set",
-        "encoder.width=4",
-        "--set",
-        "projector.widths=[8,8]",
-        "--set",
-        "view_size=16",
-        "--set",
         "sync_batch_norm=all",
         "--set",
         "schedule.warmup_epochs=0",
@@ -45,7 +39,7 @@ fn step<'a>(out: &'a str, pieces: &'a str, more: &[&'a str]) -> Vec<&'a str> {
         "--set",
         pieces,
     ];
-    [&fixed[..], more].concat()
+    [&fixed[..], &SMALL, more].concat()
 }
 
 /// The tensors of the last checkpoint: of the networks, and the gradients.
@@ -113,17 +107,11 @@ fn ranks_share_a_folder_of_photographs() {
             "--out",
             out,
             "--set",
-            "encoder.width=4",
-            "--set",
-            "projector.widths=[8,8]",
-            "--set",
-            "view_size=16",
-            "--set",
             "schedule.stages=[]",
             "--set",
             "sync_batch_norm=all",
         ];
-        let said = succeed(place.path(), &arguments);
+        let said = succeed(place.path(), &[&arguments[..], &SMALL].concat());
         assert!(
             said.contains("after epoch 1") || said.contains("kNN"),
             "{said}"
@@ -260,7 +248,7 @@ fn processes_of_a_launcher_need_mpi() {
 
 #[cfg(feature = "mpi")]
 mod mpi {
-    use std::process::{Command, Stdio};
+    use std::process::{Child, Command, Stdio};
     use std::time::Duration;
 
     use super::*;
@@ -327,6 +315,20 @@ mod mpi {
         assert!(!place.path().join("run").exists());
     }
 
+    /// Sends a signal to the launcher's last rank, once the run has a checkpoint.
+    fn signal_last_rank(launcher: &Child, run: &Path, signal: &str) {
+        while fs::read_dir(run.join("checkpoints")).map_or(0, Iterator::count) == 0 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let ranks = Command::new("pgrep")
+            .args(["-P", &launcher.id().to_string()])
+            .output();
+        let ranks = text(&ranks.unwrap().stdout);
+        let last = ranks.lines().last().unwrap();
+        let sent = Command::new("kill").args([signal, last]).status();
+        assert!(sent.unwrap().success(), "{signal}");
+    }
+
     /// A rank that is killed ends all, and the same line goes on, to the same end.
     #[test]
     fn a_killed_rank_ends_all_and_the_same_line_goes_on() {
@@ -353,22 +355,7 @@ mod mpi {
             .arg(env!("CARGO_BIN_EXE_barlow"))
             .args(arguments("killed"));
         let mut run = command.stderr(Stdio::piped()).spawn().unwrap();
-        let checkpoints = place.join("killed/checkpoints");
-        while fs::read_dir(&checkpoints).map_or(0, Iterator::count) == 0 {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        let children = Command::new("pgrep")
-            .args(["-P", &run.id().to_string()])
-            .output();
-        let children = text(&children.unwrap().stdout);
-        let victim = children.lines().last().unwrap();
-        assert!(
-            Command::new("kill")
-                .args(["-9", victim])
-                .status()
-                .unwrap()
-                .success()
-        );
+        signal_last_rank(&run, &place.join("killed"), "-9");
         assert!(!run.wait().unwrap().success());
         let output = mpirun(place, "2", &arguments("killed"));
         assert!(output.status.success(), "{}", text(&output.stderr));
@@ -393,21 +380,7 @@ mod mpi {
         let mut command = launcher(place, "2");
         let command = command.arg(env!("CARGO_BIN_EXE_barlow")).args(arguments);
         let run = command.stdout(Stdio::piped()).spawn().unwrap();
-        while fs::read_dir(place.join("run/checkpoints")).map_or(0, Iterator::count) == 0 {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        let children = Command::new("pgrep")
-            .args(["-P", &run.id().to_string()])
-            .output();
-        let children = text(&children.unwrap().stdout);
-        let last = children.lines().last().unwrap();
-        assert!(
-            Command::new("kill")
-                .args(["-USR1", last])
-                .status()
-                .unwrap()
-                .success()
-        );
+        signal_last_rank(&run, &place.join("run"), "-USR1");
         let output = run.wait_with_output();
         let said = output.map(|output| text(&output.stdout)).unwrap();
         assert_eq!(said.matches("and saved. To resume").count(), 1, "{said}");

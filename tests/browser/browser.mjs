@@ -148,6 +148,9 @@ export class Lab {
     const end = Date.now() + milliseconds;
     for (;;) {
       const status = await this.status();
+      // A lab that panicked while it was drawn has the same status ever after.
+      const panic = this.complaints.find((text) => text.includes("panicked"));
+      if (panic) throw new Error(panic);
       if (status.error) throw new Error(`${status.error}: ${status.messages.join("; ")}`);
       if (wish(status)) return status;
       if (Date.now() > end) {

@@ -2,7 +2,7 @@
 // the CPU. They need `firefox-esr` and `webkit2gtk-driver`, and a display (`xvfb-run`), without which neither offers WebGL.
 
 import assert from "node:assert/strict";
-import { after, before, describe, test } from "node:test";
+import { after, afterEach, before, describe, test } from "node:test";
 import { firefox, open, openOn, serve, start, startFirefox } from "./browser.mjs";
 import { startWebKit, webkit } from "./webdriver.mjs";
 
@@ -35,6 +35,8 @@ const ENGINES = [
   },
 ];
 
+const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+
 /** The losses of the first steps. */
 async function losses(lab) {
   for (let step = 1; step <= STEPS; step++) {
@@ -60,11 +62,13 @@ after(() => server.close());
 for (const engine of ENGINES) {
   describe(engine.name, { skip: engine.skip }, () => {
     let started;
-    before(async () => (started = await engine.page()));
-    after(() => started?.close());
+    afterEach(async () => {
+      await started?.close();
+      started = undefined;
+    });
+    // Each test has a browser of its own: a page left while it trains has now and then kept the driver from opening the next one.
     const opened = async (fragment) => {
-      // Where only the fragment differs, the page of the test before would stay.
-      await started.page.goto("about:blank");
+      started = await engine.page();
       const lab = await openOn(started.page, server.address, fragment);
       // WebDriver tells no events of a page, so that the page itself takes them down.
       await lab.page.evaluate(() => {
@@ -95,8 +99,9 @@ for (const engine of ENGINES) {
       assert.match(before.device, /CPU/);
       assert.match(before.advice, engine.advice);
       await lab.click("Train");
-      const status = await lab.until((s) => s.step >= 20 && s.scores.length > 0, "it trains");
-      assert.ok(status.losses.at(-1) < status.losses[0], `the loss falls: ${status.losses}`);
+      const { losses } = await lab.until((s) => s.step >= 20 && s.scores.length > 0, "it trains");
+      // Means over five steps: from batch to batch the loss varies by a fifth.
+      assert.ok(mean(losses.slice(15, 20)) < mean(losses.slice(0, 5)), `the loss falls: ${losses}`);
       await lab.picture(`${engine.name}-1`);
       await lab.click("Next");
       await lab.until((s) => s.place.story === 2, "the next page is shown");

@@ -3,10 +3,8 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use eframe::egui;
-use web_time::Duration;
 
 use crate::dataset::{DataSource, OwnPictures};
 use crate::experiments::{self, Experiment, Reading};
@@ -16,6 +14,7 @@ use crate::platform::{self, Picture};
 use crate::run::PanelRun;
 use crate::setup::{DataChoice, Setup};
 use crate::texts::{Language, filled};
+use crate::wake::Wake;
 use crate::worker::Request;
 
 /// Results of asynchronous requests, which wait for [`Lab::receive`].
@@ -55,35 +54,6 @@ pub struct Lab {
     pub wake: Wake,
     /// The language of the browser or the system.
     system_language: Language,
-}
-
-/// A handle that requests a redraw of the panel from anywhere. Its egui context is replaced when the old one is lost.
-#[derive(Clone)]
-pub struct Wake(Arc<Mutex<egui::Context>>);
-
-/// The time for which a redraw waits for further messages: two frames of a screen, so that it is not seen.
-const MESSAGES_WAIT: Duration = Duration::from_millis(33);
-
-/// Requests a single redraw, which waits for further messages. egui draws twice what is requested with no delay, and where the CPU
-/// draws, drawing takes time from training.
-pub fn redraw_soon(context: &egui::Context) {
-    context.request_repaint_after(MESSAGES_WAIT);
-}
-
-impl Wake {
-    /// Requests a redraw at once, and another one, in which the layout settles.
-    pub fn wake(&self) {
-        self.context().request_repaint();
-    }
-
-    /// Requests a redraw for a trainer's message.
-    pub fn wake_soon(&self) {
-        redraw_soon(&self.context());
-    }
-
-    fn context(&self) -> MutexGuard<'_, egui::Context> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// An experiment that was chosen: its question is asked first, then it runs, and then there is an answer.
@@ -144,7 +114,7 @@ impl Lab {
             query: None,
             following: None,
             frames: VecDeque::new(),
-            wake: Wake(Arc::new(Mutex::new(context.clone()))),
+            wake: Wake::new(context),
             system_language: platform::language()
                 .and_then(|code| Language::of_code(&code))
                 .unwrap_or_default(),
@@ -175,7 +145,7 @@ impl Lab {
 
     /// Switches to another egui context after the last one was lost.
     pub fn draw_with(&mut self, context: &egui::Context) {
-        *self.wake.0.lock().unwrap_or_else(PoisonError::into_inner) = context.clone();
+        self.wake.draw_with(context);
     }
 
     /// Records the CPU time of a frame, in milliseconds.
@@ -537,32 +507,5 @@ impl Lab {
         self.leave_experiment();
         self.page.other = other;
         self.restart_as_it_was();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// While the mouse rests, nothing else redraws the page.
-    #[test]
-    fn a_message_is_drawn_once_and_soon() {
-        let context = egui::Context::default();
-        let pass = || _ = context.run_ui(egui::RawInput::default(), |_| {});
-        // The first frames redraw themselves.
-        for _ in 0..3 {
-            pass();
-        }
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let taken = asked.clone();
-        context.set_request_repaint_callback(move |info| taken.lock().unwrap().push(info.delay));
-        let wake = Wake(Arc::new(Mutex::new(context.clone())));
-        wake.wake_soon();
-        wake.wake_soon();
-        assert_eq!(*asked.lock().unwrap(), [MESSAGES_WAIT]);
-        pass();
-        assert_eq!(asked.lock().unwrap().len(), 1, "one redraw for both");
-        wake.wake_soon();
-        assert_eq!(*asked.lock().unwrap(), [MESSAGES_WAIT; 2]);
     }
 }

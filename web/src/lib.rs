@@ -23,6 +23,7 @@ pub mod run;
 pub mod setup;
 pub mod story;
 pub mod texts;
+pub mod wake;
 #[cfg(not(target_family = "wasm"))]
 pub mod window;
 pub mod worker;

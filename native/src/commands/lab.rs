@@ -5,9 +5,10 @@ use std::sync::Arc;
 use anyhow::{Result, anyhow};
 use barlow_core::data::Pictures;
 use barlow_lab::dataset::{DataSource, Dataset, thumbnails};
-use barlow_lab::lab::{Lab as Panel, redraw_soon};
+use barlow_lab::lab::Lab as Panel;
 use barlow_lab::link::Link;
 use barlow_lab::setup::{DataChoice, Setup};
+use barlow_lab::wake::redraw_soon;
 use barlow_lab::window::window;
 
 use crate::cli::Lab;

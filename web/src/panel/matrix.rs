@@ -1,8 +1,8 @@
 //! The cross-correlation matrix: live or replayed, smoothed or raw, with an explanation of a selected entry.
 
 use eframe::egui::{
-    self, Color32, ColorImage, Key, Pos2, Rect, Response, RichText, Sense, Slider, Stroke,
-    StrokeKind, TextureHandle, TextureOptions, Ui, pos2, vec2,
+    self, Align2, Color32, ColorImage, FontId, Key, Mesh, Pos2, Rect, Response, RichText, Sense,
+    Slider, Stroke, StrokeKind, TextureHandle, TextureOptions, Ui, pos2, vec2,
 };
 
 use super::pictures::Sheet;
@@ -146,9 +146,9 @@ fn one(
     if view.values.is_empty() {
         ui.painter().text(
             rect.center(),
-            egui::Align2::CENTER_CENTER,
+            Align2::CENTER_CENTER,
             text("story.empty"),
-            egui::FontId::proportional(16.0),
+            FontId::proportional(16.0),
             Color32::DARK_GRAY,
         );
     } else if let Some(texture) = &view.texture {
@@ -333,38 +333,39 @@ fn legend(ui: &mut Ui, side: f32) {
     let (rect, response) = ui.allocate_exact_size(vec2(40.0, height), Sense::hover());
     response
         .widget_info(|| egui::WidgetInfo::labeled(egui::Role::Image, true, text("matrix.legend")));
-    let bar = Rect::from_min_size(rect.min, vec2(12.0, height));
-    let lines = height as usize;
-    for line in 0..lines {
-        let value = 1.0 - 2.0 * line as f32 / (lines - 1) as f32;
-        let [r, g, b] = of_correlation(value);
-        let top = bar.min + vec2(0.0, line as f32);
-        ui.painter().rect_filled(
-            Rect::from_min_size(top, vec2(12.0, 1.5)),
-            0.0,
-            Color32::from_rgb(r, g, b),
-        );
+    paint_legend(ui, Rect::from_min_size(rect.min, vec2(12.0, height)));
+}
+
+/// Parts of the legend, within which its color changes evenly: many for the eye, few to draw.
+const LEGEND_PARTS: u32 = 40;
+
+/// Paints the colors of the values from 1 to -1 into `bar`, and three values to the right of it.
+pub(super) fn paint_legend(ui: &Ui, bar: Rect) {
+    let painter = ui.painter();
+    let mut colors = Mesh::default();
+    for part in 0..=LEGEND_PARTS {
+        let share = part as f32 / LEGEND_PARTS as f32;
+        let [r, g, b] = of_correlation(1.0 - 2.0 * share);
+        let y = bar.top() + share * bar.height();
+        for x in [bar.left(), bar.right()] {
+            colors.colored_vertex(pos2(x, y), Color32::from_rgb(r, g, b));
+        }
+        if let Some(above) = (2 * part).checked_sub(2) {
+            colors.add_triangle(above, above + 1, above + 2);
+            colors.add_triangle(above + 1, above + 2, above + 3);
+        }
     }
-    ui.painter().rect_stroke(
-        bar,
-        0.0,
-        Stroke::new(1.0, Color32::GRAY),
-        StrokeKind::Outside,
-    );
-    for (text, share) in [("1", 0.0), ("0", 0.5), ("−1", 1.0)] {
-        let align = match text {
-            "1" => egui::Align2::LEFT_TOP,
-            "0" => egui::Align2::LEFT_CENTER,
-            _ => egui::Align2::LEFT_BOTTOM,
-        };
-        let place = pos2(bar.max.x + 5.0, bar.min.y + share * height);
-        ui.painter().text(
-            place,
-            align,
-            text,
-            egui::FontId::proportional(12.0),
-            ui.visuals().text_color(),
-        );
+    painter.add(colors);
+    let border = Stroke::new(1.0, Color32::GRAY);
+    painter.rect_stroke(bar, 0.0, border, StrokeKind::Outside);
+    for (value, share, align) in [
+        ("1", 0.0, Align2::LEFT_TOP),
+        ("0", 0.5, Align2::LEFT_CENTER),
+        ("−1", 1.0, Align2::LEFT_BOTTOM),
+    ] {
+        let place = pos2(bar.right() + 5.0, bar.top() + share * bar.height());
+        let font = FontId::proportional(12.0);
+        painter.text(place, align, value, font, ui.visuals().text_color());
     }
 }
 

@@ -155,7 +155,9 @@ fn beside(
         return;
     }
     let smallest = SMALLEST[usize::from(!is_beside)];
-    let side = (0.48 * room.x).min(room.y - 12.0).clamp(smallest, LARGEST);
+    let side = (0.5 * (room.x - 24.0))
+        .min(room.y - 12.0)
+        .clamp(smallest, LARGEST);
     let margin = (0.5 * (room.x - 2.0 * side - 24.0)).max(0.0);
     ui.horizontal_top(|ui| {
         ui.add_space(margin);

@@ -9,6 +9,7 @@ use super::c::{Emphasis, MARGIN, STRIP, entry_at, paint_axes, whole};
 use super::{State, numbers};
 use crate::history::describe;
 use crate::lab::Lab;
+use crate::panel::matrix::paint_legend;
 use crate::panel::pictures::content_hash;
 use crate::panel::views::picture_and_views;
 use crate::texts::text;
@@ -61,19 +62,21 @@ pub fn show(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
     } else {
         let smallest = SMALLEST[usize::from(!state.is_beside)];
         let height = (room.y - 104.0 - MARGIN - 12.0).max(smallest);
-        let side = (room.x - MARGIN - 8.0).min(LARGEST).min(height);
+        let side = (room.x - MARGIN - LEGEND_ROOM).min(LARGEST).min(height);
         vec2(room.x, 104.0 + MARGIN + side + 12.0)
     };
     let (area, _) = ui.allocate_exact_size(size, Sense::hover());
     let (c, views) = if is_wide {
-        let side = (size.y - MARGIN - 12.0).min(0.5 * size.x).min(LARGEST);
-        let left = area.center().x - 0.5 * side + 0.09 * size.x;
+        let side = (size.y - MARGIN - 12.0)
+            .min(0.5 * size.x - 24.0)
+            .min(LARGEST);
+        let left = area.center().x - 0.5 * side + 0.09 * size.x - 12.0;
         let c = Rect::from_min_size(pos2(left, area.top() + MARGIN), Vec2::splat(side));
         let views = Rect::from_min_max(area.min, pos2(c.left() - MARGIN, area.bottom()));
         (c, views)
     } else {
         let side = size.y - 104.0 - MARGIN - 12.0;
-        let left = area.left() + MARGIN + 0.5 * (size.x - MARGIN - 8.0 - side);
+        let left = area.left() + MARGIN + 0.5 * (size.x - MARGIN - LEGEND_ROOM - side);
         let c = Rect::from_min_size(pos2(left, area.top() + 104.0 + MARGIN), Vec2::splat(side));
         (c, Rect::from_min_size(area.min, vec2(size.x, 100.0)))
     };
@@ -87,6 +90,7 @@ pub fn show(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
         Emphasis::Whole,
     );
     paint_axes(ui, c, embeddings.as_ref());
+    legend(ui, c);
     let words = describe(shown, &history.smoothed, history.width);
     let response = ui.interact(c, ui.scope_id().with("C"), Sense::click());
     response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, &words));
@@ -103,7 +107,7 @@ pub fn show(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
     }
     if is_wide {
         let right = Rect::from_min_max(
-            pos2(c.right() + 24.0, c.top()),
+            pos2(c.right() + LEGEND_ROOM + 18.0, c.top()),
             pos2(area.right(), c.bottom()),
         );
         numbers(lab, right, ui);
@@ -111,6 +115,19 @@ pub fn show(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
     } else {
         above(state, ui, views, c);
     }
+}
+
+/// Room for the legend, to the right of C.
+const LEGEND_ROOM: f32 = 30.0;
+
+/// What the colors of C mean.
+fn legend(ui: &Ui, c: Rect) {
+    let place = Rect::from_min_size(c.right_top(), vec2(LEGEND_ROOM, c.height()));
+    let response = ui.interact(place, ui.scope_id().with("legend"), Sense::hover());
+    response
+        .widget_info(|| egui::WidgetInfo::labeled(egui::Role::Image, true, text("matrix.legend")));
+    let bar = Rect::from_min_size(c.right_top() + vec2(6.0, 0.0), vec2(8.0, c.height()));
+    paint_legend(ui, bar);
 }
 
 /// The length of the arrows to and from the network, in points.
