@@ -62,7 +62,7 @@ for (const place of ["story=1", "story=4", "explore=1"]) {
 const answers = [];
 await lab.page.evaluate(() => window.lab.command("show story=1"));
 await new Promise((resolve) => setTimeout(resolve, 1000));
-for (let click = 0; click < 20; click++) {
+for (let click = 0; click < 60; click++) {
   const name = click % 2 ? "Back" : "Next";
   const { x, y, width, height } = await lab.place(name);
   const before = JSON.stringify((await lab.status()).place);
