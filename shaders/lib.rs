@@ -1,7 +1,7 @@
 //! The WGSL compute kernels of Barlow, one file per kernel.
 //!
 //! What varies between a kernel's variants is a named `const` at the top of its file; [`expand`] sets their values. Most
-//! files are plain WGSL; `gemm` also has directives, for unrolled loops and parts that a variant leaves out.
+//! files are plain WGSL; `gemm` and some others also have directives, for unrolled loops and parts that a variant leaves out.
 //!
 //! ```
 //! let source = barlow_shaders::source("copy");

@@ -102,7 +102,7 @@ pub struct Train {
     /// Report the memory that the run needs, time three steps to estimate how long it takes, and keep nothing
     #[arg(long, conflicts_with = "resume")]
     pub plan: bool,
-    /// Time the tiles of the GPU's products anew, which else happens once per GPU, driver and settings
+    /// Time the tiles of the GPU's products again; otherwise this happens once per GPU, driver and settings
     #[arg(long)]
     pub tune: bool,
     /// Device memory to plan for, in GiB, such as another device's [default: what is available]
@@ -448,7 +448,7 @@ pub struct Map {
     /// Page to write (.html); it needs no other file
     #[arg(long, value_name = "FILE", default_value = "map.html")]
     pub to: PathBuf,
-    /// Maximum number of pictures; of more, so many are chosen, evenly spread
+    /// Maximum number of pictures; if there are more, this many are chosen, evenly spread
     #[arg(long, default_value_t = 5000, value_parser = count)]
     pub count: usize,
     /// Use the checkpoint with the best evaluation instead of the last one
@@ -569,7 +569,7 @@ pub struct Lab {
 pub enum Preset {
     /// The built-in emoji: minutes on two cores
     Emoji,
-    /// CIFAR-10: half an hour on two cores
+    /// CIFAR-10: twenty minutes on two cores
     Cifar10,
     /// Photographs, at 64x64 pixels
     Photos,

@@ -63,6 +63,7 @@ impl Page {
     pub fn parse(fragment: &str) -> (Self, Vec<String>) {
         let mut page = Self::default();
         let mut place = None;
+        let mut names_lesson = false;
         let mut unknown = Vec::new();
         let pairs: Vec<_> = form_urlencoded::parse(fragment.as_bytes()).collect();
         // A link stores the second run as its differences from the first, so the first run's pairs are applied first.
@@ -97,7 +98,8 @@ impl Page {
                 }
                 "lesson" => text.parse::<usize>().is_ok_and(|number| {
                     page.lesson = number.saturating_sub(1);
-                    number > 0
+                    names_lesson = number > 0;
+                    names_lesson
                 }),
                 "hide" => {
                     let all = text.split(',').filter(|part| !part.is_empty());
@@ -131,7 +133,7 @@ impl Page {
             ..Setup::default()
         } != page.setup;
         let is_of_laboratory =
-            changed || page.other.is_some() || page.lesson > 0 || !page.hidden.is_empty();
+            changed || page.other.is_some() || names_lesson || !page.hidden.is_empty();
         page.place = place.unwrap_or(match is_of_laboratory {
             true => Place::Explore,
             false => Place::default(),

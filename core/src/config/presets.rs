@@ -87,7 +87,7 @@ impl Config {
         config
     }
 
-    /// The recipe for CIFAR-10 or other small photographs: a quarter of an hour on two cores, or half an hour on slow ones.
+    /// The recipe for CIFAR-10 or other small photographs: twenty minutes on two cores.
     pub fn cifar10() -> Self {
         let mut config = Self {
             batch: 128,
