@@ -1,25 +1,36 @@
-// Keeps the lab for visits without a network: what was loaded once is answered from the cache when the network is away.
-// The network comes first, so that a new version is seen at once.
-const CACHE = "barlow-lab";
-const FILES = ["./", "./index.html", "./lab.js", "./lab_bg.wasm", "./worker.js", "./trainer.js", "./trainer_bg.wasm", "./teach.html"];
+// Keeps the lab for visits without a network. The network comes first, so that a new version is seen at once. Each version has a
+// cache of its own, which is filled as a whole: files of two versions do not work with each other.
+const VERSION = "VERSION"; // `cargo xtask lab` writes a hash of the files instead
+const CACHE = `barlow-lab-${VERSION}`;
+const FILES = [
+  "./", "./index.html", "./lab.js", "./lab_bg.wasm", "./worker.js", "./trainer.js", "./trainer_bg.wasm", "./teach.html", "./fashion-mnist.png",
+];
+// The browser asks the server whether what it has kept by itself is up to date.
+const FRESH = { cache: "no-cache" };
 
 self.addEventListener("install", (event) => {
-  event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(FILES.map((file) => new Request(file, { cache: "force-cache" })))).then(() => self.skipWaiting()));
+  const fill = async () => {
+    const cache = await caches.open(CACHE);
+    await cache.addAll(FILES.map((file) => new Request(file, FRESH)));
+    await self.skipWaiting();
+  };
+  event.waitUntil(fill());
 });
 
-self.addEventListener("activate", (event) => event.waitUntil(self.clients.claim()));
+self.addEventListener("activate", (event) => {
+  const clean = async () => {
+    const old = (await caches.keys()).filter((name) => name.startsWith("barlow-lab") && name !== CACHE);
+    await Promise.all(old.map((name) => caches.delete(name)));
+    await self.clients.claim();
+  };
+  event.waitUntil(clean());
+});
 
 self.addEventListener("fetch", (event) => {
   if (event.request.method !== "GET" || new URL(event.request.url).origin !== location.origin) return;
-  event.respondWith(
-    fetch(event.request)
-      .then((response) => {
-        if (response.ok) {
-          const copy = response.clone();
-          event.waitUntil(caches.open(CACHE).then((cache) => cache.put(event.request, copy)));
-        }
-        return response;
-      })
-      .catch(() => caches.match(event.request, { ignoreSearch: true }).then((kept) => kept ?? Response.error())),
-  );
+  const kept = async () => {
+    const cache = await caches.open(CACHE);
+    return (await cache.match(event.request, { ignoreSearch: true })) ?? Response.error();
+  };
+  event.respondWith(fetch(event.request, FRESH).catch(kept));
 });

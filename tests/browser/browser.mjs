@@ -38,7 +38,7 @@ export async function serve({ compressed = false, line } = {}) {
     }
   });
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
-  return { address: `http://127.0.0.1:${server.address().port}/some/folder/`, close: () => server.close() };
+  return { address: `http://127.0.0.1:${server.address().port}/some/folder/`, close: () => (server.close(), server.closeAllConnections()) };
 }
 
 /** Sends `content` in parts, one at a time on the whole line. */

@@ -210,17 +210,32 @@ describe("with WebGPU", () => {
     await page.page.close();
   });
 
+  test("folded settings open for a screen reader", async () => {
+    const page = await lab(`device=cpu&explore=1&lang=en&${SMALL}`);
+    await page.until((s) => s.device, "a device is open");
+    const header = await page.page.waitForSelector('#accessible [aria-label="More settings"][aria-expanded="false"]');
+    await header.evaluate((element) => element.click());
+    await page.page.waitForSelector('#accessible [aria-label="More settings"][aria-expanded="true"]');
+    await page.page.waitForSelector('#accessible [aria-label^="Computes on"]');
+    await page.page.close();
+  });
+
   test("after the first visit it opens without a network", async () => {
-    const page = await lab("device=cpu");
+    // A server of its own, which is then gone: an emulated network would be away for the page, and not for its service worker.
+    const network = await serve();
+    const page = await open(chromium.browser, network.address, "device=cpu");
     await page.until((s) => s.device, "a device is open");
     await page.page.evaluate(() => navigator.serviceWorker.ready);
-    // The files are kept when the worker is installed.
-    await page.page.waitForFunction(async () => Boolean(await caches.match("./trainer_bg.wasm")), { timeout: 60_000 });
-    await page.page.setOfflineMode(true);
+    // Only then do its requests go through the service worker.
+    await page.page.waitForFunction(() => navigator.serviceWorker.controller, { timeout: 60_000 });
+    network.close();
     await page.page.reload();
     await page.page.waitForFunction(() => window.lab, { timeout: 120_000 });
     await page.until((s) => s.device, "a device is open without a network");
-    await page.page.setOfflineMode(false);
+    await page.page.evaluate(() => (location.hash = "device=cpu&data=fashion"));
+    await page.until((s) => s.device && s.setup.data === "fashion", "the clothes are there without a network");
+    await page.page.goto(`${network.address}teach.html`);
+    assert.match(await page.page.title(), /lesson/i);
     await page.page.close();
   });
 

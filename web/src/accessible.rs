@@ -151,6 +151,9 @@ fn tag(node: &Node, nodes: &Nodes<'_>) -> Option<(&'static str, &'static str)> {
         Role::RadioButton => ("button", "radio"),
         // A button that opens a list: the list's entries are buttons of their own.
         Role::ComboBox => ("button", "button"),
+        // The header of settings that are folded.
+        Role::DisclosureTriangle => ("button", "button"),
+        Role::ProgressIndicator => ("div", "progressbar"),
         Role::Link => ("button", "link"),
         // The field beside a slider has the slider's value.
         Role::SpinButton => return None,
@@ -201,8 +204,16 @@ fn attributes(
     }
     if node.role() == Role::ComboBox {
         attributes.push(("aria-haspopup", "listbox".to_owned()));
+    }
+    let folds = matches!(node.role(), Role::ComboBox | Role::DisclosureTriangle);
+    if folds || node.is_expanded().is_some() {
         let is_open = node.is_expanded().unwrap_or_default();
         attributes.push(("aria-expanded", is_open.to_string()));
+    }
+    if node.role() == Role::ProgressIndicator
+        && let Some(now) = node.numeric_value()
+    {
+        attributes.push(("aria-valuenow", short(now)));
     }
     if let Some(toggled) = node.toggled() {
         let name = if role == "button" {

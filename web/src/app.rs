@@ -10,15 +10,16 @@ use crate::lab::Lab;
 use crate::page::Theme;
 use crate::panel::{self, View};
 use crate::platform;
-use crate::texts::Language;
+use crate::texts::{self, Language};
 
 /// The lab in a window or on a page.
 pub struct App {
     /// Shared with the page's script.
     lab: Rc<RefCell<Lab>>,
     view: View,
-    /// The link's fragment that was written last.
+    /// The link's fragment that was written last, and when, in egui's seconds.
     fragment: String,
+    written: f64,
     /// The colors and the language that are shown.
     look: Option<(Option<Theme>, Language)>,
     /// When C was described last to a screen reader, in egui's seconds.
@@ -31,6 +32,9 @@ pub struct App {
 
 /// Seconds between descriptions of C while it trains: a screen reader needs about five for one.
 const ANNOUNCE_EVERY: f64 = 15.0;
+
+/// Seconds between changes of the address: browsers refuse more than a hundred in thirty seconds, as a slider would make.
+const ADDRESS_EVERY: f64 = 0.5;
 
 impl App {
     /// Creates an application that shows `lab` with `context`.
@@ -45,6 +49,7 @@ impl App {
             lab,
             view,
             fragment,
+            written: f64::NEG_INFINITY,
             look: None,
             announced: 0.0,
             grounds,
@@ -60,6 +65,7 @@ impl App {
             return;
         }
         self.look = look;
+        texts::set_language(language);
         platform::set_language(language.code());
         context.set_theme(match theme {
             None => ThemePreference::System,
@@ -83,6 +89,27 @@ impl App {
         };
         self.announced = now;
         platform::announce(&describe(*step, &history.smoothed, history.width));
+    }
+}
+
+impl App {
+    /// Keeps the address up to date with the page's state.
+    fn write_fragment(&mut self, lab: &Lab, ui: &egui::Ui) {
+        let fragment = lab.page.fragment();
+        if fragment == self.fragment {
+            return;
+        }
+        let now = ui.input(|input| input.time);
+        let rest = ADDRESS_EVERY - (now - self.written);
+        if rest > 0.0 {
+            ui.ctx().request_repaint_after_secs(rest as f32);
+            return;
+        }
+        self.written = now;
+        match platform::set_fragment(&fragment) {
+            true => self.fragment = fragment,
+            false => ui.ctx().request_repaint_after_secs(ADDRESS_EVERY as f32),
+        }
     }
 }
 
@@ -110,11 +137,6 @@ impl eframe::App for App {
         });
         self.announce(&lab, ui.input(|input| input.time));
         platform::open_links(ui.ctx());
-        // Keeps the address up to date with the page's state.
-        let fragment = lab.page.fragment();
-        if fragment != self.fragment {
-            platform::set_fragment(&fragment);
-            self.fragment = fragment;
-        }
+        self.write_fragment(&lab, ui);
     }
 }

@@ -16,8 +16,8 @@ pub struct Batch {
     pub pictures: Vec<u32>,
     /// The embeddings of all first views, then those of all second views.
     values: Vec<f32>,
-    /// Whether the objective normalizes embeddings.
-    is_normalized: bool,
+    /// Whether the objective normalizes embeddings: otherwise C's entries are not correlations.
+    pub is_normalized: bool,
     matrix: OnceCell<Vec<f32>>,
 }
 

@@ -55,13 +55,18 @@ type Known = Rc<RefCell<Option<Rc<RefCell<Lab>>>>>;
 
 async fn start_page(window: &Window) -> Result<(), String> {
     draw(window.clone(), Known::default()).await?;
-    if let Some(loading) = window
-        .document()
-        .and_then(|document| document.get_element_by_id("loading"))
-    {
-        loading.remove();
-    }
+    show_loading(window, false);
     Ok(())
+}
+
+/// Shows or hides the part of the page that is there until the lab is, and where it says why it is not.
+fn show_loading(window: &Window, shown: bool) {
+    let part = window
+        .document()
+        .and_then(|document| document.get_element_by_id("loading"));
+    if let Some(part) = part {
+        _ = part.set_attribute("style", if shown { "" } else { "display: none" });
+    }
 }
 
 /// Draws the lab on the page's canvas, and on a new canvas if this one loses its WebGL context.
@@ -154,8 +159,14 @@ fn redraw_when_lost(
             place.set_text_content(None);
         }
         let again: Pin<Box<dyn Future<Output = Result<(), String>>>> =
-            Box::pin(draw(window, known));
-        spawn_local(async { _ = again.await });
+            Box::pin(draw(window.clone(), known));
+        spawn_local(async move {
+            if let Err(problem) = again.await {
+                show_loading(&window, true);
+                let advice = text("message.undrawn");
+                tell(&window, &format!("{advice} {problem}"));
+            }
+        });
     });
     _ = canvas
         .add_event_listener_with_callback("webglcontextlost", on_lost.as_ref().unchecked_ref());

@@ -59,7 +59,7 @@ pub struct Reading {
 const AVERAGED: usize = 10;
 
 impl Reading {
-    /// The reading of a run after `steps` steps; `None` before that. The scores are the last inspection's, and those to compare with.
+    /// The reading of a run after `steps` steps; `None` before the first inspection from then on, which has the scores.
     pub fn of(history: &History, baseline: Option<(f64, f64)>, steps: usize) -> Option<Self> {
         if history.steps.len() < steps {
             return None;
@@ -68,14 +68,15 @@ impl Reading {
         let mean = |value: &dyn Fn(&barlow_core::train::StepReport) -> f64| {
             last.iter().map(value).sum::<f64>() / last.len().max(1) as f64
         };
-        let inspection = history.inspections.last();
+        let mut inspections = history.inspections.iter();
+        let inspection = inspections.find(|inspection| inspection.step >= steps)?;
         let (pixels, untrained) = baseline.unwrap_or_default();
         Some(Self {
             loss: mean(&|report| report.loss),
             diagonal: mean(&|report| report.diagonal),
             off_diagonal: mean(&|report| report.off_diagonal),
-            rank: inspection.map_or(0.0, |inspection| inspection.rank),
-            score: inspection.map_or(0.0, |inspection| inspection.score),
+            rank: inspection.rank,
+            score: inspection.score,
             pixels,
             untrained,
         })
@@ -332,7 +333,7 @@ mod tests {
                     _ = sender.try_send(Request::Pause);
                 }
                 if report.step <= steps {
-                    history.borrow_mut().add_step(report, milliseconds);
+                    history.borrow_mut().add_step(report, milliseconds, 0.0);
                 }
             }
             Message::Inspection(inspection) => history.borrow_mut().add_inspection(*inspection),

@@ -1,6 +1,7 @@
 //! The history of a run, which the panel keeps to draw, replay and export the run.
 
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use barlow_core::evaluate::Inspection;
 use barlow_core::train::StepReport;
@@ -11,6 +12,9 @@ use crate::texts::{filled, number, text};
 /// Fewer matrices than this are kept for the replay. When this number is reached, every second one is dropped, so that
 /// the memory does not depend on the run's length.
 const MAX_FRAMES: usize = 160;
+
+/// Fewer inspections than this are kept, by the same rule: each has the neighbors and places of all shown pictures.
+const MAX_INSPECTIONS: usize = 401;
 
 /// The weight of a new matrix in the smoothed one, which therefore averages over about ten matrices.
 const SMOOTHING: f32 = 0.1;
@@ -41,14 +45,30 @@ impl Frame {
     }
 }
 
+/// Tells histories apart: two of them may have the same steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Id(u64);
+
+impl Default for Id {
+    /// One that no other history has.
+    fn default() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
 /// What the trainer has reported of a run.
 #[derive(Debug, Clone, Default)]
 pub struct History {
+    /// What is drawn of it is kept under this.
+    pub id: Id,
     /// The report of every step.
     pub steps: Vec<StepReport>,
     /// The duration of each step, in milliseconds.
     pub milliseconds: Vec<f64>,
-    /// All inspections of the encoder, in order of steps; the first is the untrained encoder's.
+    /// The redundancy term of each step, times the λ that it had: λ may have been changed since.
+    pub redundancy: Vec<f64>,
+    /// Inspections of the encoder, in order of steps; the first is the untrained encoder's.
     pub inspections: Vec<Inspection>,
     /// Matrices for the replay, evenly spaced over the run.
     pub frames: Vec<Frame>,
@@ -68,10 +88,28 @@ pub struct History {
 }
 
 impl History {
-    /// Adds the report of a step.
-    pub fn add_step(&mut self, report: StepReport, milliseconds: f64) {
+    /// Adds the report of a step. `redundancy` is its redundancy term times λ.
+    pub fn add_step(&mut self, report: StepReport, milliseconds: f64, redundancy: f64) {
         self.steps.push(report);
         self.milliseconds.push(milliseconds);
+        self.redundancy.push(redundancy);
+    }
+
+    /// Forgets what came after step `done`.
+    pub fn rewind(&mut self, done: usize) {
+        self.steps.truncate(done);
+        self.milliseconds.truncate(done);
+        self.redundancy.truncate(done);
+        self.inspections
+            .retain(|inspection| inspection.step <= done);
+        self.frames.retain(|frame| frame.step <= done);
+        self.course.retain(|(step, _)| *step <= done);
+    }
+
+    /// The last inspection up to a step.
+    pub fn inspection_at(&self, step: usize) -> Option<&Inspection> {
+        let until = self.inspections.partition_point(|known| known.step <= step);
+        until.checked_sub(1).map(|last| &self.inspections[last])
     }
 
     /// Adds an inspection, and replaces an earlier one of the same step: a new query repeats the inspection of a step, and a run
@@ -82,6 +120,13 @@ impl History {
             .inspections
             .partition_point(|old| old.step < inspection.step);
         self.inspections.insert(place, inspection);
+        if self.inspections.len() >= MAX_INSPECTIONS {
+            let mut index = 0;
+            self.inspections.retain(|_| {
+                index += 1;
+                index % 2 == 1
+            });
+        }
     }
 
     /// Takes in C of a step, `width x width`.
@@ -114,6 +159,14 @@ impl History {
         let (diagonal, rest) = diagonal_and_rest(&self.smoothed, width);
         self.course.push((step, [diagonal, rest]));
         self.last = Some((step, values));
+    }
+
+    /// The noise of the smoothed matrix's entries, divided by that of one matrix's: of averages of independent batches.
+    pub fn smoothed_noise(&self) -> f64 {
+        // The variance of an exponential moving average with weight s is s / (2 - s) of a value's; at first it is a mean.
+        let smoothing = f64::from(SMOOTHING);
+        let of_mean = 1.0 / self.seen.max(1) as f64;
+        of_mean.max(smoothing / (2.0 - smoothing)).sqrt()
     }
 
     /// The mean duration of the last 20 steps, in milliseconds.
@@ -218,6 +271,18 @@ mod tests {
         }
     }
 
+    fn inspection(step: usize) -> Inspection {
+        Inspection {
+            step,
+            score: 0.5,
+            rank: 9.0,
+            places: Vec::new(),
+            neighbors: Vec::new(),
+            of_query: None,
+            exciting: Vec::new(),
+        }
+    }
+
     #[test]
     fn long_runs_keep_their_beginning_and_their_end() {
         let mut history = History::default();
@@ -249,25 +314,50 @@ mod tests {
     }
 
     #[test]
+    fn smoothing_takes_as_much_noise_out_as_it_says() {
+        let mut history = History::default();
+        assert_eq!(history.smoothed_noise(), 1.0);
+        let mut rng = barlow_core::random::Rng::new(0, barlow_core::random::Purpose::Sample, 0, 0);
+        let width = 40;
+        for step in 1..60 {
+            let values = (0..width * width).map(|_| rng.normal());
+            history.add_matrix(step, width, values.collect());
+        }
+        let squares = history.smoothed.iter().map(|x| f64::from(*x).powi(2));
+        let measured = (squares.sum::<f64>() / (width * width) as f64).sqrt();
+        // The standard error of a standard deviation of 1600 values is 1.8%.
+        let ratio = measured / history.smoothed_noise();
+        assert!((0.93..1.07).contains(&ratio), "{ratio}");
+    }
+
+    #[test]
+    fn histories_differ_though_their_steps_are_the_same() {
+        assert_ne!(History::default().id, History::default().id);
+    }
+
+    #[test]
+    fn long_runs_keep_few_inspections() {
+        let mut history = History::default();
+        for step in 0..5000 {
+            history.add_inspection(inspection(10 * step));
+        }
+        let kept = &history.inspections;
+        assert!((MAX_INSPECTIONS / 2..MAX_INSPECTIONS).contains(&kept.len()));
+        assert_eq!(kept[0].step, 0);
+        assert_eq!(history.inspection_at(5).unwrap().step, 0);
+        assert!(history.inspection_at(50_000).unwrap().step > 49_000);
+        history.rewind(20_000);
+        assert!(history.inspection_at(50_000).unwrap().step <= 20_000);
+    }
+
+    #[test]
     fn csv_has_one_line_per_step() {
         let mut history = History::default();
-        (1..=3).for_each(|step| history.add_step(report(step), 7.0));
-        let inspection = Inspection {
-            step: 2,
-            score: 0.5,
-            rank: 9.0,
-            places: Vec::new(),
-            neighbors: Vec::new(),
-            of_query: None,
-            exciting: Vec::new(),
-        };
-        history.add_inspection(inspection.clone());
-        history.add_inspection(inspection.clone());
+        (1..=3).for_each(|step| history.add_step(report(step), 7.0, 0.5));
+        history.add_inspection(inspection(2));
+        history.add_inspection(inspection(2));
         // As when a run resumes.
-        history.add_inspection(Inspection {
-            step: 0,
-            ..inspection
-        });
+        history.add_inspection(inspection(0));
         let steps: Vec<usize> = history
             .inspections
             .iter()

@@ -11,11 +11,10 @@ use crate::experiments::{self, Experiment, Reading};
 use crate::link::Link;
 use crate::page::{Page, Place};
 use crate::platform::{self, Picture};
-use crate::run::PanelRun;
+use crate::run::{Activity, PanelRun};
 use crate::setup::{DataChoice, Setup};
-use crate::texts::{Language, filled};
+use crate::texts::{self, Language, filled};
 use crate::wake::Wake;
-use crate::worker::Request;
 
 /// Results of asynchronous requests, which wait for [`Lab::receive`].
 type Arrivals<T> = Rc<RefCell<Vec<T>>>;
@@ -90,6 +89,7 @@ impl Lab {
     pub fn new(fragment: &str, context: &egui::Context) -> Self {
         let (page, unknown) = Page::parse(fragment);
         let mut lab = Self::empty(context);
+        texts::set_language(page.language.unwrap_or(lab.system_language));
         if !unknown.is_empty() {
             lab.messages
                 .push(filled("message.link", &[("parts", &unknown.join(", "))]));
@@ -310,12 +310,14 @@ impl Lab {
                         Link::new(move || wake.wake_soon())
                     });
                     let mut run = PanelRun::new(setup, source.clone(), start);
-                    run.send(Request::Pace(self.pace));
+                    run.set_pace(self.pace);
+                    if let Some((_, planes)) = &self.query {
+                        run.set_query(planes.clone());
+                    }
                     self.runs.push(run);
                 }
             }
         }
-        self.send_query();
     }
 
     /// Restarts the runs, and continues to train if they were training.
@@ -372,13 +374,18 @@ impl Lab {
         self.page.play || self.runs.iter().any(PanelRun::is_playing)
     }
 
-    /// Starts training.
+    /// Starts training, or goes on. Where one of two runs is at its end and the other one is not, only that one goes on.
     pub fn play(&mut self) {
-        if self.runs.is_empty() {
-            // The pictures are still being loaded.
-            self.page.play = true;
+        // Without runs, the pictures are still being loaded.
+        self.page.play = self.runs.is_empty();
+        let has_ended =
+            |run: &PanelRun| matches!(run.activity, Activity::Finished | Activity::Failed);
+        let again = self.runs.iter().all(has_ended);
+        for run in &mut self.runs {
+            if again || !has_ended(run) {
+                run.play();
+            }
         }
-        self.runs.iter_mut().for_each(PanelRun::play);
     }
 
     /// Pauses after the step in progress.
@@ -397,7 +404,7 @@ impl Lab {
         self.pace = milliseconds;
         self.runs
             .iter_mut()
-            .for_each(|run| run.send(Request::Pace(milliseconds)));
+            .for_each(|run| run.set_pace(milliseconds));
     }
 
     /// Handles what has arrived from trainers, file readers and downloads.
@@ -415,7 +422,11 @@ impl Lab {
             }
         }
         self.judge();
-        let files: Vec<_> = self.file_arrivals.borrow_mut().drain(..).collect();
+        // All at once: with each arrival a run on them would begin anew.
+        let files: Vec<_> = match platform::is_reading() {
+            true => Vec::new(),
+            false => self.file_arrivals.borrow_mut().drain(..).collect(),
+        };
         let (read, unread): (Vec<_>, Vec<_>) = files.into_iter().partition(Result::is_ok);
         self.messages
             .extend(unread.into_iter().filter_map(Result::err));
@@ -497,7 +508,7 @@ impl Lab {
     fn send_query(&mut self) {
         if let Some((_, planes)) = &self.query {
             for run in &mut self.runs {
-                run.send(Request::Query(planes.clone()));
+                run.set_query(planes.clone());
             }
         }
     }

@@ -246,6 +246,20 @@ mod tests {
     }
 
     #[test]
+    fn a_link_opens_the_laboratory_if_it_is_about_it() {
+        for (link, place) in [
+            ("", Place::Story(0)),
+            ("device=cpu&lang=de", Place::Story(0)),
+            ("lesson=1", Place::Explore),
+            ("hide=course", Place::Explore),
+            ("lambda=0.5", Place::Explore),
+            ("lambda=0.5&story=4", Place::Story(3)),
+        ] {
+            assert_eq!(Page::parse(link).0.place, place, "{link}");
+        }
+    }
+
+    #[test]
     fn parse_reports_what_it_does_not_understand() {
         let (page, unknown) =
             Page::parse("lambda=0.1&colour=blue&batch=x&hide=controls,sky&lesson=0&b.nothing=1");

@@ -64,8 +64,14 @@ pub struct PanelRun {
     opens: u64,
     /// Trainers that were lost in a row, without a step in between.
     lost: usize,
+    /// Whether the last trainer was lost and not replaced.
+    is_dead: bool,
     /// Whether the run moved to the CPU because the chosen device failed.
     on_cpu: bool,
+    /// Milliseconds between steps.
+    pace: u32,
+    /// The picture to search for.
+    query: Option<Vec<u8>>,
     /// The request to carry out once the run is open.
     then: Option<Request>,
 }
@@ -87,7 +93,10 @@ impl PanelRun {
             checkpoint: None,
             opens: 0,
             lost: 0,
+            is_dead: false,
             on_cpu: false,
+            pace: 0,
+            query: None,
             then: None,
             setup,
             source,
@@ -117,11 +126,28 @@ impl PanelRun {
         if self.on_cpu {
             setup.device = DeviceChoice::Cpu;
         }
-        self.link.send(Request::Open {
+        // The trainer may be a new one.
+        self.send(Request::Pace(self.pace));
+        self.send(Request::Open {
             number: self.opens,
             run: Order { setup, source },
             checkpoint,
         });
+        if let Some(planes) = self.query.clone() {
+            self.send(Request::Query(planes));
+        }
+    }
+
+    /// Sets the pause between steps, in milliseconds.
+    pub fn set_pace(&mut self, milliseconds: u32) {
+        self.pace = milliseconds;
+        self.send(Request::Pace(milliseconds));
+    }
+
+    /// Sets the picture to search for, as the planes of its colors.
+    pub fn set_query(&mut self, planes: Vec<u8>) {
+        self.query = Some(planes.clone());
+        self.send(Request::Query(planes));
     }
 
     /// Restarts with other settings and pictures.
@@ -130,6 +156,9 @@ impl PanelRun {
         self.history = History::default();
         (self.opened, self.checkpoint, self.notice, self.then) = (None, None, None, None);
         (self.lost, self.on_cpu, self.embeddings) = (0, false, None);
+        if std::mem::take(&mut self.is_dead) {
+            self.link = (self.start)();
+        }
         self.open(None);
     }
 
@@ -142,6 +171,14 @@ impl PanelRun {
     pub fn retune(&mut self, setup: Setup) {
         if let Some(data) = &self.data {
             let config = setup.config(data.train.count(), data.train.size().0);
+            if let Some(opened) = &mut self.opened {
+                // More epochs, or fewer. A run that had finished may go on.
+                opened.steps = config.schedule.epochs * opened.steps_per_epoch;
+                let done = self.history.steps.last().map_or(0, |report| report.step);
+                if self.activity == Activity::Finished && done < opened.steps {
+                    self.activity = Activity::Paused;
+                }
+            }
             self.send(Request::Retune(Box::new(config)));
         }
         self.setup = setup;
@@ -249,14 +286,7 @@ impl PanelRun {
                     self.history = History::default();
                 } else {
                     // The steps after the checkpoint will be repeated.
-                    let done = opened.done;
-                    self.history.steps.truncate(done);
-                    self.history.milliseconds.truncate(done);
-                    self.history
-                        .inspections
-                        .retain(|inspection| inspection.step <= done);
-                    self.history.frames.retain(|frame| frame.step <= done);
-                    self.history.course.retain(|(step, _)| *step <= done);
+                    self.history.rewind(opened.done);
                 }
                 let wanted_gpu = self.setup.device != DeviceChoice::Cpu;
                 self.advice = platform::advice().filter(|_| opened.on_cpu && wanted_gpu);
@@ -287,7 +317,14 @@ impl PanelRun {
                 milliseconds,
             } => {
                 self.lost = 0;
-                self.history.add_step(report, milliseconds);
+                let redundancy = match self.setup.objective {
+                    // The λ of the step itself: a change of λ reaches the trainer later.
+                    Objective::BarlowTwins | Objective::Unnormalized => {
+                        report.loss - report.invariance
+                    }
+                    _ => self.setup.lambda * report.redundancy,
+                };
+                self.history.add_step(report, milliseconds, redundancy);
             }
             Message::Correlation {
                 step,
@@ -331,6 +368,7 @@ impl PanelRun {
         self.lost += 1;
         if self.lost > RECOVERIES {
             self.activity = Activity::Failed;
+            (self.is_dead, self.then) = (true, None);
             self.notice = Some(filled("message.lost.again", &[("reason", reason)]));
             return;
         }
@@ -355,7 +393,11 @@ impl PanelRun {
 
 #[cfg(all(test, not(target_family = "wasm")))]
 mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
     use std::time::Duration;
+
+    use barlow_core::session::Failure;
 
     use super::*;
 
@@ -393,5 +435,51 @@ mod tests {
             std::thread::sleep(Duration::from_millis(1));
         }
         assert!(run.is_playing());
+    }
+
+    /// The trainer panics until it is asked for the fourth time.
+    #[test]
+    fn a_run_whose_trainers_were_lost_trains_again_when_asked() {
+        let started = Rc::new(Cell::new(0));
+        let start = {
+            let started = started.clone();
+            move || {
+                started.set(started.get() + 1);
+                let number = started.get();
+                Link::to(
+                    move |requests, send| {
+                        while let Ok(request) = requests.recv_blocking() {
+                            match request {
+                                Request::Open { .. } if number <= RECOVERIES + 1 => {
+                                    panic!("number {number} is lost")
+                                }
+                                Request::Open { .. } => send(Message::Failed(Failure {
+                                    message: "the fourth answers".into(),
+                                    cause: Cause::Run,
+                                })),
+                                _ => {}
+                            }
+                        }
+                    },
+                    || {},
+                )
+            }
+        };
+        let mut run = PanelRun::new(Setup::default(), DataSource::emoji(), Box::new(start));
+        run.set_query(vec![0; 3]);
+        let until = |run: &mut PanelRun, wish: &dyn Fn(&PanelRun) -> bool| {
+            while !wish(run) {
+                run.receive();
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        };
+        until(&mut run, &|run| run.activity == Activity::Failed);
+        assert_eq!(started.get(), RECOVERIES + 1);
+        assert!(!run.is_playing());
+        run.play();
+        assert!(run.is_playing());
+        until(&mut run, &|run| run.notice.is_some());
+        assert!(run.notice.unwrap().contains("the fourth answers"));
+        assert_eq!(started.get(), RECOVERIES + 2);
     }
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use barlow_lab::lab::Lab;
 use barlow_lab::page::Place;
 use barlow_lab::panel::{self, View};
+use barlow_lab::run::Activity;
 use barlow_lab::setup::DataChoice;
 use eframe::egui::accesskit::Role;
 use eframe::egui::{self, Event, Key, Pos2, TouchDeviceId, TouchId, TouchPhase, Vec2};
@@ -73,13 +74,20 @@ fn play_trains_and_pause_waits() {
     harness.get_by_label("Cross-correlation matrix C, empty before the first step");
     harness.get_by_label("Play").click();
     wait(&mut harness, "steps and matrices are there", |lab| {
-        lab.runs[0].history.steps.len() >= 12 && lab.runs[0].history.frames.len() >= 3
+        lab.runs[0].history.steps.len() >= 12 && lab.runs[0].history.frames.len() >= 12
     });
     harness.get_by_label("Pause").click();
     wait(&mut harness, "it waits", |lab| !lab.is_playing());
     harness.get_by_label_contains("8 by 8: mean diagonal");
     harness.get_by_label("Replay the run").click();
-    wait(&mut harness, "the replay is over", |_| true);
+    harness.run_steps(2);
+    harness.get_by_label("Stop the replay");
+    let ended = Instant::now();
+    while harness.query_by_label("Replay the run").is_none() {
+        assert!(ended.elapsed() < TIME_BUDGET, "the replay does not end");
+        harness.step();
+        std::thread::sleep(Duration::from_millis(5));
+    }
     // One more step.
     let done = lab(&harness).runs[0].history.steps.len();
     harness.get_by_label("One step").click();
@@ -306,11 +314,17 @@ fn both_runs_of_an_experiment_are_judged_after_as_many_steps() {
             .as_ref()
             .is_some_and(|asked| asked.outcome.is_some())
     });
-    let done = [0, 1].map(|run| lab(&harness).runs[run].history.steps.len());
-    assert!(
-        done.iter().all(|done| (150..160).contains(done)),
-        "{done:?} steps"
-    );
+    // Of both, the first inspection from step 150 on: the pause's, a few steps later at most.
+    let asked = lab(&harness).asked.clone().unwrap();
+    let readings = asked.outcome.unwrap().readings;
+    for (reading, run) in readings.iter().zip(&lab(&harness).runs) {
+        let inspected = run.history.inspections.iter().find(|i| i.step >= 150);
+        let inspected = inspected.expect("an inspection");
+        assert!(inspected.step < 200, "step {}", inspected.step);
+        assert_eq!(reading.score, inspected.score);
+        let done = run.history.steps.len();
+        assert!(done < 200, "{done} steps");
+    }
 }
 
 #[test]
@@ -477,6 +491,61 @@ fn two_runs_start_alike() {
     // Only λ differs: the terms of the first loss are the same, their weights are not.
     assert_eq!((a.invariance, a.redundancy), (b.invariance, b.redundancy));
     assert_ne!(a.loss, b.loss);
+}
+
+/// Of two runs, the one that is at its end keeps what it has learned while the other one goes on.
+#[test]
+fn a_run_at_its_end_stays_when_the_other_one_goes_on() {
+    let mut harness = open_panel(
+        "device=cpu&batch=16&projector=8&encoder_width=4&warmup=0&b.lambda=0.5",
+        DESKTOP,
+    );
+    harness.get_by_label("One step").click();
+    wait(&mut harness, "both did a step", |lab| {
+        lab.runs.iter().all(|run| run.history.steps.len() == 1)
+    });
+    let lab = harness.state_mut().0.as_mut().unwrap();
+    lab.runs[0].activity = Activity::Finished;
+    let history = lab.runs[0].history.id;
+    lab.play();
+    assert_eq!(lab.runs[0].history.id, history);
+    assert_eq!(
+        [0, 1].map(|run| lab.runs[run].activity),
+        [Activity::Finished, Activity::Playing]
+    );
+    lab.pause();
+    lab.runs[1].activity = Activity::Finished;
+    lab.play();
+    assert!(lab.runs.iter().all(|run| run.is_playing()));
+}
+
+/// A run that is over goes on where it is asked for more epochs.
+#[test]
+fn more_epochs_go_on_with_a_run() {
+    let mut harness = open_panel(
+        "device=cpu&batch=128&projector=8&encoder_width=4&warmup=0&epochs=1",
+        DESKTOP,
+    );
+    harness.get_by_label("Play").click();
+    wait(&mut harness, "it is over", |lab| {
+        lab.runs[0].activity == Activity::Finished
+    });
+    let lab = harness.state_mut().0.as_mut().unwrap();
+    let done = lab.runs[0].history.steps.len();
+    lab.page.setup.epochs = 2;
+    lab.apply();
+    assert_eq!(lab.runs[0].opened.as_ref().unwrap().steps, 2 * done);
+    lab.play();
+    wait(&mut harness, "it is over again", |lab| {
+        lab.runs[0].activity == Activity::Finished
+    });
+    assert_eq!(
+        harness.state().0.as_ref().unwrap().runs[0]
+            .history
+            .steps
+            .len(),
+        2 * done
+    );
 }
 
 #[test]

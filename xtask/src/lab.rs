@@ -1,10 +1,11 @@
 //! The lab for browsers: built into `web/dist`, a folder of static files with relative links, and served from there.
 
 use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hasher as _};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use tiny_http::{Header, Response, Server};
 use wasm_bindgen_cli_support::Bindgen;
 
@@ -27,6 +28,9 @@ const STATIC: [&str; 5] = [
 
 /// The programs that are built, and the modules that are made of them.
 const MODULES: [(&str, &str); 2] = [("barlow-lab", "lab"), ("barlow-lab-trainer", "trainer")];
+
+/// What the service worker keeps besides what is loaded.
+const KEPT: &[&str] = &["teach.html", "fashion-mnist.png"];
 
 /// What is loaded before the first screen is there, and what comes after it.
 const DOWNLOADS: [(&str, &[&str]); 2] = [
@@ -66,7 +70,23 @@ pub fn build(profile: &str) -> Result<()> {
         let to = dist.join(from.file_name().context("a file's name")?);
         fs::copy(&from, &to).with_context(|| format!("cannot copy {}", from.display()))?;
     }
+    write_version(&dist)?;
     report(&dist)
+}
+
+/// Writes a hash of what visitors download into the service worker, which keeps the files of one version together.
+fn write_version(dist: &Path) -> Result<()> {
+    let mut hasher = DefaultHasher::new();
+    for name in DOWNLOADS.iter().flat_map(|(_, names)| *names).chain(KEPT) {
+        let bytes = fs::read(dist.join(name)).with_context(|| format!("there is no {name}"))?;
+        hasher.write(&bytes);
+    }
+    let path = dist.join("sw.js");
+    let worker = fs::read_to_string(&path)?;
+    let version = format!("\"{:016x}\"", hasher.finish());
+    let written = worker.replacen("\"VERSION\"", &version, 1);
+    ensure!(written != worker, "sw.js has no place for its version");
+    fs::write(&path, written).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// cargo's target folder.

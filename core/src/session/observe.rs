@@ -13,6 +13,13 @@ const INSPECTION_FRACTION: f64 = 0.2;
 /// Steps between two inspections, at least.
 const INSPECTION_STEPS: usize = 10;
 
+/// The encoder as the run's seed initialized it.
+fn untrained(trainer: &Trainer) -> Embedder {
+    let (config, device) = (trainer.config(), trainer.device());
+    let model = BarlowTwins::new(&config.encoder, &config.projector, config.seed, device);
+    Embedder::new(model, config, device)
+}
+
 /// The measurements of a session.
 pub(super) struct Observer {
     pub evaluation: Option<Evaluation>,
@@ -20,7 +27,7 @@ pub(super) struct Observer {
     pub pending: bool,
     pub showcase: Option<Showcase>,
     /// A picture to search for in inspections.
-    pub query: Option<Vec<u8>>,
+    query: Option<Vec<u8>>,
     /// When the last inspection ended, how long it took, and after which step.
     last: (Instant, Duration, usize),
 }
@@ -41,10 +48,7 @@ impl Observer {
     pub async fn baseline(&mut self, trainer: &Trainer) -> Option<(Inspection, Baseline)> {
         let showcase = self.showcase.as_ref()?;
         let start = Instant::now();
-        let (config, device) = (trainer.config(), trainer.device());
-        let untrained = BarlowTwins::new(&config.encoder, &config.projector, config.seed, device);
-        let mut untrained = Embedder::new(untrained, config, device);
-        let first = showcase.inspect(&mut untrained, None, 0).await;
+        let first = showcase.inspect(&mut untrained(trainer), None, 0).await;
         self.last = (Instant::now(), start.elapsed(), trainer.done());
         let baseline = Baseline {
             measure: showcase.measure.clone(),
@@ -80,6 +84,25 @@ impl Observer {
         let (at, took, step) = &self.last;
         let rest = took.as_secs_f64() / INSPECTION_FRACTION;
         at.elapsed().as_secs_f64() > rest && trainer.done() >= step + INSPECTION_STEPS
+    }
+
+    /// Searches for another picture: tells what the untrained encoder makes of it, and what the encoder does now.
+    ///
+    /// # Errors
+    /// If the device failed.
+    pub async fn search_for(
+        &mut self,
+        picture: Vec<u8>,
+        trainer: &Trainer,
+        tell: &dyn Fn(Message),
+    ) -> Result<(), TrainError> {
+        self.query = Some(picture);
+        if let Some(showcase) = self.showcase.as_ref().filter(|_| trainer.done() > 0) {
+            let query = self.query.as_deref();
+            let first = showcase.inspect(&mut untrained(trainer), query, 0).await;
+            tell(Message::Inspection(Box::new(first)));
+        }
+        self.inspect(trainer, tell).await
     }
 
     /// Tells what the encoder makes of the pictures to show, if there are any.

@@ -253,8 +253,8 @@ impl Session {
                 },
             }),
             Request::Query(planes) => {
-                self.observer.query = Some(planes);
-                self.observer.inspect(&self.trainer, tell).await?;
+                let trainer = &self.trainer;
+                self.observer.search_for(planes, trainer, tell).await?;
             }
             Request::Retune(config) => match self.trainer.retune(*config) {
                 // The last checkpoint has other settings.

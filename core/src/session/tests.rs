@@ -346,6 +346,40 @@ fn pictures_are_inspected_and_searched() {
     );
 }
 
+/// A picture that is chosen after some steps has neighbors of before them too.
+#[test]
+fn a_picture_that_comes_late_is_searched_with_the_untrained_encoder() {
+    let (config, pictures) = tiny();
+    let shown = pictures.subset(0..20);
+    let showcase = Showcase {
+        question: Question::Pairs,
+        measure: "pairs".into(),
+        pictures: shown.clone(),
+    };
+    let query = shown.picture(3).to_vec();
+    let of = |requests: Vec<Request>| {
+        let trainer = Trainer::new(config.clone(), &pictures, &cpu()).unwrap();
+        let mut session = Session::new(trainer, "CPU").showing(showcase.clone());
+        let (_, messages) = serve(&mut session, requests, |_, _| {});
+        let inspections = messages.into_iter().filter_map(|message| match message {
+            Message::Inspection(inspection) if inspection.of_query.is_some() => Some(*inspection),
+            _ => None,
+        });
+        inspections.collect::<Vec<_>>()
+    };
+    let early = of(vec![Request::Query(query.clone()), Request::Stop]);
+    // A pause ends the step, as a request that comes earlier is answered first.
+    let late = of(vec![
+        Request::Step,
+        Request::Pause,
+        Request::Query(query),
+        Request::Stop,
+    ]);
+    assert_eq!(early.len(), 1);
+    assert_eq!(late[0].step, 0);
+    assert_eq!(late[0].of_query, early[0].of_query);
+}
+
 #[test]
 fn divergence_is_told_and_nothing_of_it_is_kept() {
     let (mut config, pictures) = tiny();

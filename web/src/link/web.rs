@@ -13,6 +13,7 @@ use wasm_bindgen_futures::spawn_local;
 use web_sys::{DedicatedWorkerGlobalScope, MessageEvent, Worker, WorkerOptions, WorkerType};
 
 use super::Received;
+use crate::texts::text;
 use crate::worker::{self, Request};
 
 /// A message between page and worker: its serialized value, and its large part as a buffer of its own, whose memory is
@@ -53,6 +54,10 @@ fn unposted<T: serde::de::DeserializeOwned>(message: &JsValue) -> Option<(T, Opt
     Some((rmp_serde::from_slice(&value).ok()?, payload))
 }
 
+fn is_checkpoint(message: &Message) -> bool {
+    matches!(message, Message::Checkpoint { .. })
+}
+
 /// The message by which a worker says that it listens: earlier messages to it would be lost.
 const LISTENING: &str = "listening";
 
@@ -90,9 +95,16 @@ impl Link {
                     if let Some(payload) = payload {
                         message.put_payload(payload);
                     }
-                    received
-                        .borrow_mut()
-                        .push_back(Received::Message(Box::new(message)));
+                    let mut received = received.borrow_mut();
+                    if is_checkpoint(&message) {
+                        // A hidden page receives nothing for hours: only the last state is worth its memory.
+                        received.retain(|earlier| match earlier {
+                            Received::Message(earlier) => !is_checkpoint(earlier),
+                            Received::Lost(_) => true,
+                        });
+                    }
+                    received.push_back(Received::Message(Box::new(message)));
+                    drop(received);
                 }
                 wake();
             })
@@ -103,7 +115,7 @@ impl Link {
                 let message = Reflect::get(&event, &"message".into())
                     .ok()
                     .and_then(|m| m.as_string());
-                let message = message.unwrap_or_else(|| "its script could not be loaded".into());
+                let message = message.unwrap_or_else(|| text("message.script").into());
                 received.borrow_mut().push_back(Received::Lost(message));
                 wake();
             })
@@ -114,7 +126,7 @@ impl Link {
                 worker.set_onerror(Some(on_error.as_ref().unchecked_ref()));
             }
             Err(_) => {
-                let lost = Received::Lost("this browser cannot start a worker".into());
+                let lost = Received::Lost(text("message.worker").into());
                 received.borrow_mut().push_back(lost);
             }
         }

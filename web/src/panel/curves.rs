@@ -44,7 +44,7 @@ pub fn show(ui: &mut Ui, runs: &[PanelRun]) {
                 (shade(color), LineStyle::Solid)
             }
         };
-        let lambda = run.setup.lambda;
+        let redundancy = &run.history.redundancy;
         let steps = &run.history.steps;
         let add = |plot: &mut Vec<Curve>,
                    name: &str,
@@ -74,7 +74,7 @@ pub fn show(ui: &mut Ui, runs: &[PanelRun]) {
             &mut losses,
             text("curves.redundancy"),
             look(BLUE, LineStyle::dotted_dense()),
-            &|i| log(lambda * steps[i].redundancy),
+            &|i| log(redundancy[i]),
         );
         add(
             &mut of_matrix,

@@ -53,13 +53,9 @@ pub fn show(
 
 /// The inspection that belongs to what is shown: now, or at a step of the replay.
 fn shown_inspection(run: &PanelRun, replay: Option<usize>) -> Option<&Inspection> {
-    let inspections = &run.history.inspections;
     match replay {
-        None => inspections.last(),
-        Some(step) => inspections
-            .iter()
-            .rev()
-            .find(|inspection| inspection.step <= step),
+        None => run.history.inspections.last(),
+        Some(step) => run.history.inspection_at(step),
     }
 }
 

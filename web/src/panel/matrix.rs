@@ -8,10 +8,11 @@ use eframe::egui::{
 use super::pictures::Sheet;
 use super::replay::Replay;
 use super::style::{run_color, sign_button, title};
-use crate::history::{History, describe, diagonal_and_rest};
+use crate::history::{self, History, describe, diagonal_and_rest};
 use crate::lab::Lab;
 use crate::run::PanelRun;
 use crate::texts::{filled, number, text};
+use barlow_core::loss::Objective;
 use barlow_core::render::of_correlation;
 
 /// The maximum side of the matrix, in points.
@@ -27,8 +28,8 @@ const EXCITING_SIDE: f32 = 32.0;
 #[derive(Default)]
 struct MatrixView {
     texture: Option<TextureHandle>,
-    /// The step, whether it is raw, and the width of what the texture shows.
-    drawn: Option<(usize, bool, usize)>,
+    /// The history, the step, and whether it is raw, of what the texture shows.
+    drawn: Option<(history::Id, usize, bool)>,
     values: Vec<f32>,
     step: usize,
     /// Row and column of the entry that was clicked.
@@ -36,6 +37,11 @@ struct MatrixView {
 }
 
 impl MatrixView {
+    /// Whether the values are averages over steps.
+    fn is_smoothed(&self) -> bool {
+        self.drawn.is_some_and(|(_, _, is_raw)| !is_raw)
+    }
+
     /// Updates the values and the texture from `history`: the last matrix, or the one at a step of the replay.
     fn update(
         &mut self,
@@ -52,7 +58,7 @@ impl MatrixView {
         let frame =
             replay.and_then(|step| history.frames.iter().rev().find(|frame| frame.step <= step));
         let step = frame.map_or(*last, |frame| frame.step);
-        let drawn = (step, raw || frame.is_some(), history.width);
+        let drawn = (history.id, step, raw || frame.is_some());
         if self.drawn == Some(drawn) {
             return;
         }
@@ -233,7 +239,10 @@ pub(super) fn pick(
     };
     if response.clicked() {
         response.request_focus();
-        *selected = response.interact_pointer_pos().map(at);
+        // A click by the keyboard or a screen reader has no place, and keeps what is selected.
+        if let Some(position) = response.interact_pointer_pos() {
+            *selected = Some(at(position));
+        }
     }
     if response.has_focus() {
         let keys = ui.input(|input| {
@@ -279,6 +288,18 @@ fn frame_entry(ui: &Ui, rect: Rect, (row, column): (usize, usize), width: usize)
     );
 }
 
+/// What an entry of C says, as the key of a text. `noise` is the standard deviation of a correlation of independent numbers: what
+/// chance makes is no verdict.
+pub(super) fn verdict(is_diagonal: bool, value: f64, noise: f64) -> &'static str {
+    match (is_diagonal, value.abs()) {
+        (true, _) if value > 0.7 => "entry.agrees",
+        (true, _) => "entry.disagrees",
+        (false, size) if size > 0.3f64.max(3.0 * noise) => "entry.redundant",
+        (false, size) if size > 0.1f64.max(2.0 * noise) => "entry.partly",
+        (false, _) => "entry.independent",
+    }
+}
+
 fn entry_ui(
     ui: &mut Ui,
     run: &PanelRun,
@@ -295,13 +316,19 @@ fn entry_ui(
         "C[{row}, {column}] = {}",
         number(f64::from(value), 3)
     ));
-    ui.label(text(match (row == column, value) {
-        (true, v) if v > 0.7 => "entry.agrees",
-        (true, _) => "entry.disagrees",
-        (false, v) if v.abs() > 0.3 => "entry.redundant",
-        (false, _) => "entry.independent",
-    }));
-    let (Some(data), Some(inspection)) = (&run.data, run.history.inspections.last()) else {
+    if run.setup.objective != Objective::Unnormalized {
+        let opened = run.opened.as_ref();
+        let batch = opened.map_or(run.setup.batch, |opened| opened.config.batch);
+        let share = match view.is_smoothed() {
+            true => run.history.smoothed_noise(),
+            false => 1.0,
+        };
+        let noise = share / (batch as f64).sqrt();
+        ui.label(text(verdict(row == column, f64::from(value), noise)));
+    }
+    // Of the step that is shown, which may be one of the replay.
+    let inspection = run.history.inspection_at(view.step);
+    let (Some(data), Some(inspection)) = (&run.data, inspection) else {
         return;
     };
     for unit in if row == column {
@@ -411,4 +438,21 @@ fn scrubber(lab: &Lab, replay: &mut Replay, ui: &mut Ui) {
             (replay.step, replay.since) = (None, None);
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A batch of 16 has noise of 0.25: what three of twenty independent pairs reach says nothing.
+    #[test]
+    fn chance_is_no_verdict() {
+        assert_eq!(verdict(false, 0.35, 0.25), "entry.independent");
+        assert_eq!(verdict(false, -0.6, 0.25), "entry.partly");
+        assert_eq!(verdict(false, -0.8, 0.25), "entry.redundant");
+        assert_eq!(verdict(false, 0.35, 0.04), "entry.redundant");
+        assert_eq!(verdict(false, 0.09, 0.01), "entry.independent");
+        assert_eq!(verdict(true, -0.8, 0.25), "entry.disagrees");
+        assert_eq!(verdict(true, 0.8, 0.25), "entry.agrees");
+    }
 }

@@ -63,6 +63,8 @@ pub fn show(lab: &mut Lab, view: &mut View, ui: &mut Ui) {
         story::show(lab, &mut view.story, &mut view.sheet, ui);
         return;
     }
+    view.replay
+        .follow(lab.runs.first().map(|run| run.history.id));
     let width = ui.available_width();
     Panel::top("bar").show(ui, |ui| bar::show(lab, ui));
     if width >= WIDE {

@@ -125,13 +125,20 @@ pub fn read_dropped(file: &egui::DroppedFileHandle, done: impl FnOnce(Result<Pic
     );
 }
 
+/// Whether files are still being read: never, as reading blocks.
+pub fn is_reading() -> bool {
+    false
+}
+
 /// Loads `fashion-mnist.png`, which on the desktop is embedded in the program.
 pub fn fetch_fashion(done: impl FnOnce(Result<Vec<u8>, String>) + 'static) {
     done(Ok(include_bytes!("../../data/fashion-mnist.png").to_vec()));
 }
 
 /// Does nothing: a window has no address that could store the state.
-pub fn set_fragment(_: &str) {}
+pub fn set_fragment(_: &str) -> bool {
+    true
+}
 
 /// The link's fragment: empty, as a window is opened without a link.
 pub fn fragment() -> String {

@@ -1,7 +1,9 @@
 //! The browser: it decodes pictures, and files are saved as downloads.
 
+use std::cell::Cell;
 use std::sync::Once;
 
+use async_channel::{Receiver, Sender};
 use eframe::egui;
 use js_sys::{Array, Function, Promise, Reflect, Uint8Array};
 use wasm_bindgen::prelude::*;
@@ -79,13 +81,16 @@ pub fn wants_less_motion() -> bool {
     asked.is_some_and(|asked| asked.matches())
 }
 
-/// Names the page's language, by which a screen reader chooses its voice.
+/// Names the page's language, by which a screen reader chooses its voice, and the canvas in it.
 pub fn set_language(code: &str) {
-    let root = web_sys::window()
-        .and_then(|window| window.document())
-        .and_then(|document| document.document_element());
-    if let Some(root) = root {
+    let Some(document) = web_sys::window().and_then(|window| window.document()) else {
+        return;
+    };
+    if let Some(root) = document.document_element() {
         _ = root.set_attribute("lang", code);
+    }
+    if let Some(canvas) = document.get_element_by_id("canvas") {
+        _ = canvas.set_attribute("aria-label", text("page.canvas"));
     }
 }
 
@@ -155,7 +160,7 @@ pub fn choose_files(done: impl Fn(Result<Picture, String>) + Clone + 'static) {
         let files = chosen.files();
         for file in (0..).map_while(|index| files.as_ref().and_then(|files| files.get(index))) {
             let done = done.clone();
-            spawn_local(async move { done(picture_of(file.name(), &file).await) });
+            read(async move { picture_of(file.name(), &file).await }, done);
         }
     });
     input.set_onchange(Some(on_change.as_ref().unchecked_ref()));
@@ -169,7 +174,7 @@ pub fn read_dropped(
     done: impl FnOnce(Result<Picture, String>) + 'static,
 ) {
     let file = file.clone();
-    spawn_local(async move {
+    let task = async move {
         let name = file.path().display().to_string();
         let blob = match file.bytes_async().await {
             Ok(bytes) => {
@@ -177,10 +182,43 @@ pub fn read_dropped(
             }
             Err(error) => Err(error.into()),
         };
-        done(match blob {
+        match blob {
             Ok(blob) => picture_of(name, &blob).await,
             Err(_) => Err(filled("message.unread", &[("name", &name)])),
-        });
+        }
+    };
+    read(task, done);
+}
+
+/// Files that are decoded at a time: a photograph takes some 50 MB while it is.
+const AT_A_TIME: usize = 4;
+
+thread_local! {
+    /// Files that wait or are decoded.
+    static READING: Cell<usize> = const { Cell::new(0) };
+    /// As many messages as files are decoded: another one waits for its place.
+    static PLACES: (Sender<()>, Receiver<()>) = async_channel::bounded(AT_A_TIME);
+}
+
+/// Whether files are still being read.
+pub fn is_reading() -> bool {
+    READING.get() > 0
+}
+
+/// Carries out `task` when there is a place for it.
+fn read(
+    task: impl Future<Output = Result<Picture, String>> + 'static,
+    done: impl FnOnce(Result<Picture, String>) + 'static,
+) {
+    READING.set(READING.get() + 1);
+    let (enter, leave) = PLACES.with(Clone::clone);
+    spawn_local(async move {
+        // The channel never closes.
+        _ = enter.send(()).await;
+        let picture = task.await;
+        _ = leave.try_recv();
+        READING.set(READING.get() - 1);
+        done(picture);
     });
 }
 
@@ -216,6 +254,8 @@ async fn planes_of(file: &Blob) -> Result<Vec<u8>, JsValue> {
         side,
         side,
     )?;
+    // Otherwise its memory is kept until the next garbage collection.
+    bitmap.close();
     let pixels = context.get_image_data(0.0, 0.0, side, side)?.data();
     Ok(planes(
         pixels
@@ -242,16 +282,20 @@ async fn fetch(url: &str) -> Result<Vec<u8>, JsValue> {
         .await?
         .dyn_into()?;
     if !response.ok() {
-        return Err(format!("the server answered {}", response.status()).into());
+        let status = response.status().to_string();
+        return Err(filled("message.answered", &[("status", &status)]).into());
     }
     Ok(Uint8Array::new(&JsFuture::from(response.array_buffer()?).await?).to_vec())
 }
 
-/// Writes the state into the address, without a new entry in the browser's history.
-pub fn set_fragment(fragment: &str) {
-    if let Some(history) = web_sys::window().and_then(|window| window.history().ok()) {
-        _ = history.replace_state_with_url(&JsValue::NULL, "", Some(&format!("#{fragment}")));
-    }
+/// Writes the state into the address, without a new entry in the browser's history. Returns whether the browser allowed it.
+pub fn set_fragment(fragment: &str) -> bool {
+    let history = web_sys::window().and_then(|window| window.history().ok());
+    let address = format!("#{fragment}");
+    history.is_some_and(|history| {
+        let replaced = history.replace_state_with_url(&JsValue::NULL, "", Some(&address));
+        replaced.is_ok()
+    })
 }
 
 /// What follows `#` in the address.

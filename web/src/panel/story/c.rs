@@ -8,6 +8,7 @@ use eframe::egui::{
     TextureHandle, Ui, pos2, vec2,
 };
 
+use crate::history;
 use crate::panel::matrix::fill;
 use crate::texts::text;
 
@@ -34,22 +35,25 @@ pub const STRIP: f32 = 12.0;
 /// The room that a strip and its label take on a side of C.
 pub const MARGIN: f32 = 40.0;
 
+/// Which values of C are shown: of which history, after which step, and whether they are averaged over steps (0) or a batch's own (1).
+pub type Shown = (Option<history::Id>, usize, u64);
+
 /// C as a texture.
 #[derive(Default)]
 pub struct Matrix {
     texture: Option<TextureHandle>,
-    key: Option<(usize, usize, Emphasis, u64)>,
+    key: Option<(Shown, usize, Emphasis)>,
 }
 
 impl Matrix {
-    /// Paints the part `window` of C (from 0 to 1 in both directions) into `rect`. `step` and `kind` tell whether the values are those
-    /// that were painted last.
+    /// Paints the part `window` of C (from 0 to 1 in both directions) into `rect`. `shown` tells whether the values are those that
+    /// were painted last.
     pub fn paint(
         &mut self,
         ui: &Ui,
         (rect, window): (Rect, Rect),
         (values, width): (&[f32], usize),
-        (step, kind): (usize, u64),
+        shown: Shown,
         emphasis: Emphasis,
     ) {
         let painter = ui.painter();
@@ -63,7 +67,7 @@ impl Matrix {
                 Color32::from_gray(80),
             );
         } else {
-            let key = (step, width, emphasis, kind);
+            let key = (shown, width, emphasis);
             if self.key != Some(key) {
                 self.key = Some(key);
                 self.fill(ui.ctx(), values, width, emphasis);

@@ -8,9 +8,10 @@ use eframe::egui::{
 use super::c::{Emphasis, MARGIN, STRIP, entry_at, paint_axes, upright};
 use super::{State, fill_batch};
 use crate::batch::Batch;
+use crate::history;
 use crate::lab::Lab;
 use crate::page::Place;
-use crate::panel::matrix::pick;
+use crate::panel::matrix::{pick, verdict};
 use crate::panel::style::{GREEN, readable, sign_button};
 use crate::story::{Figure, step_of};
 use crate::texts::{filled, number, text};
@@ -148,6 +149,7 @@ pub fn dimension(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
 
 /// Draws C, an entry of it that is chosen there, its scatter plot, and its formula.
 pub fn entry(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
+    let history = lab.runs.first().map(|run| run.history.id);
     let Some(batch) = fill_batch(lab, state, ui) else {
         return;
     };
@@ -201,7 +203,7 @@ pub fn entry(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
         _ => {}
     }
     let (row, column) = state.selected.unwrap_or((row, column));
-    zoomed_matrix(state, batch, (row, column), c, ui);
+    zoomed_matrix(state, (history, batch), (row, column), c, ui);
     let (row, column) = state.selected.unwrap_or((row, column));
     let (row, column) = (row.min(width - 1), column.min(width - 1));
     scatter(state, batch, (row, column), plot, ui);
@@ -212,7 +214,13 @@ pub fn entry(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
 }
 
 /// C of the batch, or the part of it around an entry with its values.
-fn zoomed_matrix(state: &mut State, batch: &Batch, entry: (usize, usize), c: Rect, ui: &mut Ui) {
+fn zoomed_matrix(
+    state: &mut State,
+    (history, batch): (Option<history::Id>, &Batch),
+    entry: (usize, usize),
+    c: Rect,
+    ui: &mut Ui,
+) {
     let width = batch.width;
     let nearness = ui.ctx().animate_bool_with_time(
         ui.scope_id().with("zoom"),
@@ -235,7 +243,7 @@ fn zoomed_matrix(state: &mut State, batch: &Batch, entry: (usize, usize), c: Rec
         ui,
         (c, window),
         (batch.matrix(), width),
-        (batch.step, 1),
+        (history, batch.step, 1),
         Emphasis::Whole,
     );
     let cell = c.width() / cells;
@@ -272,7 +280,9 @@ fn zoomed_matrix(state: &mut State, batch: &Batch, entry: (usize, usize), c: Rec
         };
         if response.clicked() {
             response.request_focus();
-            state.selected = response.interact_pointer_pos().map(at);
+            if let Some(position) = response.interact_pointer_pos() {
+                state.selected = Some(at(position));
+            }
         }
     }
     let before = state.selected;
@@ -415,12 +425,8 @@ fn formula(batch: &Batch, (row, column): (usize, usize), ui: &mut Ui) {
             ))
             .size(16.0),
         );
-        ui.label(text(match (row == column, value) {
-            (true, v) if v > 0.7 => "entry.agrees",
-            (true, _) => "entry.disagrees",
-            (false, v) if v.abs() > 3.0 * noise => "entry.redundant",
-            (false, v) if v.abs() > 2.0 * noise => "entry.partly",
-            (false, _) => "entry.independent",
-        }));
+        if batch.is_normalized {
+            ui.label(text(verdict(row == column, value, noise)));
+        }
     });
 }

@@ -55,13 +55,14 @@ pub fn show(lab: &Lab, state: &mut State, sheet: &mut Sheet, ui: &mut Ui) {
     }
     let key = content_hash((&data.names, data.showcase.pictures.picture(0)));
     sheet.fill(ui.ctx(), key, || data.showcase.pictures.clone());
+    let shown = (run.history.id, after.step);
     if state
         .became
         .as_ref()
-        .is_none_or(|(step, ..)| *step != after.step)
+        .is_none_or(|(known, ..)| *known != shown)
     {
         let (chosen, all) = became_right(data, before, after);
-        state.became = Some((after.step, chosen, all));
+        state.became = Some((shown, chosen, all));
     }
     let Some((_, chosen, all)) = &state.became else {
         return;

@@ -86,17 +86,12 @@ pub fn loss(lab: &Lab, state: &mut State, ui: &mut Ui) {
         |ui, side| matrix(history, state, Emphasis::Whole, side, ui),
         |ui, side| {
             let steps = &history.steps;
-            let of = |value: &dyn Fn(&StepReport) -> f64| {
-                thinned(steps.len(), |i| [steps[i].step as f64, value(&steps[i])])
+            let of = |value: &dyn Fn(usize) -> f64| {
+                thinned(steps.len(), |i| [steps[i].step as f64, value(i)])
             };
-            let loss = of(&|report| report.loss);
-            let invariance = of(&|report| report.invariance);
-            // With the λ of each step, which may have been changed since.
-            let lambda = run.setup.lambda;
-            let redundancy = of(&|report| match is_sum {
-                true => report.loss - report.invariance,
-                false => lambda * report.redundancy,
-            });
+            let loss = of(&|i| steps[i].loss);
+            let invariance = of(&|i| steps[i].invariance);
+            let redundancy = of(&|i| history.redundancy[i]);
             let quantities = vec![
                 ("curves.loss", Color32::GRAY, loss),
                 ("loss.invariance", RED, invariance),
@@ -182,7 +177,7 @@ fn matrix(history: &History, state: &mut State, emphasis: Emphasis, side: f32, u
         ui,
         (c, whole()),
         (&history.smoothed, history.width),
-        (step, 0),
+        (Some(history.id), step, 0),
         emphasis,
     );
     paint_axes(ui, c, None);

@@ -17,7 +17,7 @@ use super::style::{BLUE, GREEN, RED, readable, run_color};
 use super::{bar, question, views};
 use crate::batch::Batch;
 use crate::experiments;
-use crate::history::{describe, diagonal_and_rest};
+use crate::history::{self, describe, diagonal_and_rest};
 use crate::lab::Lab;
 use crate::page::Place;
 use crate::run::Activity;
@@ -70,8 +70,8 @@ pub struct State {
     /// The pictures of the batch.
     batch: Sheet,
     pairs: views::Pairs,
-    /// The step of an inspection, some of the pictures whose nearest neighbor became right by then, and how many there are.
-    became: Option<(usize, Vec<usize>, usize)>,
+    /// Of a history's inspection after a step: some of the pictures whose nearest neighbor became right by then, and how many there are.
+    became: Option<((history::Id, usize), Vec<usize>, usize)>,
     /// Whether the visitor's system lets things move.
     moves: bool,
     /// Whether the sentences are beside the figure, which then must not be higher than its room.
@@ -498,7 +498,7 @@ fn matrices(lab: &Lab, state: &mut State, ui: &mut Ui) {
                     ui,
                     (area, c::whole()),
                     (&history.smoothed, history.width),
-                    (step, 0),
+                    (Some(history.id), step, 0),
                     Emphasis::Whole,
                 );
                 let (diagonal, rest) = diagonal_and_rest(&history.smoothed, history.width);

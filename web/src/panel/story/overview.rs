@@ -86,7 +86,7 @@ pub fn show(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
         ui,
         (c, whole()),
         (&history.smoothed, history.width),
-        (shown, 0),
+        (Some(history.id), shown, 0),
         Emphasis::Whole,
     );
     paint_axes(ui, c, embeddings.as_ref());
