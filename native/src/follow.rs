@@ -131,6 +131,8 @@ fn try_to_follow(
             Err(TryRecvError::Empty) => std::thread::sleep(EVERY),
             Ok(Request::Query(picture)) => {
                 query = Some(picture);
+                let first = block_on(showcase.inspect(&mut untrained, query.as_deref(), 0));
+                send(Message::Inspection(Box::new(first)));
                 if let Some(trainer) = &last {
                     send(inspection(trainer, query.as_deref()));
                 }

@@ -66,7 +66,8 @@ pub struct History {
     pub steps: Vec<StepReport>,
     /// The duration of each step, in milliseconds.
     pub milliseconds: Vec<f64>,
-    /// The redundancy term of each step, times the λ that it had: λ may have been changed since.
+    /// The redundancy term of each step, times the λ that it had: λ may have been changed since. Where λ is not known from the step
+    /// itself, the first step or two after a change have the new one.
     pub redundancy: Vec<f64>,
     /// Inspections of the encoder, in order of steps; the first is the untrained encoder's.
     pub inspections: Vec<Inspection>,

@@ -215,6 +215,9 @@ impl Lab {
         for run in &mut self.runs {
             if run.history.steps.len() >= steps {
                 run.pause();
+            } else if run.was_recovered() {
+                // Its trainer was lost while it waited there.
+                run.play();
             }
         }
         let mut readings = Vec::new();

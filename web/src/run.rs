@@ -74,6 +74,8 @@ pub struct PanelRun {
     query: Option<Vec<u8>>,
     /// The request to carry out once the run is open.
     then: Option<Request>,
+    /// The epochs that were asked for since the trainer was asked to open the run.
+    epochs: Option<usize>,
 }
 
 impl PanelRun {
@@ -98,6 +100,7 @@ impl PanelRun {
             pace: 0,
             query: None,
             then: None,
+            epochs: None,
             setup,
             source,
         };
@@ -122,6 +125,7 @@ impl PanelRun {
         self.activity = Activity::Starting;
         self.data = Dataset::new(self.setup.data, &self.source).ok();
         self.opens += 1;
+        self.epochs = None;
         let (mut setup, source) = (self.setup.clone(), self.source.clone());
         if self.on_cpu {
             setup.device = DeviceChoice::Cpu;
@@ -147,6 +151,10 @@ impl PanelRun {
     /// Sets the picture to search for, as the planes of its colors.
     pub fn set_query(&mut self, planes: Vec<u8>) {
         self.query = Some(planes.clone());
+        // They are of the picture before.
+        for inspection in &mut self.history.inspections {
+            inspection.of_query = None;
+        }
         self.send(Request::Query(planes));
     }
 
@@ -171,17 +179,28 @@ impl PanelRun {
     pub fn retune(&mut self, setup: Setup) {
         if let Some(data) = &self.data {
             let config = setup.config(data.train.count(), data.train.size().0);
-            if let Some(opened) = &mut self.opened {
-                // More epochs, or fewer. A run that had finished may go on.
-                opened.steps = config.schedule.epochs * opened.steps_per_epoch;
-                let done = self.history.steps.last().map_or(0, |report| report.step);
-                if self.activity == Activity::Finished && done < opened.steps {
-                    self.activity = Activity::Paused;
-                }
+            self.epochs = Some(config.schedule.epochs);
+            self.count_steps();
+            let done = self.history.steps.last().map_or(0, |report| report.step);
+            if self.activity == Activity::Finished && !self.is_all(done) {
+                self.activity = Activity::Paused;
             }
             self.send(Request::Retune(Box::new(config)));
         }
         self.setup = setup;
+    }
+
+    /// Counts the steps of the epochs that were asked for, where the trainer has told of others.
+    fn count_steps(&mut self) {
+        if let (Some(opened), Some(epochs)) = (&mut self.opened, self.epochs) {
+            opened.steps = epochs * opened.steps_per_epoch;
+        }
+    }
+
+    /// Whether `step` is the last one.
+    fn is_all(&self, step: usize) -> bool {
+        let opened = self.opened.as_ref();
+        opened.is_none_or(|opened| step >= opened.steps)
     }
 
     /// Asks for the embeddings of a batch, unless those of this step are there, or were asked for a moment ago.
@@ -212,6 +231,11 @@ impl PanelRun {
     /// The step of the last checkpoint, 0 if there is none.
     pub fn kept(&self) -> usize {
         self.checkpoint.as_ref().map_or(0, |(step, _)| *step)
+    }
+
+    /// Whether a lost trainer was replaced, and the new one has done no step yet.
+    pub fn was_recovered(&self) -> bool {
+        self.lost > 0 && self.activity == Activity::Paused
     }
 
     /// Whether it is training, or will as soon as it is open.
@@ -292,6 +316,7 @@ impl PanelRun {
                 self.advice = platform::advice().filter(|_| opened.on_cpu && wanted_gpu);
                 self.embeddings = None;
                 self.opened = Some(*opened);
+                self.count_steps();
                 self.activity = Activity::Paused;
                 match self.then.take() {
                     Some(Request::Play) => self.play(),
@@ -302,7 +327,7 @@ impl PanelRun {
             Message::Failed(failure) => match failure.cause {
                 Cause::Device => self.recover(&failure.message),
                 cause => {
-                    self.activity = Activity::Failed;
+                    (self.activity, self.then) = (Activity::Failed, None);
                     // Of the rest, what a visitor can do needs the core's words.
                     self.notice = Some(match cause {
                         Cause::Diverged => text("message.diverged").into(),
@@ -317,9 +342,11 @@ impl PanelRun {
                 milliseconds,
             } => {
                 self.lost = 0;
+                let opened = self.opened.as_ref();
+                let has_more_terms = opened.is_some_and(|opened| opened.config.mixing > 0.0);
                 let redundancy = match self.setup.objective {
-                    // The λ of the step itself: a change of λ reaches the trainer later.
-                    Objective::BarlowTwins | Objective::Unnormalized => {
+                    // With the λ of the step itself: a change of λ reaches the trainer later.
+                    Objective::BarlowTwins | Objective::Unnormalized if !has_more_terms => {
                         report.loss - report.invariance
                     }
                     _ => self.setup.lambda * report.redundancy,
@@ -355,6 +382,12 @@ impl PanelRun {
             Message::Checkpoint { step, bytes } => self.checkpoint = Some((step, bytes)),
             // It answers a request that has set the activity already. Where it comes late, the run may be playing again.
             Message::Paused { .. } => {}
+            // It finished, and was asked for more epochs before it could tell.
+            Message::Finished { step } if !self.is_all(step) => {
+                if self.activity == Activity::Playing {
+                    self.send(Request::Play);
+                }
+            }
             Message::Finished { .. } => self.activity = Activity::Finished,
             Message::Refused { reason } => self.notice = Some(reason),
             // The panel has inspections instead.
@@ -364,6 +397,10 @@ impl PanelRun {
 
     /// Replaces a lost trainer by one that resumes from the last checkpoint, unless too many were lost in a row.
     fn recover(&mut self, reason: &str) {
+        // A worker tells of a panic, and then the browser does.
+        if self.is_dead {
+            return;
+        }
         let playing = self.is_playing();
         self.lost += 1;
         if self.lost > RECOVERIES {
@@ -467,8 +504,10 @@ mod tests {
         };
         let mut run = PanelRun::new(Setup::default(), DataSource::emoji(), Box::new(start));
         run.set_query(vec![0; 3]);
+        let begun = Instant::now();
         let until = |run: &mut PanelRun, wish: &dyn Fn(&PanelRun) -> bool| {
             while !wish(run) {
+                assert!(begun.elapsed() < Duration::from_secs(60));
                 run.receive();
                 std::thread::sleep(Duration::from_millis(1));
             }
@@ -479,6 +518,7 @@ mod tests {
         run.play();
         assert!(run.is_playing());
         until(&mut run, &|run| run.notice.is_some());
+        assert!(!run.is_playing());
         assert!(run.notice.unwrap().contains("the fourth answers"));
         assert_eq!(started.get(), RECOVERIES + 2);
     }

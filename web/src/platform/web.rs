@@ -1,6 +1,7 @@
 //! The browser: it decodes pictures, and files are saved as downloads.
 
 use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::Once;
 
 use async_channel::{Receiver, Sender};
@@ -160,7 +161,11 @@ pub fn choose_files(done: impl Fn(Result<Picture, String>) + Clone + 'static) {
         let files = chosen.files();
         for file in (0..).map_while(|index| files.as_ref().and_then(|files| files.get(index))) {
             let done = done.clone();
-            read(async move { picture_of(file.name(), &file).await }, done);
+            read(
+                file.name(),
+                async move { picture_of(file.name(), &file).await },
+                done,
+            );
         }
     });
     input.set_onchange(Some(on_change.as_ref().unchecked_ref()));
@@ -174,8 +179,9 @@ pub fn read_dropped(
     done: impl FnOnce(Result<Picture, String>) + 'static,
 ) {
     let file = file.clone();
+    let name = file.path().display().to_string();
+    let named = name.clone();
     let task = async move {
-        let name = file.path().display().to_string();
         let blob = match file.bytes_async().await {
             Ok(bytes) => {
                 Blob::new_with_u8_array_sequence(&Array::of1(&Uint8Array::from(&bytes[..])))
@@ -187,11 +193,14 @@ pub fn read_dropped(
             Err(_) => Err(filled("message.unread", &[("name", &name)])),
         }
     };
-    read(task, done);
+    read(named, task, done);
 }
 
 /// Files that are decoded at a time: a photograph takes some 50 MB while it is.
 const AT_A_TIME: usize = 4;
+
+/// How long a file may take: one that is never read would keep all others from arriving.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 thread_local! {
     /// Files that wait or are decoded.
@@ -205,20 +214,32 @@ pub fn is_reading() -> bool {
     READING.get() > 0
 }
 
-/// Carries out `task` when there is a place for it.
+/// Carries out `task`, which reads the file of that name, when there is a place for it.
 fn read(
+    name: String,
     task: impl Future<Output = Result<Picture, String>> + 'static,
     done: impl FnOnce(Result<Picture, String>) + 'static,
 ) {
     READING.set(READING.get() + 1);
     let (enter, leave) = PLACES.with(Clone::clone);
+    let done = Rc::new(Cell::new(Some(done)));
+    // What comes first ends it: the picture, or the end of the patience.
+    let finish = move |picture| {
+        if let Some(done) = done.take() {
+            _ = leave.try_recv();
+            READING.set(READING.get() - 1);
+            done(picture);
+        }
+    };
+    let give_up = finish.clone();
     spawn_local(async move {
         // The channel never closes.
         _ = enter.send(()).await;
-        let picture = task.await;
-        _ = leave.try_recv();
-        READING.set(READING.get() - 1);
-        done(picture);
+        spawn_local(async move {
+            sleep(PATIENCE).await;
+            give_up(Err(filled("message.unread", &[("name", &name)])));
+        });
+        finish(task.await);
     });
 }
 
