@@ -122,11 +122,7 @@ impl History {
             .partition_point(|old| old.step < inspection.step);
         self.inspections.insert(place, inspection);
         if self.inspections.len() >= MAX_INSPECTIONS {
-            let mut index = 0;
-            self.inspections.retain(|_| {
-                index += 1;
-                index % 2 == 1
-            });
+            drop_every_second(&mut self.inspections);
         }
     }
 
@@ -148,11 +144,7 @@ impl History {
         if self.seen.is_multiple_of(self.keep_every) {
             self.frames.push(Frame::new(step, &values));
             if self.frames.len() >= MAX_FRAMES {
-                let mut index = 0;
-                self.frames.retain(|_| {
-                    index += 1;
-                    index % 2 == 1
-                });
+                drop_every_second(&mut self.frames);
                 self.keep_every *= 2;
             }
         }
@@ -213,6 +205,15 @@ impl History {
         }
         text
     }
+}
+
+/// Keeps the first, the third, and so on.
+fn drop_every_second<T>(values: &mut Vec<T>) {
+    let mut index = 0;
+    values.retain(|_| {
+        index += 1;
+        index % 2 == 1
+    });
 }
 
 /// The mean of the diagonal of a `width x width` matrix, and the root mean square of the rest.

@@ -292,6 +292,19 @@ fn picture(harness: &mut Harness<'static, State>, name: &str) {
     harness.render().unwrap().save(path).unwrap();
 }
 
+/// The laboratory with two runs that differ in λ.
+fn two_runs_after_a_step() -> Harness<'static, State> {
+    let mut harness = open_panel(
+        "device=cpu&batch=16&projector=8&encoder_width=4&warmup=0&b.lambda=0.5",
+        DESKTOP,
+    );
+    harness.get_by_label("One step").click();
+    wait(&mut harness, "both did a step", |lab| {
+        lab.runs.iter().all(|run| run.history.steps.len() == 1)
+    });
+    harness
+}
+
 /// The story's first page with a C, paused.
 fn panel_with_c(size: Vec2) -> Harness<'static, State> {
     let mut harness = open_panel("device=cpu", size);
@@ -479,14 +492,7 @@ fn names_of_curves_stay_on_a_narrow_screen() {
 
 #[test]
 fn two_runs_start_alike() {
-    let mut harness = open_panel(
-        "device=cpu&batch=16&projector=8&encoder_width=4&warmup=0&b.lambda=0.5",
-        DESKTOP,
-    );
-    harness.get_by_label("One step").click();
-    wait(&mut harness, "both did a step", |lab| {
-        lab.runs.iter().all(|run| run.history.steps.len() == 1)
-    });
+    let harness = two_runs_after_a_step();
     let [a, b] = [0, 1].map(|run| lab(&harness).runs[run].history.steps[0].clone());
     // Only λ differs: the terms of the first loss are the same, their weights are not.
     assert_eq!((a.invariance, a.redundancy), (b.invariance, b.redundancy));
@@ -496,14 +502,7 @@ fn two_runs_start_alike() {
 /// Of two runs, the one that is at its end keeps what it has learned while the other one goes on.
 #[test]
 fn a_run_at_its_end_stays_when_the_other_one_goes_on() {
-    let mut harness = open_panel(
-        "device=cpu&batch=16&projector=8&encoder_width=4&warmup=0&b.lambda=0.5",
-        DESKTOP,
-    );
-    harness.get_by_label("One step").click();
-    wait(&mut harness, "both did a step", |lab| {
-        lab.runs.iter().all(|run| run.history.steps.len() == 1)
-    });
+    let mut harness = two_runs_after_a_step();
     let lab = harness.state_mut().0.as_mut().unwrap();
     lab.runs[0].activity = Activity::Finished;
     let history = lab.runs[0].history.id;

@@ -302,15 +302,19 @@ fn settings_change_within_a_run_or_are_refused() {
     assert_eq!(session.trainer().config().lambda, 0.5);
 }
 
+fn showcase_of(pictures: &Pictures) -> Showcase {
+    Showcase {
+        question: Question::Pairs,
+        measure: "pairs".into(),
+        pictures: pictures.clone(),
+    }
+}
+
 #[test]
 fn pictures_are_inspected_and_searched() {
     let (config, pictures) = tiny();
     let shown = pictures.subset(0..20);
-    let showcase = Showcase {
-        question: Question::Pairs,
-        measure: "pairs".into(),
-        pictures: shown.clone(),
-    };
+    let showcase = showcase_of(&shown);
     let trainer = Trainer::new(config, &pictures, &cpu()).unwrap();
     let mut session = Session::new(trainer, "CPU").numbered(7).showing(showcase);
     let query = Request::Query(shown.picture(3).to_vec());
@@ -351,11 +355,7 @@ fn pictures_are_inspected_and_searched() {
 fn a_picture_that_comes_late_is_searched_with_the_untrained_encoder() {
     let (config, pictures) = tiny();
     let shown = pictures.subset(0..20);
-    let showcase = Showcase {
-        question: Question::Pairs,
-        measure: "pairs".into(),
-        pictures: shown.clone(),
-    };
+    let showcase = showcase_of(&shown);
     let query = shown.picture(3).to_vec();
     let of = |first: Request| {
         let trainer = Trainer::new(config.clone(), &pictures, &cpu()).unwrap();
