@@ -316,8 +316,10 @@ mod mpi {
     }
 
     /// Sends a signal to the launcher's last rank, once the run has a checkpoint.
-    fn signal_last_rank(launcher: &Child, run: &Path, signal: &str) {
+    fn signal_last_rank(launcher: &mut Child, run: &Path, signal: &str) {
         while fs::read_dir(run.join("checkpoints")).map_or(0, Iterator::count) == 0 {
+            let ended = launcher.try_wait().unwrap();
+            assert!(ended.is_none(), "it ended without a checkpoint: {ended:?}");
             std::thread::sleep(Duration::from_millis(5));
         }
         let ranks = Command::new("pgrep")
@@ -355,7 +357,7 @@ mod mpi {
             .arg(env!("CARGO_BIN_EXE_barlow"))
             .args(arguments("killed"));
         let mut run = command.stderr(Stdio::piped()).spawn().unwrap();
-        signal_last_rank(&run, &place.join("killed"), "-9");
+        signal_last_rank(&mut run, &place.join("killed"), "-9");
         assert!(!run.wait().unwrap().success());
         let output = mpirun(place, "2", &arguments("killed"));
         assert!(output.status.success(), "{}", text(&output.stderr));
@@ -379,8 +381,8 @@ mod mpi {
         ]);
         let mut command = launcher(place, "2");
         let command = command.arg(env!("CARGO_BIN_EXE_barlow")).args(arguments);
-        let run = command.stdout(Stdio::piped()).spawn().unwrap();
-        signal_last_rank(&run, &place.join("run"), "-USR1");
+        let mut run = command.stdout(Stdio::piped()).spawn().unwrap();
+        signal_last_rank(&mut run, &place.join("run"), "-USR1");
         let output = run.wait_with_output();
         let said = output.map(|output| text(&output.stdout)).unwrap();
         assert_eq!(said.matches("and saved. To resume").count(), 1, "{said}");

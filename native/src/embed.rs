@@ -140,7 +140,7 @@ impl Encoder {
                         Err(error) => {
                             skipped += 1;
                             if skipped <= NAMED_FILES {
-                                eprintln!("skipped {}: {error:#}", catalog.items[*member].name);
+                                warn_here!("skipped {}: {error:#}", catalog.items[*member].name);
                             }
                         }
                     }
@@ -153,7 +153,7 @@ impl Encoder {
                 encoded.vectors.extend(self.vectors(&pictures, kind));
             }
             if skipped > NAMED_FILES {
-                eprintln!(
+                warn_here!(
                     "skipped {} more files that cannot be read",
                     skipped - NAMED_FILES
                 );

@@ -15,9 +15,17 @@ macro_rules! say {
 macro_rules! warn {
     ($($argument:tt)*) => {{
         if !$crate::ranks::is_quiet() {
-            eprintln!($($argument)*);
+            warn_here!($($argument)*);
         }
     }};
+}
+
+/// Like `eprintln!`, for what any rank says: lines of processes that share a terminal never mix, and it does not panic when
+/// standard error is closed.
+macro_rules! warn_here {
+    ($($argument:tt)*) => {
+        $crate::write_line(&mut std::io::stderr(), format_args!($($argument)*))
+    };
 }
 
 mod ahead;
@@ -44,6 +52,8 @@ mod terminal;
 mod tiles;
 mod weights;
 
+use std::fmt::Arguments;
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -69,8 +79,41 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            warn_here!("error: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Writes a line by one call. Standard error has no buffer: `writeln!` would make a call of each piece of the format, and an MPI
+/// launcher would put another rank's in between.
+fn write_line(to: &mut impl Write, line: Arguments<'_>) {
+    _ = to.write_all(format!("{line}\n").as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Keeps what each call wrote.
+    struct Calls(Vec<Vec<u8>>);
+
+    impl Write for Calls {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.push(bytes.to_vec());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_of_several_pieces_is_one_call() {
+        let mut calls = Calls(Vec::new());
+        let (rank, problem) = (1, "no pictures");
+        write_line(&mut calls, format_args!("error: rank {rank}: {problem}"));
+        assert_eq!(calls.0, [b"error: rank 1: no pictures\n"]);
     }
 }

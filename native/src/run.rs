@@ -147,7 +147,7 @@ fn stop_when_interrupted(stop: impl Fn() -> bool + Send + Sync + 'static) -> Res
             std::process::exit(INTERRUPTED);
         }
         if !quiet {
-            eprintln!("\nfinishing the step and saving; interrupt again to quit immediately");
+            warn_here!("\nfinishing the step and saving; interrupt again to quit immediately");
         }
     })
     .context("cannot install the handler of interrupts")?;
@@ -162,7 +162,7 @@ fn stop_when_interrupted(stop: impl Fn() -> bool + Send + Sync + 'static) -> Res
             .spawn(move || {
                 for _ in signals.forever() {
                     if !quiet {
-                        eprintln!("\nreceived a signal: finishing the step and saving");
+                        warn_here!("\nreceived a signal: finishing the step and saving");
                     }
                     if !scheduled() {
                         break;

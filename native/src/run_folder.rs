@@ -318,7 +318,7 @@ impl RunFolder {
             match read {
                 Ok(bytes) => {
                     for problem in problems {
-                        eprintln!("warning: {problem}; going on from {}", path.display());
+                        warn_here!("warning: {problem}; going on from {}", path.display());
                     }
                     return Ok(bytes);
                 }

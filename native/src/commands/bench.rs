@@ -98,7 +98,7 @@ pub fn bench(arguments: &Bench) -> Result<()> {
     }
     let note = |text: String| {
         if arguments.json {
-            eprintln!("{text}");
+            warn_here!("{text}");
         } else {
             say!("{text}");
         }

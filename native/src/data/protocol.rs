@@ -51,7 +51,7 @@ pub fn load(data: &Data, labelled: Option<&Path>) -> Result<(ProtocolData, Strin
     };
     let catalog = Arc::new(open(path)?);
     for left_out in &catalog.left_out {
-        eprintln!("left out: {left_out}");
+        warn_here!("left out: {left_out}");
     }
     let Parts {
         train,
@@ -151,7 +151,7 @@ fn listed(list: &Path, catalog: &Catalog, members: &[usize]) -> Result<Vec<usize
         );
     }
     if !missing.is_empty() {
-        eprintln!(
+        warn_here!(
             "warning: {} of {} names in {} match no training picture: {}{}",
             missing.len(),
             missing.len() + found.len(),

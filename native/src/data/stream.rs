@@ -196,9 +196,9 @@ impl Shared {
         }
         match unreadable.len() {
             0..NAMED_FILES => {
-                eprintln!("cannot be read, replaced by another picture: {problem}");
+                warn_here!("cannot be read, replaced by another picture: {problem}");
             }
-            NAMED_FILES => eprintln!("more files cannot be read"),
+            NAMED_FILES => warn_here!("more files cannot be read"),
             _ => return,
         }
         unreadable.push(problem);

@@ -224,7 +224,7 @@ fn as_process(
     );
     if is_of_another(&error) || (is_common && number > 0) {
         if number == 0 {
-            eprintln!("error: {error:#}");
+            warn_here!("error: {error:#}");
         }
         // The rank that knows the reason says it, and ends all; a launcher would end it with the first process that exits.
         std::thread::sleep(UNTIL_ENDED);
@@ -234,7 +234,7 @@ fn as_process(
         0 => error,
         number => of_rank(number, error),
     };
-    eprintln!("error: {error:#}");
+    warn_here!("error: {error:#}");
     mpi.abort()
 }
 
