@@ -220,16 +220,16 @@ fn signals_save_and_print_the_resume_command() {
 fn stopped_by(signal: &str) {
     let place = pictures(20);
     let arguments = tiny(&["pictures", "--out", "run", "--epochs", "100000"]);
-    let child = barlow(place.path(), &arguments)
+    let mut child = barlow(place.path(), &arguments)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     let log = place.path().join("run/metrics.jsonl");
-    for _ in 0..600 {
-        if fs::metadata(&log).is_ok_and(|m| m.len() > 0) {
-            break;
-        }
+    // The handler is there before the first line.
+    while !fs::metadata(&log).is_ok_and(|m| m.len() > 0) {
+        let ended = child.try_wait().unwrap();
+        assert!(ended.is_none(), "it ended by itself: {ended:?}");
         thread::sleep(Duration::from_millis(20));
     }
     let interrupted = Command::new("kill")
@@ -390,6 +390,7 @@ fn a_full_disk_ends_the_run_and_keeps_what_was_saved() {
         .arg("-c")
         .arg(script)
         .current_dir(place.path())
+        .env("XDG_CACHE_HOME", place.path().join(".cache"))
         .output()
         .unwrap();
     let message = text(&output.stderr);

@@ -29,9 +29,9 @@ fn table(text: &str) -> (Vec<String>, Vec<Vec<String>>) {
 fn a_run_of_minutes_is_stopped_resumed_and_finished() {
     let place = pictures(20);
     let run = |more: &[&str]| succeed(place.path(), &[&["train"], more].concat());
-    let said = run(&tiny(&["pictures", "--out", "run", "--minutes", "0.05", "--plan"])[1..]);
-    assert!(said.contains("0.05 minutes are about"), "{said}");
-    let said = run(&tiny(&["pictures", "--out", "run", "--minutes", "0.05"])[1..]);
+    let said = run(&tiny(&["pictures", "--out", "run", "--minutes", "0.1", "--plan"])[1..]);
+    assert!(said.contains("0.1 minutes are about"), "{said}");
+    let said = run(&tiny(&["pictures", "--out", "run", "--minutes", "0.1"])[1..]);
     assert!(said.contains("epochs until the time is over"), "{said}");
     assert!(
         said.contains("trained for 0.") && said.contains("linear probe"),
@@ -39,7 +39,7 @@ fn a_run_of_minutes_is_stopped_resumed_and_finished() {
     );
     let folder = place.path().join("run");
     let config = fs::read_to_string(folder.join("config.toml")).unwrap();
-    assert!(config.contains("minutes = 0.05"), "{config}");
+    assert!(config.contains("minutes = 0.1"), "{config}");
     let steps: Vec<Value> = metrics(&folder)
         .into_iter()
         .filter(|line| line["event"] == "step")
@@ -65,7 +65,7 @@ fn a_run_of_minutes_is_stopped_resumed_and_finished() {
         .filter(|line| line["event"] == "step");
     assert_eq!(again.count(), steps.len());
     // More time, and it goes on.
-    run(&["--resume", "run", "--minutes", "0.1", "--device", "cpu"]);
+    run(&["--resume", "run", "--minutes", "0.2", "--device", "cpu"]);
     let more = metrics(&folder)
         .into_iter()
         .filter(|line| line["event"] == "step");

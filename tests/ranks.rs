@@ -253,12 +253,16 @@ mod mpi {
 
     use super::*;
 
+    /// The seconds after which a launcher ends what it has started: a rank that waits for another one would wait for ever.
+    const TIME_BUDGET: &str = "300";
+
     /// Runs the program on so many processes of MPI.
     fn launcher(place: &Path, ranks: &str) -> Command {
         let mut command = Command::new("mpirun");
         command
-            .args(["--oversubscribe", "-n", ranks])
+            .args(["--oversubscribe", "--timeout", TIME_BUDGET, "-n", ranks])
             .current_dir(place)
+            .env("XDG_CACHE_HOME", place.join(".cache"))
             .env("OMPI_ALLOW_RUN_AS_ROOT", "1")
             .env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
         command

@@ -77,6 +77,9 @@ function executable() {
   return found;
 }
 
+/** How long a browser may take to start: from a cold disk beside other work, half a minute is not enough. */
+const START = 180_000;
+
 /** Starts a browser; `close` ends it and removes its profile. `scaled` are options for another size and scale of its window. */
 export async function start({ webgpu = true, webgl = true, scaled = [] } = {}) {
   const profile = await mkdtemp(join(tmpdir(), "barlow-lab-"));
@@ -86,12 +89,14 @@ export async function start({ webgpu = true, webgl = true, scaled = [] } = {}) {
     args: [...QUIET, ...(webgl ? (webgpu ? WEBGPU : NO_WEBGPU) : NO_WEBGL), ...scaled],
     ...(scaled.length > 0 && { defaultViewport: null }),
     protocolTimeout: 600_000,
+    timeout: START,
   });
   return {
     browser,
     close: async () => {
       await browser.close();
-      await rm(profile, { recursive: true, force: true, maxRetries: 5 });
+      // A process of the browser's may still write into it.
+      await rm(profile, { recursive: true, force: true, maxRetries: 20 });
     },
   };
 }
@@ -103,7 +108,7 @@ export function firefox() {
 
 /** Starts Firefox with its defaults, without a window. */
 export async function startFirefox() {
-  const browser = await puppeteer.launch({ browser: "firefox", executablePath: firefox(), protocolTimeout: 600_000 });
+  const browser = await puppeteer.launch({ browser: "firefox", executablePath: firefox(), protocolTimeout: 600_000, timeout: START });
   return { browser, close: () => browser.close() };
 }
 
@@ -126,6 +131,7 @@ export async function openOn(page, address, fragment) {
 export class Lab {
   constructor(page) {
     this.page = page;
+    page.setDefaultNavigationTimeout?.(120_000);
     /** Events that must never happen: panics, invalid calls, requests to other hosts. */
     this.complaints = [];
     page.on("pageerror", (error) => this.complaints.push(String(error)));
@@ -165,15 +171,22 @@ export class Lab {
   async place(name, role) {
     if (role === null) {
       // A text, not a widget.
-      const says = (name) => [...document.querySelectorAll("#accessible > span")].some((e) => e.textContent.includes(name));
+      const says = (name) => [...document.querySelectorAll("#accessible > span, #accessible > h2")].some((e) => e.textContent.includes(name));
       await this.page.waitForFunction(says, { timeout: 20_000 }, name);
       return null;
     }
     const selector = `#accessible [aria-label="${name}"]${role ? `[role="${role}"]` : ""}`;
     const element = await this.page.waitForSelector(selector, { timeout: 20_000 });
-    // The mirror follows the panel a few times a second.
-    await new Promise((resolve) => setTimeout(resolve, 600));
-    return (await this.page.$(selector) ?? element).boundingBox();
+    // The mirror follows the panel a few times a second: it is there when it has stayed there.
+    const pause = () => new Promise((resolve) => setTimeout(resolve, 400));
+    let last = null;
+    for (let tries = 0; tries < 50; tries++) {
+      await pause();
+      const box = await (await this.page.$(selector) ?? element).boundingBox();
+      if (box && JSON.stringify(box) === JSON.stringify(last)) return box;
+      last = box;
+    }
+    return last;
   }
 
   /** Clicks a widget where it is drawn. */

@@ -7,7 +7,7 @@ import { firefox, open, openOn, serve, start, startFirefox } from "./browser.mjs
 import { startWebKit, webkit } from "./webdriver.mjs";
 
 const SIZE = { width: 1440, height: 900 };
-const SMALL = "device=cpu&batch=32&projector=32&encoder_width=4&warmup=0&epochs=4&grow=false";
+const SMALL = "device=cpu&batch=32&projector=32&encoder_width=4&warmup=0&epochs=400&grow=false";
 const STEPS = 3;
 
 /** Why an engine is not tested, or `false`. */
@@ -22,9 +22,14 @@ const ENGINES = [
     advice: /about:config/,
     page: async () => {
       const { browser, close } = await startFirefox();
-      const page = await browser.newPage();
-      await page.setViewport(SIZE);
-      return { page, close };
+      try {
+        const page = await browser.newPage();
+        await page.setViewport(SIZE);
+        return { page, close };
+      } catch (error) {
+        await close();
+        throw error;
+      }
     },
   },
   {
@@ -52,10 +57,14 @@ before(async () => {
   server = await serve();
   if (ENGINES.every((engine) => engine.skip)) return;
   const chromium = await start({ webgpu: false });
-  const lab = await open(chromium.browser, server.address, SMALL);
-  await lab.until((s) => s.device, "Chromium has a device");
-  expected = await losses(lab);
-  await chromium.close();
+  // A browser that is left open keeps the tests from ending.
+  try {
+    const lab = await open(chromium.browser, server.address, SMALL);
+    await lab.until((s) => s.device, "Chromium has a device");
+    expected = await losses(lab);
+  } finally {
+    await chromium.close();
+  }
 });
 after(() => server.close());
 

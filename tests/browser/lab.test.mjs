@@ -7,7 +7,7 @@ import { PNG } from "pngjs";
 import { open, serve, start } from "./browser.mjs";
 
 // Small enough for software WebGPU on two cores, large enough to learn something in a minute.
-const SMALL = "batch=32&projector=32&encoder_width=4&warmup=0&epochs=4&grow=false";
+const SMALL = "batch=32&projector=32&encoder_width=4&warmup=0&epochs=400&grow=false";
 
 const mean = (numbers) => numbers.reduce((sum, x) => sum + x, 0) / numbers.length;
 
@@ -42,12 +42,13 @@ describe("with WebGPU", () => {
     const status = await page.until((s) => s.step >= 45 && s.scores.length > 2, "45 steps are done", 600_000);
     await page.click("Pause");
     const { losses, diagonals } = status;
-    assert.ok(mean(losses.slice(-20)) < 0.7 * mean(losses.slice(0, 5)), `the loss falls: ${losses}`);
-    assert.ok(mean(diagonals.slice(-20)) > mean(diagonals.slice(0, 5)) + 0.1, `the diagonal rises: ${diagonals}`);
+    assert.ok(mean(losses.slice(25, 45)) < 0.7 * mean(losses.slice(0, 5)), `the loss falls: ${losses}`);
+    assert.ok(mean(diagonals.slice(25, 45)) > mean(diagonals.slice(0, 5)) + 0.1, `the diagonal rises: ${diagonals}`);
     // What is learned in so few steps is little; the experiment `usual`, which CI runs on the CPU, asserts what a minute brings.
     assert.ok(status.scores.every(([, score]) => score >= 0 && score <= 1), `scores are fractions: ${status.scores}`);
     assert.ok(status.matrices > 3, "matrices arrive");
-    const stopped = await page.until((s) => !s.playing, "it is paused");
+    // The step in progress is done, and what it learned is saved.
+    const stopped = await page.until((s) => !s.playing && s.kept === s.step, "it is paused");
     await page.picture("1440x900");
     for (const [width, height] of [[1024, 768], [390, 844]]) {
       await page.page.setViewport({ width, height });
@@ -146,7 +147,7 @@ describe("with WebGPU", () => {
     assert.deepEqual((await page.status()).place, { story: 1 });
     await page.picture("story-1440x900-before");
     await page.click("Train");
-    await page.until((s) => s.step >= 30 && s.scores.length > 1, "it trains");
+    const before = await page.until((s) => s.step >= 30 && s.scores.length > 1, "it trains");
     for (const [width, height] of [[1440, 900], [1024, 768], [600, 700], [360, 740]]) {
       await page.page.setViewport({ width, height });
       for (const theme of ["light", "dark"]) {
@@ -154,14 +155,107 @@ describe("with WebGPU", () => {
           if (theme === "dark" && step > 1 && step !== 4) continue;
           const language = step === 10 || (theme === "dark" && step === 4) ? "de" : "en";
           await page.page.evaluate((hash) => window.lab.command(`show ${hash}`), `story=${step}&device=cpu&theme=${theme}&lang=${language}`);
+          await page.until((s) => s.place.story === step, `page ${step} is shown`);
+          const heading = await page.page.waitForSelector("#accessible > h2");
           await new Promise((resolve) => setTimeout(resolve, 1200));
-          assert.deepEqual((await page.status()).place, { story: step });
+          assert.ok((await heading.evaluate((h2) => h2.textContent)).length > 5, "a page has a heading");
           await page.picture(`story-${width}x${height}-${theme}-${step}`);
         }
       }
     }
-    // Turning pages has not disturbed the run.
-    assert.ok((await page.status()).step >= 30);
+    // Turning pages has not disturbed the run: its first losses are still those of its first steps.
+    const after = await page.status();
+    assert.deepEqual(after.losses.slice(0, 30), before.losses.slice(0, 30));
+    assert.deepEqual(page.complaints, []);
+    await page.page.close();
+  });
+
+  test("an experiment of the story by the keyboard, as a screen reader hears it", async () => {
+    const page = await lab("device=cpu&lang=en&story=8");
+    await page.until((s) => s.device, "a device is open");
+    const heard = (words) =>
+      page.page.waitForFunction((words) => document.getElementById("news").textContent.includes(words), { timeout: 60_000 }, words);
+    const titled = (title) =>
+      page.page.waitForFunction((title) => document.querySelector("#accessible > h2").textContent === title, { timeout: 20_000 }, title);
+    await page.page.focus("#canvas");
+    await page.page.keyboard.press("ArrowLeft");
+    await heard("The loss. The loss measures");
+    await titled("The loss");
+    await page.page.keyboard.press("ArrowRight");
+    await heard("Ways to fail.");
+    await titled("Ways to fail");
+    // The question of an experiment that ends after a step.
+    await page.page.evaluate(() => (location.hash = "device=cpu&lang=en&story=8&experiment=first-step"));
+    await page.until((s) => s.device && s.outcome?.experiment === "first-step", "the question is asked");
+    await page.page.focus("#canvas");
+    const answer = "White everywhere";
+    for (let tabs = 0; tabs < 30; tabs++) {
+      await page.page.keyboard.press("Tab");
+      await new Promise((resolve) => setTimeout(resolve, 300));
+      if ((await page.page.$eval("#spoken", (spoken) => spoken.textContent)).startsWith(answer)) break;
+    }
+    assert.match(await page.page.$eval("#spoken", (spoken) => spoken.textContent), /^White everywhere, button/);
+    await page.picture("question");
+    await page.page.keyboard.press("Enter");
+    const status = await page.until((s) => typeof s.outcome?.answer === "number", "it is judged");
+    assert.equal(status.outcome.predicted, 2);
+    await heard("It came differently: A pale mixture of red and blue");
+    await page.picture("result");
+    assert.deepEqual(page.complaints, []);
+    await page.page.close();
+  });
+
+  test("a copied frame shows the story in another page, and lets the keyboard out", async () => {
+    const page = await lab("device=cpu&lang=en&story=10");
+    await page.until((s) => s.device, "a device is open");
+    await page.click("Frame for another page (HTML)");
+    const { messages } = await page.until((s) => s.messages.some((message) => message.includes("<iframe")), "a frame is copied");
+    const frame = messages.find((message) => message.includes("<iframe")).replace(/^Copied: /, "");
+    await page.page.close();
+    const article = await chromium.browser.newPage();
+    await article.setViewport({ width: 500, height: 800 });
+    await article.setContent(`<button id="before">before</button>${frame}<button id="after">after</button>`);
+    const element = await article.waitForSelector("iframe");
+    const inside = await element.contentFrame();
+    await inside.waitForFunction(() => window.lab && JSON.parse(window.lab.status()).device, { timeout: 120_000 });
+    const status = await inside.evaluate(() => JSON.parse(window.lab.status()));
+    assert.deepEqual(status.place, { story: 1 }, "it begins with the story");
+    const box = await element.boundingBox();
+    assert.ok(box.width <= 500, "it is no wider than its page");
+    await article.screenshot({ path: new URL("screenshots/frame.png", import.meta.url).pathname });
+    await inside.focus("#canvas");
+    const focused = () => article.evaluate(() => document.activeElement.id || document.activeElement.tagName);
+    await article.keyboard.press("Tab");
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    assert.equal(await focused(), "IFRAME", "Tab moves within the lab");
+    // The first Escape leaves the widget, the second one the lab.
+    for (let times = 0; times < 2; times++) {
+      await article.keyboard.press("Escape");
+      await new Promise((resolve) => setTimeout(resolve, 500));
+    }
+    await article.keyboard.press("Tab");
+    await article.waitForFunction(() => document.activeElement.id === "after", { timeout: 20_000 });
+    await article.close();
+  });
+
+  test("by touch: a tap trains, and a tap on C leads to its entry", async () => {
+    const page = await lab("device=cpu&lang=en", { width: 360, height: 740, hasTouch: true, isMobile: true });
+    await page.until((s) => s.device, "a device is open");
+    const tap = async (name) => {
+      const { x, y, width, height } = await page.place(name);
+      await page.page.touchscreen.tap(x + width / 2, y + height / 2);
+    };
+    await tap("Train");
+    await page.until((s) => s.step >= 5, "it trains");
+    await tap("Pause");
+    await page.until((s) => !s.playing, "it waits");
+    const c = await page.page.waitForSelector('#accessible [aria-label^="Cross-correlation matrix at step"]');
+    const box = await c.boundingBox();
+    await page.page.touchscreen.tap(box.x + box.width / 2, box.y + box.height / 2);
+    await page.until((s) => s.place.story === 4, "the entry is shown");
+    await page.picture("touch-entry");
+    await tap("Next");
+    await page.until((s) => s.place.story === 5, "the next page is shown");
     assert.deepEqual(page.complaints, []);
     await page.page.close();
   });
@@ -173,7 +267,7 @@ describe("with WebGPU", () => {
       const found = await page.evaluate(async () => (await window.axe.run()).violations);
       return found.map((v) => `${v.id} (${v.impact}): ${v.nodes.map((n) => n.html.slice(0, 120)).join(" | ")}`);
     };
-    for (const fragment of ["device=cpu&story=1", "device=cpu&story=4", `device=cpu&explore=1&lesson=3&${SMALL}`]) {
+    for (const fragment of ["device=cpu&story=1", "device=cpu&story=4", `device=cpu&explore=1&lesson=3&${SMALL}`, "device=cpu&lang=de&theme=dark&story=8&experiment=first-step"]) {
       const page = await lab(fragment);
       await page.until((s) => s.device, "a device is open");
       await page.page.waitForSelector("#accessible > button");
@@ -201,6 +295,8 @@ describe("with WebGPU", () => {
     const page = await lab(`device=cpu&${SMALL}`);
     await page.until((s) => s.device, "a device is open");
     await page.page.waitForSelector('#accessible input[aria-label="λ"]');
+    // Nothing is drawn any more: the click itself must ask for it.
+    await new Promise((resolve) => setTimeout(resolve, 1500));
     await page.page.evaluate(() => {
       const slider = document.querySelector('#accessible input[aria-label="λ"]');
       slider.value = "0.5";
@@ -297,8 +393,7 @@ describe("with WebGPU", () => {
   });
 
   test("two tabs train side by side, and a hidden one says what it did", async () => {
-    const long = `device=cpu&${SMALL.replace("epochs=4", "epochs=400")}`;
-    const pages = [await lab(long), await lab(long)];
+    const pages = [await lab(`device=cpu&${SMALL}`), await lab(`device=cpu&${SMALL}`)];
     for (const page of pages) {
       await page.until((s) => s.device, "a device is open");
       await page.page.evaluate(() => window.lab.command("play"));
@@ -313,7 +408,7 @@ describe("with WebGPU", () => {
       }, hidden);
     const { step } = await first.status();
     await visibility(true);
-    await first.until((s) => s.step >= step + 5, "it goes on while it is hidden");
+    await first.until((s) => s.step >= step + 25, "it goes on while it is hidden");
     await visibility(false);
     await first.until((s) => s.messages.some((message) => /background/.test(message)), "it says so");
     for (const page of pages) {
@@ -331,8 +426,12 @@ describe("with WebGPU", () => {
     await page.page.evaluate(() => document.getElementById("canvas").getContext("webgl2").getExtension("WEBGL_lose_context").loseContext());
     const { step } = await page.until((s) => s.messages.some((message) => /redrawn/.test(message)), "it says so");
     await page.until((s) => s.step > step + 2, "it goes on");
-    // An empty page compresses to a few kilobytes.
-    const after = await page.page.screenshot();
+    // An empty page compresses to a few kilobytes; the first frame may take longer than three steps.
+    let after = Buffer.alloc(0);
+    for (let tries = 0; tries < 60 && after.length <= before.length / 2; tries++) {
+      await new Promise((resolve) => setTimeout(resolve, 500));
+      after = await page.page.screenshot();
+    }
     assert.ok(after.length > before.length / 2, `${after.length} bytes after, ${before.length} before`);
     await page.click("Next");
     await page.until((s) => s.place.story === 2, "its buttons are there");
@@ -345,7 +444,7 @@ describe("with WebGPU", () => {
     await page.page.evaluate(() => window.lab.command("play"));
     await page.until((s) => s.step >= 2, "it trains");
     await page.page.evaluate(() => window.lab.command("pause"));
-    const before = await page.until((s) => !s.playing && s.kept > 0, "its state is saved");
+    const before = await page.until((s) => !s.playing && s.kept === s.step, "its state is saved");
     // Simulates a lost device: the worker fails, and everything in it is lost.
     const [worker] = page.page.workers();
     await worker.evaluate(() => void setTimeout(() => { throw new Error("lost for a test"); }));
@@ -369,7 +468,7 @@ test("without WebGPU it says so, and trains on the CPU", async () => {
     assert.deepEqual(opened.messages, [], "and nothing is in the way");
     await page.click("Play");
     const status = await page.until((s) => s.step >= 60, "60 steps are done");
-    assert.ok(mean(status.losses.slice(-10)) < 0.8 * mean(status.losses.slice(0, 5)), `the loss falls: ${status.losses}`);
+    assert.ok(mean(status.losses.slice(50, 60)) < 0.8 * mean(status.losses.slice(0, 5)), `the loss falls: ${status.losses}`);
     await page.picture("without-webgpu");
     assert.deepEqual(page.complaints, []);
   } finally {

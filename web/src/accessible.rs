@@ -8,11 +8,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use eframe::egui::accesskit::{
     Action, ActionData, ActionRequest, Node, NodeId, Role, Toggled, TreeId, TreeUpdate,
 };
-use eframe::egui::{self, Event, FullOutput, RawInput};
+use eframe::egui::{self, Event, FullOutput, RawInput, WidgetInfo};
 use send_wrapper::SendWrapper;
 use wasm_bindgen::prelude::*;
 use web_sys::{Element, HtmlElement, HtmlInputElement};
 use web_time::{Duration, Instant};
+
+use crate::texts::{localized, text};
 
 /// The time between updates of the mirror: a screen reader needs no more, and updates in each frame would slow it down.
 const EVERY: Duration = Duration::from_millis(250);
@@ -34,9 +36,9 @@ pub struct Mirror {
 
 impl Mirror {
     /// A mirror whose elements go into `place`. It announces egui's events, such as a new focus, in `spoken`.
-    pub fn new(place: Element, spoken: Element) -> Self {
+    pub fn new(place: Element, spoken: Element, context: &egui::Context) -> Self {
         let requests = Requests::default();
-        listen(&place, &requests);
+        listen(&place, &requests, context);
         Self {
             place: SendWrapper::new(place),
             spoken: SendWrapper::new(spoken),
@@ -116,7 +118,7 @@ impl Mirror {
                     input.set_value(value);
                 }
             }
-            if name == "span" {
+            if matches!(name, "span" | "h2") {
                 element.set_text_content(node.label().or(node.value()));
             }
             self.elements.insert(*id, (element, description));
@@ -159,9 +161,38 @@ fn tag(node: &Node, nodes: &Nodes<'_>) -> Option<(&'static str, &'static str)> {
         Role::SpinButton => return None,
         Role::Slider => ("input", ""),
         Role::Image => ("div", "img"),
-        Role::Label | Role::Heading => ("span", ""),
+        Role::Label => ("span", ""),
+        Role::Heading => ("h2", ""),
         _ => return None,
     })
+}
+
+/// What is spoken of a widget that has the focus now, or was clicked or changed: egui's own description is English.
+fn described(widget: &WidgetInfo) -> String {
+    let role = match widget.role {
+        Role::Button => "role.button",
+        Role::CheckBox => "role.checkbox",
+        Role::Slider | Role::SpinButton => "role.slider",
+        Role::ComboBox => "role.list",
+        Role::Link => "role.link",
+        _ => "",
+    };
+    let state = match (widget.role, widget.selected) {
+        (Role::CheckBox, Some(true)) => "role.checked",
+        (Role::CheckBox, Some(false)) => "role.unchecked",
+        (_, Some(true)) => "role.selected",
+        _ => "",
+    };
+    let disabled = if widget.enabled { "" } else { "role.disabled" };
+    let words = widget.label.iter().chain(&widget.current_text_value);
+    let words = words
+        .cloned()
+        .chain(widget.value.map(|value| localized(&short(value))));
+    let keys = [role, state, disabled]
+        .into_iter()
+        .filter(|key| !key.is_empty());
+    let words: Vec<String> = words.chain(keys.map(|key| text(key).to_owned())).collect();
+    words.join(", ")
 }
 
 /// A widget's name: its own, or that of the labels beside it, or its value.
@@ -257,19 +288,21 @@ fn short(value: f64) -> String {
         .map_or(rounded, |rounded| rounded.to_string())
 }
 
-fn listen(place: &Element, requests: &Requests) {
+fn listen(place: &Element, requests: &Requests, context: &egui::Context) {
     let element_of = |event: &web_sys::Event| {
         let element: Element = event.target()?.dyn_into().ok()?;
         let node = element.get_attribute("data-node")?.parse().ok()?;
         Some((element, NodeId(node)))
     };
     let push = {
-        let requests = requests.clone();
+        let (requests, context) = (requests.clone(), context.clone());
         move |action, id, value| {
             requests
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .push((action, id, value));
+            // The next frame carries it out, and there is none while nothing happens.
+            context.request_repaint();
         }
     };
     let on_click = {
@@ -316,7 +349,11 @@ impl egui::Plugin for Mirror {
     }
 
     fn output_hook(&mut self, context: &egui::Context, output: &mut FullOutput) {
-        let said = output.platform_output.events_description();
+        let said = output
+            .platform_output
+            .events
+            .last()
+            .map_or_else(String::new, |event| described(event.widget_info()));
         if !said.is_empty() {
             self.spoken.set_text_content(Some(&said));
         }

@@ -6,11 +6,12 @@ use std::rc::Rc;
 use eframe::egui::{self, Color32, Frame, ThemePreference, UiBuilder, UiStackInfo};
 
 use crate::history::describe;
-use crate::lab::Lab;
-use crate::page::Theme;
+use crate::lab::{Asked, Lab};
+use crate::page::{Place, Theme};
 use crate::panel::{self, View};
 use crate::platform;
-use crate::texts::{self, Language};
+use crate::story::STEPS;
+use crate::texts::{self, Language, text};
 
 /// The lab in a window or on a page.
 pub struct App {
@@ -22,8 +23,10 @@ pub struct App {
     written: f64,
     /// The colors and the language that are shown.
     look: Option<(Option<Theme>, Language)>,
-    /// When C was described last to a screen reader, in egui's seconds.
-    announced: f64,
+    /// What a screen reader was told.
+    told: Told,
+    /// Whether a widget had the focus or a menu was open after the last frame: Escape leaves that first, and then the lab.
+    is_inside: bool,
     /// The colors behind the panels, light and dark.
     grounds: [Color32; 2],
     /// The one behind what was drawn last: the theme may change meanwhile.
@@ -51,7 +54,8 @@ impl App {
             fragment,
             written: f64::NEG_INFINITY,
             look: None,
-            announced: 0.0,
+            told: Told::default(),
+            is_inside: false,
             grounds,
             ground: grounds[usize::from(context.global_style().visuals.dark_mode)],
         }
@@ -77,18 +81,68 @@ impl App {
         }
     }
 
-    /// Describes C to a screen reader now and then while it changes.
-    fn announce(&mut self, lab: &Lab, now: f64) {
-        let Some(run) = lab.runs.first() else { return };
-        if !lab.is_playing() || now - self.announced < ANNOUNCE_EVERY {
-            return;
+    /// Tells a screen reader what is new.
+    fn announce(&mut self, lab: &Lab, ui: &egui::Ui) {
+        if let Some(words) = self.told.news(lab, ui.input(|input| input.time)) {
+            platform::announce(&words);
         }
-        let history = &run.history;
-        let Some((step, _)) = &history.last else {
-            return;
-        };
-        self.announced = now;
-        platform::announce(&describe(*step, &history.smoothed, history.width));
+    }
+
+    /// Lets the page have the keyboard when Escape is pressed, and nothing in the lab is left by it: Tab only moves within the lab.
+    fn leave(&mut self, ui: &egui::Ui) {
+        if ui.input(|input| input.key_pressed(egui::Key::Escape)) && !self.is_inside {
+            platform::leave_canvas();
+        }
+        self.is_inside =
+            ui.memory(|memory| memory.focused().is_some()) || egui::Popup::is_any_open(ui.ctx());
+    }
+}
+
+/// What a screen reader was told.
+#[derive(Default)]
+struct Told {
+    /// When C was described last, in egui's seconds.
+    c: f64,
+    /// Whether it was training then.
+    was_playing: bool,
+    /// The place of the page that was read last.
+    place: Option<Place>,
+    /// The experiment's result.
+    outcome: Option<String>,
+}
+
+impl Told {
+    /// What is new: an experiment's result, another page of the story, or, now and then while it trains and at the end, C.
+    fn news(&mut self, lab: &Lab, now: f64) -> Option<String> {
+        let has_ended = self.was_playing && !lab.is_playing();
+        self.was_playing = lab.is_playing();
+        let outcome = lab.asked.as_ref().and_then(Asked::told);
+        if self.outcome != outcome {
+            self.outcome.clone_from(&outcome);
+            if outcome.is_some() {
+                return outcome;
+            }
+        }
+        let place = Some(lab.page.place);
+        if self.place != place {
+            // A screen reader reads the first page by itself.
+            let is_first = self.place.is_none();
+            self.place = place;
+            if let Place::Story(number) = lab.page.place
+                && !is_first
+            {
+                let step = STEPS[number.min(STEPS.len() - 1)];
+                return Some(format!("{}. {}", text(step.title), text(step.text)));
+            }
+        }
+        let is_due = lab.is_playing() && now - self.c >= ANNOUNCE_EVERY;
+        if !has_ended && !is_due {
+            return None;
+        }
+        self.c = now;
+        let history = &lab.runs.first()?.history;
+        let (step, _) = history.last.as_ref()?;
+        Some(describe(*step, &history.smoothed, history.width))
     }
 }
 
@@ -135,7 +189,8 @@ impl eframe::App for App {
         ui.scope_builder(UiBuilder::new().ui_stack_info(behind), |ui| {
             panel::show(&mut lab, &mut self.view, ui);
         });
-        self.announce(&lab, ui.input(|input| input.time));
+        self.announce(&lab, ui);
+        self.leave(ui);
         platform::open_links(ui.ctx());
         self.write_fragment(&lab, ui);
     }

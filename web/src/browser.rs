@@ -9,6 +9,7 @@ use serde_json::json;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::spawn_local;
 use web_sys::{Document, HtmlCanvasElement, Window};
+use web_time::Duration;
 
 use crate::accessible::Mirror;
 use crate::app::App;
@@ -81,14 +82,14 @@ async fn draw(window: Window, known: Known) -> Result<(), String> {
         .dyn_into()
         .map_err(|_| "#canvas is not a canvas element")?;
     prepare_context(&canvas);
-    let mirror = Mirror::new(element("accessible")?, element("spoken")?);
+    let (accessible, spoken) = (element("accessible")?, element("spoken")?);
     let runner = eframe::WebRunner::new();
     let create: eframe::AppCreator<'static> = {
         let (window, known) = (window.clone(), known.clone());
         Box::new(move |creation| {
             let context = &creation.egui_ctx;
             context.enable_accesskit();
-            context.add_plugin(mirror);
+            context.add_plugin(Mirror::new(accessible, spoken, context));
             let mut known = known.borrow_mut();
             let lab = match &*known {
                 Some(lab) => {
@@ -192,23 +193,16 @@ fn publish(window: &Window, lab: &Rc<RefCell<Lab>>) {
     let command = {
         let lab = lab.clone();
         Closure::<dyn Fn(String)>::new(move |name: String| {
-            let mut lab = lab.borrow_mut();
-            match name.as_str() {
-                "play" => lab.play(),
-                "pause" => lab.pause(),
-                "step" => lab.step(),
-                "restart" => lab.restart(),
-                // Goes to another place, and leaves the runs as they are.
-                show if show.starts_with("show ") => {
-                    let (page, _) = Page::parse(&show["show ".len()..]);
-                    lab.page.place = page.place;
-                    (lab.page.theme, lab.page.language) = (page.theme, page.language);
+            let lab = lab.clone();
+            // A browser's automation may ask in the middle of a frame; this waits for its end.
+            spawn_local(async move {
+                loop {
+                    if let Ok(mut lab) = lab.try_borrow_mut() {
+                        return carry_out(&mut lab, &name);
+                    }
+                    platform::sleep(Duration::from_millis(1)).await;
                 }
-                other => lab
-                    .messages
-                    .push(format!("window.lab has no command {other}")),
-            }
-            lab.wake.wake();
+            });
         })
     };
     _ = Reflect::set(&interface, &"status".into(), status.as_ref());
@@ -216,6 +210,26 @@ fn publish(window: &Window, lab: &Rc<RefCell<Lab>>) {
     _ = Reflect::set(window, &"lab".into(), &interface);
     status.forget();
     command.forget();
+}
+
+/// Carries out a command of `window.lab`.
+fn carry_out(lab: &mut Lab, name: &str) {
+    match name {
+        "play" => lab.play(),
+        "pause" => lab.pause(),
+        "step" => lab.step(),
+        "restart" => lab.restart(),
+        // Goes to another place, and leaves the runs as they are.
+        show if show.starts_with("show ") => {
+            let (page, _) = Page::parse(&show["show ".len()..]);
+            lab.page.place = page.place;
+            (lab.page.theme, lab.page.language) = (page.theme, page.language);
+        }
+        other => lab
+            .messages
+            .push(format!("window.lab has no command {other}")),
+    }
+    lab.wake.wake();
 }
 
 /// The lab's state as JSON.
@@ -266,6 +280,9 @@ fn status(lab: &Lab) -> String {
     status.to_string()
 }
 
+/// How many steps in the background are told of.
+const TOLD_FROM: usize = 20;
+
 /// Follows changes of the address while the page is open, and reports the steps that were done while the page was in
 /// the background.
 fn follow(window: &Window, lab: &Rc<RefCell<Lab>>) {
@@ -298,9 +315,12 @@ fn follow(window: &Window, lab: &Rc<RefCell<Lab>>) {
             // A hidden page is not drawn, but its worker continues.
             lab.receive();
             let done = steps(&lab).saturating_sub(before);
-            let steps = done.to_string();
-            lab.messages
-                .push(filled("message.background", &[("steps", &steps)]));
+            // A glance at another tab is not worth a message.
+            if done >= TOLD_FROM {
+                let steps = done.to_string();
+                lab.messages
+                    .push(filled("message.background", &[("steps", &steps)]));
+            }
         }
     });
     _ = document

@@ -72,6 +72,8 @@ pub struct Dataset {
     pub names: Vec<String>,
     /// The key of the text that says what the score measures.
     pub measure: &'static str,
+    /// The key of the score's name.
+    pub score: &'static str,
 }
 
 impl Dataset {
@@ -113,6 +115,7 @@ impl Dataset {
                 measure: "top-1 retrieval of the mirrored and cropped copy".into(),
             },
             measure: "measure.copies",
+            score: "score.copies",
             train,
         }
     }
@@ -144,6 +147,7 @@ fn of_emoji(emoji: &Emoji) -> Dataset {
                     .into(),
         },
         measure: "measure.emoji",
+        score: "score.emoji",
         names: names.iter().chain(&names).cloned().collect(),
     }
 }
@@ -223,6 +227,7 @@ fn fashion(bytes: &[u8]) -> Result<Dataset, DatasetError> {
             measure: "accuracy of classification by nearest neighbors".into(),
         },
         measure: "measure.classes",
+        score: "score.classes",
         train,
     })
 }

@@ -11,9 +11,9 @@ use crate::experiments::{self, Experiment, Reading};
 use crate::link::Link;
 use crate::page::{Page, Place};
 use crate::platform::{self, Picture};
-use crate::run::{Activity, PanelRun};
+use crate::run::PanelRun;
 use crate::setup::{DataChoice, Setup};
-use crate::texts::{self, Language, filled};
+use crate::texts::{self, Language, filled, text};
 use crate::wake::Wake;
 
 /// Results of asynchronous requests, which wait for [`Lab::receive`].
@@ -37,6 +37,8 @@ pub struct Lab {
     file_arrivals: Arrivals<Result<Picture, String>>,
     /// The experiment that the visitor has chosen.
     pub asked: Option<Asked>,
+    /// Whether the runs are those of an experiment that was judged.
+    are_judged: bool,
     /// Messages for the visitor.
     pub messages: Vec<String>,
     /// Milliseconds between steps.
@@ -64,6 +66,19 @@ pub struct Asked {
     pub predicted: Option<usize>,
     /// What happened, once the runs have done enough steps.
     pub outcome: Option<Outcome>,
+}
+
+impl Asked {
+    /// What happened, and whether it was predicted, once it is known.
+    pub fn told(&self) -> Option<String> {
+        let answer = self.outcome.as_ref()?.answer;
+        let key = match self.predicted == Some(answer) {
+            true => "question.right",
+            false => "question.wrong",
+        };
+        let happened = text(self.experiment.texts.answers[answer]);
+        Some(filled(key, &[("answer", happened)]))
+    }
 }
 
 /// What happened in an experiment.
@@ -108,6 +123,7 @@ impl Lab {
             fashion_requested: false,
             file_arrivals: Arrivals::default(),
             asked: None,
+            are_judged: false,
             messages: Vec::new(),
             pace: 0,
             picked: Picked::Shown(0),
@@ -237,30 +253,47 @@ impl Lab {
         }
         let answer = (asked.experiment.judge)(&readings);
         asked.outcome = Some(Outcome { answer, readings });
+        self.are_judged = true;
         self.pause();
     }
 
-    /// Starts a run with the usual settings, unless that is what there is; and trains.
+    /// Goes on with what trains here; where that has come to its end with other settings than the usual ones, it starts a run with those.
     pub fn train(&mut self) {
-        let usual = Setup {
-            device: self.page.setup.device,
-            ..Setup::default()
-        };
-        if self.following.is_none() && (self.page.setup != usual || self.page.other.is_some()) {
+        if self.returns_to_usual() {
             self.leave_experiment();
-            (self.page.setup, self.page.other) = (usual, None);
+            (self.page.setup, self.page.other) = (self.usual(), None);
             self.restart();
         }
         self.play();
     }
 
-    /// Whether the runs are not those of the usual settings.
-    pub fn is_unusual(&self) -> bool {
-        let usual = Setup {
+    /// The usual settings, on the chosen device.
+    fn usual(&self) -> Setup {
+        Setup {
             device: self.page.setup.device,
             ..Setup::default()
-        };
-        self.page.setup != usual || self.page.other.is_some()
+        }
+    }
+
+    /// Whether [`Self::train`] replaces the runs by one with the usual settings.
+    pub fn returns_to_usual(&self) -> bool {
+        let is_unusual = self.page.setup != self.usual() || self.page.other.is_some();
+        let is_over = self.are_judged || self.has_ended();
+        self.following.is_none() && is_unusual && is_over
+    }
+
+    /// Whether every run is at its end, so that playing starts them again from untrained networks.
+    pub fn has_ended(&self) -> bool {
+        !self.runs.is_empty() && self.runs.iter().all(PanelRun::has_ended)
+    }
+
+    /// What the space bar does: it pauses and goes on, but it never starts anew what has come to its end.
+    pub fn toggle(&mut self) {
+        if self.is_playing() {
+            self.pause();
+        } else if !self.has_ended() {
+            self.play();
+        }
     }
 
     fn source(&mut self, data: DataChoice) -> DataSource {
@@ -295,6 +328,7 @@ impl Lab {
             // Only the process that trains the run could restart it.
             return;
         }
+        self.are_judged = false;
         let setups: Vec<Setup> = self.setups().cloned().collect();
         let source = self.source(self.page.setup.data);
         if self.is_loading() {
@@ -364,6 +398,7 @@ impl Lab {
             self.restart_as_it_was();
             return;
         }
+        self.are_judged = false;
         let setups: Vec<Setup> = self.setups().cloned().collect();
         for (run, setup) in self.runs.iter_mut().zip(setups) {
             if run.setup != setup {
@@ -381,11 +416,9 @@ impl Lab {
     pub fn play(&mut self) {
         // Without runs, the pictures are still being loaded.
         self.page.play = self.runs.is_empty();
-        let has_ended =
-            |run: &PanelRun| matches!(run.activity, Activity::Finished | Activity::Failed);
-        let again = self.runs.iter().all(has_ended);
+        let again = self.has_ended();
         for run in &mut self.runs {
-            if again || !has_ended(run) {
+            if again || !run.has_ended() {
                 run.play();
             }
         }

@@ -238,6 +238,11 @@ impl PanelRun {
         self.lost > 0 && self.activity == Activity::Paused
     }
 
+    /// Whether it finished or failed: playing starts it again from an untrained network.
+    pub fn has_ended(&self) -> bool {
+        matches!(self.activity, Activity::Finished | Activity::Failed)
+    }
+
     /// Whether it is training, or will as soon as it is open.
     pub fn is_playing(&self) -> bool {
         self.activity == Activity::Playing || matches!(self.then, Some(Request::Play))
@@ -467,7 +472,9 @@ mod tests {
         run.play();
         run.pause();
         run.play();
+        let begun = Instant::now();
         while run.notice.is_none() {
+            assert!(begun.elapsed() < Duration::from_secs(60));
             run.receive();
             std::thread::sleep(Duration::from_millis(1));
         }

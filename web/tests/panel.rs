@@ -228,10 +228,12 @@ fn the_story_fits_every_screen_in_every_language() {
                 picture(&mut harness, &format!("{width}x{height}-{language}-{page}"));
                 for node in harness.root().children_recursive() {
                     let node = node.accesskit_node();
-                    let right = node.bounding_box().map_or(0.0, |bounds| bounds.x1);
+                    let [left, right] = node
+                        .bounding_box()
+                        .map_or([0.0; 2], |bounds| [bounds.x0, bounds.x1]);
                     assert!(
-                        right <= f64::from(width) + 1.0,
-                        "{width}x{height}, page {page}: {:?} extends to {right}",
+                        left >= -1.0 && right <= f64::from(width) + 1.0,
+                        "{width}x{height}, page {page}: {:?} extends from {left} to {right}",
                         node.label()
                     );
                 }
@@ -327,16 +329,108 @@ fn both_runs_of_an_experiment_are_judged_after_as_many_steps() {
             .as_ref()
             .is_some_and(|asked| asked.outcome.is_some())
     });
-    // Of both, the first inspection from step 150 on: the pause's, a few steps later at most.
+    // Of both, the first inspection from step 150 on: the pause's.
     let asked = lab(&harness).asked.clone().unwrap();
     let readings = asked.outcome.unwrap().readings;
     for (reading, run) in readings.iter().zip(&lab(&harness).runs) {
         let inspected = run.history.inspections.iter().find(|i| i.step >= 150);
         let inspected = inspected.expect("an inspection");
-        assert!(inspected.step < 200, "step {}", inspected.step);
         assert_eq!(reading.score, inspected.score);
-        let done = run.history.steps.len();
-        assert!(done < 200, "{done} steps");
+        // It was paused there, and not at its end.
+        let steps = run.opened.as_ref().unwrap().steps;
+        assert!(run.history.steps.len() < steps);
+    }
+}
+
+/// A teacher pauses to discuss what is seen, and the experiment goes on where it was.
+#[test]
+fn a_paused_experiment_of_the_story_goes_on() {
+    let mut harness = open_panel(
+        "story=8&device=cpu&experiment=redundancy",
+        Vec2::new(1440.0, 900.0),
+    );
+    assert!(
+        harness.query_by_label("Train").is_none(),
+        "the answers are the buttons"
+    );
+    harness
+        .get_by_label("It turns red, but more slowly")
+        .click();
+    wait(&mut harness, "both train", |lab| {
+        lab.runs.len() == 2 && lab.runs.iter().all(|run| run.history.steps.len() >= 2)
+    });
+    let ids = |lab: &Lab| [0, 1].map(|run| lab.runs[run].history.id);
+    let before = ids(lab(&harness));
+    harness.get_by_label("Pause").click();
+    wait(&mut harness, "they wait", |lab| !lab.is_playing());
+    harness.key_press(Key::Space);
+    wait(&mut harness, "the space bar goes on", Lab::is_playing);
+    harness.key_press(Key::Space);
+    wait(&mut harness, "they wait again", |lab| !lab.is_playing());
+    let done = lab(&harness).runs[1].history.steps.len();
+    harness.get_by_label("Go on training").click();
+    wait(&mut harness, "they go on", |lab| {
+        lab.runs[1].history.steps.len() > done
+    });
+    assert_eq!(ids(lab(&harness)), before, "the runs are the same");
+    assert!(lab(&harness).asked.as_ref().unwrap().predicted.is_some());
+}
+
+/// What is there when the next question is asked would be taken for it; and when the same is asked again, it is the answer.
+#[test]
+fn a_question_hides_what_happened_before() {
+    let mut harness = open_panel(
+        "story=8&device=cpu&experiment=first-step",
+        Vec2::new(1440.0, 900.0),
+    );
+    let is_c_shown = |harness: &Harness<'static, State>| {
+        let mut shown = harness.query_all_by_label_contains("Cross-correlation matrix at step");
+        shown.next().is_some()
+    };
+    harness.get_by_label("White everywhere").click();
+    wait(&mut harness, "it is judged", |lab| {
+        lab.asked
+            .as_ref()
+            .is_some_and(|asked| asked.outcome.is_some())
+    });
+    assert!(is_c_shown(&harness));
+    harness.get_by_label("Repeat").click();
+    harness.run_steps(3);
+    assert!(!is_c_shown(&harness));
+    harness.get_by_label("White everywhere");
+    assert!(harness.query_by_label("Train the usual way").is_none());
+    harness.get_by_label("Other experiments").click();
+    harness.run_steps(3);
+    harness.key_press(Key::Space);
+    harness.run_steps(3);
+    assert!(
+        !lab(&harness).is_playing(),
+        "the space bar does not replace a run"
+    );
+    harness.get_by_label("Train the usual way").click();
+    wait(&mut harness, "a usual run trains", |lab| {
+        lab.is_playing() && lab.page.setup.warmup > 0
+    });
+}
+
+/// The space bar, which scrolls elsewhere, does not throw away what was learned.
+#[test]
+fn only_a_button_starts_a_finished_run_again() {
+    for (place, again) in [
+        ("explore=1", "Train again"),
+        ("story=1", "Train the usual way"),
+    ] {
+        let fragment = format!("{place}&device=cpu&batch=128&projector=8&encoder_width=4&epochs=1");
+        let mut harness = open_panel(fragment.leak(), Vec2::new(1440.0, 900.0));
+        harness.key_press(Key::Space);
+        wait(&mut harness, "it is over", |lab| {
+            lab.runs[0].activity == Activity::Finished
+        });
+        harness.key_press(Key::Space);
+        harness.run_steps(3);
+        assert_eq!(lab(&harness).runs[0].activity, Activity::Finished);
+        harness.get_by_label(again).click();
+        wait(&mut harness, "it trains again", Lab::is_playing);
     }
 }
 

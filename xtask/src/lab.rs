@@ -103,7 +103,10 @@ pub fn target_folder() -> Result<PathBuf> {
     Ok(PathBuf::from(folder))
 }
 
-/// Prints the sizes of the files that a visitor downloads.
+/// What a visitor's first screen may take, compressed, in bytes.
+const FIRST_SCREEN: usize = 3_000_000;
+
+/// Prints the sizes of the files that a visitor downloads; fails if the first screen takes too much.
 fn report(dist: &Path) -> Result<()> {
     println!("{}:", dist.display());
     for (what, names) in DOWNLOADS {
@@ -121,6 +124,10 @@ fn report(dist: &Path) -> Result<()> {
             );
         }
         println!("{what}: {:.2} MB compressed (gzip)", total as f64 / 1e6);
+        ensure!(
+            what != DOWNLOADS[0].0 || total <= FIRST_SCREEN,
+            "the first screen takes {total} bytes, and may take {FIRST_SCREEN}"
+        );
     }
     Ok(())
 }

@@ -3,6 +3,8 @@
 //! Of a run's minutes, reading pictures and evaluating before the first step take some, and the evaluation at the end takes some. The
 //! rest is for training, and the schedule is spread over that: the first step is at 0, whatever came before it.
 
+use std::cell::Cell;
+
 use web_time::{Duration, Instant};
 
 use crate::optim::OptimizerState;
@@ -26,8 +28,8 @@ pub(super) struct Clock {
     reserved: Duration,
     /// How long the last step took.
     step: Duration,
-    /// Whether the run's time is over.
-    over: bool,
+    /// Whether the run's time is over: once it was said, it stays so, or what asks twice would get two answers.
+    over: Cell<bool>,
 }
 
 impl Clock {
@@ -37,7 +39,7 @@ impl Clock {
         Self {
             before: counted(COUNTER),
             aside: counted(ASIDE),
-            over: as_then && state.counters.contains_key(OVER),
+            over: Cell::new(as_then && state.counters.contains_key(OVER)),
             ..Self::default()
         }
     }
@@ -48,7 +50,7 @@ impl Clock {
             let milliseconds = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
             state.counters.insert(name.to_owned(), milliseconds);
         }
-        if self.over {
+        if self.over.get() {
             state.counters.insert(OVER.to_owned(), 1);
         }
     }
@@ -71,7 +73,7 @@ impl Clock {
 
     /// The run has other minutes than before, so that its end is not known to be reached.
     pub fn reopen(&mut self) {
-        self.over = false;
+        self.over.set(false);
     }
 
     /// Keeps time for what follows the run, such as an evaluation.
@@ -96,27 +98,30 @@ impl Clock {
 
     /// The fraction of a run of so many `minutes` that is done; 1 when a further step would end later than without it.
     pub fn progress(&self, minutes: f64) -> f64 {
-        if self.over {
+        if self.over.get() {
             return 1.0;
         }
         let whole = self.seconds_for_training(minutes);
         let done = self.trained().as_secs_f64();
         match done + 0.5 * self.step.as_secs_f64() >= whole {
-            true => 1.0,
+            true => {
+                self.over.set(true);
+                1.0
+            }
             false => done / whole,
         }
     }
 
-    /// Takes down that a step is done, which was begun at `start`, in a run of so many `minutes`.
-    pub fn step_done(&mut self, start: Instant, minutes: f64) {
+    /// Takes down that a step is done, which was begun at `start`, in a run of so many `minutes`. Returns [`Self::progress`] then.
+    pub fn step_done(&mut self, start: Instant, minutes: f64) -> f64 {
         self.step = start.elapsed();
-        self.over = self.progress(minutes) >= 1.0;
+        self.progress(minutes)
     }
 
     /// How many more steps like the last one fit into a run of so many `minutes`.
     pub fn steps_left(&self, minutes: f64) -> Option<usize> {
         let left = self.seconds_for_training(minutes) - self.trained().as_secs_f64();
-        match (self.over, self.step.is_zero()) {
+        match (self.over.get(), self.step.is_zero()) {
             (true, _) => Some(0),
             (false, true) => None,
             (false, false) => Some((left.max(0.0) / self.step.as_secs_f64()).round() as usize),
@@ -184,7 +189,7 @@ mod tests {
         assert!(after(5, 4) < 1.0 && after(6, 4) == 1.0);
         let mut clock = trained_for(60);
         clock.step_done(Instant::now(), 1.0);
-        assert!(clock.over && clock.steps_left(1.0) == Some(0));
+        assert!(clock.over.get() && clock.steps_left(1.0) == Some(0));
         clock.reopen();
         assert_eq!(clock.progress(2.0), 0.5);
     }

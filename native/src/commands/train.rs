@@ -343,7 +343,7 @@ fn train_as(arguments: &Train, rank: &Rank, started: Instant) -> Result<()> {
         }
     })?;
     let trainer = session.trainer();
-    trainer.ranks().end();
+    trainer.end();
     if !trainer.is_finished() {
         say!(
             "stopped after step {} and saved. To resume: {}",

@@ -184,9 +184,15 @@ pub fn start() {
     // sound because there is only one thread.
     let tell = SendWrapper::new(send.clone());
     std::panic::set_hook(Box::new(move |info| {
+        // With its place in the source, which tells a visitor nothing.
         console_error_panic_hook::hook(info);
+        let payload = info.payload();
+        let message = payload
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or(payload.downcast_ref::<&str>().copied());
         tell(Message::Failed(Failure {
-            message: info.to_string(),
+            message: message.unwrap_or("panic").to_owned(),
             cause: Cause::Device,
         }));
     }));

@@ -67,11 +67,7 @@ pub fn show(lab: &mut Lab, ui: &mut Ui) {
     ui.add_space(2.0);
     let space = ui.input(|input| input.key_pressed(egui::Key::Space));
     if space && is_trained_here && ui.memory(|memory| memory.focused().is_none()) {
-        if lab.is_playing() {
-            lab.pause();
-        } else {
-            lab.play();
-        }
+        lab.toggle();
     }
 }
 
@@ -134,7 +130,11 @@ pub fn advice(lab: &Lab, ui: &mut Ui) {
 /// Draws the buttons that control training, the main one with letters of that size.
 fn commands(lab: &mut Lab, letters: f32, ui: &mut Ui) {
     let playing = lab.is_playing();
-    let name = text(if playing { "bar.pause" } else { "bar.play" });
+    let name = text(match playing {
+        true => "bar.pause",
+        false if lab.has_ended() => "train.again",
+        false => "bar.play",
+    });
     let words = format!("{}  {name}", if playing { "‖" } else { "▶" });
     let play =
         ui.add(Button::new(RichText::new(words).size(letters).strong()).min_size(letters * MAIN));
@@ -202,16 +202,11 @@ fn saves(lab: &mut Lab, ui: &mut Ui) {
     let link = platform::link(&lab.page.fragment());
     if ui.button(text("save.link")).clicked() {
         lab.messages.push(filled("save.copied", &[("text", &link)]));
-        ui.ctx().copy_text(link.clone());
+        ui.ctx().copy_text(link);
         ui.close();
     }
     if platform::IS_WEB && ui.button(text("save.frame")).clicked() {
-        let frame = format!(
-            "<iframe src=\"{link}\" width=\"600\" height=\"700\" allow=\"clipboard-write\" title=\"Barlow lab\"></iframe>"
-        );
-        lab.messages
-            .push(filled("save.copied", &[("text", &frame)]));
-        ui.ctx().copy_text(frame);
+        copy_frame(lab, &lab.page.fragment(), ui);
         ui.close();
     }
     if ui.button(text("save.encoder")).clicked() {
@@ -230,6 +225,18 @@ fn saves(lab: &mut Lab, ui: &mut Ui) {
             ui.close();
         }
     }
+}
+
+/// Copies the HTML of a frame that shows the lab in the state of that fragment, at most 600 pixels wide.
+pub fn copy_frame(lab: &mut Lab, fragment: &str, ui: &Ui) {
+    let link = platform::link(fragment).replace('&', "&amp;");
+    let frame = format!(
+        "<iframe src=\"{link}\" style=\"width: 100%; max-width: 600px; height: 700px; border: 0\" allow=\"clipboard-write\" title=\"{}\"></iframe>",
+        text("lab.name")
+    );
+    lab.messages
+        .push(filled("save.copied", &[("text", &frame)]));
+    ui.ctx().copy_text(frame);
 }
 
 /// Draws the menu that shows or hides parts of the page, for example to avoid distracting a class.

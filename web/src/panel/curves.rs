@@ -4,7 +4,7 @@ use eframe::egui::{Color32, Ui};
 use egui_plot::{HLine, Line, LineStyle, PlotPoints, Points};
 
 use super::plot;
-use super::style::{BLUE, GREEN, OCHER, RED, readable, run_color};
+use super::style::{BLUE, GRAY, GREEN, OCHER, RED, readable, run_color};
 use crate::run::PanelRun;
 use crate::texts::{number, percent, text};
 
@@ -61,7 +61,7 @@ pub fn show(ui: &mut Ui, runs: &[PanelRun]) {
         add(
             &mut losses,
             text("curves.loss"),
-            look(Color32::GRAY, LineStyle::Solid),
+            look(GRAY, LineStyle::Solid),
             &|i| log(steps[i].loss),
         );
         add(
@@ -125,7 +125,7 @@ pub fn show(ui: &mut Ui, runs: &[PanelRun]) {
             (
                 text("learned.untrained"),
                 100.0 * baseline.untrained,
-                Color32::GRAY,
+                shade(GRAY),
             ),
         ]
     });

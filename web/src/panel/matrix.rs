@@ -279,18 +279,30 @@ pub(super) fn pick(
 fn frame_entry(ui: &Ui, rect: Rect, (row, column): (usize, usize), width: usize) {
     let cell = rect.size() / width as f32;
     let corner = rect.min + vec2(column as f32 * cell.x, row as f32 * cell.y);
-    let frame = Rect::from_min_size(corner, cell).expand(1.0);
-    ui.painter().rect_stroke(
-        frame,
-        0.0,
-        Stroke::new(1.5, Color32::BLACK),
-        StrokeKind::Outside,
-    );
+    paint_frame(ui, Rect::from_min_size(corner, cell));
+}
+
+/// Paints a frame around an entry: black, and white around that, so that it is seen on C and on the dark beside it.
+pub(super) fn paint_frame(ui: &Ui, entry: Rect) {
+    for (distance, color) in [(2.5, Color32::WHITE), (1.0, Color32::BLACK)] {
+        ui.painter().rect_stroke(
+            entry.expand(distance),
+            0.0,
+            Stroke::new(1.5, color),
+            StrokeKind::Outside,
+        );
+    }
+}
+
+/// What an entry of C says. `noise` is that of [`verdict`].
+pub(super) fn verdict_words(is_diagonal: bool, value: f64, noise: f64) -> String {
+    let key = verdict(is_diagonal, value, noise);
+    filled(key, &[("noise", &number(noise, 2))])
 }
 
 /// What an entry of C says, as the key of a text. `noise` is the standard deviation of a correlation of independent numbers: what
 /// chance makes is no verdict.
-pub(super) fn verdict(is_diagonal: bool, value: f64, noise: f64) -> &'static str {
+fn verdict(is_diagonal: bool, value: f64, noise: f64) -> &'static str {
     match (is_diagonal, value.abs()) {
         (true, _) if value > 0.7 => "entry.agrees",
         (true, _) => "entry.disagrees",
@@ -324,7 +336,7 @@ fn entry_ui(
             false => 1.0,
         };
         let noise = share / (batch as f64).sqrt();
-        ui.label(text(verdict(row == column, f64::from(value), noise)));
+        ui.label(verdict_words(row == column, f64::from(value), noise));
     }
     // Of the step that is shown, which may be one of the replay.
     let inspection = run.history.inspection_at(view.step);

@@ -22,7 +22,11 @@ pub fn show(lab: &mut Lab, ui: &mut Ui) -> bool {
     match (&asked.predicted, &asked.outcome) {
         (None, _) => answers(lab, &asked, ui),
         (Some(_), None) => progress(lab, &asked, ui),
-        (Some(predicted), Some(outcome)) => result(&asked, *predicted, outcome, ui),
+        (Some(predicted), Some(outcome)) => {
+            let data = lab.runs.first().and_then(|run| run.data.as_ref());
+            let score = data.map_or("score.emoji", |data| data.score);
+            result(&asked, *predicted, (outcome, score), ui);
+        }
     }
     ui.add_space(4.0);
     ui.horizontal_wrapped(|ui| {
@@ -77,22 +81,24 @@ fn progress(lab: &Lab, asked: &Asked, ui: &mut Ui) {
     }
 }
 
-fn result(asked: &Asked, predicted: usize, outcome: &Outcome, ui: &mut Ui) {
-    let is_right = predicted == outcome.answer;
+fn result(
+    asked: &Asked,
+    predicted: usize,
+    (outcome, score): (&Outcome, &'static str),
+    ui: &mut Ui,
+) {
     let texts = &asked.experiment.texts;
-    let happened = text(texts.answers[outcome.answer]);
-    let (key, color) = match is_right {
-        true => ("question.right", GREEN),
-        false => ("question.wrong", OCHER),
+    let color = match predicted == outcome.answer {
+        true => GREEN,
+        false => OCHER,
     };
-    let told = filled(key, &[("answer", happened)]);
     ui.label(
-        RichText::new(told)
+        RichText::new(asked.told().unwrap_or_default())
             .strong()
             .size(16.0)
             .color(readable(color, ui.visuals().dark_mode)),
     );
-    numbers(outcome, ui);
+    numbers(outcome, score, ui);
     // The text explains what is expected; another outcome is told as it is.
     let explained = match outcome.answer == asked.experiment.expected {
         true => texts.seen,
@@ -102,7 +108,7 @@ fn result(asked: &Asked, predicted: usize, outcome: &Outcome, ui: &mut Ui) {
 }
 
 /// The numbers of each run, in a table.
-fn numbers(outcome: &Outcome, ui: &mut Ui) {
+fn numbers(outcome: &Outcome, score: &'static str, ui: &mut Ui) {
     eframe::egui::Grid::new("readings")
         .spacing([18.0, 2.0])
         .show(ui, |ui| {
@@ -130,7 +136,7 @@ fn numbers(outcome: &Outcome, ui: &mut Ui) {
             row("reading.rest", &|run| number(readings[run].off_diagonal, 3));
             row("reading.loss", &|run| number(readings[run].loss, 1));
             row("reading.rank", &|run| number(readings[run].rank, 1));
-            row("reading.score", &|run| percent(readings[run].score));
+            row(score, &|run| percent(readings[run].score));
             row("reading.pixels", &|run| percent(readings[run].pixels));
         });
 }

@@ -7,23 +7,27 @@ use eframe::egui::{self, FontData, FontDefinitions, FontFamily, FontId, TextStyl
 
 use crate::texts::localized;
 
-/// The colors of two compared runs: blue and orange are distinguishable with color blindness too.
+/// The colors of two compared runs: blue and orange are distinguishable with color blindness too. These and those below are letters
+/// on light, with a contrast of at least 4.5 (WCAG AA).
 const RUN_COLORS: [egui::Color32; 2] = [
     egui::Color32::from_rgb(0x1f, 0x77, 0xb4),
-    egui::Color32::from_rgb(0xe6, 0x7e, 0x22),
+    egui::Color32::from_rgb(0xb4, 0x53, 0x09),
 ];
 
 /// The color of what concerns C's diagonal: that of a correlation of 1.
 pub const RED: egui::Color32 = egui::Color32::from_rgb(0xb2, 0x18, 0x2b);
 
 /// The color of what concerns C's other entries: that of a negative correlation.
-pub const BLUE: egui::Color32 = egui::Color32::from_rgb(0x2b, 0x7b, 0xba);
+pub const BLUE: egui::Color32 = egui::Color32::from_rgb(0x24, 0x72, 0xae);
 
 /// The color of what was learned.
 pub const GREEN: egui::Color32 = egui::Color32::from_rgb(0x1b, 0x78, 0x37);
 
 /// The color of raw pixels, and of predictions that did not hold.
-pub const OCHER: egui::Color32 = egui::Color32::from_rgb(0x9a, 0x6a, 0x10);
+pub const OCHER: egui::Color32 = egui::Color32::from_rgb(0x8a, 0x5e, 0x0a);
+
+/// The color of what is compared with.
+pub const GRAY: egui::Color32 = egui::Color32::from_gray(0x70);
 
 /// The gray of texts on dark: egui's is darker than that of less important ones.
 const TEXT_ON_DARK: egui::Color32 = egui::Color32::from_gray(0xd2);

@@ -50,6 +50,9 @@ pub fn set_language(_: &str) {}
 /// Speaks through a screen reader; in a window, it reads the widgets only.
 pub fn announce(_: &str) {}
 
+/// A window's system moves the focus out of it.
+pub fn leave_canvas() {}
+
 /// Sleeps.
 pub async fn sleep(duration: Duration) {
     // Blocking is fine: the trainer's thread has nothing else to do.

@@ -10,8 +10,8 @@ use js_sys::{Array, Function, Promise, Reflect, Uint8Array};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::{JsFuture, spawn_local};
 use web_sys::{
-    Blob, BlobPropertyBag, HtmlAnchorElement, HtmlInputElement, ImageBitmap, OffscreenCanvas,
-    OffscreenCanvasRenderingContext2d, Response, Url,
+    Blob, BlobPropertyBag, HtmlAnchorElement, HtmlElement, HtmlInputElement, ImageBitmap,
+    OffscreenCanvas, OffscreenCanvasRenderingContext2d, Response, Url,
 };
 use web_time::Duration;
 
@@ -95,13 +95,24 @@ pub fn set_language(code: &str) {
     }
 }
 
-/// Speaks through a screen reader, when it has finished what it says.
+/// Speaks through a screen reader, when it has finished what it says. What egui says of the widget with the focus has a place of its
+/// own, so that neither replaces the other.
 pub fn announce(words: &str) {
     let place = web_sys::window()
         .and_then(|window| window.document())
-        .and_then(|document| document.get_element_by_id("spoken"));
+        .and_then(|document| document.get_element_by_id("news"));
     if let Some(place) = place {
         place.set_text_content(Some(words));
+    }
+}
+
+/// Takes the focus from the canvas, so that Tab leads out of it.
+pub fn leave_canvas() {
+    let active = web_sys::window()
+        .and_then(|window| window.document())
+        .and_then(|document| document.active_element());
+    if let Some(active) = active.and_then(|active| active.dyn_into::<HtmlElement>().ok()) {
+        _ = active.blur();
     }
 }
 

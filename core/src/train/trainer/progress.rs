@@ -49,6 +49,12 @@ impl Trainer {
         }
     }
 
+    /// Lets the other ranks end, if they follow this one, and know how far the run is: its time may have ended after the last step.
+    pub fn end(&self) {
+        self.tell_progress();
+        self.ranks.end();
+    }
+
     /// Whether every epoch is done, or the run's time is over.
     pub fn is_finished(&self) -> bool {
         match self.config.schedule.minutes {

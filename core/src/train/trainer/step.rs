@@ -94,9 +94,13 @@ impl Trainer {
     /// Takes down the time of a step that was begun at `start`, in a run of so many minutes.
     fn timed(&mut self, mut report: StepReport, start: Instant) -> StepReport {
         if let Some(minutes) = self.config.schedule.minutes {
-            self.clock.step_done(start, minutes);
-            self.tell_progress();
-            report.progress = Some(self.progress());
+            // Read once: what all are told is what is reported.
+            let by_own_clock = self.clock.step_done(start, minutes);
+            self.ranks.tell_progress(by_own_clock);
+            report.progress = Some(match self.ranks.collective().rank() {
+                0 => by_own_clock,
+                _ => self.ranks.progress(),
+            });
         }
         report
     }

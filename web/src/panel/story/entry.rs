@@ -11,8 +11,8 @@ use crate::batch::Batch;
 use crate::history;
 use crate::lab::Lab;
 use crate::page::Place;
-use crate::panel::matrix::{pick, verdict};
-use crate::panel::style::{GREEN, readable, sign_button};
+use crate::panel::matrix::{paint_frame, pick, verdict_words};
+use crate::panel::style::{BLUE, GRAY, GREEN, RED, readable, sign_button};
 use crate::story::{Figure, step_of};
 use crate::texts::{filled, number, text};
 
@@ -31,6 +31,13 @@ const ZOOM_TIME: f32 = 0.6;
 /// The width from which on the scatter plot is beside C, in points.
 const BESIDE: f32 = 520.0;
 
+/// The width of the controls above the pictures by one dimension, about, and that of the switch above C, in points.
+const CONTROLS: f32 = 580.0;
+const SWITCH: f32 = 140.0;
+
+/// Room for the formula and what it says, below the figure, in points.
+const BELOW: f32 = 162.0;
+
 /// Products that the formula shows.
 const PRODUCTS: usize = 3;
 
@@ -41,6 +48,7 @@ pub fn dimension(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
     };
     state.dimension = state.dimension.min(batch.width - 1);
     ui.horizontal(|ui| {
+        ui.add_space((0.5 * (ui.available_width() - CONTROLS)).max(0.0));
         if sign_button(ui, "◀", text("dimension.previous"), state.dimension > 0) {
             state.dimension -= 1;
         }
@@ -59,13 +67,14 @@ pub fn dimension(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
     });
     let columns = [0, 1].map(|view| batch.column(view, state.dimension));
     let correlation = batch.entry(state.dimension, state.dimension);
-    ui.label(filled(
+    let question = filled(
         "dimension.agree",
         &[
             ("dimension", &state.dimension.to_string()),
             ("value", &number(correlation, 2)),
         ],
-    ));
+    );
+    ui.vertical_centered(|ui| ui.label(question));
     ui.add_space(8.0);
     let size = vec2(
         ui.available_width(),
@@ -159,13 +168,14 @@ pub fn entry(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
         .filter(|(row, column)| *row < width && *column < width)
         .unwrap_or((0, 1.min(width - 1)));
     ui.horizontal_wrapped(|ui| {
+        ui.add_space((0.5 * (ui.available_width() - SWITCH)).max(0.0));
         ui.selectable_value(&mut state.is_zoomed, false, text("entry.whole"));
         ui.selectable_value(&mut state.is_zoomed, true, text("entry.near"));
     });
     let room = ui.available_size();
     let is_wide = room.x >= BESIDE || state.is_beside;
     let side = if is_wide {
-        (0.5 * room.x - MARGIN - 16.0).min(room.y - MARGIN - 110.0)
+        (0.5 * room.x - MARGIN - 16.0).min(room.y - MARGIN - BELOW)
     } else {
         (room.x - MARGIN - 8.0).min(0.55 * room.y)
     };
@@ -207,7 +217,7 @@ pub fn entry(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
     let (row, column) = state.selected.unwrap_or((row, column));
     let (row, column) = (row.min(width - 1), column.min(width - 1));
     scatter(state, batch, (row, column), plot, ui);
-    formula(batch, (row, column), ui);
+    formula(state, batch, (row, column), ui);
     if goes_back {
         lab.page.place = Place::Story(step_of(Figure::Overview));
     }
@@ -296,13 +306,7 @@ fn zoomed_matrix(
         }
     }
     let (row, column) = state.selected.unwrap_or(entry);
-    let frame = place(row.min(width - 1), column.min(width - 1)).expand(1.0);
-    ui.painter().rect_stroke(
-        frame,
-        0.0,
-        Stroke::new(2.0, Color32::BLACK),
-        StrokeKind::Outside,
-    );
+    paint_frame(ui, place(row.min(width - 1), column.min(width - 1)));
     if nearness < 0.02 {
         paint_axes(ui, c, None);
     }
@@ -351,10 +355,11 @@ fn scatter(state: &State, batch: &Batch, (row, column): (usize, usize), plot: Re
     // Of normalized numbers, the slope of the regression line is the correlation.
     let [r, g, _] = of_correlation(correlation as f32);
     let color = match (r, g) {
-        (r, g) if r > 240 && g > 225 => Color32::GRAY,
-        _ if correlation > 0.0 => Color32::from_rgb(0xb2, 0x18, 0x2b),
-        _ => Color32::from_rgb(0x43, 0x93, 0xc3),
+        (r, g) if r > 240 && g > 225 => GRAY,
+        _ if correlation > 0.0 => RED,
+        _ => BLUE,
     };
+    let color = readable(color, ui.visuals().dark_mode);
     painter.with_clip_rect(plot).line_segment(
         [
             at(-largest, -largest * correlation),
@@ -395,7 +400,7 @@ fn scatter(state: &State, batch: &Batch, (row, column): (usize, usize), plot: Re
 }
 
 /// The formula of an entry, with the largest of its products.
-fn formula(batch: &Batch, (row, column): (usize, usize), ui: &mut Ui) {
+fn formula(state: &State, batch: &Batch, (row, column): (usize, usize), ui: &mut Ui) {
     let (a, b) = (batch.column(0, row), batch.column(1, column));
     let mut order: Vec<usize> = (0..a.len()).collect();
     order.sort_by(|i, j| (a[*j] * b[*j]).abs().total_cmp(&(a[*i] * b[*i]).abs()));
@@ -425,8 +430,40 @@ fn formula(batch: &Batch, (row, column): (usize, usize), ui: &mut Ui) {
             ))
             .size(16.0),
         );
+        exciting(state, &order[..order.len().min(PRODUCTS)], &products, ui);
         if batch.is_normalized {
-            ui.label(text(verdict(row == column, value, noise)));
+            ui.label(verdict_words(row == column, value, noise));
+            ui.label(text("entry.normalized"));
         }
     });
+}
+
+/// The pictures whose products are the largest, beside them.
+fn exciting(state: &State, pictures: &[usize], products: &[String], ui: &mut Ui) {
+    let font = FontId::proportional(13.0);
+    let color = ui.visuals().text_color();
+    let words: Vec<_> = products
+        .iter()
+        .map(|words| {
+            ui.painter()
+                .layout_no_wrap(words.clone(), font.clone(), color)
+        })
+        .collect();
+    let widest = words.iter().map(|words| words.size().x).fold(0.0, f32::max);
+    const GAP: f32 = 18.0;
+    let each = PICTURE + 6.0 + widest + GAP;
+    let fitting = ((ui.available_width() + GAP) / each) as usize;
+    let pictures = &pictures[..pictures.len().min(fitting)];
+    let size = vec2(each * pictures.len() as f32 - GAP, PICTURE + 4.0);
+    let (area, response) = ui.allocate_exact_size(size, Sense::hover());
+    response
+        .widget_info(|| egui::WidgetInfo::labeled(egui::Role::Image, true, text("entry.exciting")));
+    for (index, (picture, words)) in pictures.iter().zip(words).enumerate() {
+        let corner = area.min + vec2(each * index as f32, 2.0);
+        let place = Rect::from_min_size(corner, Vec2::splat(PICTURE));
+        state.batch.paint(ui.painter(), *picture, place);
+        let at = place.right_center() + vec2(6.0, -0.5 * words.size().y);
+        ui.painter().galley(at, words, color);
+    }
+    response.on_hover_text(text("entry.exciting"));
 }

@@ -7,7 +7,7 @@ use super::State;
 use crate::dataset::Dataset;
 use crate::lab::Lab;
 use crate::panel::pictures::{Sheet, content_hash};
-use crate::panel::style::{GREEN, OCHER, readable};
+use crate::panel::style::{GRAY, GREEN, OCHER, readable};
 use crate::texts::{filled, percent, text};
 
 /// Pictures that are shown with their neighbors.
@@ -41,7 +41,7 @@ pub fn show(lab: &Lab, state: &mut State, sheet: &mut Sheet, ui: &mut Ui) {
         ui,
         &[
             ("learned.now", now, GREEN),
-            ("learned.untrained", baseline.untrained, Color32::GRAY),
+            ("learned.untrained", baseline.untrained, GRAY),
             ("learned.pixels", baseline.pixels, OCHER),
         ],
     );

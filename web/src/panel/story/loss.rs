@@ -11,7 +11,7 @@ use crate::history::{History, describe};
 use crate::lab::Lab;
 use crate::panel::curves::thinned;
 use crate::panel::plot;
-use crate::panel::style::{BLUE, RED, readable};
+use crate::panel::style::{BLUE, GRAY, RED, readable};
 use crate::texts::{filled, localized, number, text};
 
 /// The largest side of C and of its curve.
@@ -93,7 +93,7 @@ pub fn loss(lab: &Lab, state: &mut State, ui: &mut Ui) {
             let invariance = of(&|i| steps[i].invariance);
             let redundancy = of(&|i| history.redundancy[i]);
             let quantities = vec![
-                ("curves.loss", Color32::GRAY, loss),
+                ("curves.loss", GRAY, loss),
                 ("loss.invariance", RED, invariance),
                 ("loss.redundancy", BLUE, redundancy),
             ];

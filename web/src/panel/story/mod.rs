@@ -8,8 +8,8 @@ mod overview;
 
 use eframe::egui::containers::scroll_area::ScrollSource;
 use eframe::egui::{
-    self, Align, Button, CentralPanel, FontId, Layout, Panel, Pos2, Rect, RichText, ScrollArea,
-    Sense, Ui, Vec2, pos2, vec2,
+    self, Align, Button, CentralPanel, FontId, Hyperlink, Layout, Panel, Pos2, Rect, RichText,
+    ScrollArea, Sense, Ui, Vec2, pos2, vec2,
 };
 
 use super::pictures::{Sheet, content_hash};
@@ -184,7 +184,8 @@ fn letters(shorter: f32) -> [f32; 2] {
 
 /// The title and the text of a step.
 fn sentences(step: Step, [title, body]: [f32; 2], ui: &mut Ui) {
-    ui.label(RichText::new(text(step.title)).size(title).strong());
+    let heading = ui.label(RichText::new(text(step.title)).size(title).strong());
+    heading.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Heading, true, text(step.title)));
     let color = ui.visuals().strong_text_color();
     ui.label(RichText::new(text(step.text)).size(body).color(color));
 }
@@ -253,7 +254,7 @@ fn header(lab: &mut Lab, number: usize, ui: &mut Ui) {
             let color = match index == number {
                 true => RED,
                 false if response.hovered() || response.has_focus() => visuals.text_color(),
-                false => egui::Color32::GRAY,
+                false => ui.visuals().weak_text_color(),
             };
             let radius = if index == number {
                 0.33 * dot
@@ -305,26 +306,32 @@ fn footer(lab: &mut Lab, number: usize, with_status: bool, ui: &mut Ui) {
     ui.add_space(4.0);
     if ui.input(|input| input.key_pressed(egui::Key::Space))
         && ui.memory(|memory| memory.focused().is_none())
+        && !is_asked(lab, number)
+        && !lab.returns_to_usual()
     {
-        press(lab);
+        lab.toggle();
     }
+}
+
+/// Whether a question is on the page, and nothing trains: its answers are the buttons.
+fn is_asked(lab: &Lab, number: usize) -> bool {
+    let is_open = lab
+        .asked
+        .as_ref()
+        .is_some_and(|asked| asked.predicted.is_none());
+    is_open && STEPS[number].figure == Figure::Failures && !lab.is_playing()
 }
 
 /// The one button: trains, or pauses.
 fn train(lab: &mut Lab, number: usize, ui: &mut Ui) {
-    // Where a question is open, its answers are the buttons.
-    let is_asked = lab
-        .asked
-        .as_ref()
-        .is_some_and(|asked| asked.outcome.is_none());
-    if is_asked && STEPS[number].figure == Figure::Failures && !lab.is_playing() {
+    if is_asked(lab, number) {
         return;
     }
     let done = lab.runs.first().map_or(0, |run| run.history.steps.len());
     let activity = lab.runs.first().map(|run| run.activity);
     let key = match activity {
         _ if lab.is_playing() => "train.pause",
-        _ if lab.is_unusual() => "train.usual",
+        _ if lab.returns_to_usual() => "train.usual",
         Some(Activity::Finished) => "train.again",
         _ if done > 0 => "train.on",
         _ => "train.start",
@@ -341,15 +348,11 @@ fn train(lab: &mut Lab, number: usize, ui: &mut Ui) {
         button = button.fill(RED);
     }
     if ui.add(button).clicked() {
-        press(lab);
-    }
-}
-
-fn press(lab: &mut Lab) {
-    if lab.is_playing() {
-        lab.pause();
-    } else {
-        lab.train();
+        if lab.is_playing() {
+            lab.pause();
+        } else {
+            lab.train();
+        }
     }
 }
 
@@ -386,12 +389,17 @@ fn numbers(lab: &Lab, area: Rect, ui: &Ui) {
     ];
     if let (Some(score), Some(pixels)) = (score, baseline) {
         let beside = filled("numbers.score.goal", &[("pixels", &percent(pixels))]);
-        lines.push(("numbers.score", percent(score), beside, GREEN));
+        let name = run.data.as_ref().map_or("score.emoji", |data| data.score);
+        lines.push((name, percent(score), beside, GREEN));
     }
     let painter = ui.painter();
     let color = ui.visuals().text_color();
     for (index, (name, value, goal, line_color)) in lines.into_iter().enumerate() {
         let top = area.top() + 92.0 * index as f32;
+        let place = Rect::from_min_size(pos2(area.left(), top), vec2(area.width(), 74.0));
+        let spoken = format!("{}: {value} ({goal})", text(name));
+        let response = ui.interact(place, ui.scope_id().with(("number", index)), Sense::hover());
+        response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Label, true, &spoken));
         let mut at = pos2(area.left(), top);
         painter.rect_filled(
             Rect::from_min_size(at - vec2(10.0, 0.0), vec2(3.0, 74.0)),
@@ -412,7 +420,11 @@ fn fill_batch<'a>(lab: &'a mut Lab, state: &mut State, ui: &mut Ui) -> Option<&'
     let run = lab.runs.first_mut()?;
     run.want_embeddings();
     let (Some(data), Some(batch)) = (&run.data, &run.history.batch) else {
-        ui.vertical_centered(|ui| ui.label(text("status.starting")));
+        let key = match run.activity {
+            Activity::Failed => "status.stopped",
+            _ => "status.starting",
+        };
+        ui.vertical_centered(|ui| ui.label(text(key)));
         return None;
     };
     let count = data.train.count();
@@ -454,6 +466,15 @@ fn failures(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
         });
         return;
     }
+    let is_predicted = lab
+        .asked
+        .as_ref()
+        .is_some_and(|asked| asked.predicted.is_some());
+    if !is_predicted {
+        // What is there are the runs before: nothing to predict from, and with the same experiment the answer itself.
+        centered(ui, |ui| _ = question::show(lab, ui));
+        return;
+    }
     if !is_wide {
         question::show(lab, ui);
         matrices(lab, state, ui);
@@ -466,6 +487,18 @@ fn failures(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
         });
         ui.add_space(16.0);
         ui.vertical(|ui| matrices(lab, state, ui));
+    });
+}
+
+/// A column in the middle of the page.
+fn centered(ui: &mut Ui, show: impl FnOnce(&mut Ui)) {
+    const WIDTH: f32 = 560.0;
+    ui.horizontal_top(|ui| {
+        ui.add_space((0.5 * (ui.available_width() - WIDTH)).max(0.0));
+        ui.vertical(|ui| {
+            ui.set_max_width(WIDTH.min(ui.available_width()));
+            show(ui);
+        });
     });
 }
 
@@ -541,9 +574,22 @@ fn next(lab: &mut Lab, ui: &mut Ui) {
             lab.page.place = Place::Story(0);
         }
         ui.add_space(16.0);
+        // In tabs of their own: this one trains.
+        let link = |key, address: &str| {
+            Hyperlink::from_label_and_url(text(key), address).open_in_new_tab(true)
+        };
         if crate::platform::IS_WEB {
-            ui.hyperlink_to(text("next.teach"), "./teach.html");
+            let frame = Button::new(text("save.frame"));
+            if ui.add(frame).clicked() {
+                let story = crate::page::Page {
+                    language: lab.page.language,
+                    ..Default::default()
+                };
+                bar::copy_frame(lab, &story.fragment(), ui);
+            }
+            ui.add_space(6.0);
+            ui.add(link("next.teach", text("next.teach.address")));
         }
-        ui.hyperlink_to(text("next.paper"), "https://arxiv.org/abs/2103.03230");
+        ui.add(link("next.paper", "https://arxiv.org/abs/2103.03230"));
     });
 }

@@ -135,8 +135,11 @@ fn text(file: &Path) -> String {
 
 #[test]
 fn tint_accepts_every_shader() {
+    // Another user's, or another run's, files may have these names.
+    let folder = std::env::temp_dir().join(format!("barlow-tint-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
     for file in shaders() {
-        let expanded = std::env::temp_dir().join(file.file_name().unwrap());
+        let expanded = folder.join(file.file_name().unwrap());
         std::fs::write(&expanded, text(&file)).unwrap();
         match Command::new("tint")
             .args(["--format", "wgsl"])
@@ -163,4 +166,5 @@ fn tint_accepts_every_shader() {
             }
         }
     }
+    std::fs::remove_dir_all(folder).unwrap();
 }
