@@ -353,6 +353,45 @@ mod tests {
         })
     }
 
+    /// What the text behind an experiment says besides its answer, in its own words, and whether it is so.
+    fn claims(name: &str, runs: &[Reading]) -> Vec<(&'static str, bool)> {
+        match name {
+            "strong-views" => vec![("they agree later", runs[1].diagonal < runs[0].diagonal)],
+            "first-step" => vec![
+                ("the diagonal is far from 1", runs[0].diagonal < 0.7),
+                (
+                    "about 1/√32 = 0.18",
+                    (0.12..0.3).contains(&runs[0].off_diagonal),
+                ),
+            ],
+            "invariance" => vec![("dimensional collapse", runs[1].rank < runs[0].rank)],
+            "redundancy" => vec![(
+                "do not repeat each other either",
+                runs[1].off_diagonal < 1.1 * runs[0].off_diagonal,
+            )],
+            "unnormalized" => vec![("fewer of them take part", runs[1].rank < runs[0].rank)],
+            "no-alterations" => vec![("the diagonal is red", runs[1].diagonal > 0.99)],
+            "lambda" => vec![(
+                "with a large one, the rest turns white first",
+                runs[1].off_diagonal < runs[0].off_diagonal,
+            )],
+            "batch" => vec![(
+                "an error of about 1/√N, on top of what numbers repeat",
+                [16f64, 128.0]
+                    .iter()
+                    .zip(runs)
+                    .all(|(batch, run)| run.off_diagonal > 0.9 / batch.sqrt()),
+            )],
+            "info-nce" => vec![(
+                "near the identity",
+                runs[1].diagonal > 0.5 && runs[1].off_diagonal < 0.3,
+            )],
+            "projector" => vec![("they say less", runs[0].score < runs[1].score)],
+            "width" => vec![("distinguishes more", runs[1].score > runs[0].score)],
+            _ => Vec::new(),
+        }
+    }
+
     /// Every experiment is run as a visitor's browser runs it, and has the outcome that the text behind it explains.
     #[test]
     fn every_experiment_ends_as_its_text_says() {
@@ -368,6 +407,11 @@ mod tests {
                 .map(|setup| reading(setup, experiment.steps))
                 .collect();
             println!("{}: {runs:#?}", experiment.name);
+            for (claim, holds) in claims(experiment.name, &runs) {
+                if !holds {
+                    wrong.push(format!("{}: {claim}: {runs:?}", experiment.name));
+                }
+            }
             if (experiment.judge)(&runs) != experiment.expected {
                 wrong.push(format!("{}: {runs:?}", experiment.name));
             }

@@ -8,6 +8,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::run;
 
+/// Mirrors are now and then in the middle of a change.
+const RETRIES: &str = "-oAcquire::Retries=5";
+
 /// Installs packages; `advice` tells the user what to do if that is not possible.
 pub fn install(packages: &[&str], advice: &str) -> Result<()> {
     if !Path::new("/usr/bin/apt-get").exists() {
@@ -29,9 +32,15 @@ pub fn install(packages: &[&str], advice: &str) -> Result<()> {
             .args(arguments))
         .with_context(|| advice.to_owned())
     };
-    apt(&["update", "--quiet"])?;
+    apt(&["update", "--quiet", RETRIES])?;
     apt(&[
-        &["install", "--quiet", "--yes", "--no-install-recommends"][..],
+        &[
+            "install",
+            "--quiet",
+            "--yes",
+            "--no-install-recommends",
+            RETRIES,
+        ][..],
         packages,
     ]
     .concat())

@@ -125,7 +125,14 @@ fn browser() -> Result<()> {
     lab::build("lab-test")?;
     let folder = root().join("tests/browser");
     run(Command::new("npm")
-        .args(["ci", "--no-audit", "--no-fund", "--silent"])
+        .args([
+            "ci",
+            "--no-audit",
+            "--no-fund",
+            "--silent",
+            "--prefer-offline",
+            "--fetch-retries=5",
+        ])
         .current_dir(&folder))?;
     let tests = ["--test", "--test-concurrency=1"];
     run(Command::new("node")

@@ -36,7 +36,7 @@ pub fn show(lab: &mut Lab, ui: &mut Ui) -> bool {
         .asked
         .as_ref()
         .is_none_or(|asked| asked.predicted.is_none());
-    if !question::show(lab, ui) {
+    if !question::show(lab, 1.0, ui) {
         ui.strong(text("course.try"));
         for experiment in lesson
             .experiments

@@ -7,25 +7,34 @@ use crate::experiments::Experiment;
 use crate::lab::{Asked, Lab, Outcome};
 use crate::texts::{filled, number, percent, text};
 
-/// Draws the card of the experiment that was chosen. Returns whether there is one.
-pub fn show(lab: &mut Lab, ui: &mut Ui) -> bool {
+/// Draws the card of the experiment that was chosen, with letters as many times as large as usual. Returns whether there is one.
+pub fn show(lab: &mut Lab, scale: f32, ui: &mut Ui) -> bool {
     let Some(asked) = lab.asked.clone() else {
         return false;
     };
+    ui.scope(|ui| {
+        let letters = ui.style_mut().text_styles.values_mut();
+        letters.for_each(|font| font.size *= scale);
+        card(lab, &asked, scale, ui);
+    });
+    true
+}
+
+fn card(lab: &mut Lab, asked: &Asked, scale: f32, ui: &mut Ui) {
     let texts = &asked.experiment.texts;
     ui.label(RichText::new(text(texts.action)).strong());
     if let Some(sides) = sides(asked.experiment) {
         ui.label(text(sides));
     }
     ui.add_space(4.0);
-    ui.label(RichText::new(text(texts.ask)).size(16.0));
+    ui.label(RichText::new(text(texts.ask)).size(16.0 * scale));
     match (&asked.predicted, &asked.outcome) {
-        (None, _) => answers(lab, &asked, ui),
-        (Some(_), None) => progress(lab, &asked, ui),
+        (None, _) => answers(lab, asked, scale, ui),
+        (Some(_), None) => progress(lab, asked, ui),
         (Some(predicted), Some(outcome)) => {
             let data = lab.runs.first().and_then(|run| run.data.as_ref());
             let score = data.map_or("score.emoji", |data| data.score);
-            result(&asked, *predicted, (outcome, score), ui);
+            result(asked, *predicted, (outcome, score), scale, ui);
         }
     }
     ui.add_space(4.0);
@@ -37,7 +46,6 @@ pub fn show(lab: &mut Lab, ui: &mut Ui) -> bool {
             lab.leave_experiment();
         }
     });
-    true
 }
 
 /// The key of a line that says which run is which, if there are two.
@@ -51,11 +59,14 @@ fn sides(experiment: &Experiment) -> Option<&'static str> {
     })
 }
 
-fn answers(lab: &mut Lab, asked: &Asked, ui: &mut Ui) {
+fn answers(lab: &mut Lab, asked: &Asked, scale: f32, ui: &mut Ui) {
     ui.label(text("question.predict"));
     for (index, answer) in asked.experiment.texts.answers.iter().enumerate() {
-        let button = Button::new(RichText::new(text(answer)).size(15.0)).wrap();
-        if ui.add(button.min_size([160.0, 34.0].into())).clicked() {
+        let button = Button::new(RichText::new(text(answer)).size(15.0 * scale)).wrap();
+        if ui
+            .add(button.min_size([160.0, 34.0 * scale].into()))
+            .clicked()
+        {
             lab.predict(index);
         }
     }
@@ -85,6 +96,7 @@ fn result(
     asked: &Asked,
     predicted: usize,
     (outcome, score): (&Outcome, &'static str),
+    scale: f32,
     ui: &mut Ui,
 ) {
     let texts = &asked.experiment.texts;
@@ -95,7 +107,7 @@ fn result(
     ui.label(
         RichText::new(asked.told().unwrap_or_default())
             .strong()
-            .size(16.0)
+            .size(16.0 * scale)
             .color(readable(color, ui.visuals().dark_mode)),
     );
     numbers(outcome, score, ui);

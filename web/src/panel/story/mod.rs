@@ -28,6 +28,9 @@ use c::Emphasis;
 /// The maximum width of the sentences, in sizes of their letters.
 const LINE: f32 = 45.0;
 
+/// The smallest size of a text's letters.
+const SMALLEST: f32 = 15.0;
+
 /// The width below which everything is smaller.
 const NARROW: f32 = 560.0;
 
@@ -74,6 +77,8 @@ pub struct State {
     became: Option<((history::Id, usize), Vec<usize>, usize)>,
     /// Whether the visitor's system lets things move.
     moves: bool,
+    /// How many times as large as in the laboratory the letters of questions are.
+    scale: f32,
     /// Whether the sentences are beside the figure, which then must not be higher than its room.
     is_beside: bool,
 }
@@ -124,6 +129,7 @@ pub fn show(lab: &mut Lab, state: &mut State, sheet: &mut Sheet, ui: &mut Ui) {
     let sizes = letters(screen.min_elem());
     let is_beside = screen.x >= NARROW && screen.y < LOW;
     state.is_beside = is_beside;
+    state.scale = sizes[1] / SMALLEST;
     Panel::top("story").show(ui, |ui| header(lab, number, ui));
     Panel::bottom("buttons").show(ui, |ui| footer(lab, number, !is_beside, ui));
     CentralPanel::default().show(ui, |ui| {
@@ -174,7 +180,7 @@ fn scrolled(id: (&str, usize), ui: &Ui) -> ScrollArea {
 /// The sizes of the letters of a title and of a text, on a screen with that shorter side.
 fn letters(shorter: f32) -> [f32; 2] {
     if shorter < NARROW {
-        [20.0, 15.0]
+        [20.0, SMALLEST]
     } else if shorter < LARGE {
         [26.0, 17.0]
     } else {
@@ -472,18 +478,18 @@ fn failures(lab: &mut Lab, state: &mut State, ui: &mut Ui) {
         .is_some_and(|asked| asked.predicted.is_some());
     if !is_predicted {
         // What is there are the runs before: nothing to predict from, and with the same experiment the answer itself.
-        centered(ui, |ui| _ = question::show(lab, ui));
+        centered(ui, |ui| _ = question::show(lab, state.scale, ui));
         return;
     }
     if !is_wide {
-        question::show(lab, ui);
+        question::show(lab, state.scale, ui);
         matrices(lab, state, ui);
         return;
     }
     ui.horizontal_top(|ui| {
         ui.vertical(|ui| {
             ui.set_width(0.3 * ui.available_width());
-            question::show(lab, ui);
+            question::show(lab, state.scale, ui);
         });
         ui.add_space(16.0);
         ui.vertical(|ui| matrices(lab, state, ui));
