@@ -394,9 +394,11 @@ fn a_question_hides_what_happened_before() {
             .is_some_and(|asked| asked.outcome.is_some())
     });
     assert!(is_c_shown(&harness));
+    picture(&mut harness, "result");
     harness.get_by_label("Repeat").click();
     harness.run_steps(3);
     assert!(!is_c_shown(&harness));
+    picture(&mut harness, "question");
     harness.get_by_label("White everywhere");
     assert!(harness.query_by_label("Train the usual way").is_none());
     harness.get_by_label("Other experiments").click();
