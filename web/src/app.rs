@@ -103,24 +103,25 @@ impl App {
 struct Told {
     /// When C was described last, in egui's seconds.
     c: f64,
-    /// Whether it was training then.
+    /// Whether it trained in the last frame.
     was_playing: bool,
     /// The place of the page that was read last.
     place: Option<Place>,
-    /// The experiment's result.
-    outcome: Option<String>,
+    /// The experiment that was judged, and its answer.
+    outcome: Option<(&'static str, usize)>,
 }
 
 impl Told {
-    /// What is new: an experiment's result, another page of the story, or, now and then while it trains and at the end, C.
+    /// What is new: an experiment's result, another page of the story, or, now and then while it trains and when it stops, C.
     fn news(&mut self, lab: &Lab, now: f64) -> Option<String> {
         let has_ended = self.was_playing && !lab.is_playing();
         self.was_playing = lab.is_playing();
-        let outcome = lab.asked.as_ref().and_then(Asked::told);
+        let judged = |asked: &Asked| Some((asked.experiment.name, asked.outcome.as_ref()?.answer));
+        let outcome = lab.asked.as_ref().and_then(judged);
         if self.outcome != outcome {
-            self.outcome.clone_from(&outcome);
+            self.outcome = outcome;
             if outcome.is_some() {
-                return outcome;
+                return lab.asked.as_ref().and_then(Asked::told);
             }
         }
         let place = Some(lab.page.place);

@@ -174,7 +174,7 @@ fn redraw_when_lost(
     on_lost.forget();
 }
 
-/// Sets `window.lab`: `status()` returns the state as JSON, and `command(name)` runs a command. It is for tests, for
+/// Sets `window.lab`: `status()` returns the state as JSON, and `command(name)` runs a command, soon after it returns. It is for tests, for
 /// benchmarks, and for pages that embed the lab.
 fn publish(window: &Window, lab: &Rc<RefCell<Lab>>) {
     let interface = Object::new();

@@ -11,7 +11,7 @@ use crate::experiments::{self, Experiment, Reading};
 use crate::link::Link;
 use crate::page::{Page, Place};
 use crate::platform::{self, Picture};
-use crate::run::PanelRun;
+use crate::run::{Activity, PanelRun};
 use crate::setup::{DataChoice, Setup};
 use crate::texts::{self, Language, filled, text};
 use crate::wake::Wake;
@@ -37,8 +37,8 @@ pub struct Lab {
     file_arrivals: Arrivals<Result<Picture, String>>,
     /// The experiment that the visitor has chosen.
     pub asked: Option<Asked>,
-    /// Whether the runs are those of an experiment that was judged.
-    are_judged: bool,
+    /// Whether the runs are those of an experiment that was judged or left.
+    are_over: bool,
     /// Messages for the visitor.
     pub messages: Vec<String>,
     /// Milliseconds between steps.
@@ -123,7 +123,7 @@ impl Lab {
             fashion_requested: false,
             file_arrivals: Arrivals::default(),
             asked: None,
-            are_judged: false,
+            are_over: false,
             messages: Vec::new(),
             pace: 0,
             picked: Picked::Shown(0),
@@ -194,8 +194,15 @@ impl Lab {
         }
     }
 
+    /// Whether the runs are an experiment's.
+    fn is_experimenting(&self) -> bool {
+        let asked = self.asked.as_ref();
+        asked.is_some_and(|asked| asked.predicted.is_some())
+    }
+
     /// Asks an experiment's question. Whatever trains meanwhile goes on.
     pub fn ask(&mut self, experiment: &'static Experiment) {
+        self.are_over |= self.is_experimenting();
         self.page.experiment = Some(experiment.name.to_owned());
         self.asked = Some(Asked {
             experiment,
@@ -206,6 +213,7 @@ impl Lab {
 
     /// Leaves the experiment; its runs stay.
     pub fn leave_experiment(&mut self) {
+        self.are_over |= self.is_experimenting();
         (self.asked, self.page.experiment) = (None, None);
     }
 
@@ -253,7 +261,7 @@ impl Lab {
         }
         let answer = (asked.experiment.judge)(&readings);
         asked.outcome = Some(Outcome { answer, readings });
-        self.are_judged = true;
+        self.are_over = true;
         self.pause();
     }
 
@@ -278,7 +286,9 @@ impl Lab {
     /// Whether [`Self::train`] replaces the runs by one with the usual settings.
     pub fn returns_to_usual(&self) -> bool {
         let is_unusual = self.page.setup != self.usual() || self.page.other.is_some();
-        let is_over = self.are_judged || self.has_ended();
+        let mut runs = self.runs.iter();
+        let is_lost = self.is_experimenting() && runs.any(|run| run.activity == Activity::Failed);
+        let is_over = self.are_over || is_lost || self.has_ended();
         self.following.is_none() && is_unusual && is_over
     }
 
@@ -328,7 +338,7 @@ impl Lab {
             // Only the process that trains the run could restart it.
             return;
         }
-        self.are_judged = false;
+        self.are_over = false;
         let setups: Vec<Setup> = self.setups().cloned().collect();
         let source = self.source(self.page.setup.data);
         if self.is_loading() {
@@ -398,7 +408,7 @@ impl Lab {
             self.restart_as_it_was();
             return;
         }
-        self.are_judged = false;
+        self.are_over = false;
         let setups: Vec<Setup> = self.setups().cloned().collect();
         for (run, setup) in self.runs.iter_mut().zip(setups) {
             if run.setup != setup {
@@ -417,6 +427,7 @@ impl Lab {
         // Without runs, the pictures are still being loaded.
         self.page.play = self.runs.is_empty();
         let again = self.has_ended();
+        self.are_over &= !again;
         for run in &mut self.runs {
             if again || !run.has_ended() {
                 run.play();

@@ -40,8 +40,8 @@ pub struct Session {
     playing: bool,
     steps_to_do: usize,
     correlation_wanted: bool,
-    /// The step of the last checkpoint, and when it was made.
-    saved: (Option<usize>, Instant),
+    /// The step of the last checkpoint and whether the run was over then, and when it was made.
+    saved: (Option<(usize, bool)>, Instant),
 }
 
 impl Session {
@@ -58,7 +58,10 @@ impl Session {
             steps_to_do: 0,
             correlation_wanted: false,
             // A new run has nothing to resume from yet.
-            saved: ((trainer.done() > 0).then_some(trainer.done()), now),
+            saved: (
+                (trainer.done() > 0).then(|| (trainer.done(), trainer.is_finished())),
+                now,
+            ),
             trainer,
         }
     }
@@ -107,6 +110,11 @@ impl Session {
     /// The run.
     pub fn trainer(&self) -> &Trainer {
         &self.trainer
+    }
+
+    #[cfg(test)]
+    pub(super) fn trainer_mut(&mut self) -> &mut Trainer {
+        &mut self.trainer
     }
 
     /// Trains to the end without being asked for anything, as an example or a test does.
@@ -174,6 +182,7 @@ impl Session {
                 Err(TryRecvError::Empty) => {
                     self.step(tell).await?;
                     if self.trainer.ranks().are_asked_to_stop() {
+                        self.trainer.rest();
                         self.save(tell).await?;
                         return Ok(Some(End::Stopped));
                     }
@@ -208,6 +217,8 @@ impl Session {
                 }));
             }
             Request::Stop => {
+                // Whether the run is over is the same from here on.
+                self.trainer.rest();
                 self.save(tell).await?;
                 return Ok(Some(End::Stopped));
             }
@@ -396,13 +407,15 @@ impl Session {
     /// Sends the run's state, unless the last checkpoint holds it.
     async fn save(&mut self, tell: &dyn Fn(Message)) -> Result<(), TrainError> {
         let step = self.trainer.done();
-        if self.saved.0 == Some(step) {
+        // The time of a run may end after a step's checkpoint, in an evaluation: the state is another one then.
+        let state = Some((step, self.is_finished()));
+        if self.saved.0 == state {
             return Ok(());
         }
         let bytes = self.trainer.checkpoint().await?;
         // Nothing that came of a failure is kept.
         self.trainer.check_device()?;
-        self.saved = (Some(step), Instant::now());
+        self.saved = (state, Instant::now());
         tell(Message::Checkpoint { step, bytes });
         Ok(())
     }

@@ -252,6 +252,33 @@ fn c_comes_when_it_is_asked_for() {
     );
 }
 
+/// As in an evaluation, which takes time after the step's state was saved.
+#[test]
+fn a_run_whose_time_ended_after_its_last_step_is_over_when_it_is_resumed() {
+    let (mut config, pictures) = tiny();
+    config.schedule.minutes = Some(10.0);
+    let trainer = Trainer::new(config.clone(), &pictures, &cpu()).unwrap();
+    let mut session = Session::new(trainer, "CPU").saved_every(Duration::ZERO);
+    let (_, messages) = serve(&mut session, vec![Request::Step], |message, sender| {
+        if matches!(message, Message::Paused { .. }) {
+            sender.close();
+        }
+    });
+    let saved = |messages: &[Message]| {
+        let bytes = messages.iter().find_map(|message| match message {
+            Message::Checkpoint { step: 1, bytes } => Some(bytes.clone()),
+            _ => None,
+        });
+        let checkpoint = Checkpoint::read(&bytes.unwrap()).unwrap();
+        Trainer::resume(checkpoint, config.clone(), &pictures, &cpu()).unwrap()
+    };
+    assert!(!saved(&messages).is_finished());
+    // What is kept for the end, too, is not for training.
+    session.trainer_mut().reserve(Duration::from_secs(600));
+    let (_, messages) = serve(&mut session, vec![Request::Play], stop_when_finished);
+    assert!(saved(&messages).is_finished());
+}
+
 #[test]
 fn states_are_saved_by_the_clock_and_on_request() {
     // Each step ends later than this.

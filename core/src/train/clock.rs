@@ -96,7 +96,8 @@ impl Clock {
         60.0 * minutes - (self.reserved + self.aside).as_secs_f64()
     }
 
-    /// The fraction of a run of so many `minutes` that is done; 1 when a further step would end later than without it.
+    /// The fraction of a run of so many `minutes` that is done; 1 when a further step would end later than without it, and
+    /// from then on, until [`Self::reopen`].
     pub fn progress(&self, minutes: f64) -> f64 {
         if self.over.get() {
             return 1.0;

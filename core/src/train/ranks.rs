@@ -94,7 +94,7 @@ impl Ranks {
     }
 
     /// Lets the other ranks end, if this is the one that they follow, and they wait for it.
-    pub fn end(&self) {
+    pub(super) fn end(&self) {
         if self.open.load(Ordering::SeqCst) {
             // If one cannot go on, it ends as well.
             _ = self.agree(Command::End, 0, false);

@@ -139,7 +139,11 @@ fn commands(lab: &mut Lab, letters: f32, ui: &mut Ui) {
     let play =
         ui.add(Button::new(RichText::new(words).size(letters).strong()).min_size(letters * MAIN));
     play.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, name));
-    if play.on_hover_text(text("bar.play.hint")).clicked() {
+    let hint = match lab.has_ended() {
+        true => "bar.restart.name",
+        false => "bar.play.hint",
+    };
+    if play.on_hover_text(text(hint)).clicked() {
         if playing { lab.pause() } else { lab.play() }
     }
     if sign_button(ui, text("bar.step"), text("bar.step.name"), true) {

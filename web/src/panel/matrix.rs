@@ -308,6 +308,7 @@ fn verdict(is_diagonal: bool, value: f64, noise: f64) -> &'static str {
         (true, _) => "entry.disagrees",
         (false, size) if size > 0.3f64.max(3.0 * noise) => "entry.redundant",
         (false, size) if size > 0.1f64.max(2.0 * noise) => "entry.partly",
+        (false, size) if size > 2.0 * noise => "entry.hardly",
         (false, _) => "entry.independent",
     }
 }
@@ -460,10 +461,11 @@ mod tests {
     #[test]
     fn chance_is_no_verdict() {
         assert_eq!(verdict(false, 0.35, 0.25), "entry.independent");
+        assert_eq!(verdict(false, 0.09, 0.02), "entry.hardly");
         assert_eq!(verdict(false, -0.6, 0.25), "entry.partly");
         assert_eq!(verdict(false, -0.8, 0.25), "entry.redundant");
         assert_eq!(verdict(false, 0.35, 0.04), "entry.redundant");
-        assert_eq!(verdict(false, 0.09, 0.01), "entry.independent");
+        assert_eq!(verdict(false, 0.01, 0.01), "entry.independent");
         assert_eq!(verdict(true, -0.8, 0.25), "entry.disagrees");
         assert_eq!(verdict(true, 0.8, 0.25), "entry.agrees");
     }

@@ -96,7 +96,8 @@ pub fn run_color(index: usize, on_dark: bool) -> egui::Color32 {
 /// Draws the title of a part of the page.
 pub fn title(ui: &mut Ui, text: &str) {
     ui.add_space(6.0);
-    ui.heading(text);
+    let heading = ui.heading(text);
+    heading.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Heading, true, text));
 }
 
 /// A small button with a symbol; `words` is its tooltip and its accessibility label. Returns whether it was clicked.

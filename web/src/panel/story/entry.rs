@@ -430,7 +430,7 @@ fn formula(state: &State, batch: &Batch, (row, column): (usize, usize), ui: &mut
             ))
             .size(16.0),
         );
-        exciting(state, &order[..order.len().min(PRODUCTS)], &products, ui);
+        largest_products(state, &order[..order.len().min(PRODUCTS)], &products, ui);
         if batch.is_normalized {
             ui.label(verdict_words(row == column, value, noise));
             ui.label(text("entry.normalized"));
@@ -439,7 +439,7 @@ fn formula(state: &State, batch: &Batch, (row, column): (usize, usize), ui: &mut
 }
 
 /// The pictures whose products are the largest, beside them.
-fn exciting(state: &State, pictures: &[usize], products: &[String], ui: &mut Ui) {
+fn largest_products(state: &State, pictures: &[usize], products: &[String], ui: &mut Ui) {
     let font = FontId::proportional(13.0);
     let color = ui.visuals().text_color();
     let words: Vec<_> = products
@@ -457,7 +457,7 @@ fn exciting(state: &State, pictures: &[usize], products: &[String], ui: &mut Ui)
     let size = vec2(each * pictures.len() as f32 - GAP, PICTURE + 4.0);
     let (area, response) = ui.allocate_exact_size(size, Sense::hover());
     response
-        .widget_info(|| egui::WidgetInfo::labeled(egui::Role::Image, true, text("entry.exciting")));
+        .widget_info(|| egui::WidgetInfo::labeled(egui::Role::Image, true, text("entry.products")));
     for (index, (picture, words)) in pictures.iter().zip(words).enumerate() {
         let corner = area.min + vec2(each * index as f32, 2.0);
         let place = Rect::from_min_size(corner, Vec2::splat(PICTURE));
@@ -465,5 +465,5 @@ fn exciting(state: &State, pictures: &[usize], products: &[String], ui: &mut Ui)
         let at = place.right_center() + vec2(6.0, -0.5 * words.size().y);
         ui.painter().galley(at, words, color);
     }
-    response.on_hover_text(text("entry.exciting"));
+    response.on_hover_text(text("entry.products"));
 }

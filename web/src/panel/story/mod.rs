@@ -313,7 +313,7 @@ fn footer(lab: &mut Lab, number: usize, with_status: bool, ui: &mut Ui) {
     if ui.input(|input| input.key_pressed(egui::Key::Space))
         && ui.memory(|memory| memory.focused().is_none())
         && !is_asked(lab, number)
-        && !lab.returns_to_usual()
+        && (lab.is_playing() || !lab.returns_to_usual())
     {
         lab.toggle();
     }
@@ -334,15 +334,18 @@ fn train(lab: &mut Lab, number: usize, ui: &mut Ui) {
         return;
     }
     let done = lab.runs.first().map_or(0, |run| run.history.steps.len());
-    let activity = lab.runs.first().map(|run| run.activity);
-    let key = match activity {
-        _ if lab.is_playing() => "train.pause",
-        _ if lab.returns_to_usual() => "train.usual",
-        Some(Activity::Finished) => "train.again",
-        _ if done > 0 => "train.on",
-        _ => "train.start",
+    let key = if lab.is_playing() {
+        "train.pause"
+    } else if lab.returns_to_usual() {
+        "train.usual"
+    } else if lab.has_ended() {
+        "train.again"
+    } else if done > 0 {
+        "train.on"
+    } else {
+        "train.start"
     };
-    let is_first = done == 0 && !lab.is_playing();
+    let is_first = key == "train.start";
     let words = RichText::new(text(key)).size(18.0).strong();
     let mut button = Button::new(match is_first {
         true => words.color(egui::Color32::WHITE),
