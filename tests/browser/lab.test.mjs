@@ -135,7 +135,7 @@ describe("with WebGPU", () => {
     const status = await page.until((s) => s.outcome?.answer !== null && s.outcome?.answer !== undefined, "it is judged");
     assert.equal(status.outcome.predicted, 1);
     assert.equal(status.outcome.answer, status.outcome.expected);
-    await page.place("Your prediction held: A pale mixture of red and blue, with a faint diagonal", null);
+    await page.place("Your prediction was right: A pale mixture of red and blue, with a faint diagonal", null);
     assert.match(await page.page.evaluate(() => location.hash), /experiment=first-step/);
     assert.deepEqual(page.complaints, []);
     await page.page.close();
@@ -205,7 +205,7 @@ describe("with WebGPU", () => {
     await page.page.keyboard.press("Enter");
     const status = await page.until((s) => typeof s.outcome?.answer === "number", "it is judged");
     assert.equal(status.outcome.predicted, 2);
-    await heard("It came differently: A pale mixture of red and blue");
+    await heard("It turned out differently: A pale mixture of red and blue");
     await page.picture("result");
     assert.deepEqual(page.complaints, []);
     await page.page.close();
@@ -305,7 +305,7 @@ describe("with WebGPU", () => {
     };
     assert.deepEqual(await printed("english-sheet"), { titles: ["Sheet for students"], answers: 0 });
     assert.deepEqual(await printed("deutsch-sheet"), { titles: ["Arbeitsblatt"], answers: 0 });
-    for (const [name, own, other] of [["english", /lesson of 45/, /Stunde/], ["deutsch", /Stunde von 45/, /lesson/]]) {
+    for (const [name, own, other] of [["english", /45-minute lesson/, /stunde/], ["deutsch", /Unterrichtsstunde/, /lesson/]]) {
       const { titles, answers } = await printed(name);
       assert.ok(titles.length === 4 && own.test(titles[0]) && !titles.some((title) => other.test(title)), titles.join(" | "));
       assert.equal(answers, 6);
@@ -342,7 +342,7 @@ describe("with WebGPU", () => {
     const header = await page.page.waitForSelector('#accessible [aria-label="More settings"][aria-expanded="false"]');
     await header.evaluate((element) => element.click());
     await page.page.waitForSelector('#accessible [aria-label="More settings"][aria-expanded="true"]');
-    await page.page.waitForSelector('#accessible [aria-label^="Computes on"]');
+    await page.page.waitForSelector('#accessible [aria-label^="Device"]');
     await page.page.close();
   });
 
@@ -414,7 +414,7 @@ describe("with WebGPU", () => {
     page.page.on("request", (request) => asked.push(request.url()));
     await page.until((s) => s.device, "a device is open");
     assert.ok(!asked.some((url) => /fashion/.test(url)));
-    await page.click("Fashion-MNIST: 3000 clothes (1.2 MB)");
+    await page.click("Fashion-MNIST: 3000 pieces of clothing (1.2 MB)");
     const status = await page.until((s) => s.setup?.data === "fashion" && s.device, "the clothes are loaded");
     assert.ok(status.pixels > 0.4, "the nearest neighbors tell clothes apart");
     await page.picture("fashion");

@@ -144,7 +144,7 @@ fn another_data_set_starts_anew_and_goes_on_playing() {
         lab.runs[0].history.steps.len() >= 2
     });
     harness
-        .get_by_label("Fashion-MNIST: 3000 clothes (1.2 MB)")
+        .get_by_label("Fashion-MNIST: 3000 pieces of clothing (1.2 MB)")
         .click();
     wait(&mut harness, "it trains on clothes", |lab| {
         lab.runs.first().is_some_and(|run| {
@@ -173,7 +173,7 @@ fn an_experiment_asks_first_and_tells_what_happened() {
             .is_some_and(|asked| asked.outcome.is_some())
     });
     assert!(!lab(&harness).is_playing());
-    harness.get_by_label_contains("It came differently: A pale mixture of red and blue");
+    harness.get_by_label_contains("It turned out differently: A pale mixture of red and blue");
     harness.get_by_label("Other experiments").click();
     harness.run_steps(2);
     harness.get_by_label("▶ One step of an untrained network");

@@ -71,7 +71,7 @@ pub fn build(profile: &str) -> Result<()> {
         fs::copy(&from, &to).with_context(|| format!("cannot copy {}", from.display()))?;
     }
     write_version(&dist)?;
-    report(&dist)
+    report(&dist, profile)
 }
 
 /// Writes a hash of what visitors download into the service worker, which keeps the files of one version together.
@@ -106,8 +106,15 @@ pub fn target_folder() -> Result<PathBuf> {
 /// What a visitor's first screen may take, compressed, in bytes.
 const FIRST_SCREEN: usize = 3_000_000;
 
+/// The same of a build for tests, which compiles faster, and is larger: 3.06 MB where the other one was 2.90 MB.
+const FIRST_SCREEN_OF_TESTS: usize = 3_165_000;
+
 /// Prints the sizes of the files that a visitor downloads; fails if the first screen takes too much.
-fn report(dist: &Path) -> Result<()> {
+fn report(dist: &Path, profile: &str) -> Result<()> {
+    let limit = match profile {
+        PROFILE => FIRST_SCREEN,
+        _ => FIRST_SCREEN_OF_TESTS,
+    };
     println!("{}:", dist.display());
     for (what, names) in DOWNLOADS {
         let mut total = 0;
@@ -125,8 +132,8 @@ fn report(dist: &Path) -> Result<()> {
         }
         println!("{what}: {:.2} MB compressed (gzip)", total as f64 / 1e6);
         ensure!(
-            what != DOWNLOADS[0].0 || total <= FIRST_SCREEN,
-            "the first screen takes {total} bytes, and may take {FIRST_SCREEN}"
+            what != DOWNLOADS[0].0 || total <= limit,
+            "the first screen takes {total} bytes, and may take {limit}"
         );
     }
     Ok(())
